@@ -1,0 +1,64 @@
+# `make` alone prints this help. Every target sets up what it needs and says what it is doing.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+
+UV_VERSION := 0.13.9
+UV := $(shell command -v uv 2>/dev/null || echo .venv/bin/uv)
+BIN := .venv/bin
+DURATION ?= 6m
+
+.PHONY: help
+help: ## Print this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: .venv/.synced ## Install the pinned Python packages into .venv (done by every other target)
+
+.venv/.synced: pyproject.toml uv.lock
+	@echo "==> Python packages into .venv"
+	if ! [ -x "$$(command -v $(UV))" ]; then
+		python3 -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+		python3 -m venv .venv
+		.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	fi
+	$(UV) sync --frozen --inexact
+	touch $@
+
+.PHONY: binaries
+binaries: .venv/.synced ## Get the Kubernetes binaries: given, cached, downloaded or built (once, about 10 min on 2 cores)
+	@$(BIN)/ebbtide sandbox binaries
+
+.PHONY: demo
+demo: .venv/.synced binaries ## Watch Ebbtide scale emulated engines on a real control plane (DURATION=6m)
+	@$(BIN)/ebbtide demo --duration $(DURATION)
+
+.PHONY: check
+check: .venv/.synced ## Format, lint, types, import contracts, unit tests: under a minute
+	@echo "==> ruff"; $(BIN)/ruff format --check . ; $(BIN)/ruff check .
+	echo "==> mypy"; $(BIN)/mypy
+	echo "==> import-linter"; $(BIN)/lint-imports --no-logo
+	echo "==> unit tests"; $(BIN)/pytest -q -m "not cluster and not full"
+
+.PHONY: test
+test: .venv/.synced binaries ## All tests but the slowest: check, then a real control plane and a real Prometheus
+	@$(MAKE) --no-print-directory check
+	echo "==> tests on the sandbox's control plane"; $(BIN)/pytest -m "cluster and not full"
+
+.PHONY: test-full
+test-full: test ## Everything, also schema mutations, a second Kubernetes minor and long scenarios
+	@$(BIN)/pytest -m full
+
+.PHONY: crds
+crds: .venv/.synced ## Regenerate crds/ and the generated reference pages
+	@$(BIN)/python -m ebbtide.api.crd crds
+
+.PHONY: bench
+bench: .venv/.synced ## One cycle of the whole pipeline at 10 to 10,000 services: CPU per step, memory, requests
+	@$(BIN)/python -m benchmarks.cycle
+
+.PHONY: clean
+clean: ## Remove what the targets made in this folder (the binaries' cache stays)
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist out
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,5 @@
+"""`python -m ebbtide` is the same as the `ebbtide` command."""
+
+from ebbtide.cli.main import main
+
+main()

@@ -1,0 +1,1 @@
+"""The one way to the API server: credentials from the `kubernetes` client, bytes over aiohttp."""

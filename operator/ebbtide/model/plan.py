@@ -1,0 +1,126 @@
+"""What one cycle decides: replicas per variant, the way there, the reasons, and what to write."""
+
+from decimal import Decimal
+from enum import StrEnum
+
+from ebbtide.model.reasons import Reason
+from ebbtide.model.spec import Spec, TargetRef
+
+
+class ConditionStatus(StrEnum):
+    """Kubernetes' three-valued status."""
+
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class Condition(Spec, frozen=True):
+    """One condition of an object; the writer adds times and observedGeneration."""
+
+    type: str
+    status: ConditionStatus
+    reason: str
+    message: str
+
+
+class Forecast(Spec, frozen=True):
+    """Arrivals in requests/s at the horizon, with the range that held 95 % of past errors."""
+
+    horizon_s: float
+    expected: float
+    low: float
+    high: float
+    method: str  # "level", "trend" or "prior"
+
+
+class Demand(Spec, frozen=True):
+    """What the service is asked for now, summed over its pods and its gateway."""
+
+    requests_per_second: float
+    input_tokens: float  # mean prompt tokens a request
+    output_tokens: float  # mean output tokens a request
+    backlog: float  # requests waiting at pods and gateway
+
+
+class Capacity(Spec, frozen=True):
+    """What one ready replica of a variant carries inside the objectives."""
+
+    requests_per_second: float
+    source: str  # "declared", "table", "observed"
+    concurrency: float  # requests in flight at that rate
+    evidence: str  # the numbers in words, for status and explain
+
+
+class Step(Spec, frozen=True):
+    """One line of the waterfall from load to allowed: what a step made of the number of replicas."""
+
+    name: str
+    replicas: int
+    text: str
+
+
+class VariantPlan(Spec, frozen=True):
+    """One variant's part of the plan. `observed` is spec.replicas now; `allowed` is what may be written."""
+
+    name: str
+    observed: int
+    ready: int
+    starting: int
+    wanted: int
+    allowed: int
+    limited_by: str = ""  # the guardrail or limit that made allowed differ from wanted
+    capacity: Capacity | None = None
+    startup_s: float | None = None  # measured median, creation to ready
+    victims: tuple[str, ...] = ()  # pods that should go first when this variant shrinks
+
+
+class ScaleAction(Spec, frozen=True):
+    """One write to one target's scale subresource, guarded by uid and resourceVersion."""
+
+    service: str
+    variant: str
+    target: TargetRef
+    target_uid: str
+    resource_version: str
+    from_replicas: int
+    to_replicas: int
+    reason: Reason
+    victims: tuple[str, ...] = ()
+
+
+class ServicePlan(Spec, frozen=True):
+    """Everything decided for one service, in the words and numbers that status, Events and CLI show."""
+
+    key: str
+    variants: tuple[VariantPlan, ...]
+    demand: Demand | None
+    forecast: Forecast | None
+    waterfall: tuple[Step, ...]
+    reason: Reason  # the one that decided; "nothing to do" has one too
+    conditions: tuple[Condition, ...]
+    spend_per_hour: Decimal | None  # None: a price is unknown
+    currency: str = ""
+
+
+class PoolPlan(Spec, frozen=True):
+    """One pool's state and conditions for its status."""
+
+    name: str
+    nodes: int
+    gpus: int
+    allocated: int
+    free: int
+    lead_time_s: float | None
+    backing_off_until: float | None
+    conditions: tuple[Condition, ...]
+
+
+class Plan(Spec, frozen=True):
+    """One cycle's decision for the whole cluster."""
+
+    at: float
+    services: tuple[ServicePlan, ...] = ()
+    pools: tuple[PoolPlan, ...] = ()
+    actions: tuple[ScaleAction, ...] = ()
+    cluster_conditions: tuple[Condition, ...] = ()  # a cause that concerns all: Prometheus gone

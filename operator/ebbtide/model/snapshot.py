@@ -1,0 +1,190 @@
+"""Everything one cycle knows about the outside, at one moment. Immutable; nothing is looked up later.
+
+Zero, unknown, stale and not applicable are four different things: see `Reading`.
+"""
+
+from decimal import Decimal
+from enum import StrEnum
+
+from ebbtide.model.spec import PoolSpec, ServiceSpec, Spec
+
+
+class Quality(StrEnum):
+    """How far a value may be trusted. Only FRESH may lower a replica count."""
+
+    FRESH = "Fresh"
+    STALE = "Stale"  # it was read, but longer ago than the source's maximum age
+    UNKNOWN = "Unknown"  # it should exist and does not, or the source did not answer
+    NOT_APPLICABLE = "NotApplicable"  # this engine has no such signal, or nothing runs
+
+
+class Reading(Spec, frozen=True):
+    """One value with its quality and age. `value` is set for FRESH and STALE only."""
+
+    quality: Quality
+    value: float | None = None
+    age_s: float | None = None
+
+    @property
+    def fresh(self) -> float | None:
+        """The value if it may be acted on, else None."""
+        return self.value if self.quality is Quality.FRESH else None
+
+
+UNKNOWN = Reading(quality=Quality.UNKNOWN)
+NOT_APPLICABLE = Reading(quality=Quality.NOT_APPLICABLE)
+
+
+class Latency(Spec, frozen=True):
+    """One latency histogram over the rate window: requests (or gaps) per second, their mean, cumulative buckets.
+
+    `buckets` are (upper bound in seconds, observations per second at or below it), ascending, the last bound infinite.
+    """
+
+    per_second: float
+    mean_s: float | None  # None when nothing was observed
+    buckets: tuple[tuple[float, float], ...] = ()
+
+
+class EngineReadings(Spec, frozen=True):
+    """What one pod's engine says. Rates are per second over the Prometheus rate window (1 m by default).
+
+    `arrivals` = finished + change of (running + waiting): requests that came, finished or not.
+    """
+
+    engine: str  # name of the adapter whose series were found: "vLLM", "TensorRTLLM", ...
+    running: Reading = UNKNOWN
+    waiting: Reading = UNKNOWN
+    kv_usage: Reading = NOT_APPLICABLE  # 0..1
+    finished: Reading = UNKNOWN
+    arrivals: Reading = UNKNOWN
+    prompt_tokens: Reading = UNKNOWN
+    generation_tokens: Reading = UNKNOWN
+    rejected: Reading = NOT_APPLICABLE
+    preempted: Reading = NOT_APPLICABLE
+    ttft: Latency | None = None
+    itl: Latency | None = None
+    kv_tokens: float | None = None  # size of the KV cache in tokens
+    max_running: float | None = None
+
+
+class PodPhase(StrEnum):
+    """What a replica's pod is worth as capacity."""
+
+    READY = "Ready"
+    STARTING = "Starting"  # bound to a node, not ready yet, not failing
+    PENDING = "Pending"  # not bound yet, younger than the scheduler's verdict
+    UNSCHEDULABLE = "Unschedulable"  # the scheduler said no node fits
+    CRASH_LOOPING = "CrashLooping"
+    NOT_READY = "NotReady"  # was ready once, is not now
+    INTERRUPTED = "Interrupted"  # its node carries an interruption taint of its pool
+    TERMINATING = "Terminating"
+
+
+class PodState(Spec, frozen=True):
+    """One pod of a variant. Times are unix seconds."""
+
+    name: str
+    uid: str
+    phase: PodPhase
+    created_at: float
+    node: str = ""
+    gpus: int = 0
+    ready_at: float | None = None
+    scheduled_at: float | None = None
+    message: str = ""  # the scheduler's, kubelet's or quota's own words where the phase needs them
+    engine: EngineReadings | None = None  # None: no series for this pod
+
+
+class TargetState(Spec, frozen=True):
+    """A variant's scale target as the API server shows it."""
+
+    exists: bool
+    scalable: bool = True  # it has a scale subresource
+    uid: str = ""
+    resource_version: str = ""
+    spec_replicas: int = 0
+    status_replicas: int = 0
+    generation: int = 0
+    observed_generation: int = 0
+    rolling_out: bool = False
+    surge_replicas: int = 0  # pods above spec.replicas that a rollout may hold
+    gpus_per_replica: int | None = None
+    pods_per_replica: int = 1  # LeaderWorkerSet groups
+    ordinal: bool = False  # StatefulSet, LeaderWorkerSet: the highest ordinals go first
+    node_selector: tuple[tuple[str, str], ...] = ()
+    shutdown_timeout_s: float | None = None  # what the engine's own flags say; None: not found
+    termination_grace_s: float | None = None
+    replica_failure: str = ""  # the ReplicaFailure condition's message: a quota or admission refused pods
+    rivals: tuple[str, ...] = ()  # "HorizontalPodAutoscaler chat-hpa", "ScaledObject ...", "InferenceService ..."
+    faults: tuple[tuple[str, str], ...] = ()  # (reason, message) of cross-object faults found while resolving
+
+
+class WriteReceipt(Spec, frozen=True):
+    """The last scale write of ours to one target: kept before the call is made, completed after it."""
+
+    target_uid: str
+    replicas: int
+    at: float
+    done: bool = True
+
+
+class VariantState(Spec, frozen=True):
+    """One variant now."""
+
+    name: str
+    target: TargetState
+    pods: tuple[PodState, ...] = ()
+    last_write: WriteReceipt | None = None
+
+
+class ServiceState(Spec, frozen=True):
+    """One service now: what is declared and what is seen."""
+
+    spec: ServiceSpec
+    variants: tuple[VariantState, ...]  # in the order of spec.variants
+    gateway_queue: Reading = NOT_APPLICABLE  # requests held because nothing is ready (the activator's)
+    gateway_load_aware: bool | None = None  # None: not known
+    faults: tuple[tuple[str, str], ...] = ()  # (reason, message) of the service's own cross-object faults
+
+
+class NodeState(Spec, frozen=True):
+    """One node of a pool."""
+
+    name: str
+    gpus: int
+    allocated_gpus: int
+    ready: bool
+    created_at: float
+    interrupted: bool = False
+    cordoned: bool = False
+
+
+class PoolState(Spec, frozen=True):
+    """One pool now. Prices are per GPU-hour at the snapshot's moment; None: unknown."""
+
+    spec: PoolSpec
+    nodes: tuple[NodeState, ...] = ()
+    price_per_gpu_hour: Decimal | None = None
+    currency: str = ""
+    next_price_change_at: float | None = None
+    next_price_per_gpu_hour: Decimal | None = None
+    faults: tuple[tuple[str, str], ...] = ()
+
+
+class Source(Spec, frozen=True):
+    """The health of one source of data for the whole cluster: "prometheus", "pods", "nodes"."""
+
+    name: str
+    healthy: bool
+    age_s: float | None = None  # since it last answered; None: never did
+    message: str = ""
+
+
+class Snapshot(Spec, frozen=True):
+    """The whole cluster at `taken_at` (unix seconds). Tuples are sorted by key or name."""
+
+    taken_at: float
+    services: tuple[ServiceState, ...] = ()
+    pools: tuple[PoolState, ...] = ()
+    sources: tuple[Source, ...] = ()

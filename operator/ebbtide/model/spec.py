@@ -1,0 +1,216 @@
+"""What people declared, normalised: seconds, shares 0..1 and `Decimal` money instead of API strings."""
+
+from decimal import Decimal
+from enum import StrEnum
+
+import msgspec
+
+
+class Mode(StrEnum):
+    """How far Ebbtide may go for one service."""
+
+    OFF = "Off"
+    RECOMMEND = "Recommend"
+    AUTO = "Auto"
+
+
+class PauseDirection(StrEnum):
+    """Which way a paused service may not move."""
+
+    ALL = "All"
+    UP = "Up"
+    DOWN = "Down"
+
+
+class Provisioning(StrEnum):
+    """Static: the GPUs that exist. Autoscaled: nodes come when pods wait for them, up to `max_gpus`."""
+
+    STATIC = "Static"
+    AUTOSCALED = "Autoscaled"
+
+
+class CapacityType(StrEnum):
+    """How the pool's GPUs are bought."""
+
+    ON_DEMAND = "OnDemand"
+    SPOT = "Spot"
+    RESERVED = "Reserved"
+    ON_PREM = "OnPrem"
+
+
+class EngineType(StrEnum):
+    """The inference engine, as far as metrics, probes and drain differ."""
+
+    VLLM = "vLLM"
+    TENSORRT_LLM = "TensorRTLLM"
+    SGLANG = "SGLang"
+
+
+class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Base of the frozen structs: immutable, and defaults are omitted from their encoding."""
+
+
+class Objectives(Spec, frozen=True):
+    """A request meets both when TTFT and mean inter-token latency are within these; `attainment`: the share that should."""
+
+    ttft_s: float
+    itl_s: float
+    attainment: float  # 0..1
+
+
+class TargetRef(Spec, frozen=True, order=True):
+    """Anything with a scale subresource, in the service's own namespace."""
+
+    api_version: str
+    kind: str
+    name: str
+
+
+class CapacityPrior(Spec, frozen=True):
+    """A rate one replica was measured to carry inside the objectives, for requests of these mean lengths."""
+
+    requests_per_second: float
+    input_tokens: float
+    output_tokens: float
+
+
+class EngineSpec(Spec, frozen=True):
+    """What Ebbtide builds a Deployment from. `env` are (name, value) pairs; `pod_template` is a JSON merge overlay."""
+
+    type: EngineType
+    image: str
+    args: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    port: int = 8000
+    delete_with_service: bool = False  # deletionPolicy: Delete
+    pod_template_json: str = "{}"
+
+
+class VariantSpec(Spec, frozen=True):
+    """One way to run the service: a scale target on a pool. Exactly one of `target` and `engine` was declared.
+
+    `target` is always set after normalisation: for an engine block it is the Deployment `<service>-<variant>`.
+    """
+
+    name: str
+    pool: str
+    target: TargetRef
+    engine: EngineSpec | None = None
+    gpus_per_replica: int | None = None  # None: read it from the pod template
+    min_replicas: int = 0
+    max_replicas: int = 100
+    capacity: CapacityPrior | None = None
+
+
+class Activator(Spec, frozen=True):
+    """The gateway metrics whose queue wakes a service at zero; `labels` select the service's own series."""
+
+    url: str
+    queue_metrics: tuple[str, ...]
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+class ScaleToZero(Spec, frozen=True):
+    """To zero after `after_s` without a request, and back by the activator."""
+
+    after_s: float
+    activator: Activator
+
+
+class Pause(Spec, frozen=True):
+    """Hands off, in one direction or both; with `replicas` the total is set there once and then held."""
+
+    direction: PauseDirection = PauseDirection.ALL
+    replicas: int | None = None
+    until_unix_s: float | None = None
+    reason: str = ""
+    by: str = ""
+
+
+class Scaling(Spec, frozen=True):
+    """Bounds on the total over all variants, and how fast it may move."""
+
+    min_replicas: int = 1
+    max_replicas: int = 100
+    up_delay_s: float = 0.0
+    up_max_per_minute: int = 60
+    down_delay_s: float = 300.0
+    down_max_per_minute: int = 10
+    scale_to_zero: ScaleToZero | None = None
+    pause: Pause | None = None
+
+
+class ServiceSpec(Spec, frozen=True):
+    """One InferenceService. `key` is `namespace/name`."""
+
+    key: str
+    uid: str
+    generation: int
+    mode: Mode
+    model_name: str
+    model_parameters_billion: float | None
+    objectives: Objectives
+    priority: int
+    variants: tuple[VariantSpec, ...]
+    scaling: Scaling
+
+    @property
+    def namespace(self) -> str:
+        """The part of `key` before the slash."""
+        return self.key.partition("/")[0]
+
+    @property
+    def name(self) -> str:
+        """The part of `key` after the slash."""
+        return self.key.partition("/")[2]
+
+
+class PriceWindow(Spec, frozen=True):
+    """From each firing of `cron` (in `time_zone`), for `duration_s`, a GPU-hour costs `per_gpu_hour`."""
+
+    cron: str
+    time_zone: str
+    duration_s: float
+    per_gpu_hour: Decimal
+
+
+class Price(Spec, frozen=True):
+    """What one GPU of the pool costs for an hour outside every window."""
+
+    per_gpu_hour: Decimal
+    currency: str
+    schedule: tuple[PriceWindow, ...] = ()
+
+
+class InterruptionTaint(Spec, frozen=True):
+    """A taint that announces the end of a node. `value` and `effect` None match any."""
+
+    key: str
+    value: str | None = None
+    effect: str | None = None
+
+
+class Toleration(Spec, frozen=True):
+    """A taint the pool's nodes carry by design, which pods built by Ebbtide tolerate."""
+
+    key: str
+    value: str | None = None
+    effect: str | None = None
+
+
+class PoolSpec(Spec, frozen=True):
+    """One GPUPool. `max_gpus` None: no limit beyond what exists (Static) or none at all (Autoscaled)."""
+
+    name: str
+    uid: str
+    generation: int
+    provisioning: Provisioning
+    capacity_type: CapacityType
+    node_selector: tuple[tuple[str, str], ...]
+    resource: str
+    accelerator: str
+    price: Price | None
+    max_gpus: int | None
+    node_lead_time_s: float
+    interruption_taints: tuple[InterruptionTaint, ...] = ()
+    tolerations: tuple[Toleration, ...] = ()
