@@ -1,0 +1,117 @@
+"""What Prometheus would know of a virtual pod: samples at scrape times, rates over a window, nothing in between.
+
+The readings are built like those of the observe layer, so that a plan sees the same delays and roundings in virtual
+time as in a cluster.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+from ebbtide.model.snapshot import NOT_APPLICABLE, EngineReadings, Latency, Quality, Reading
+from ebbtide.sim.engine import Engine
+from ebbtide.sim.histogram import Histogram
+
+_Counts = tuple[tuple[float, ...], float]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One scrape of one pod. Histograms are (per-bucket counts, sum)."""
+
+    at: float
+    running: int
+    waiting: int
+    kv_usage: float
+    finished: float
+    prompt_tokens: float
+    generation_tokens: float
+    preempted: float
+    ttft: _Counts
+    itl: _Counts
+    tpot: _Counts
+
+
+class PodScrapes:
+    """The samples of one pod within the rate window."""
+
+    def __init__(self, window_s: float) -> None:
+        self._window_s = window_s
+        self._samples: deque[Sample] = deque()
+
+    def scrape(self, engine: Engine, now_s: float) -> None:
+        """Take a sample and forget those that left the window."""
+        counters = engine.counters
+        self._samples.append(
+            Sample(
+                at=now_s,
+                running=engine.running,
+                waiting=engine.waiting,
+                kv_usage=engine.kv_usage,
+                finished=sum(counters.finished.values()),
+                prompt_tokens=counters.prompt_tokens,
+                generation_tokens=counters.generation_tokens,
+                preempted=counters.preemptions,
+                ttft=_copy(engine.meters.ttft),
+                itl=_copy(engine.inter_token_latencies()),
+                tpot=_copy(engine.meters.request_tpot),
+            )
+        )
+        while self._samples[0].at < now_s - self._window_s:
+            self._samples.popleft()
+
+    def readings(self, engine: Engine, now_s: float) -> EngineReadings | None:
+        """What the newest scrapes say at `now_s`; None before the first."""
+        if not self._samples:
+            return None
+        first, last = self._samples[0], self._samples[-1]
+        age_s = now_s - last.at
+        span_s = last.at - first.at
+
+        def rate(before: float, after: float) -> Reading:
+            if span_s <= 0:
+                return Reading(quality=Quality.UNKNOWN)
+            return Reading(quality=Quality.FRESH, value=(after - before) / span_s, age_s=age_s)
+
+        def gauge(value: float) -> Reading:
+            return Reading(quality=Quality.FRESH, value=value, age_s=age_s)
+
+        def latency(histogram: Histogram, before: _Counts, after: _Counts) -> Latency | None:
+            return _latency(histogram.bounds, before, after, span_s) if span_s > 0 else None
+
+        in_flight_change = last.running + last.waiting - first.running - first.waiting
+        return EngineReadings(
+            engine="vLLM",
+            running=gauge(last.running),
+            waiting=gauge(last.waiting),
+            kv_usage=gauge(last.kv_usage),
+            finished=rate(first.finished, last.finished),
+            arrivals=rate(0.0, max(0.0, last.finished - first.finished + in_flight_change)),
+            prompt_tokens=rate(first.prompt_tokens, last.prompt_tokens),
+            generation_tokens=rate(first.generation_tokens, last.generation_tokens),
+            rejected=NOT_APPLICABLE,
+            preempted=rate(first.preempted, last.preempted),
+            ttft=latency(engine.meters.ttft, first.ttft, last.ttft),
+            itl=latency(engine.meters.itl, first.itl, last.itl),
+            tpot=latency(engine.meters.request_tpot, first.tpot, last.tpot),
+            kv_tokens=float(engine.profile.kv_capacity_tokens),
+            max_running=float(engine.profile.max_num_seqs),
+        )
+
+
+def _copy(histogram: Histogram) -> _Counts:
+    return tuple(histogram.counts), histogram.total
+
+
+def _latency(
+    bounds: tuple[float, ...],
+    before: _Counts,
+    after: _Counts,
+    span_s: float,
+) -> Latency:
+    cumulative = 0.0
+    buckets: list[tuple[float, float]] = []
+    for bound, old, new in zip((*bounds, float("inf")), before[0], after[0], strict=True):
+        cumulative += (new - old) / span_s
+        buckets.append((bound, cumulative))
+    mean_s = (after[1] - before[1]) / span_s / cumulative if cumulative > 0 else None
+    return Latency(per_second=cumulative, mean_s=mean_s, buckets=tuple(buckets))
