@@ -51,9 +51,9 @@ class PodScrapes:
                 prompt_tokens=counters.prompt_tokens,
                 generation_tokens=counters.generation_tokens,
                 preempted=counters.preemptions,
-                ttft=_copy(engine.meters.ttft),
-                itl=_copy(engine.inter_token_latencies()),
-                tpot=_copy(engine.meters.request_tpot),
+                ttft=_copy(engine.ttft),
+                itl=_copy(engine.itl),
+                tpot=_copy(engine.tpot),
             )
         )
         while self._samples[0].at < now_s - self._window_s:
@@ -90,16 +90,16 @@ class PodScrapes:
             generation_tokens=rate(first.generation_tokens, last.generation_tokens),
             rejected=NOT_APPLICABLE,
             preempted=rate(first.preempted, last.preempted),
-            ttft=latency(engine.meters.ttft, first.ttft, last.ttft),
-            itl=latency(engine.meters.itl, first.itl, last.itl),
-            tpot=latency(engine.meters.request_tpot, first.tpot, last.tpot),
-            kv_tokens=float(engine.profile.kv_capacity_tokens),
+            ttft=latency(engine.ttft, first.ttft, last.ttft),
+            itl=latency(engine.itl, first.itl, last.itl),
+            tpot=latency(engine.tpot, first.tpot, last.tpot),
+            kv_tokens=float(engine.profile.kv_tokens),
             max_running=float(engine.profile.max_num_seqs),
         )
 
 
 def _copy(histogram: Histogram) -> _Counts:
-    return tuple(histogram.counts), histogram.total
+    return tuple(histogram.counts), histogram.sum
 
 
 def _latency(

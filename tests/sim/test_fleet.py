@@ -1,0 +1,112 @@
+"""The virtual fleet: nothing is lost, GPUs are billed while held, and a policy sees only what Prometheus would show."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from ebbtide.model.plan import ScaleAction
+from ebbtide.model.reasons import Code, Reason
+from ebbtide.model.snapshot import PodPhase, Quality, Snapshot
+from ebbtide.model.spec import TargetRef
+from ebbtide.sim.fleet import FleetSettings, FleetSimulation, simulate
+from ebbtide.sim.static import hold, static_peak
+from tests.sim.fleets import a_scenario, a_service, steady_requests
+
+
+class ScriptedPolicy:
+    """Scales to the given replicas at the given virtual seconds and keeps every snapshot."""
+
+    def __init__(self, script: dict[float, int]) -> None:
+        self.script = script
+        self.snapshots: list[Snapshot] = []
+
+    def __call__(self, snapshot: Snapshot, now_s: float) -> Sequence[ScaleAction]:
+        self.snapshots.append(snapshot)
+        due = [replicas for at_s, replicas in self.script.items() if at_s <= now_s]
+        target = snapshot.services[0].variants[0].target
+        if not due or due[-1] == target.spec_replicas:
+            return ()
+        return (
+            ScaleAction(
+                service="demo/chat",
+                variant="a100",
+                target=TargetRef("apps/v1", "Deployment", "chat"),
+                target_uid=target.uid,
+                resource_version=target.resource_version,
+                from_replicas=target.spec_replicas,
+                to_replicas=due[-1],
+                reason=Reason(Code.DEMAND_ROSE, "scripted"),
+            ),
+        )
+
+
+def test_every_request_of_a_fleet_with_room_is_served_within_its_objectives() -> None:
+    scenario = a_scenario(a_service(steady_requests(4.0, 120.0)), duration_s=120.0)
+    (result,) = simulate(scenario, hold)
+    assert result.requests == 480
+    assert result.met_both == 1.0
+    assert result.gpu_hours == pytest.approx(120 / 3600, rel=0.01)
+
+
+def test_requests_wait_at_the_gateway_for_a_start_from_zero_and_their_wait_counts() -> None:
+    scenario = a_scenario(a_service(steady_requests(1.0, 120.0), start=0), duration_s=120.0)
+    policy = ScriptedPolicy({20.0: 1})
+    (result,) = simulate(scenario, policy, FleetSettings(cycle_s=5.0))
+    # the replica is asked for at 20 s, ready at 50 s: all that came before 49 s had waited more than the 1 s allowed
+    assert result.met_both == pytest.approx(71 / 120, abs=0.03)
+
+
+def test_a_replica_is_billed_from_its_node_until_it_has_drained() -> None:
+    scenario = a_scenario(a_service(steady_requests(2.0, 200.0), start=2), duration_s=200.0)
+    (result,) = simulate(scenario, ScriptedPolicy({100.0: 1}), FleetSettings(cycle_s=10.0))
+    # two replicas for about 105 s, one for the rest; the leaving one drains for a request's length
+    assert 300 / 3600 < result.gpu_hours < 325 / 3600
+    assert result.met_both == 1.0
+    assert result.scale_changes == 1
+
+
+def test_a_replica_without_a_free_gpu_stays_unschedulable_and_serves_nothing() -> None:
+    scenario = a_scenario(a_service(steady_requests(2.0, 100.0)), duration_s=100.0, gpus=1)
+    policy = ScriptedPolicy({10.0: 2})
+    simulate(scenario, policy)
+    phases = [pod.phase for pod in policy.snapshots[-1].services[0].variants[0].pods]
+    assert sorted(phases) == [PodPhase.READY, PodPhase.UNSCHEDULABLE]
+
+
+def test_a_snapshot_shows_rates_over_the_window_and_unknown_before_two_scrapes() -> None:
+    scenario = a_scenario(a_service(steady_requests(5.0, 200.0)), duration_s=200.0)
+    policy = ScriptedPolicy({})
+    simulate(scenario, policy, FleetSettings(scrape_s=15.0, rate_window_s=60.0))
+    first, last = policy.snapshots[0], policy.snapshots[-1]
+    early, late = (s.services[0].variants[0].pods[0].engine for s in (first, last))
+    assert early is not None
+    assert late is not None
+    assert early.arrivals.quality is Quality.UNKNOWN
+    assert late.arrivals.fresh == pytest.approx(5.0, rel=0.1)
+    assert late.generation_tokens.fresh == pytest.approx(500.0, rel=0.15)
+    assert late.tpot is not None
+    assert late.tpot.mean_s is not None
+    assert late.tpot.buckets[-1][1] == pytest.approx(late.tpot.per_second)
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    scenario = a_scenario(a_service(steady_requests(8.0, 60.0)), duration_s=60.0, seed=3)
+    assert simulate(scenario, hold) == simulate(scenario, hold)
+
+
+def test_the_static_peak_is_the_fewest_replicas_that_reach_the_share() -> None:
+    service = a_service(steady_requests(45.0, 60.0, output_tokens=200))
+    scenario = a_scenario(service, duration_s=60.0)
+    peak = static_peak(scenario, service, 0.97)
+    assert peak.reached
+    assert peak.result.met_both >= 0.97
+    fewer = static_peak(a_scenario(service, duration_s=60.0, gpus=peak.replicas["a100"] - 1), service, 0.97)
+    assert not fewer.reached
+
+
+def test_a_run_ends_even_when_nothing_ever_becomes_ready() -> None:
+    scenario = a_scenario(a_service(steady_requests(1.0, 30.0), start=0), duration_s=30.0)
+    simulation = FleetSimulation(scenario, FleetSettings(), hold)
+    (result,) = simulation.run()
+    assert result.met_both == 0.0
+    assert result.gpu_hours == 0.0
