@@ -154,10 +154,11 @@ class FleetSimulation:
 
     def _serve_until(self, service: _Service, to_s: float) -> None:
         requests = service.scenario.requests
-        if service.held and any(pod.serving(to_s) for pod in service.pods()):
-            for request in service.held:
-                self._dispatch(service, request, to_s)
-            service.held.clear()
+        from_s = to_s - TICK_S
+        if service.held and any(pod.serving(from_s) for pod in service.pods()):
+            held, service.held = service.held, []
+            for request in held:
+                self._dispatch(service, request, from_s)
         while service.next_request < len(requests) and requests[service.next_request].arrival_s <= to_s:
             request = requests[service.next_request]
             service.next_request += 1

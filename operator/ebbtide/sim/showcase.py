@@ -1,0 +1,229 @@
+"""The fleet of `ebbtide demo`: its services, pools, start-up times and load, drawn from one seed.
+
+The same scenario runs on the real control plane (the demo), in virtual time (the static reference) and in tests. The
+load rises and falls smoothly once within the duration; its peak is about 2.2 times its mean.
+"""
+
+import random
+from decimal import Decimal
+
+import msgspec
+
+from ebbtide.model.spec import (
+    Activator,
+    CapacityType,
+    Mode,
+    Objectives,
+    PoolSpec,
+    Price,
+    Provisioning,
+    ScaleToZero,
+    Scaling,
+    ServiceSpec,
+    TargetRef,
+    Toleration,
+    VariantSpec,
+)
+from ebbtide.sim.engine import Request
+from ebbtide.sim.fleet import Scenario, ServiceScenario
+from ebbtide.sim.load import Constant, Hump, Lengths, OnOff, Shape, generate
+from ebbtide.sim.profiles import profile
+
+NAMESPACE = "demo"
+POOL_LABEL = "sandbox.ebbtide.dev/pool"
+LENGTHS = Lengths(prompt_median=500.0, prompt_sigma=0.7, output_median=190.0, output_sigma=0.6, output_max=600)
+_SWING = 0.08
+
+
+class ShowcasePool(msgspec.Struct, frozen=True):
+    """One pool of the demo: `nodes` nodes of `gpus` GPUs."""
+
+    name: str
+    product: str
+    accelerator: str
+    capacity_type: CapacityType
+    nodes: int
+    gpus: int
+    per_gpu_hour: str
+
+    def spec(self) -> PoolSpec:
+        """As Ebbtide sees it."""
+        return PoolSpec(
+            name=self.name,
+            uid=self.name,
+            generation=1,
+            provisioning=Provisioning.STATIC,
+            capacity_type=self.capacity_type,
+            node_selector=((POOL_LABEL, self.name),),
+            resource="nvidia.com/gpu",
+            accelerator=self.accelerator,
+            price=Price(per_gpu_hour=Decimal(self.per_gpu_hour), currency="USD"),
+            max_gpus=None,
+            node_lead_time_s=240.0,
+            tolerations=(Toleration(key="nvidia.com/gpu", effect="NoSchedule"),),
+        )
+
+
+class ShowcaseService(msgspec.Struct, frozen=True):
+    """One service of the demo and why it is there. `variants` are (pool, most replicas, replicas at the start)."""
+
+    name: str
+    story: str
+    engine: str
+    mode: Mode
+    variants: tuple[tuple[str, int, int], ...]
+    shape: Shape
+    startup_s: float
+    scale_to_zero: bool = False
+    rival_hpa: bool = False
+
+
+POOLS = (
+    ShowcasePool("a100-on-prem", "NVIDIA-A100-SXM4-80GB", "A100-80GB", CapacityType.ON_PREM, 1, 4, "0.95"),
+    ShowcasePool("l40s-on-demand", "NVIDIA-L40S", "L40S", CapacityType.ON_DEMAND, 3, 4, "1.55"),
+    ShowcasePool("h100-on-demand", "NVIDIA-H100-80GB-HBM3", "H100-80GB", CapacityType.ON_DEMAND, 1, 8, "2.95"),
+    ShowcasePool("h100-spot", "NVIDIA-H100-80GB-HBM3", "H100-80GB", CapacityType.SPOT, 1, 8, "1.25"),
+)
+
+
+def services(duration_s: float, seed: int) -> tuple[ShowcaseService, ...]:
+    """The five services; phases, heights and start-up times follow the seed."""
+    draw = random.Random(f"{seed}/showcase")
+
+    def hump(peak: float) -> Hump:
+        start = draw.uniform(0.08, 0.16)
+        rise = draw.uniform(0.30, 0.36)
+        return Hump(
+            base=draw.uniform(0.14, 0.20) * peak,
+            peak=peak,
+            start_s=start * duration_s,
+            rise_s=rise * duration_s,
+            hold_s=0.06 * duration_s,
+            fall_s=draw.uniform(0.28, 0.34) * duration_s,
+        )
+
+    return (
+        ShowcaseService(
+            name="chat",
+            story="vLLM on two pools: on-prem A100 first, H100 when they are full",
+            engine="vllm",
+            mode=Mode.AUTO,
+            variants=(("a100-on-prem", 4, 2), ("h100-on-demand", 6, 0)),
+            shape=hump(draw.uniform(52.0, 60.0)),
+            startup_s=draw.uniform(35.0, 50.0),
+        ),
+        ShowcaseService(
+            name="summaries",
+            story="TensorRT-LLM on L40S",
+            engine="trtllm",
+            mode=Mode.AUTO,
+            variants=(("l40s-on-demand", 12, 2),),
+            shape=hump(draw.uniform(30.0, 36.0)),
+            startup_s=draw.uniform(35.0, 50.0),
+        ),
+        ShowcaseService(
+            name="drafts",
+            story="scales to zero and back on spot",
+            engine="vllm",
+            mode=Mode.AUTO,
+            variants=(("h100-spot", 2, 1),),
+            shape=OnOff(per_second=2.0, on_s=0.25 * duration_s, off_s=duration_s, quiet_s=0.45 * duration_s),
+            startup_s=30.0,
+            scale_to_zero=True,
+        ),
+        ShowcaseService(
+            name="pilot",
+            story="Recommend: says what it would do and writes nothing",
+            engine="vllm",
+            mode=Mode.RECOMMEND,
+            variants=(("h100-on-demand", 4, 2),),
+            shape=Constant(per_second=3.0),
+            startup_s=30.0,
+        ),
+        ShowcaseService(
+            name="legacy",
+            story="an HPA owns its Deployment: TargetConflict, hands off",
+            engine="vllm",
+            mode=Mode.AUTO,
+            variants=(("h100-spot", 4, 1),),
+            shape=Constant(per_second=2.0),
+            startup_s=30.0,
+            rival_hpa=True,
+        ),
+    )
+
+
+def service_spec(service: ShowcaseService, activator_url: str) -> ServiceSpec:
+    """The service as Ebbtide sees it. The delays fit start-ups of a minute, not of a day's traffic."""
+    zero = ScaleToZero(
+        after_s=20.0,
+        activator=Activator(
+            url=activator_url,
+            queue_metrics=("inference_extension_flow_control_queue_size",),
+            labels=(("name", service.name), ("namespace", NAMESPACE)),
+        ),
+    )
+    return ServiceSpec(
+        key=f"{NAMESPACE}/{service.name}",
+        uid=service.name,
+        generation=1,
+        mode=service.mode,
+        model_name="llama-3-8b",
+        model_parameters_billion=8.0,
+        objectives=Objectives(ttft_s=2.0, itl_s=0.05, attainment=0.98),
+        priority=100,
+        variants=tuple(
+            VariantSpec(
+                name=pool.split("-", maxsplit=1)[0],
+                pool=pool,
+                target=TargetRef("apps/v1", "Deployment", f"{service.name}-{pool.split('-', maxsplit=1)[0]}"),
+                gpus_per_replica=1,
+                max_replicas=most,
+            )
+            for pool, most, _ in service.variants
+        ),
+        scaling=Scaling(
+            min_replicas=0 if service.scale_to_zero else 1,
+            max_replicas=sum(most for _, most, _ in service.variants),
+            down_delay_s=20.0,
+            scale_to_zero=zero if service.scale_to_zero else None,
+        ),
+    )
+
+
+def requests(service: ShowcaseService, duration_s: float, seed: int) -> list[Request]:
+    """The service's requests, the same for a seed wherever they are served."""
+    return generate(service.shape, LENGTHS, duration_s, seed=_mix(seed, service.name), swing=_SWING)
+
+
+def scenario(duration_s: float, seed: int) -> Scenario:
+    """The whole demo in virtual time."""
+    products = {pool.name: pool.product for pool in POOLS}
+    return Scenario(
+        seed=seed,
+        duration_s=duration_s,
+        pools={pool.name: (pool.spec(), pool.nodes, pool.gpus) for pool in POOLS},
+        services=tuple(
+            _service_scenario(service, products, duration_s, seed) for service in services(duration_s, seed)
+        ),
+    )
+
+
+def _service_scenario(
+    service: ShowcaseService, products: dict[str, str], duration_s: float, seed: int
+) -> ServiceScenario:
+    spec = service_spec(service, activator_url="http://127.0.0.1/metrics")
+    names = {variant.name: variant.pool for variant in spec.variants}
+    return ServiceScenario(
+        spec=spec,
+        profiles={name: profile("8B", products[pool], service.engine) for name, pool in names.items()},
+        startup_s=dict.fromkeys(names, (service.startup_s, service.startup_s)),
+        gpus_per_replica=dict.fromkeys(names, 1),
+        start_replicas=dict(zip(names, (start for _, _, start in service.variants), strict=True)),
+        requests=tuple(requests(service, duration_s, seed)),
+    )
+
+
+def _mix(seed: int, name: str) -> int:
+    """A seed for each service: the same for every process, unlike `hash`."""
+    return random.Random(f"{seed}/{name}").randrange(2**31)
