@@ -24,6 +24,7 @@ class Prediction(Spec, frozen=True, array_like=True):
     due_at: float
     level: float
     trend: float
+    growth: float = 0.0
 
 
 class ForecastMemory(Spec, frozen=True):
@@ -33,6 +34,8 @@ class ForecastMemory(Spec, frozen=True):
     predictions: tuple[Prediction, ...] = ()
     level_loss: float = 0.0
     trend_loss: float = 0.0
+    growth_loss: float = 0.0
+    doubt_loss: float = 0.0  # the mixture's squared log error, in units of how uncertain each moment was
     scored: float = 0.0  # decayed number of scored predictions
     errors: tuple[float, ...] = ()  # recent log errors of the mixture, for its range
 
@@ -51,6 +54,11 @@ class CapacityMemory(Spec, frozen=True):
     failing_since: float | None = None  # when its starting pods stopped making progress
     backoff_until: float | None = None
     backoff_s: float = 0.0
+    learnt_at: float = 0.0  # when the statistics above were last decayed
+    startup_watermark: float = 0.0  # `ready_at` of the newest pod whose start-up was counted
+    unbuyable: float = 0.0  # share of misses seen while replicas were nearly idle: more of them buy nothing
+    unbuyable_weight: float = 0.0  # requests behind `unbuyable`, decayed
+    dispersion: float = 0.5  # 0: load spreads evenly over replicas at every moment; 1: each fluctuates alone
 
 
 class Recommendation(Spec, frozen=True, array_like=True):
@@ -69,6 +77,9 @@ class VariantMemory(Spec, frozen=True):
     last_seen_replicas: int | None = None
     adopted_replicas: int | None = None  # after a single manual scale: the new starting point
     target_uid: str = ""
+    write_at: float = 0.0  # our newest write that was taken into account
+    drifted_at: float | None = None  # when somebody else last changed the replicas
+    drifted_by: int = 0  # by how many, with sign
 
 
 class ServiceMemory(Spec, frozen=True):
@@ -84,6 +95,12 @@ class ServiceMemory(Spec, frozen=True):
     even_dispatch: float = 0.0  # 0..1: confidence that traffic is spread evenly over unlike variants
     last_fresh_at: float | None = None  # when demand was last fully known
     pause_applied: str = ""  # identity of the pause whose `replicas` was already applied
+    watched_since: float | None = None  # first cycle that saw the service with this memory
+    raise_since: float | None = None  # since when more replicas were wanted without a break
+    raise_to: int = 0  # the fewest that were wanted since then
+    activator_seen_at: float | None = None
+    input_tokens: float = 0.0  # smoothed mean prompt tokens a request
+    output_tokens: float = 0.0  # smoothed mean output tokens a request
 
 
 class PoolMemory(Spec, frozen=True):
@@ -93,6 +110,7 @@ class PoolMemory(Spec, frozen=True):
     known_nodes: tuple[str, ...] = ()
     waiting_since: float | None = None
     lead_times_s: tuple[float, ...] = ()
+    newest_node_at: float = 0.0  # creation of the newest node seen
     backoff_until: float | None = None
     backoff_s: float = 0.0
 

@@ -51,6 +51,7 @@ class Code(StrEnum):
     TARGET_CONFLICT = "TargetConflict"  # another writer on the target: hands off
     DRIFTED = "Drifted"  # somebody scaled by hand: respected as the new starting point
     ACTING = "Acting"
+    WRITE_REFUSED = "WriteRefused"  # the API server refused a write of ours: rights, or an object that is not valid
     # configuration
     TARGET_NOT_FOUND = "TargetNotFound"
     TARGET_NOT_SCALABLE = "TargetNotScalable"
@@ -58,10 +59,25 @@ class Code(StrEnum):
     POOL_NOT_FOUND = "PoolNotFound"
     POOL_MISMATCH = "PoolMismatch"  # the target's nodeSelector contradicts the variant's pool
     INVALID_TIME_ZONE = "InvalidTimeZone"
+    INVALID_SCHEDULE = "InvalidSchedule"  # a cron expression that no calendar can follow
     GPUS_UNKNOWN = "GPUsUnknown"  # GPUs per replica neither declared nor in the pod template
     ENGINE_NOT_DRAINING = "EngineNotDraining"  # vLLM without --shutdown-timeout cuts requests off
     RESOLVED = "Resolved"
     PENDING = "Pending"  # not looked at yet
+    # what conditions say when all is well, or where a number came from
+    METRICS_FRESH = "MetricsFresh"  # every ready pod's series are fresh
+    NOTHING_RUNS = "NothingRuns"  # no ready pod, so there is nothing to measure
+    CAPACITY_OBSERVED = "CapacityObserved"  # from what replicas actually do
+    CAPACITY_PRIOR = "CapacityPrior"  # from the declaration or the table, not yet from observation
+    CAPACITY_ASSUMED = "CapacityAssumed"  # unknown hardware or model: a cautious default
+    PRICES_KNOWN = "PricesKnown"
+    ATTAINABLE = "Attainable"
+    NOT_PAUSED = "NotPaused"
+    NOT_LIMITED = "NotLimited"
+    INTERRUPTION = "Interruption"  # a node is about to be taken away: its replicas are replaced
+    GIVES_WAY = "GivesWay"  # a service of higher priority needs the GPUs
+    KEEPS_COVER = "KeepsCover"  # those that would stay ready could not carry the present load
+    REQUESTS_NOT_SEEN_ZERO = "RequestsNotSeenZero"  # not to zero: traffic was not seen to be zero for long enough
 
 
 class Reason(Spec, frozen=True):

@@ -63,7 +63,8 @@ class EngineReadings(Spec, frozen=True):
     rejected: Reading = NOT_APPLICABLE
     preempted: Reading = NOT_APPLICABLE
     ttft: Latency | None = None
-    itl: Latency | None = None
+    itl: Latency | None = None  # per gap between tokens: the engine's speed; no buckets where tpot has them
+    tpot: Latency | None = None  # per finished request, its mean gap: what the objective is about
     kv_tokens: float | None = None  # size of the KV cache in tokens
     max_running: float | None = None
 
@@ -94,6 +95,7 @@ class PodState(Spec, frozen=True):
     scheduled_at: float | None = None
     message: str = ""  # the scheduler's, kubelet's or quota's own words where the phase needs them
     engine: EngineReadings | None = None  # None: no series for this pod
+    deletion_cost: int | None = None  # its annotation controller.kubernetes.io/pod-deletion-cost; None: not set
 
 
 class TargetState(Spec, frozen=True):
@@ -188,3 +190,5 @@ class Snapshot(Spec, frozen=True):
     services: tuple[ServiceState, ...] = ()
     pools: tuple[PoolState, ...] = ()
     sources: tuple[Source, ...] = ()
+    rate_window_s: float = 60.0  # over which the engines' rates and histograms were taken
+    cycle_s: float = 10.0  # how long until the next snapshot, in steady state

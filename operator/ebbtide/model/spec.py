@@ -46,12 +46,15 @@ class EngineType(StrEnum):
     SGLANG = "SGLang"
 
 
-class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Base of the frozen structs: immutable, and defaults are omitted from their encoding."""
+class Spec(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """Base of the frozen structs: immutable, and defaults are omitted from their encoding.
+
+    Immutable values form no cycles, so the garbage collector need not walk the millions of a large cluster.
+    """
 
 
 class Objectives(Spec, frozen=True):
-    """A request meets both when TTFT and mean inter-token latency are within these; `attainment`: the share that should."""
+    """A request meets both when its TTFT and mean inter-token latency are within these; `attainment` of them should."""
 
     ttft_s: float
     itl_s: float

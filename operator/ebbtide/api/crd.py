@@ -1,0 +1,129 @@
+"""The CustomResourceDefinitions of both kinds, generated from the models: `python -m ebbtide.api.crd crds/`.
+
+Decides names, scope, printer columns and subresources. Must never be edited around: `crds/*.yaml` are build results,
+and a test compares them.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from ebbtide.api.pool import GPUPool
+from ebbtide.api.schema import Schema, structural_schema
+from ebbtide.api.service import InferenceService
+
+GROUP = "ebbtide.dev"
+VERSION = "v1alpha1"
+
+_HEADER = "# Generated from operator/ebbtide/api by `make crds`. Change the models, not this file.\n"
+_READY = '.status.conditions[?(@.type=="Ready")].status'
+
+# name, type, JSONPath; a leading ~ marks those that only `-o wide` shows
+_SERVICE_COLUMNS = (
+    ("Mode", "string", ".spec.mode", "How far Ebbtide may go: Off, Recommend or Auto."),
+    ("Ready", "string", _READY, "Whether everything that a decision needs is there."),
+    ("Now", "integer", ".status.replicas.observed", "Replicas that the targets ask for."),
+    ("Want", "integer", ".status.replicas.wanted", "Replicas that would meet the objectives at the lowest cost."),
+    ("Allowed", "integer", ".status.replicas.allowed", "Replicas that the limits allow of those wanted."),
+    ("Reason", "string", ".status.reason", "What decided."),
+    ("$/H", "string", ".status.spendPerHour", "What the replicas cost an hour."),
+    ("~Currency", "string", ".status.currency", "Currency of the money."),
+    ("~Serving", "integer", ".status.replicas.ready", "Replicas that are ready to serve."),
+    ("~Load", "string", ".status.demand.requestsPerSecond", "Requests that arrive per second."),
+    ("~Forecast", "string", ".status.forecast.expected", "Requests per second expected when a new replica is ready."),
+    ("~TTFT", "string", ".spec.objectives.timeToFirstToken", "Objective for the time to the first token."),
+    ("~ITL", "string", ".spec.objectives.interTokenLatency", "Objective for the time between tokens."),
+    ("~Message", "string", ".status.message", "What decided, with the numbers."),
+    ("Age", "date", ".metadata.creationTimestamp", "Time since creation."),
+)
+_POOL_COLUMNS = (
+    ("Accelerator", "string", ".spec.accelerator", "Name of the GPU."),
+    ("Type", "string", ".spec.capacityType", "How the GPUs are bought."),
+    ("Nodes", "integer", ".status.nodes", "Nodes in the pool."),
+    ("GPUs", "integer", ".status.gpus.total", "GPUs of the ready nodes."),
+    ("Free", "integer", ".status.gpus.free", "GPUs that are left."),
+    ("Price", "string", ".status.pricePerGPUHour", "Price of one GPU for an hour at present."),
+    ("Ready", "string", _READY, "Whether the pool can be planned with."),
+    ("~Currency", "string", ".status.currency", "Currency of the price."),
+    ("~Provisioning", "string", ".spec.provisioning", "Whether nodes come when pods wait for them."),
+    ("~Max", "integer", ".spec.limits.maxGPUs", "Most GPUs that are planned with."),
+    ("~Lead", "integer", ".status.leadTimeSeconds", "Median time in which nodes came, in seconds."),
+    ("~Resource", "string", ".spec.resource", "Extended resource that counts as one GPU."),
+    ("Age", "date", ".metadata.creationTimestamp", "Time since creation."),
+)
+
+
+def crd_documents() -> dict[str, dict[str, Any]]:
+    """File name -> CustomResourceDefinition, as plain data."""
+    return {
+        f"{GROUP}_inferenceservices.yaml": _crd(InferenceService, "infs", "Namespaced", _SERVICE_COLUMNS),
+        f"{GROUP}_gpupools.yaml": _crd(GPUPool, "gpool", "Cluster", _POOL_COLUMNS),
+    }
+
+
+def _crd(
+    model: type[BaseModel], short: str, scope: str, columns: Sequence[tuple[str, str, str, str]]
+) -> dict[str, Any]:
+    kind = model.__name__
+    plural = f"{kind.lower()}s"
+    names = {
+        "kind": kind,
+        "listKind": f"{kind}List",
+        "plural": plural,
+        "singular": kind.lower(),
+        "shortNames": [short],
+        "categories": ["ebbtide"],
+    }
+    version = {
+        "name": VERSION,
+        "served": True,
+        "storage": True,
+        "schema": {"openAPIV3Schema": _root_schema(model)},
+        "subresources": {"status": {}},
+        "additionalPrinterColumns": [_column(*column) for column in columns],
+    }
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{GROUP}"},
+        "spec": {"group": GROUP, "names": names, "scope": scope, "versions": [version]},
+    }
+
+
+def _root_schema(model: type[BaseModel]) -> Schema:
+    """The model's schema with the three fields that every Kubernetes object has."""
+    schema = structural_schema(model)
+    usual = {
+        "apiVersion": {"description": f"Always {GROUP}/{VERSION}.", "type": "string"},
+        "kind": {"description": f"Always {model.__name__}.", "type": "string"},
+        "metadata": {"type": "object"},  # the server knows it, and refuses a description of ours
+    }
+    return {**schema, "properties": {**usual, **schema["properties"]}}
+
+
+def _column(name: str, kind: str, path: str, description: str) -> dict[str, Any]:
+    column = {"name": name.removeprefix("~"), "type": kind, "jsonPath": path, "description": description}
+    return {**column, "priority": 1} if name.startswith("~") else column
+
+
+def render(document: dict[str, Any]) -> str:
+    """One CRD as the YAML text of its file."""
+    return _HEADER + yaml.safe_dump(document, sort_keys=False, width=120, allow_unicode=True)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write every CRD into the folder named by the one argument."""
+    if len(arguments) != 1:
+        raise SystemExit("usage: python -m ebbtide.api.crd FOLDER")
+    folder = Path(arguments[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, document in crd_documents().items():
+        (folder / name).write_text(render(document), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

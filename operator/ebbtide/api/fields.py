@@ -1,0 +1,233 @@
+"""The scalar types that the API's fields are made of: durations, money, names, each with its bound and its check.
+
+Decides which texts are well formed, and with which words a wrong one is refused. Two means, never both for one fault,
+so that each can be shown to matter:
+- a `pattern` where a person can read the expression itself (a duration, an amount);
+- a CEL rule where only words explain what is allowed (a cron line, a URL); its message quotes the value.
+
+Must never hold a number type: money and rates are decimal strings, because a float does not survive a round trip.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
+
+RULES = "x-kubernetes-validations"
+MOST_REPLICAS = 10000
+
+# 999999h999999h is below Go's longest duration (2562047h), so that `duration()` in a rule cannot overflow
+DURATION_PATTERN = r"^([0-9]{1,6}(\.[0-9]{1,3})?(ms|s|m|h))+$"
+DECIMAL_PATTERN = r"^[0-9]+(\.[0-9]+)?$"
+_DNS_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_DNS_SUBDOMAIN = rf"^{_DNS_LABEL}([.]{_DNS_LABEL})*$"
+_LABEL_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
+_QUALIFIED = rf"^({_DNS_LABEL}([.]{_DNS_LABEL})*/)?{_LABEL_NAME}$"
+QUALIFIED_WITH_DOMAIN = rf"^{_DNS_LABEL}([.]{_DNS_LABEL})*/{_LABEL_NAME}$"
+
+
+class ApiModel(BaseModel):
+    """Base of the API's objects: camelCase outside, immutable inside; fields of a newer version are ignored.
+
+    Ignoring them is what lets an older operator run beside objects of a newer one after a rollback.
+    """
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, validate_by_name=True, extra="ignore", frozen=True, use_attribute_docstrings=True
+    )
+
+
+def rule(expression: str, message: str, *, say: str = "", field: str = "") -> dict[str, str]:
+    """One CEL rule. `message` says what is allowed; `say` is a CEL string with the values in it, shown instead.
+
+    `field` points the error at the field to change (`.minReplicas`) where the rule stands on its parent.
+    """
+    parts = {"rule": expression, "message": message, "messageExpression": say, "fieldPath": field}
+    return {key: value for key, value in parts.items() if value}
+
+
+def filled(text: str, *values: str) -> str:
+    """A CEL string for `say`: `text` with its %s (strings, lists) and %d (integers) replaced by the CEL `values`.
+
+    `+ string(n)` would do the same, but the API server estimates its cost as if a number could have a million digits.
+    """
+    return f"{cel_text(text)}.format([{', '.join(values)}])"
+
+
+def check(expression: str, allowed: str) -> dict[str, str]:
+    """A rule on one string: `check("self == 'a'", "must be a")` refuses b with `must be a; got "b"`."""
+    return rule(expression, allowed, say=filled(allowed + '; got "%s"', "self"))
+
+
+def cel_text(text: str) -> str:
+    """`text` as a CEL string literal."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def rules(*each: dict[str, str]) -> dict[str, Any]:
+    """`json_schema_extra` that carries CEL rules."""
+    return {RULES: list(each)}
+
+
+def duration(least: str, most: str) -> FieldInfo:
+    """A Go duration from `least` to `most`, both included."""
+    allowed = f"must be a duration from {least} to {most}, such as 500ms, 30s or 1m30s"
+    expression = f"duration(self) >= duration('{least}') && duration(self) <= duration('{most}')"
+    field: FieldInfo = Field(
+        max_length=16, pattern=DURATION_PATTERN, json_schema_extra=rules(check(expression, allowed))
+    )
+    return field
+
+
+def decimal(above: str, most: str, meaning: str) -> FieldInfo:
+    """A decimal string above `above` and at most `most`; `meaning` completes "must be a decimal string, ..."."""
+    allowed = f"must be a decimal string, {meaning}, above {above} and at most {most}"
+    expression = f"double(self) > {float(above)} && double(self) <= {float(most)}"
+    field: FieldInfo = Field(
+        max_length=16, pattern=DECIMAL_PATTERN, json_schema_extra=rules(check(expression, allowed))
+    )
+    return field
+
+
+def constant(why: str) -> dict[str, str]:
+    """A rule on a string that cannot change once it is set; `why` says what would break and what to do instead."""
+    return rule(
+        "self == oldSelf", f"cannot change; {why}", say=filled(f"cannot change from %s to %s; {why}", "oldSelf", "self")
+    )
+
+
+def matching(expression: str, max_length: int, allowed: str, *more: dict[str, str]) -> FieldInfo:
+    """A string that matches the regular expression, refused in words: `allowed; got "..."`; `more` rules may follow."""
+    extra = rules(check(f"self.matches({cel_text(expression)})", allowed), *more)
+    field: FieldInfo = Field(max_length=max_length, json_schema_extra=extra)
+    return field
+
+
+def keyed_by(*keys: str, extra: dict[str, Any] | None = None) -> dict[str, Any]:
+    """`json_schema_extra` of a list whose items are told apart by `keys`: merged by them, duplicates refused."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys), **(extra or {})}
+
+
+def unique(extra: dict[str, Any] | None = None) -> dict[str, Any]:
+    """`json_schema_extra` of a list of scalars without duplicates."""
+    return {"x-kubernetes-list-type": "set", **(extra or {})}
+
+
+_CRON_FIELDS = (
+    "[0-5]?[0-9]",  # minute
+    "([01]?[0-9]|2[0-3])",  # hour
+    "(0?[1-9]|[12][0-9]|3[01])",  # day of month
+    "(0?[1-9]|1[0-2]|jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)",  # month
+    "([0-7]|sun|mon|tue|wed|thu|fri|sat)",  # day of week
+)
+
+
+def _cron_field(value: str) -> str:
+    """What one field may be: `*`, `*/5`, `1`, `1-5`, `1-5/2`, and lists of these by comma."""
+    item = rf"([*]|{value}(-{value})?)(/[1-9][0-9]?)?"
+    return rf"{item}(,{item})*"
+
+
+CRON_PATTERN = "(?i)^" + " ".join(_cron_field(value) for value in _CRON_FIELDS) + "$"
+
+Decimal = Annotated[str, Field(max_length=16, pattern=DECIMAL_PATTERN)]
+"""A decimal string that the operator writes into a status."""
+
+Money = Annotated[str, decimal("0", "10000", "such as 2.50")]
+"""An amount of money for one GPU-hour, next to its currency."""
+
+Rate = Annotated[str, decimal("0", "100000", "such as 4.5")]
+"""Requests a second."""
+
+Percent = Annotated[
+    str,
+    Field(
+        max_length=8,
+        pattern=DECIMAL_PATTERN,
+        json_schema_extra=rules(
+            check(
+                "double(self) > 0.0 && double(self) < 100.0",
+                "must be a percentage above 0 and below 100 as a decimal string, such as 99 or 99.9",
+            )
+        ),
+    ),
+]
+
+ObjectName = Annotated[
+    str,
+    matching(
+        _DNS_SUBDOMAIN,
+        253,
+        "must be lower-case letters, digits, - and ., starting and ending with a letter or digit",
+    ),
+]
+VariantName = Annotated[
+    str,
+    matching(
+        "^[a-z]([-a-z0-9]*[a-z0-9])?$",
+        40,
+        "must be lower-case letters, digits and -, starting with a letter and ending with a letter or digit",
+    ),
+]
+Cron = Annotated[
+    str,
+    matching(
+        CRON_PATTERN,
+        100,
+        "must be five fields: minute (0-59) hour (0-23) day of month (1-31) month (1-12) day of week (0-7), "
+        "each *, a number, a range a-b, a list a,b or a step /n, such as 0 22 * * 1-5",
+    ),
+]
+TimeZone = Annotated[
+    str,
+    matching(
+        "^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$",
+        64,
+        "must be a name of the IANA time zone database, such as UTC or Europe/Berlin",
+    ),
+]
+HttpUrl = Annotated[
+    str,
+    Field(
+        max_length=2048,
+        json_schema_extra=rules(
+            check(
+                "isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHostname() != ''",
+                "must be a URL with http or https and a host, such as http://chat-epp.team-a:9090/metrics",
+            )
+        ),
+    ),
+]
+MetricName = Annotated[
+    str,
+    matching("^[a-zA-Z_:][a-zA-Z0-9_:]*$", 200, "must be the name of a Prometheus metric: letters, digits, _ and :"),
+]
+QualifiedName = Annotated[
+    str,
+    matching(_QUALIFIED, 317, "must be a qualified name such as nvidia.com/gpu: an optional DNS prefix, / and a name"),
+]
+LabelValue = Annotated[
+    str,
+    matching(
+        rf"^({_LABEL_NAME})?$",
+        63,
+        "must be a label value: letters, digits, -, _ and ., starting and ending with a letter or digit",
+    ),
+]
+
+
+def keys_matching(expression: str, max_length: int, allowed: str) -> dict[str, Any]:
+    """`json_schema_extra` that checks every key of a map: a schema itself cannot."""
+    test = f"k.matches({cel_text(expression)}) && k.size() <= {max_length}"
+    return rules(rule(f"self.all(k, {test})", allowed, say=filled(f"{allowed}; got %s", f"self.filter(k, !({test}))")))
+
+
+LABEL_KEYS = keys_matching(
+    _QUALIFIED,
+    317,
+    "each key must be a label name such as nvidia.com/gpu.product: an optional DNS prefix, / and a name",
+)
+METRIC_LABEL_KEYS = keys_matching(
+    "^[a-zA-Z_][a-zA-Z0-9_]*$", 100, "each key must be the name of a Prometheus label: letters, digits and _"
+)

@@ -1,0 +1,242 @@
+"""From an object as the API server sends it to the normalised spec that the rest of Ebbtide works with.
+
+The API server has validated the object; what is checked again here is what would break a decision if an older or newer
+CRD let it through. Fields of a newer version are ignored. Must never fill in a guess: what cannot be normalised is a
+ConfigurationError that names object, field, value and what is allowed.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, TypeVar
+
+from cronsim import CronSim, CronSimError
+from pydantic import ValidationError
+
+from ebbtide.api import pool as api_pool
+from ebbtide.api import scaling as api_scaling
+from ebbtide.api import variant as api_variant
+from ebbtide.api.fields import ApiModel
+from ebbtide.api.pool import GPUPoolSpec, TaintMatch
+from ebbtide.api.service import InferenceServiceSpec, Objectives
+from ebbtide.clock import parse_rfc3339
+from ebbtide.errors import ConfigurationError
+from ebbtide.model import spec as m
+from ebbtide.units import parse_duration_s
+
+Model = TypeVar("Model", bound=ApiModel)
+Value = TypeVar("Value")
+
+_ANY_MOMENT = datetime(2026, 1, 1, tzinfo=UTC)  # a cron line is tried out from here; only whether it parses matters
+
+
+def parse_service(obj: Mapping[str, Any]) -> m.ServiceSpec:
+    """One InferenceService, normalised: seconds, shares 0..1, every default filled in.
+
+    Raises ConfigurationError that names the object and the field.
+    """
+    where = _object_name("InferenceService", obj)
+    metadata = obj["metadata"]
+    spec = _validated(InferenceServiceSpec, obj, where)
+    name = str(metadata["name"])
+    return m.ServiceSpec(
+        key=f"{metadata.get('namespace', 'default')}/{name}",
+        uid=str(metadata.get("uid", "")),
+        generation=int(metadata.get("generation", 0)),
+        mode=spec.mode,
+        model_name=spec.model.name,
+        model_parameters_billion=_parameters_billion(spec.model.parameters),
+        objectives=_objectives(spec.objectives, where),
+        priority=spec.priority,
+        variants=tuple(
+            _variant(each, name, f"{where}: spec.variants[{index}]") for index, each in enumerate(spec.variants)
+        ),
+        scaling=_scaling(spec.scaling, where),
+    )
+
+
+def parse_pool(obj: Mapping[str, Any]) -> m.PoolSpec:
+    """One GPUPool, normalised: seconds and `Decimal` money, every default filled in.
+
+    Raises ConfigurationError that names the object and the field. Time zones are checked where they are used.
+    """
+    where = _object_name("GPUPool", obj)
+    metadata = obj["metadata"]
+    spec = _validated(GPUPoolSpec, obj, where)
+    return m.PoolSpec(
+        name=str(metadata["name"]),
+        uid=str(metadata.get("uid", "")),
+        generation=int(metadata.get("generation", 0)),
+        provisioning=spec.provisioning,
+        capacity_type=spec.capacity_type,
+        node_selector=tuple(sorted(spec.node_selector.items())),
+        resource=spec.resource,
+        accelerator=spec.accelerator or "",
+        price=None if spec.price is None else _price(spec.price, where),
+        max_gpus=None if spec.limits is None else spec.limits.max_gpus,
+        node_lead_time_s=_seconds(spec.node_lead_time, f"{where}: spec.nodeLeadTime"),
+        interruption_taints=tuple(_taint(each, m.InterruptionTaint) for each in spec.interruption_taints),
+        tolerations=tuple(_taint(each, m.Toleration) for each in spec.tolerations),
+    )
+
+
+def _objectives(objectives: Objectives, where: str) -> m.Objectives:
+    """`attainment: "99.9"` -> 0.999."""
+    field = f"{where}: spec.objectives."
+    attainment = Decimal(objectives.attainment)
+    if not 0 < attainment < 100:
+        raise _wrong(f"{field}attainment", objectives.attainment, "must be a percentage above 0 and below 100")
+    return m.Objectives(
+        ttft_s=_positive_seconds(objectives.time_to_first_token, f"{field}timeToFirstToken"),
+        itl_s=_positive_seconds(objectives.inter_token_latency, f"{field}interTokenLatency"),
+        attainment=float(attainment / 100),
+    )
+
+
+def _variant(variant: api_variant.Variant, service: str, field: str) -> m.VariantSpec:
+    """The target is always set: for an engine block it is the Deployment that Ebbtide builds."""
+    reference, engine = variant.scale_target_ref, variant.engine
+    if (reference is None) == (engine is None):
+        given = "neither" if engine is None else "both"
+        raise _wrong(field, f"{variant.name} with {given}", "needs exactly one of scaleTargetRef and engine")
+    if reference is not None:
+        target = m.TargetRef(reference.api_version, reference.kind, reference.name)
+    else:
+        target = m.TargetRef("apps/v1", "Deployment", f"{service}-{variant.name}")
+    return m.VariantSpec(
+        name=variant.name,
+        pool=variant.pool,
+        target=target,
+        engine=None if engine is None else _engine(engine),
+        gpus_per_replica=variant.gpus_per_replica or (None if engine is None else 1),
+        min_replicas=variant.min_replicas,
+        max_replicas=variant.max_replicas,
+        capacity=None if variant.capacity is None else _capacity(variant.capacity),
+    )
+
+
+def _engine(engine: api_variant.Engine) -> m.EngineSpec:
+    overlay = (
+        {} if engine.pod_template is None else engine.pod_template.model_dump(by_alias=True, exclude_defaults=True)
+    )
+    return m.EngineSpec(
+        type=engine.type,
+        image=engine.image,
+        args=tuple(engine.args),
+        env=tuple((each.name, each.value) for each in engine.env),
+        port=engine.port,
+        delete_with_service=engine.deletion_policy is api_variant.DeletionPolicy.DELETE,
+        pod_template_json=json.dumps(overlay, sort_keys=True, separators=(",", ":")),
+    )
+
+
+def _capacity(capacity: api_variant.Capacity) -> m.CapacityPrior:
+    return m.CapacityPrior(float(capacity.requests_per_second), capacity.input_tokens, capacity.output_tokens)
+
+
+def _scaling(scaling: api_scaling.Scaling, where: str) -> m.Scaling:
+    field = f"{where}: spec.scaling"
+    zero, pause = scaling.scale_to_zero, scaling.pause
+    return m.Scaling(
+        min_replicas=scaling.min_replicas,
+        max_replicas=scaling.max_replicas,
+        up_delay_s=_seconds(scaling.up.delay, f"{field}.up.delay"),
+        up_max_per_minute=scaling.up.max_per_minute,
+        down_delay_s=_seconds(scaling.down.delay, f"{field}.down.delay"),
+        down_max_per_minute=scaling.down.max_per_minute,
+        scale_to_zero=None if zero is None else _scale_to_zero(zero, f"{field}.scaleToZero"),
+        pause=None if pause is None else _pause(pause, f"{field}.pause"),
+    )
+
+
+def _scale_to_zero(zero: api_scaling.ScaleToZero, field: str) -> m.ScaleToZero:
+    activator = m.Activator(
+        url=zero.activator.url,
+        queue_metrics=tuple(zero.activator.metrics),
+        labels=tuple(sorted(zero.activator.labels.items())),
+    )
+    return m.ScaleToZero(after_s=_positive_seconds(zero.after, f"{field}.after"), activator=activator)
+
+
+def _pause(pause: api_scaling.Pause, field: str) -> m.Pause:
+    until = pause.until
+    return m.Pause(
+        direction=pause.direction,
+        replicas=pause.replicas,
+        until_unix_s=None if until is None else _normalised(parse_rfc3339, until, f"{field}.until", "must be RFC 3339"),
+        reason=pause.reason or "",
+        by=pause.by or "",
+    )
+
+
+def _price(price: api_pool.Price, where: str) -> m.Price:
+    windows = (_window(each, f"{where}: spec.price.schedule[{index}]") for index, each in enumerate(price.schedule))
+    return m.Price(per_gpu_hour=Decimal(price.per_gpu_hour), currency=price.currency, schedule=tuple(windows))
+
+
+def _window(window: api_pool.PriceWindow, field: str) -> m.PriceWindow:
+    # a reversed range such as 50-10 passes the CRD's check, which looks at each number alone
+    _normalised(
+        lambda line: CronSim(line, _ANY_MOMENT), window.cron, f"{field}.cron", "must be a line of five cron fields"
+    )
+    return m.PriceWindow(
+        cron=window.cron,
+        time_zone=window.time_zone,
+        duration_s=_positive_seconds(window.duration, f"{field}.duration"),
+        per_gpu_hour=Decimal(window.per_gpu_hour),
+    )
+
+
+def _taint(taint: TaintMatch, kind: Callable[..., Value]) -> Value:
+    return kind(key=taint.key, value=taint.value, effect=None if taint.effect is None else taint.effect.value)
+
+
+def _parameters_billion(text: str | None) -> float | None:
+    """`8B` -> 8.0, `500M` -> 0.5."""
+    return None if text is None else float(text[:-1]) / (1000 if text.endswith("M") else 1)
+
+
+def _seconds(text: str, field: str) -> float:
+    return _normalised(parse_duration_s, text, field, "must be a duration such as 500ms, 30s or 1m30s")
+
+
+def _positive_seconds(text: str, field: str) -> float:
+    seconds = _seconds(text, field)
+    if seconds <= 0:
+        raise _wrong(field, text, "must be a duration above 0")
+    return seconds
+
+
+def _normalised(convert: Callable[[str], Value], text: str, field: str, allowed: str) -> Value:
+    try:
+        return convert(text)
+    except (ValueError, CronSimError) as error:
+        raise _wrong(field, text, f"{allowed} ({error})") from error
+
+
+def _validated(model: type[Model], obj: Mapping[str, Any], where: str) -> Model:
+    try:
+        return model.model_validate(obj.get("spec", {}))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise _wrong(f"{where}: spec{_path(first['loc'])}", first["input"], str(first["msg"])) from error
+
+
+def _path(location: Iterable[str | int]) -> str:
+    """("variants", 0, "pool") -> `.variants[0].pool`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+
+
+def _object_name(kind: str, obj: Mapping[str, Any]) -> str:
+    metadata = obj.get("metadata") or {}
+    if not metadata.get("name"):
+        raise ConfigurationError(f"{kind}: metadata.name is missing")
+    return f"{kind} " + "/".join(str(metadata[key]) for key in ("namespace", "name") if metadata.get(key))
+
+
+def _wrong(field: str, value: object, allowed: str) -> ConfigurationError:
+    shown = json.dumps(value, default=str)
+    return ConfigurationError(
+        f"{field}: {shown if len(shown) <= 100 else shown[:100] + '...'} is not allowed: {allowed}"
+    )

@@ -1,0 +1,193 @@
+"""GPUPool: nodes of one GPU type, price and way of buying; cluster-scoped. What is written, and what Ebbtide sees.
+
+Must never guess a price: a pool without one runs what it runs and is not scaled up.
+"""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from ebbtide.api.fields import (
+    LABEL_KEYS,
+    QUALIFIED_WITH_DOMAIN,
+    ApiModel,
+    Cron,
+    Decimal,
+    LabelValue,
+    Money,
+    QualifiedName,
+    TimeZone,
+    constant,
+    duration,
+    matching,
+)
+from ebbtide.api.status import Conditions, Count, Timestamp
+from ebbtide.model.spec import CapacityType, Provisioning
+
+
+class TaintEffect(StrEnum):
+    """What a taint does to pods that do not tolerate it."""
+
+    NO_SCHEDULE = "NoSchedule"
+    PREFER_NO_SCHEDULE = "PreferNoSchedule"
+    NO_EXECUTE = "NoExecute"
+
+
+class TaintMatch(ApiModel):
+    """Taints of one key."""
+
+    key: QualifiedName
+    """Key of the taint, such as nvidia.com/gpu. Required."""
+    value: LabelValue | None = None
+    """Value of the taint, up to 63 characters. Unset: every value."""
+    effect: TaintEffect | None = None
+    """Effect of the taint: NoSchedule, PreferNoSchedule or NoExecute. Unset: every effect."""
+
+
+class PriceWindow(ApiModel):
+    """A price for certain hours."""
+
+    cron: Cron
+    """When the window opens, as five cron fields in timeZone, such as "0 22 * * *". Required."""
+    time_zone: TimeZone
+    """Name of an IANA time zone in which cron is meant, such as UTC or Europe/Berlin. Required."""
+    duration: Annotated[str, duration("1m", "168h")]
+    """How long the window stays open, as a duration from 1m to 168h, across midnight too. Required."""
+    per_gpu_hour: Annotated[Money, Field(alias="perGPUHour")]
+    """Price of one GPU for an hour inside the window, as a decimal string above 0 and up to 10000. Required."""
+
+
+class Price(ApiModel):
+    """What the pool's GPUs cost."""
+
+    per_gpu_hour: Annotated[Money, Field(alias="perGPUHour")]
+    """Price of one GPU for an hour outside every window, as a decimal string above 0 and up to 10000, such as "2.50".
+    Required."""
+    currency: Annotated[
+        str,
+        # spend that was recorded in one currency cannot be added to spend in another
+        matching(
+            "^[A-Z]*$",
+            3,
+            "must be the three capital letters of an ISO 4217 currency, such as USD",
+            constant("spend was recorded in the old one: make another pool"),
+        ),
+        Field(min_length=3),
+    ]
+    """ISO 4217 code of the price, such as USD. Cannot change afterwards. Required."""
+    schedule: Annotated[
+        tuple[PriceWindow, ...], Field(max_length=24, json_schema_extra={"x-kubernetes-list-type": "atomic"})
+    ] = ()
+    """Windows with a price of their own, up to 24; where two overlap the later in the list wins. Unset: the price never
+    changes."""
+
+
+class Limits(ApiModel):
+    """How large the pool may become."""
+
+    max_gpus: Annotated[int, Field(ge=0, le=1000000, alias="maxGPUs")]
+    """Most GPUs that Ebbtide plans with in this pool, 0 to 1000000; 0 stops every scale-up in it. Required."""
+
+
+class GPUPoolSpec(ApiModel):
+    """Which nodes form the pool, and what they cost."""
+
+    provisioning: Provisioning = Provisioning.STATIC
+    """Static: the GPUs of the nodes that exist. Autoscaled: nodes come when pods wait for them, up to limits.maxGPUs.
+    Unset: Static."""
+    capacity_type: CapacityType = CapacityType.ON_DEMAND
+    """How the GPUs are bought: OnDemand, Spot, Reserved or OnPrem. Unset: OnDemand."""
+    node_selector: Annotated[dict[str, LabelValue], Field(min_length=1, max_length=16, json_schema_extra=LABEL_KEYS)]
+    """Labels that the pool's nodes carry, 1 to 16; all must match. A node belongs to one pool only. Required."""
+    resource: Annotated[
+        str,
+        # limits, prices and every variant's gpusPerReplica are counted in it
+        matching(
+            QUALIFIED_WITH_DOMAIN,
+            317,
+            "must be the extended resource of a GPU, with its domain, such as nvidia.com/gpu or amd.com/gpu",
+            constant("limits and prices are counted in the old one: make another pool"),
+        ),
+    ] = "nvidia.com/gpu"
+    """Extended resource that counts as one GPU, such as nvidia.com/gpu or amd.com/gpu. Cannot change afterwards.
+    Unset: nvidia.com/gpu."""
+    accelerator: (
+        Annotated[
+            str,
+            matching(
+                "^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
+                63,
+                "must be the name of a GPU such as H100-80GB: letters, digits, -, _ and .",
+            ),
+        ]
+        | None
+    ) = None
+    """Name of the GPU, such as H100-80GB, L40S or A100-80GB, for the first estimate of what a replica carries; up to 63
+    characters. Unset: that estimate is conservative until load has been observed."""
+    tolerations: Annotated[
+        tuple[TaintMatch, ...], Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"})
+    ] = ()
+    """Taints that the pool's nodes carry by design, up to 16; pods that Ebbtide builds tolerate them. Unset: none."""
+    interruption_taints: Annotated[
+        tuple[TaintMatch, ...], Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"})
+    ] = ()
+    """Taints that announce the end of a node, up to 16; a node with one stops counting as capacity at once.
+    Unset: none."""
+    price: Price | None = None
+    """What the GPUs cost. Unset: the price is unknown, and nothing is scaled up in this pool."""
+    limits: Limits | None = None
+    """How large the pool may become. Unset: no limit beyond what exists (Static) or comes (Autoscaled)."""
+    node_lead_time: Annotated[str, duration("0s", "24h")] = "4m"
+    """Time from a waiting pod to a node that is ready for it, as a duration from 0s to 24h, until it has been measured.
+    Unset: 4m."""
+
+
+class GPUStatus(ApiModel):
+    """The pool's GPUs."""
+
+    total: Count
+    """GPUs of the pool's ready nodes."""
+    allocated: Count
+    """GPUs that pods on them have requested."""
+    free: Count
+    """GPUs that are left."""
+
+
+class NextPriceChange(ApiModel):
+    """The next change of price that the schedule makes."""
+
+    at: Timestamp
+    """When, as RFC 3339."""
+    price_per_gpu_hour: Annotated[Decimal, Field(alias="pricePerGPUHour")]
+    """Price of one GPU for an hour from then on, as a decimal string."""
+
+
+class GPUPoolStatus(ApiModel):
+    """What Ebbtide sees of the pool."""
+
+    observed_generation: Count | None = None
+    """Value of metadata.generation that this was decided on. Unset: not looked at yet."""
+    conditions: Conditions | None = None
+    """Aspects of the state, up to 24, unique by type; Ready sums them up. Unset: not looked at yet."""
+    nodes: Count | None = None
+    """Nodes in the pool. Unset: not looked at yet."""
+    gpus: GPUStatus | None = None
+    """GPUs in the pool. Unset: not looked at yet."""
+    price_per_gpu_hour: Annotated[Decimal | None, Field(alias="pricePerGPUHour")] = None
+    """Price of one GPU for an hour at present, as a decimal string in currency. Unset: unknown."""
+    currency: Annotated[str, Field(max_length=3)] | None = None
+    """ISO 4217 code of the price. Unset: the price is unknown."""
+    next_price_change: NextPriceChange | None = None
+    """The next change of price. Unset: the price does not change."""
+    lead_time_seconds: Count | None = None
+    """Median time in which nodes came, in seconds, as measured. Unset: none came yet."""
+
+
+class GPUPool(ApiModel):
+    """Nodes of one GPU type, price and way of buying, on which variants of inference services run."""
+
+    spec: GPUPoolSpec
+    """Which nodes form the pool, and what they cost; written by people. Required."""
+    status: GPUPoolStatus | None = None
+    """What Ebbtide sees of the pool; written by Ebbtide alone. Unset: not looked at yet."""

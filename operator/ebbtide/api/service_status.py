@@ -1,0 +1,139 @@
+"""InferenceService, the part that Ebbtide writes: what it saw, wants, allows, and why.
+
+Numbers are integers or decimal strings, with the unit in the name. The bounds keep an object within 16 KiB.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ebbtide.api.fields import ApiModel, Decimal, keyed_by
+from ebbtide.api.status import Conditions, Count, Message, ReasonCode, Timestamp
+
+Name = Annotated[str, Field(max_length=64)]
+
+
+class ReplicasStatus(ApiModel):
+    """Replicas over all variants."""
+
+    observed: Count
+    """Replicas that the targets ask for now."""
+    ready: Count
+    """Replicas that are ready to serve."""
+    wanted: Count
+    """Replicas that would meet the objectives at the lowest cost."""
+    allowed: Count
+    """Replicas that bounds, delays, rates and pause allow of those wanted. In Auto this is what is written."""
+
+
+class CapacityStatus(ApiModel):
+    """What one ready replica carries."""
+
+    requests_per_second: Decimal
+    """Requests per second inside the objectives, as a decimal string."""
+    source: Name
+    """Where the number comes from: declared, table or observed."""
+    evidence: Annotated[str, Field(max_length=512)]
+    """The numbers it was derived from, in words, up to 512 characters."""
+
+
+class VariantStatus(ApiModel):
+    """One variant now."""
+
+    name: Name
+    """Name of the variant."""
+    observed: Count
+    """Replicas that the target asks for now."""
+    ready: Count
+    """Replicas that are ready to serve."""
+    starting: Count
+    """Replicas that are starting and will serve."""
+    wanted: Count
+    """Replicas that would meet the objectives at the lowest cost."""
+    allowed: Count
+    """Replicas that the limits allow of those wanted."""
+    limited_by: ReasonCode | None = None
+    """The limit that makes allowed differ from wanted. Unset: none does."""
+    capacity: CapacityStatus | None = None
+    """What one replica carries. Unset: not known yet."""
+    startup_seconds: Count | None = None
+    """Median time from creation to ready of this variant's replicas, in seconds, as measured. Unset: none seen yet."""
+
+
+class DemandStatus(ApiModel):
+    """What the service is asked for now."""
+
+    requests_per_second: Decimal
+    """Requests that arrive per second, as a decimal string."""
+    input_tokens: Count
+    """Mean prompt tokens a request."""
+    output_tokens: Count
+    """Mean output tokens a request."""
+    backlog: Count
+    """Requests that wait at the replicas and at the gateway."""
+
+
+class ForecastStatus(ApiModel):
+    """What the service will be asked for when a replica started now would be ready."""
+
+    horizon_seconds: Count
+    """How far ahead, in seconds."""
+    expected: Decimal
+    """Requests per second expected, as a decimal string."""
+    low: Decimal
+    """Lower end of the range that held 95 percent of past errors, in requests per second, as a decimal string."""
+    high: Decimal
+    """Upper end of the range that held 95 percent of past errors, in requests per second, as a decimal string."""
+    method: Name
+    """How it was made: level, trend or prior."""
+
+
+class DecisionStatus(ApiModel):
+    """One decision that changed something."""
+
+    at: Timestamp
+    """When, as RFC 3339."""
+    id: Annotated[str, Field(max_length=128)]
+    """Name of the recorded decision, for `ebbtide replay --decision`."""
+    reason: ReasonCode
+    """Why, as one CamelCase word of the published catalogue."""
+    message: Annotated[str, Field(max_length=512)]
+    """Why, as one sentence with the numbers, up to 512 characters."""
+    from_: Annotated[int, Field(ge=0, alias="from")]
+    """Replicas over all variants before."""
+    to: Count
+    """Replicas over all variants after."""
+
+
+class InferenceServiceStatus(ApiModel):
+    """What Ebbtide saw and decided."""
+
+    observed_generation: Count | None = None
+    """Value of metadata.generation that this was decided on. Unset: not looked at yet."""
+    conditions: Conditions | None = None
+    """Aspects of the state, up to 24, unique by type; Ready sums them up. Unset: not looked at yet."""
+    replicas: ReplicasStatus | None = None
+    """Replicas over all variants. Unset: not looked at yet."""
+    variants: Annotated[tuple[VariantStatus, ...], Field(max_length=16, json_schema_extra=keyed_by("name"))] | None = (
+        None
+    )
+    """Each variant now, up to 16, unique by name. Unset: not looked at yet."""
+    demand: DemandStatus | None = None
+    """What the service is asked for now. Unset: unknown."""
+    forecast: ForecastStatus | None = None
+    """What it will be asked for. Unset: unknown."""
+    spend_per_hour: Decimal | None = None
+    """What its replicas cost an hour at present prices, as a decimal string in currency. Unset: a price is unknown."""
+    currency: Annotated[str, Field(max_length=3)] | None = None
+    """ISO 4217 code of the money above. Unset: a price is unknown."""
+    reason: ReasonCode | None = None
+    """What decided, as one CamelCase word of the published catalogue. Unset: not looked at yet."""
+    message: Message | None = None
+    """What decided, as one sentence with the numbers, up to 1024 characters. Unset: not looked at yet."""
+    decisions: (
+        Annotated[
+            tuple[DecisionStatus, ...], Field(max_length=10, json_schema_extra={"x-kubernetes-list-type": "atomic"})
+        ]
+        | None
+    ) = None
+    """The last decisions that changed something, newest first, up to 10. Unset: none yet."""

@@ -1,0 +1,100 @@
+"""Objects that the API server must accept, with the values that must be there afterwards."""
+
+from typing import Any, NamedTuple
+
+from tests.api.bad_objects import BUILT, PRICED, TO_ZERO, WINDOW
+from tests.api.samples import FULL_POOL, FULL_SERVICE, Object, changed, pool, service, variant
+
+
+class Good(NamedTuple):
+    name: str
+    obj: Object
+    wanted: dict[str, Any]
+
+
+SERVICE_DEFAULTS: dict[str, Any] = {
+    "spec.mode": "Recommend",
+    "spec.objectives": {"timeToFirstToken": "1s", "interTokenLatency": "50ms", "attainment": "99"},
+    "spec.priority": 100,
+    "spec.variants.0.minReplicas": 0,
+    "spec.variants.0.maxReplicas": 100,
+    "spec.scaling": {
+        "minReplicas": 1,
+        "maxReplicas": 100,
+        "up": {"delay": "0s", "maxPerMinute": 60},
+        "down": {"delay": "5m", "maxPerMinute": 10},
+    },
+}
+POOL_DEFAULTS: dict[str, Any] = {
+    "spec": {
+        "provisioning": "Static",
+        "capacityType": "OnDemand",
+        "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"},
+        "resource": "nvidia.com/gpu",
+        "nodeLeadTime": "4m",
+    }
+}
+_CRONS = ("*/15 * * * *", "0 22 * * 1-5", "0 0 1,15 jan-mar *", "59 23 31 12 sun", "0-30/10 8-18/2 * * MON,FRI")
+_ZONES = ("UTC", "Etc/GMT+5", "America/Argentina/Buenos_Aires")
+
+GOOD = (
+    Good("twelve lines of service get every default", service(), SERVICE_DEFAULTS),
+    Good("a service with every field keeps them", FULL_SERVICE, {"spec.mode": "Auto", "spec.scaling.pause.by": "ada"}),
+    Good("a part of the objectives keeps the other defaults", service(("spec.objectives.timeToFirstToken", "500ms")), {
+        "spec.objectives": {"timeToFirstToken": "500ms", "interTokenLatency": "50ms", "attainment": "99"},
+    }),
+    Good("durations may be compound and fractional", service(
+        ("spec.objectives.timeToFirstToken", "1.5s"), ("spec.scaling.down.delay", "1h2m3s")
+    ), {"spec.scaling.down": {"delay": "1h2m3s", "maxPerMinute": 10}}),
+    Good("an engine block gets port and policy", BUILT, {
+        "spec.variants.0.engine.port": 8000, "spec.variants.0.engine.deletionPolicy": "Orphan",
+    }),
+    Good("scale to zero gets its delay and the endpoint picker's metrics", TO_ZERO, {
+        "spec.scaling.scaleToZero.after": "10m",
+        "spec.scaling.scaleToZero.activator.metrics": [
+            "llm_d_epp_flow_control_queue_size", "inference_extension_flow_control_queue_size",
+        ],
+    }),
+    Good("an empty pause pauses everything", service(("spec.scaling.pause", {})), {
+        "spec.scaling.pause": {"direction": "All"},
+    }),
+    Good("paused at a number", service(("spec.scaling.pause", {"replicas": 3, "until": "2026-12-24T18:00:00+01:00"})), {
+        "spec.scaling.pause.replicas": 3,
+    }),
+    Good("paused downwards", service(("spec.scaling.pause", {"direction": "Down"})), {
+        "spec.scaling.pause.direction": "Down",
+    }),
+    Good("sixteen variants", service(("spec.variants", [variant(f"v{number}") for number in range(16)])), {
+        "spec.variants.15.maxReplicas": 100,
+    }),
+    Good("two kinds of target may share a name", service(("spec.variants.1", {
+        "name": "lws", "pool": "h100-spot",
+        "scaleTargetRef": {"apiVersion": "leaderworkerset.x-k8s.io/v1", "kind": "LeaderWorkerSet", "name": "chat-h100"},
+    })), {"spec.variants.1.minReplicas": 0}),
+    Good("a variant out of use", service(("spec.variants.0.maxReplicas", 0), ("spec.variants.1", variant("b"))), {
+        "spec.variants.0.maxReplicas": 0,
+    }),
+    Good("a service name that only a label must bear", service(("metadata.name", "8b.chat")), SERVICE_DEFAULTS),
+    Good("a pool name with dots", service(("spec.variants.0.pool", "h100.eu-west-1")), {
+        "spec.variants.0.pool": "h100.eu-west-1",
+    }),
+    Good("a capacity that was measured", service(("spec.variants.0.capacity", {
+        "requestsPerSecond": "4.5", "inputTokens": 1024, "outputTokens": 256,
+    })), {"spec.variants.0.capacity.requestsPerSecond": "4.5"}),
+    Good("a pool of a node selector alone gets every default", pool(), POOL_DEFAULTS),
+    Good("a pool with every field keeps them", FULL_POOL, {"spec": FULL_POOL["spec"]}),
+    Good("a pool for AMD", pool(("spec.resource", "amd.com/gpu")), {"spec.resource": "amd.com/gpu"}),
+    Good("a pool that may not grow", pool(("spec.limits.maxGPUs", 0)), {"spec.limits.maxGPUs": 0}),
+    *(
+        Good(f"cron line {line!r}", changed(PRICED, ("spec.price.schedule", [{**WINDOW, "cron": line}])), {
+            "spec.price.schedule.0.cron": line,
+        })
+        for line in _CRONS
+    ),
+    *(
+        Good(f"time zone {zone}", changed(PRICED, ("spec.price.schedule", [{**WINDOW, "timeZone": zone}])), {
+            "spec.price.schedule.0.timeZone": zone,
+        })
+        for zone in _ZONES
+    ),
+)  # fmt: skip

@@ -1,0 +1,214 @@
+"""Objects to start from: the smallest ones, and ones with every field set, status included."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+Object = dict[str, Any]
+Path = Sequence[str | int]
+
+API_VERSION = "ebbtide.dev/v1alpha1"
+
+MINIMAL_SERVICE: Object = {
+    "apiVersion": API_VERSION,
+    "kind": "InferenceService",
+    "metadata": {"name": "chat", "namespace": "default"},
+    "spec": {
+        "model": {"name": "llama-3-8b"},
+        "variants": [
+            {
+                "name": "h100",
+                "pool": "h100-on-demand",
+                "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "chat-h100"},
+            }
+        ],
+    },
+}
+
+MINIMAL_POOL: Object = {
+    "apiVersion": API_VERSION,
+    "kind": "GPUPool",
+    "metadata": {"name": "h100-on-demand"},
+    "spec": {"nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}},
+}
+
+_CONDITION: Object = {
+    "type": "Ready",
+    "status": "True",
+    "reason": "WithinTarget",
+    "message": "2 replicas carry 8.1 requests/s of 7.4 expected",
+    "lastTransitionTime": "2026-01-31T09:05:00Z",
+    "observedGeneration": 1,
+}
+
+FULL_SERVICE: Object = {
+    "apiVersion": API_VERSION,
+    "kind": "InferenceService",
+    "metadata": {"name": "full", "namespace": "default"},
+    "spec": {
+        "mode": "Auto",
+        "model": {"name": "meta-llama/Llama-3-8B", "parameters": "8B"},
+        "objectives": {"timeToFirstToken": "500ms", "interTokenLatency": "50ms", "attainment": "99.9"},
+        "priority": 200,
+        "variants": [
+            {
+                "name": "h100",
+                "pool": "h100-on-demand",
+                "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "chat-h100"},
+                "gpusPerReplica": 1,
+                "minReplicas": 0,
+                "maxReplicas": 8,
+                "capacity": {"requestsPerSecond": "4.5", "inputTokens": 1024, "outputTokens": 256},
+            },
+            {
+                "name": "l40s",
+                "pool": "l40s-on-demand",
+                "engine": {
+                    "type": "vLLM",
+                    "image": "vllm/vllm-openai:v0.32.0",
+                    "args": ["--max-num-seqs=128"],
+                    "env": [{"name": "LOG_LEVEL", "value": "info"}],
+                    "port": 8000,
+                    "deletionPolicy": "Delete",
+                    "podTemplate": {
+                        "metadata": {"labels": {"team": "chat"}, "annotations": {"example.com/note": "hello"}},
+                        "spec": {"priorityClassName": "interactive"},
+                    },
+                },
+            },
+        ],
+        "scaling": {
+            "minReplicas": 0,
+            "maxReplicas": 12,
+            "up": {"delay": "10s", "maxPerMinute": 20},
+            "down": {"delay": "1m30s", "maxPerMinute": 5},
+            "scaleToZero": {
+                "after": "15m",
+                "activator": {
+                    "url": "http://chat-epp.default:9090/metrics",
+                    "metrics": ["llm_d_epp_flow_control_queue_size"],
+                    "labels": {"name": "chat"},
+                },
+            },
+            "pause": {
+                "direction": "All",
+                "replicas": 3,
+                "until": "2026-12-24T18:00:00Z",
+                "reason": "load test",
+                "by": "ada",
+            },
+        },
+    },
+    "status": {
+        "observedGeneration": 1,
+        "conditions": [_CONDITION],
+        "replicas": {"observed": 2, "ready": 2, "wanted": 3, "allowed": 2},
+        "variants": [
+            {
+                "name": "h100",
+                "observed": 2,
+                "ready": 2,
+                "starting": 0,
+                "wanted": 3,
+                "allowed": 2,
+                "limitedBy": "Paused",
+                "capacity": {"requestsPerSecond": "4.5", "source": "declared", "evidence": "declared in the spec"},
+                "startupSeconds": 48,
+            }
+        ],
+        "demand": {"requestsPerSecond": "7.4", "inputTokens": 1024, "outputTokens": 256, "backlog": 0},
+        "forecast": {"horizonSeconds": 48, "expected": "7.9", "low": "7.1", "high": "8.8", "method": "trend"},
+        "spendPerHour": "5.00",
+        "currency": "USD",
+        "reason": "Paused",
+        "message": "held at 2: paused by ada",
+        "decisions": [
+            {
+                "at": "2026-01-31T09:05:00Z",
+                "id": "sha256:0123abcd",
+                "reason": "DemandRose",
+                "message": "7.9 requests/s expected in 48 s, one replica carries 4.5",
+                "from": 1,
+                "to": 2,
+            }
+        ],
+    },
+}
+
+FULL_POOL: Object = {
+    "apiVersion": API_VERSION,
+    "kind": "GPUPool",
+    "metadata": {"name": "full"},
+    "spec": {
+        "provisioning": "Autoscaled",
+        "capacityType": "Spot",
+        "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3", "pool": "spot"},
+        "resource": "nvidia.com/gpu",
+        "accelerator": "H100-80GB",
+        "tolerations": [{"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}],
+        "interruptionTaints": [{"key": "example.com/interruption", "value": "soon", "effect": "NoExecute"}],
+        "price": {
+            "perGPUHour": "2.50",
+            "currency": "USD",
+            "schedule": [{"cron": "0 22 * * 1-5", "timeZone": "Europe/Berlin", "duration": "8h", "perGPUHour": "1.25"}],
+        },
+        "limits": {"maxGPUs": 64},
+        "nodeLeadTime": "3m",
+    },
+    "status": {
+        "observedGeneration": 1,
+        "conditions": [_CONDITION],
+        "nodes": 2,
+        "gpus": {"total": 16, "allocated": 12, "free": 4},
+        "pricePerGPUHour": "2.50",
+        "currency": "USD",
+        "nextPriceChange": {"at": "2026-01-31T21:00:00Z", "pricePerGPUHour": "1.25"},
+        "leadTimeSeconds": 180,
+    },
+}
+
+MINIMAL = {"InferenceService": MINIMAL_SERVICE, "GPUPool": MINIMAL_POOL}
+FULL = {"InferenceService": FULL_SERVICE, "GPUPool": FULL_POOL}
+PLURALS = {"InferenceService": "inferenceservices", "GPUPool": "gpupools"}
+
+REMOVED = object()
+
+
+def changed(obj: Object, *changes: tuple[str, Any]) -> Object:
+    """A copy with `("spec.variants.0.pool", "x")` set, or removed with REMOVED; missing parents are made."""
+    result = copy.deepcopy(obj)
+    for dotted, value in changes:
+        set_at(result, [int(part) if part.isdigit() else part for part in dotted.split(".")], value)
+    return result
+
+
+def set_at(obj: Object, path: Path, value: Any) -> None:
+    parent: Any = obj
+    for part in path[:-1]:
+        parent = parent[part] if isinstance(parent, list) else parent.setdefault(part, {})
+    if value is REMOVED:
+        del parent[path[-1]]
+    elif isinstance(parent, list) and path[-1] == len(parent):
+        parent.append(value)
+    else:
+        parent[path[-1]] = value
+
+
+def get_at(obj: Any, path: Path) -> Any:
+    for part in path:
+        obj = obj[part]
+    return obj
+
+
+def service(*changes: tuple[str, Any]) -> Object:
+    return changed(MINIMAL_SERVICE, *changes)
+
+
+def pool(*changes: tuple[str, Any]) -> Object:
+    return changed(MINIMAL_POOL, *changes)
+
+
+def variant(name: str, **more: Any) -> Object:
+    """A variant with a target of its own."""
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": f"chat-{name}"}
+    return {"name": name, "pool": "h100-on-demand", "scaleTargetRef": target, **more}

@@ -1,0 +1,221 @@
+"""From API objects to the normalised specs."""
+
+import json
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebbtide.api import parse_pool, parse_service
+from ebbtide.errors import ConfigurationError
+from ebbtide.model.spec import (
+    Activator,
+    CapacityPrior,
+    CapacityType,
+    EngineSpec,
+    EngineType,
+    InterruptionTaint,
+    Mode,
+    Objectives,
+    Pause,
+    PauseDirection,
+    PoolSpec,
+    Price,
+    PriceWindow,
+    Provisioning,
+    ScaleToZero,
+    Scaling,
+    ServiceSpec,
+    TargetRef,
+    Toleration,
+    VariantSpec,
+)
+from ebbtide.units import format_duration
+from tests.api.bad_objects import BUILT, PRICED, TO_ZERO, WINDOW
+from tests.api.samples import FULL_POOL, FULL_SERVICE, REMOVED, changed, pool, service
+
+
+def test_the_smallest_service():
+    assert parse_service(service(("metadata.uid", "u1"), ("metadata.generation", 3))) == ServiceSpec(
+        key="default/chat",
+        uid="u1",
+        generation=3,
+        mode=Mode.RECOMMEND,
+        model_name="llama-3-8b",
+        model_parameters_billion=None,
+        objectives=Objectives(ttft_s=1.0, itl_s=0.05, attainment=0.99),
+        priority=100,
+        variants=(
+            VariantSpec(
+                name="h100",
+                pool="h100-on-demand",
+                target=TargetRef("apps/v1", "Deployment", "chat-h100"),
+                gpus_per_replica=None,
+                min_replicas=0,
+                max_replicas=100,
+            ),
+        ),
+        scaling=Scaling(
+            min_replicas=1,
+            max_replicas=100,
+            up_delay_s=0,
+            up_max_per_minute=60,
+            down_delay_s=300,
+            down_max_per_minute=10,
+        ),
+    )
+
+
+def test_a_service_with_every_field():
+    spec = parse_service(FULL_SERVICE)
+    assert spec.mode is Mode.AUTO
+    assert spec.model_parameters_billion == 8.0
+    assert spec.objectives == Objectives(ttft_s=0.5, itl_s=0.05, attainment=0.999)
+    target, built = spec.variants
+    assert target.capacity == CapacityPrior(4.5, 1024, 256)
+    assert target.gpus_per_replica == 1
+    assert built.target == TargetRef("apps/v1", "Deployment", "full-l40s")
+    assert built.gpus_per_replica == 1
+    assert built.engine == EngineSpec(
+        type=EngineType.VLLM,
+        image="vllm/vllm-openai:v0.32.0",
+        args=("--max-num-seqs=128",),
+        env=(("LOG_LEVEL", "info"),),
+        port=8000,
+        delete_with_service=True,
+        pod_template_json=json.dumps(
+            {
+                "metadata": {"annotations": {"example.com/note": "hello"}, "labels": {"team": "chat"}},
+                "spec": {"priorityClassName": "interactive"},
+            },
+            separators=(",", ":"),
+        ),
+    )
+    assert spec.scaling == Scaling(
+        min_replicas=0,
+        max_replicas=12,
+        up_delay_s=10,
+        up_max_per_minute=20,
+        down_delay_s=90,
+        down_max_per_minute=5,
+        scale_to_zero=ScaleToZero(
+            after_s=900,
+            activator=Activator(
+                url="http://chat-epp.default:9090/metrics",
+                queue_metrics=("llm_d_epp_flow_control_queue_size",),
+                labels=(("name", "chat"),),
+            ),
+        ),
+        pause=Pause(PauseDirection.ALL, replicas=3, until_unix_s=1798135200.0, reason="load test", by="ada"),
+    )
+
+
+def test_a_pool_with_every_field():
+    assert parse_pool(FULL_POOL) == PoolSpec(
+        name="full",
+        uid="",
+        generation=0,
+        provisioning=Provisioning.AUTOSCALED,
+        capacity_type=CapacityType.SPOT,
+        node_selector=(("nvidia.com/gpu.product", "NVIDIA-H100-80GB-HBM3"), ("pool", "spot")),
+        resource="nvidia.com/gpu",
+        accelerator="H100-80GB",
+        price=Price(
+            Decimal("2.50"), "USD", (PriceWindow("0 22 * * 1-5", "Europe/Berlin", 8 * 3600.0, Decimal("1.25")),)
+        ),
+        max_gpus=64,
+        node_lead_time_s=180,
+        interruption_taints=(InterruptionTaint("example.com/interruption", "soon", "NoExecute"),),
+        tolerations=(Toleration("nvidia.com/gpu", "present", "NoSchedule"),),
+    )
+
+
+def test_the_smallest_pool_has_no_price_and_no_limit():
+    spec = parse_pool(pool())
+    assert (spec.price, spec.max_gpus, spec.node_lead_time_s) == (None, None, 240)
+
+
+def test_parameters_in_millions():
+    assert parse_service(service(("spec.model.parameters", "500M"))).model_parameters_billion == 0.5
+
+
+def test_fields_of_a_newer_version_are_ignored():
+    newer = service(("spec.serviceClass", "Background"), ("spec.variants.0.degraded", True))
+    assert parse_service(newer) == parse_service(service())
+
+
+def test_the_status_has_no_influence():
+    assert parse_service(changed(FULL_SERVICE, ("status", {"replicas": "nonsense"}))) == parse_service(FULL_SERVICE)
+
+
+@pytest.mark.parametrize(
+    ("obj", "wanted"),
+    [
+        (service(("spec.model", REMOVED)), "InferenceService default/chat: spec.model: "),
+        (service(("spec.mode", "Turbo")), 'InferenceService default/chat: spec.mode: "Turbo" is not allowed: '),
+        (
+            service(("spec.variants.0.pool", REMOVED)),
+            "InferenceService default/chat: spec.variants[0].pool: ",
+        ),
+        (
+            service(("spec.objectives.attainment", "101")),
+            'spec.objectives.attainment: "101" is not allowed: must be a percentage above 0 and below 100',
+        ),
+        (
+            service(("spec.objectives.timeToFirstToken", "0s")),
+            'spec.objectives.timeToFirstToken: "0s" is not allowed: must be a duration above 0',
+        ),
+        (
+            service(("spec.variants.0.engine", {"type": "vLLM", "image": "x"})),
+            "spec.variants[0]: \"h100 with both\" is not allowed: needs exactly one of scaleTargetRef and engine",
+        ),
+        (
+            service(("spec.variants.0.scaleTargetRef", REMOVED)),
+            "spec.variants[0]: \"h100 with neither\" is not allowed: needs exactly one of scaleTargetRef and engine",
+        ),
+        (
+            service(("spec.scaling.pause", {"until": "tomorrow"})),
+            'spec.scaling.pause.until: "tomorrow" is not allowed: must be RFC 3339',
+        ),
+        (changed(TO_ZERO, ("spec.scaling.scaleToZero.after", "0s")), 'spec.scaling.scaleToZero.after: "0s"'),
+        (changed(BUILT, ("spec.variants.0.engine.type", "llama.cpp")), 'spec.variants[0].engine.type: "llama.cpp"'),
+        (service(("metadata", {})), "InferenceService: metadata.name is missing"),
+    ],
+)  # fmt: skip
+def test_a_service_that_cannot_be_normalised_names_the_field(obj, wanted):
+    with pytest.raises(ConfigurationError) as raised:
+        parse_service(obj)
+    assert wanted in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("window", "wanted"),
+    [
+        (
+            {"cron": "50-10 * * * *"},
+            'GPUPool h100-on-demand: spec.price.schedule[0].cron: "50-10 * * * *" is not allowed',
+        ),
+        ({"duration": "0s"}, 'spec.price.schedule[0].duration: "0s" is not allowed: must be a duration above 0'),
+        ({"perGPUHour": "cheap"}, 'spec.price.schedule[0].perGPUHour: "cheap" is not allowed'),
+    ],
+)
+def test_a_pool_that_cannot_be_normalised_names_the_field(window, wanted):
+    with pytest.raises(ConfigurationError) as raised:
+        parse_pool(changed(PRICED, ("spec.price.schedule", [{**WINDOW, **window}])))
+    assert wanted in str(raised.value)
+
+
+@given(milliseconds=st.integers(1, 3_600_000))
+def test_every_duration_that_is_shown_can_be_read_back(milliseconds):
+    shown = format_duration(milliseconds / 1000)
+    spec = parse_service(service(("spec.objectives.timeToFirstToken", shown)))
+    assert spec.objectives.ttft_s == pytest.approx(milliseconds / 1000, rel=0.02, abs=0.5)
+
+
+@given(text=st.text(max_size=20))
+def test_no_text_as_a_duration_does_more_than_be_refused(text):
+    try:
+        assert parse_service(service(("spec.objectives.timeToFirstToken", text))).objectives.ttft_s > 0
+    except ConfigurationError as error:
+        assert "spec.objectives.timeToFirstToken" in str(error)

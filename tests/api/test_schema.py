@@ -1,0 +1,131 @@
+"""What the generated definitions must be, whatever the fields are."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ebbtide.api.crd import crd_documents, main, render
+from tests.api.constraints import constraints, nodes, violating
+from tests.api.samples import FULL
+
+ROOT = Path(__file__).parents[2]
+KINDS = sorted(FULL)
+
+
+def _places(kind, wanted):
+    return [".".join(map(str, at)) for at, node in nodes(kind) if wanted(node)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_field_is_described(kind):
+    described_by_parent = ("items", "additionalProperties")
+
+    def silent(at, node):
+        named = at and at[-1] not in described_by_parent
+        return (named or not at) and len(node.get("description", "")) < 10
+
+    assert [".".join(map(str, at)) for at, node in nodes(kind) if silent(at, node)] == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_field_that_people_write_says_what_happens_when_it_is_unset(kind):
+    def silent(at, node):
+        named = at[:2] == ("properties", "spec") and len(at) > 2 and at[-2] == "properties"
+        return named and not any(word in node["description"] for word in ("Required", "Unset: "))
+
+    assert [".".join(map(str, at)) for at, node in nodes(kind) if silent(at, node)] == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_default_is_in_the_description(kind):
+    def silent(node):
+        return isinstance(node.get("default"), str | int) and str(node["default"]) not in node["description"]
+
+    assert _places(kind, silent) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_required_fields_say_so_and_others_do_not(kind):
+    wrong = []
+    for at, node in nodes(kind):
+        if at[:2] != ("properties", "spec"):
+            continue
+        required = set(node.get("required", ()))
+        for name, child in node.get("properties", {}).items():
+            if (name in required) != ("Required" in child["description"]):
+                wrong.append(f"{'.'.join(map(str, at))}.{name}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_string_list_and_map_is_bounded(kind):
+    def unbounded(node):
+        return (
+            (node["type"] == "string" and "maxLength" not in node and "enum" not in node)
+            or (node["type"] == "array" and "maxItems" not in node)
+            or (node["type"] == "object" and "properties" not in node and "maxProperties" not in node)
+        )
+
+    assert _places(kind, unbounded) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_there_are_no_floats(kind):
+    assert _places(kind, lambda node: node["type"] not in ("string", "integer", "array", "object")) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_list_says_how_it_is_merged(kind):
+    assert _places(kind, lambda node: node["type"] == "array" and "x-kubernetes-list-type" not in node) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_rule_has_a_message(kind):
+    rules = [rule for _, node in nodes(kind) for rule in node.get("x-kubernetes-validations", ())]
+    assert rules
+    assert [rule["rule"] for rule in rules if len(rule.get("message", "")) < 15] == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_conditions_are_a_map_by_type_with_the_usual_fields(kind):
+    (conditions,) = (node for at, node in nodes(kind) if at[-1:] == ("conditions",))
+    assert conditions["x-kubernetes-list-map-keys"] == ["type"]
+    assert set(conditions["items"]["properties"]) == {
+        "type", "status", "reason", "message", "lastTransitionTime", "observedGeneration",
+    }  # fmt: skip
+    assert set(conditions["items"]["required"]) == {"type", "status", "reason", "message", "lastTransitionTime"}
+
+
+def test_the_committed_definitions_are_those_of_the_models(tmp_path):
+    main([str(tmp_path)])
+    written = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert {path.name: path.read_text() for path in (ROOT / "crds").glob("*.yaml")} == written, "run: make crds"
+
+
+def test_the_yaml_reads_back_as_the_same_data():
+    for document in crd_documents().values():
+        assert yaml.safe_load(render(document)) == document
+
+
+def test_kinds_names_and_columns():
+    service, pool = (document["spec"] for document in crd_documents().values())
+    assert (service["scope"], service["names"]["shortNames"], service["names"]["categories"]) == (
+        "Namespaced", ["infs"], ["ebbtide"],
+    )  # fmt: skip
+    assert (pool["scope"], pool["names"]["shortNames"], pool["names"]["categories"]) == (
+        "Cluster", ["gpool"], ["ebbtide"],
+    )  # fmt: skip
+    assert all(spec["versions"][0]["subresources"] == {"status": {}} for spec in (service, pool))
+
+    def shown(spec):
+        columns = spec["versions"][0]["additionalPrinterColumns"]
+        return [column["name"].upper() for column in columns if "priority" not in column]
+
+    assert shown(service) == ["MODE", "READY", "NOW", "WANT", "ALLOWED", "REASON", "$/H", "AGE"]
+    assert shown(pool) == ["ACCELERATOR", "TYPE", "NODES", "GPUS", "FREE", "PRICE", "READY", "AGE"]
+
+
+def test_every_bound_can_be_broken_by_a_generated_object():
+    by_hand = {"pattern", "x-kubernetes-validations"}
+    assert [each.name for each in constraints() if violating(each) is None and each.keyword not in by_hand] == []
