@@ -1,0 +1,47 @@
+"""Two ways to call something to its end: a program, and a coroutine from wherever the caller is."""
+
+import asyncio
+import os
+import subprocess
+import threading
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from ebbtide.errors import SandboxError
+
+
+def run_program(name: str, command: Sequence[str], stdin: str = "", timeout_s: float = 60.0) -> str:
+    """The program's output; SandboxError with its own words when it fails or takes longer than `timeout_s`.
+
+    Runs without proxy settings: loopback is never reached through a proxy.
+    """
+    env = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
+    shown = " ".join([name, *(word for word in command[1:] if not word.startswith(("--kubeconfig=", "--cache-dir=")))])
+    try:
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False, env=env
+        )
+    except subprocess.TimeoutExpired as error:
+        raise SandboxError(f"{shown}: no end within {timeout_s:.0f} s") from error
+    if done.returncode != 0:
+        raise SandboxError(f"{shown}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def run_aside(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine in a thread with its own event loop, so that callers inside a loop can wait for it too."""
+    answer: list[Any] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            answer.append(asyncio.run(work))
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run, name="sandbox-call")
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+    return answer[0]

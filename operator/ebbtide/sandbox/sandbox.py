@@ -1,0 +1,305 @@
+"""A control plane in a box: start, use, hurt and end it.
+
+`with Sandbox.start(SandboxConfig()) as sandbox:` gives a real Kubernetes API with fake GPU nodes and a Prometheus that
+scrapes its pods. Everything is in one directory; logs stay there, data is thrown away at the next start. It must never
+touch anything outside that directory and its own slice of loopback.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import urllib.request
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import yaml
+
+from ebbtide.clock import monotonic_s, unix_time_s
+from ebbtide.errors import ConfigurationError
+from ebbtide.kube.client import KubeClient
+from ebbtide.sandbox import addresses, controlplane, nodes, prometheus, state
+from ebbtide.sandbox.autoscaler import AutoscalerSettings
+from ebbtide.sandbox.autoscaler import arguments as autoscaler_arguments
+from ebbtide.sandbox.binaries import BinarySettings, resolve
+from ebbtide.sandbox.calls import run_aside, run_program
+from ebbtide.sandbox.certs import kubeconfig, write_private
+from ebbtide.sandbox.download import Progress
+from ebbtide.sandbox.manifests import documents, is_definition
+from ebbtide.sandbox.processes import Processes
+from ebbtide.sandbox.versions import DEFAULT_KUBERNETES_MINOR
+
+_DATA_FOLDERS = ("etcd", "prometheus", "pki", "logs", "kubectl-cache")
+_READY_TIMEOUT_S = 60.0
+_TOKEN_LIFE = "720h"
+
+
+@dataclass(frozen=True)
+class SandboxConfig:
+    """What a sandbox is made of. `directory` unset: `$XDG_STATE_HOME/ebbtide/sandbox/NAME`.
+
+    `manifests` (files or folders) are applied in order before the sandbox counts as ready. `scrape_interval_s` is in
+    seconds, from 0.5 to 300. `autoscaler` holds for each autoscaled pool (which brings its own `min_nodes` and
+    `max_nodes`); None leaves these pools at their starting size.
+    """
+
+    name: str = "default"
+    directory: Path | None = None
+    kubernetes: str = DEFAULT_KUBERNETES_MINOR
+    pools: tuple[nodes.NodePool, ...] = nodes.DEFAULT_POOLS
+    manifests: tuple[Path, ...] = ()
+    scrape_interval_s: float = 5.0
+    autoscaler: AutoscalerSettings | None = field(default_factory=AutoscalerSettings)
+    binaries: BinarySettings | None = None
+    progress: Progress = field(default=print, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.scrape_interval_s <= 300:
+            raise ConfigurationError(f"scrape_interval_s is {self.scrape_interval_s}: allowed are 0.5 to 300 seconds")
+        state.check_name(self.name)
+
+
+class Sandbox:
+    """A running control plane. Made by `Sandbox.start`; a context manager that ends it."""
+
+    def __init__(self, config: SandboxConfig, directory: Path, found: Mapping[str, Path], undo: ExitStack) -> None:
+        self._config = config
+        self._binaries = found
+        self._scrape: list[prometheus.ScrapeTarget] = []
+        self._started_s = unix_time_s()
+        for folder in _DATA_FOLDERS:
+            shutil.rmtree(directory / folder, ignore_errors=True)
+        for left_over in [*directory.glob("autoscaler-*.fail"), *directory.glob("autoscaler-*.json")]:
+            left_over.unlink()
+        self._held = undo
+        self._claim = undo.enter_context(closing(addresses.claim()))
+        self.directory = directory
+        self.layout = controlplane.lay_out(directory, self._claim)
+        self.processes = Processes(directory / "logs")
+
+    @classmethod
+    def start(cls, config: SandboxConfig | None = None) -> "Sandbox":
+        """Find the binaries, start everything, wait until it is ready. SandboxError names the log to read."""
+        config = config or SandboxConfig()
+        directory = (config.directory or state.default_directory(config.name)).absolute()
+        directory.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as undo:  # what is taken here is given back if a later step fails
+            undo.enter_context(state.lock(directory))
+            found = resolve(config.kubernetes, config.binaries, config.progress)
+            sandbox = cls(config, directory, found, undo)
+            undo.callback(sandbox._end_processes)
+            sandbox._bring_up()
+            sandbox._held = undo.pop_all()
+        return sandbox
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End all processes and give the directory and addresses back; safe to call twice."""
+        self._held.close()
+
+    def _end_processes(self) -> None:
+        state.clear(self.directory)
+        for name in self.processes.pids():
+            if name not in controlplane.COMPONENTS:
+                self.processes.stop(name)
+        # an API server with open watches takes a minute over SIGTERM, and nothing here needs that minute
+        self.processes.stop_all(grace_s=0.5)
+
+    @property
+    def apiserver_url(self) -> str:
+        """`https://127.0.0.1:PORT`."""
+        return self.layout.apiserver_url
+
+    @property
+    def prometheus_url(self) -> str:
+        """`http://127.0.0.1:PORT`."""
+        return self.layout.prometheus_url
+
+    @property
+    def audit_log(self) -> Path:
+        """Every write to the API server; read it with `audit.audit_writes`."""
+        return self.layout.audit_log
+
+    @property
+    def loopback_prefix(self) -> str:
+        """`127.X`: pod IPs of this sandbox are in 127.X.0.0/16."""
+        return self._claim.prefix
+
+    @property
+    def admin_kubeconfig(self) -> Path:
+        """May do everything."""
+        return self.layout.kubeconfigs["admin"]
+
+    @property
+    def emulator_kubeconfig(self) -> Path:
+        """May read pods and nodes, nothing else."""
+        return self.layout.kubeconfigs["emulator"]
+
+    @property
+    def kubectl_path(self) -> Path:
+        """The kubectl of this control plane's version."""
+        return self._binaries["kubectl"]
+
+    def operator_kubeconfig(self, namespace: str = "ebbtide-system", name: str = "ebbtide") -> Path:
+        """A kubeconfig that acts as a ServiceAccount, by a token from the TokenRequest API. The account must exist."""
+        token = self.kubectl("create", "token", name, "-n", namespace, f"--duration={_TOKEN_LIFE}").strip()
+        text = kubeconfig(self.apiserver_url, self.layout.authority.pair.certificate, token=token)
+        return write_private(self.directory / f"{namespace}.{name}.kubeconfig", text)
+
+    def kubectl(self, *arguments: str, stdin: str = "", timeout_s: float = 60.0) -> str:
+        """Run kubectl as admin and answer its output; SandboxError with its own words when it fails."""
+        flags = [f"--kubeconfig={self.admin_kubeconfig}", f"--cache-dir={self.directory / 'kubectl-cache'}"]
+        return run_program("kubectl", [str(self.kubectl_path), *flags, *arguments], stdin, timeout_s)
+
+    def apply(self, what: Path | Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> None:
+        """Apply a YAML file, a folder of them, or objects; waits until definitions among them are served."""
+        objects = documents(what)
+        text = yaml.safe_dump_all(objects, sort_keys=False)
+        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text)
+        definitions = [str(item["metadata"]["name"]) for item in objects if is_definition(item)]
+        if definitions:
+            self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", *definitions)
+
+    def spawn(
+        self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None, cwd: Path | None = None
+    ) -> int:
+        """Start a process of your own beside the control plane, ended with it; its log is `logs/NAME.log`."""
+        pid = self.processes.spawn(name, argv, env, cwd)
+        self._remember()
+        return pid
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
+        """Send a signal to a process by name, `kube-apiserver` or one that was spawned."""
+        self.processes.signal(name, number)
+
+    def suspend(self, name: str) -> None:
+        """SIGSTOP: the process hangs."""
+        self.processes.signal(name, signal.SIGSTOP)
+
+    def resume(self, name: str) -> None:
+        """SIGCONT: it goes on."""
+        self.processes.signal(name, signal.SIGCONT)
+
+    def restart(self, name: str) -> None:
+        """SIGKILL where it runs, then start it again with the same command and wait until it is ready."""
+        self.processes.restart(name)
+        self._wait_ready(name)
+        self._remember()
+
+    def scrape(self, *targets: prometheus.ScrapeTarget) -> None:
+        """Let Prometheus scrape programs outside the cluster too (gateway, operator), from now on."""
+        self._scrape.extend(targets)
+        path = controlplane.prometheus_config(self.layout)
+        reader = self.layout.kubeconfigs["prometheus"]
+        prometheus.write_config(path, reader, self._config.scrape_interval_s, self._scrape)
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with direct.open(urllib.request.Request(f"{self.prometheus_url}/-/reload", method="POST"), timeout=10):
+            pass
+
+    def fail_autoscaler(self, pool_name: str, failing: bool = True) -> None:
+        """From now on nodes of that pool do not come (or come again)."""
+        if failing:
+            self._fail_file(pool_name).touch()
+        else:
+            self._fail_file(pool_name).unlink(missing_ok=True)
+
+    def autoscaler_state(self, pool_name: str) -> dict[str, Any]:
+        """What that pool's autoscaler wrote last: nodes, launching, failing, failures, last_error; {} before."""
+        try:
+            shown: dict[str, Any] = json.loads(self._autoscaler_file(pool_name).read_text())
+        except FileNotFoundError:
+            return {}
+        return shown
+
+    def call(self, work: Callable[[KubeClient], Coroutine[Any, Any, Any]]) -> Any:
+        """Run a coroutine with an admin client to its end, also from inside a running event loop."""
+        return run_aside(self._with_admin(work))
+
+    async def _with_admin(self, work: Callable[[KubeClient], Coroutine[Any, Any, Any]]) -> Any:
+        async with KubeClient(self.admin_kubeconfig) as client:
+            return await work(client)
+
+    def _bring_up(self) -> None:
+        began_s = monotonic_s()
+        self._config.progress(f"starting Kubernetes {self._config.kubernetes} in {self.directory}")
+        self._spawn_component(controlplane.ETCD, controlplane.etcd(self.layout))
+        self._wait_ready(controlplane.ETCD)
+        self._spawn_component(controlplane.APISERVER, controlplane.apiserver(self.layout))
+        self._wait_ready(controlplane.APISERVER)
+        interval_s = self._config.scrape_interval_s
+        self._spawn_component(controlplane.CONTROLLER_MANAGER, controlplane.controller_manager(self.layout))
+        self._spawn_component(controlplane.SCHEDULER, controlplane.scheduler(self.layout))
+        self._spawn_component(controlplane.KWOK, controlplane.kwok(self.layout))
+        self._spawn_component(controlplane.PROMETHEUS, controlplane.prometheus_server(self.layout, interval_s))
+        self.apply(controlplane.sandbox_rbac())
+        self.call(lambda client: nodes.add_pools(client, self._config.pools))
+        self._spawn_autoscalers()
+        for manifest in self._config.manifests:
+            self.apply(manifest)
+        for name in self.processes.pids():
+            self._wait_ready(name)
+        self._remember()
+        self._config.progress(f"ready after {monotonic_s() - began_s:.1f} s: API {self.apiserver_url}")
+
+    def _spawn_component(self, name: str, flags: list[str]) -> None:
+        self.processes.spawn(name, [str(self._binaries[name]), *flags], cwd=self.directory)
+
+    def _spawn_autoscalers(self) -> None:
+        if self._config.autoscaler is None:
+            return
+        for pool in self._config.pools:
+            if not pool.autoscaled:
+                continue
+            settings = replace(self._config.autoscaler, min_nodes=pool.nodes, max_nodes=pool.max_nodes)
+            paths = (self._fail_file(pool.name), self._autoscaler_file(pool.name))
+            flags = autoscaler_arguments(self.layout.kubeconfigs["autoscaler"], pool, settings, *paths)
+            argv = [sys.executable, "-m", "ebbtide.sandbox.autoscaler", *flags]
+            self.processes.spawn(autoscaler_process(pool.name), argv)
+
+    def _fail_file(self, pool_name: str) -> Path:
+        return self.directory / f"{autoscaler_process(pool_name)}.fail"
+
+    def _autoscaler_file(self, pool_name: str) -> Path:
+        return self.directory / f"{autoscaler_process(pool_name)}.json"
+
+    def _wait_ready(self, name: str) -> None:
+        self.processes.wait_until(name, lambda: self._ready(name), _READY_TIMEOUT_S)
+
+    def _ready(self, name: str) -> bool:
+        scalers = {autoscaler_process(pool.name): pool.name for pool in self._config.pools if pool.autoscaled}
+        if name in scalers:
+            return self._autoscaler_file(scalers[name]).exists()  # written when it has looked once
+        return controlplane.healthy(self.layout, name)
+
+    def _remember(self) -> None:
+        state.write(
+            self.directory,
+            state.State(
+                name=self._config.name,
+                pid=os.getpid(),
+                started_s=self._started_s,
+                kubernetes=self._config.kubernetes,
+                apiserver_url=self.apiserver_url,
+                prometheus_url=self.prometheus_url,
+                kubeconfig=str(self.admin_kubeconfig),
+                pods=self._claim.cidr,
+                processes=self.processes.pids(),
+            ),
+        )
+
+
+def autoscaler_process(pool_name: str) -> str:
+    """The process name of a pool's autoscaler, for `kill` and `restart`."""
+    return f"autoscaler-{pool_name}"
