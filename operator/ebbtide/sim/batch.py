@@ -106,10 +106,9 @@ class Batch:
 
     def quiet_iterations(self) -> int:
         """Iterations until somebody finishes or the KV cache is full; at least one sequence must be decoding."""
-        heap = self._finish_heap
-        while heap[0][3] != heap[0][2].joined_tick:  # preempted since it joined
-            heapq.heappop(heap)
-        return min(heap[0][0] - self.tick, (self._profile.kv_tokens - self.kv_tokens) // self.decoding)
+        # the first entry may be of a sequence that was preempted since: the block is then shorter than it could be
+        until_finish = self._finish_heap[0][0] - self.tick
+        return min(until_finish, (self._profile.kv_tokens - self.kv_tokens) // self.decoding)
 
     def grow(self, iterations: int) -> int:
         """Each decoding sequence gets `iterations` tokens; how many that are together."""

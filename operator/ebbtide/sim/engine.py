@@ -271,6 +271,7 @@ class Engine:
         admitted_s = sequence.submitted_s if sequence.admitted_s is None else sequence.admitted_s
         first_s = finish_s if sequence.first_s is None else sequence.first_s
         decode_s = finish_s - first_s
+        meters.finished_ttft.observe(first_s - sequence.submitted_s)
         meters.e2e.observe(finish_s - sequence.submitted_s)
         # an iteration may end a rounding error before the arrival that cut it
         meters.queue.observe(max(0.0, admitted_s - sequence.submitted_s))

@@ -56,12 +56,12 @@ class Scenario(msgspec.Struct, frozen=True):
 
 
 class FleetSettings(msgspec.Struct, frozen=True):
-    """The pace of the outside: scrapes, rate window, cycles."""
+    """The pace of the outside: scrapes, rate window, cycles; the policy watches for `lead_s` before the load begins."""
 
     scrape_s: float = 5.0
     rate_window_s: float = 60.0
     cycle_s: float = 10.0
-    first_cycle_s: float = 5.0
+    lead_s: float = 0.0
 
 
 class ServiceResult(msgspec.Struct, frozen=True):
@@ -119,7 +119,8 @@ class FleetSimulation:
         """To the end of the load, then until every accepted request has ended (at most 5 virtual minutes more)."""
         settings = self._settings
         end_s, limit_s = self._scenario.duration_s, self._scenario.duration_s + 300.0
-        now_s, scrape_at, cycle_at, period_at = 0.0, 0.0, settings.first_cycle_s, 0.0
+        now_s, scrape_at, period_at = -settings.lead_s, 0.0, 0.0
+        cycle_at = now_s + 0.5 * settings.cycle_s
         while now_s < end_s or (now_s < limit_s and self._busy()):
             now_s += TICK_S
             for service in self._services:
@@ -147,9 +148,10 @@ class FleetSimulation:
             for variant in scenario.spec.variants
         }
         for fleet in fleets.values():
-            self._cluster.scale(scenario.spec.key, fleet, scenario.start_replicas.get(fleet.name, 0), 0.0)
+            began_s = -self._settings.lead_s
+            self._cluster.scale(scenario.spec.key, fleet, scenario.start_replicas.get(fleet.name, 0), began_s)
             for pod in fleet.pods:
-                pod.ready_at = 0.0 if pod.node is not None else None  # the fleet ran before the load began
+                pod.ready_at = 0.0 if pod.node is not None else None  # ready when the load begins
         return _Service(scenario=scenario, fleets=fleets)
 
     def _serve_until(self, service: _Service, to_s: float) -> None:
@@ -214,6 +216,8 @@ class FleetSimulation:
             services=tuple(sorted((self._service_state(s, now_s) for s in self._services), key=lambda s: s.spec.key)),
             pools=tuple(self._pool_state(name) for name in sorted(self._scenario.pools)),
             sources=(Source(name="prometheus", healthy=True, age_s=1.0),),
+            rate_window_s=self._settings.rate_window_s,
+            cycle_s=self._settings.cycle_s,
         )
 
     def _pool_state(self, name: str) -> PoolState:
@@ -275,7 +279,7 @@ class FleetSimulation:
         late = sum(at >= 60.0 for at in arrivals)
         pods = [pod for fleet in service.fleets.values() for pod in (*fleet.pods, *fleet.gone)]
         gpu_s = sum(
-            pod.gpus * max(0.0, min(pod.gone_at if pod.gone_at is not None else end_s, end_s) - pod.bound_at)
+            pod.gpus * max(0.0, min(pod.gone_at if pod.gone_at is not None else end_s, end_s) - max(0.0, pod.bound_at))
             for pod in pods
             if pod.bound_at is not None
         )

@@ -41,3 +41,5 @@ class Meters:
         self.generation_tokens = Histogram(tokens)
         self.preemptions = Histogram(PREEMPTION_BOUNDS)
         self.iteration_tokens = Histogram(ITERATION_TOKEN_BOUNDS)
+        # of finished requests alone: trtllm-serve counts no first token before the last one
+        self.finished_ttft = Histogram(TTFT_BOUNDS_S)

@@ -81,7 +81,7 @@ class ShowcaseService(msgspec.Struct, frozen=True):
 POOLS = (
     ShowcasePool("a100-on-prem", "NVIDIA-A100-SXM4-80GB", "A100-80GB", CapacityType.ON_PREM, 1, 4, "0.95"),
     ShowcasePool("l40s-on-demand", "NVIDIA-L40S", "L40S", CapacityType.ON_DEMAND, 3, 4, "1.55"),
-    ShowcasePool("h100-on-demand", "NVIDIA-H100-80GB-HBM3", "H100-80GB", CapacityType.ON_DEMAND, 1, 8, "2.95"),
+    ShowcasePool("h100-on-demand", "NVIDIA-H100-80GB-HBM3", "H100-80GB", CapacityType.ON_DEMAND, 1, 8, "6.90"),
     ShowcasePool("h100-spot", "NVIDIA-H100-80GB-HBM3", "H100-80GB", CapacityType.SPOT, 1, 8, "1.25"),
 )
 

@@ -1,0 +1,265 @@
+"""Plays every engine pod that the control plane says is running: an engine and a server on the pod's own address.
+
+Watches pods with the label `sandbox.ebbtide.dev/route`. A pod that runs gets its server (metrics, health); one that is
+Ready joins the gateway's rotation, one that is terminating leaves it and finishes what it has until the pod is gone.
+It never writes to the API server.
+"""
+
+import asyncio
+import logging
+import zlib
+from collections import Counter
+from collections.abc import Callable
+
+import msgspec
+from aiohttp import web
+
+from ebbtide import clock
+from ebbtide.errors import ConfigurationError, EbbtideError, RetryableError
+from ebbtide.kube.client import KubeClient, resource_path
+from ebbtide.sandbox.gateway import Endpoint, Gateway
+from ebbtide.sim.engine import Engine
+from ebbtide.sim.exposition import CONTENT_TYPE, trtllm_text, vllm_text
+from ebbtide.sim.profiles import profile
+
+ROUTE_LABEL = "sandbox.ebbtide.dev/route"
+ENGINE_ANNOTATION = "sandbox.ebbtide.dev/engine"
+MODEL_ANNOTATION = "sandbox.ebbtide.dev/model"
+PRODUCT_LABEL = "nvidia.com/gpu.product"
+
+_METRICS_PATHS = {"vllm": "/metrics", "trtllm": "/prometheus/metrics"}
+_PAGE = "500"
+_RELIST_PAUSE_S = 1.0
+_WATCH_SILENCE_S = 120.0
+
+log = logging.getLogger(__name__)
+
+
+class _Meta(msgspec.Struct, rename="camel"):
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    deletion_timestamp: str | None = None
+    resource_version: str = ""
+
+
+class _Spec(msgspec.Struct, rename="camel"):
+    node_name: str = ""
+
+
+class _Condition(msgspec.Struct):
+    type: str
+    status: str
+
+
+class _State(msgspec.Struct):
+    running: dict[str, str] | None = None
+
+
+class _Container(msgspec.Struct):
+    state: _State = msgspec.field(default_factory=_State)
+
+
+class _Status(msgspec.Struct, rename="camel"):
+    phase: str = ""
+    conditions: list[_Condition] = []
+    container_statuses: list[_Container] = []
+    pod_ip: str = msgspec.field(default="", name="podIP")
+
+
+class Pod(msgspec.Struct):
+    """The parts of a Pod that matter here."""
+
+    metadata: _Meta = msgspec.field(default_factory=_Meta)
+    spec: _Spec = msgspec.field(default_factory=_Spec)
+    status: _Status = msgspec.field(default_factory=_Status)
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`."""
+        return f"{self.metadata.namespace}/{self.metadata.name}"
+
+    @property
+    def running(self) -> bool:
+        """Whether its engine process exists: until the pod is gone, except between the crashes of a crash loop."""
+        containers = self.status.container_statuses
+        alive = not containers or any(container.state.running is not None for container in containers)
+        return self.status.phase == "Running" and bool(self.status.pod_ip) and alive
+
+    @property
+    def ready(self) -> bool:
+        """Whether it may get requests."""
+        ready = any(condition.type == "Ready" and condition.status == "True" for condition in self.status.conditions)
+        return self.running and ready and self.metadata.deletion_timestamp is None
+
+
+class _ListMeta(msgspec.Struct, rename="camel"):
+    resource_version: str = ""
+    continue_: str = msgspec.field(default="", name="continue")
+
+
+class _PodList(msgspec.Struct):
+    metadata: _ListMeta
+    items: list[Pod]
+
+
+class _Event(msgspec.Struct):
+    type: str
+    object: Pod
+
+
+class _Player:
+    """One pod's engine and its HTTP server."""
+
+    def __init__(self, pod: Pod, endpoint: Endpoint, port: int) -> None:
+        self.uid, self.endpoint = pod.metadata.uid, endpoint
+        self._address, self._port = pod.status.pod_ip, port
+        self._model_name = endpoint.route.partition("/")[2]
+        self._started_unix_s = clock.unix_time_s()
+        self._metrics_path = _METRICS_PATHS[endpoint.engine.profile.engine]
+        self._runner = web.ServerRunner(web.Server(self._answer, access_log=None), shutdown_timeout=1)
+
+    async def start(self) -> None:
+        """Listen on the pod's own address; OSError where that is not possible."""
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, self._address, self._port).start()
+        except OSError:
+            await self._runner.cleanup()
+            raise
+
+    async def stop(self) -> None:
+        """Close the port."""
+        await self._runner.cleanup()
+
+    async def _answer(self, http: web.BaseRequest) -> web.Response:
+        if http.path == self._metrics_path:
+            return web.Response(body=self._metrics().encode(), headers={"Content-Type": CONTENT_TYPE})
+        if http.path == "/health":
+            return web.Response(status=200 if self.endpoint.ready else 503)
+        return web.Response(status=404, text=f"{http.path}: known are {self._metrics_path} and /health\n")
+
+    def _metrics(self) -> str:
+        engine = self.endpoint.engine
+        if engine.profile.engine == "trtllm":
+            return trtllm_text(engine, self._model_name, self.endpoint.last_busy)
+        return vllm_text(engine, self._model_name, self._started_unix_s)
+
+
+class EnginePods:
+    """Keeps players and gateway in step with the pods of the cluster. `now_s` is the gateway's clock."""
+
+    def __init__(
+        self, client: KubeClient, gateway: Gateway, now_s: Callable[[], float], seed: int, engine_port: int = 8000
+    ) -> None:
+        self._client, self._gateway, self._now_s = client, gateway, now_s
+        self._seed, self._engine_port = seed, engine_port
+        self._players: dict[str, _Player] = {}
+        self._products: dict[str, str] = {}  # by node name
+        self._started: Counter[str] = Counter()  # pods so far, by route
+        self._problems: dict[str, str] = {}  # by pod key
+
+    def problems(self) -> list[str]:
+        """Pods that run but cannot be played, with the reason."""
+        return [f"pod {key}: {reason}" for key, reason in sorted(self._problems.items())]
+
+    async def follow(self) -> None:
+        """List, watch, and list again after any error, until cancelled."""
+        while True:
+            try:
+                version = await self._relist()
+                await self._watch(version)
+            except (EbbtideError, msgspec.DecodeError) as error:
+                log.warning("pods: %s; listing again", error)
+                await asyncio.sleep(_RELIST_PAUSE_S)
+
+    async def close(self) -> None:
+        """Close every port."""
+        for player in self._players.values():
+            await player.stop()
+
+    async def _relist(self) -> str:
+        params = {"labelSelector": ROUTE_LABEL, "limit": _PAGE}
+        pods: dict[str, Pod] = {}
+        while True:
+            answer = await self._client.request("GET", resource_path("v1", "pods"), params=params)
+            page = msgspec.json.decode(answer, type=_PodList)
+            pods.update((pod.key, pod) for pod in page.items)
+            if not page.metadata.continue_:
+                break
+            params = {**params, "continue": page.metadata.continue_}
+        for key in (self._players.keys() | self._problems.keys()) - pods.keys():
+            await self._gone(key)
+        for pod in pods.values():
+            await self._seen(pod)
+        return page.metadata.resource_version
+
+    async def _watch(self, version: str) -> None:
+        params = {"labelSelector": ROUTE_LABEL, "resourceVersion": version}
+        async for line in self._client.watch(resource_path("v1", "pods"), params, _WATCH_SILENCE_S):
+            # an ERROR event carries a Status, whose fields a Pod does not have
+            event = msgspec.json.decode(line, type=_Event) if b'"ERROR"' not in line[:40] else None
+            if event is None:
+                log.info("pods: watch ended with %s; listing again", line[:300].decode(errors="replace"))
+                return
+            if event.type == "DELETED":
+                await self._gone(event.object.key)
+            elif event.type != "BOOKMARK":
+                await self._seen(event.object)
+
+    async def _seen(self, pod: Pod) -> None:
+        player = self._players.get(pod.key)
+        if player is not None and (player.uid != pod.metadata.uid or not pod.running):
+            await self._gone(pod.key)  # another pod of that name, or the process ended
+            player = None
+        if not pod.running:
+            return
+        if player is None:
+            player = await self._play(pod)
+        if player is not None and player.endpoint.ready != pod.ready:
+            self._gateway.set_ready(player.endpoint, pod.ready, self._now_s())
+
+    async def _gone(self, key: str) -> None:
+        self._problems.pop(key, None)
+        player = self._players.pop(key, None)
+        if player is not None:
+            self._gateway.remove(player.endpoint, self._now_s())
+            await player.stop()
+
+    async def _play(self, pod: Pod) -> _Player | None:
+        try:
+            player = await self._player(pod)
+            await player.start()
+        except RetryableError:
+            raise  # the API server is away: list again
+        except (EbbtideError, OSError) as error:
+            if self._problems.get(pod.key) != str(error):
+                log.warning("pod %s cannot be played: %s", pod.key, error)
+            self._problems[pod.key] = str(error)
+            return None
+        self._problems.pop(pod.key, None)
+        self._players[pod.key] = player
+        self._gateway.add(player.endpoint)
+        return player
+
+    async def _player(self, pod: Pod) -> _Player:
+        annotations, namespace = pod.metadata.annotations, pod.metadata.namespace
+        route = f"{namespace}/{pod.metadata.labels[ROUTE_LABEL]}"
+        product = await self._product(pod.spec.node_name)
+        model = annotations.get(MODEL_ANNOTATION, "8B")
+        chosen = profile(model, product, annotations.get(ENGINE_ANNOTATION, "vllm"))
+        self._started[route] += 1
+        # by order of start, not by name: pod names are random, runs of one seed should be alike
+        seed = zlib.crc32(f"{self._seed}/{route}/{self._started[route]}".encode())
+        return _Player(pod, Endpoint(pod.key, route, Engine(chosen, seed)), self._engine_port)
+
+    async def _product(self, node: str) -> str:
+        if node not in self._products:
+            answer = await self._client.request("GET", resource_path("v1", "nodes", name=node))
+            labels = msgspec.json.decode(answer, type=Pod).metadata.labels
+            if PRODUCT_LABEL not in labels:
+                raise ConfigurationError(f"node {node} has no label {PRODUCT_LABEL}: its accelerator is unknown")
+            self._products[node] = labels[PRODUCT_LABEL]
+        return self._products[node]

@@ -1,0 +1,160 @@
+"""Reads real load from CSV and JSON-lines files: requests one by one, or rates over time.
+
+Known forms, told by their header: requests with `TIMESTAMP,ContextTokens,GeneratedTokens` (CSV) or `timestamp` in
+milliseconds, `input_length`, `output_length` (JSONL); rates with `utc,rpm` (requests per minute), `t_s,rps` (requests
+per second), or `t_s` and columns of prompt tokens per minute. Times start at zero. It copies nothing and keeps nothing.
+"""
+
+import csv
+import random
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from ebbtide.errors import ConfigurationError
+from ebbtide.sim.requests import Request
+from ebbtide.sim.shapes import Sampled
+
+_REQUEST_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+
+
+class RequestTrace(msgspec.Struct, frozen=True):
+    """Requests in the order of arrival, the first at 0 s."""
+
+    requests: tuple[Request, ...]
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the first to the last arrival."""
+        return self.requests[-1].arrival_s if self.requests else 0.0
+
+
+class RateTrace(msgspec.Struct, frozen=True):
+    """Curves by column. `unit` is `requests` (per second) or `prompt tokens` (per second)."""
+
+    unit: str
+    columns: dict[str, Sampled]
+
+    def shape(self, column: str | None = None, tokens_per_request: float = 1024.0) -> Sampled:
+        """The curve of `column` (default: the first) in requests per second; tokens are divided by their mean."""
+        name = column or next(iter(self.columns))
+        if name not in self.columns:
+            raise ConfigurationError(f"trace column {name!r} does not exist; there are: {', '.join(self.columns)}")
+        curve = self.columns[name]
+        per_request = tokens_per_request if self.unit == "prompt tokens" else 1.0
+        return Sampled(tuple((t_s, value / per_request) for t_s, value in curve.points))
+
+
+class _JsonRequest(msgspec.Struct):
+    timestamp: float
+    input_length: int
+    output_length: int
+
+
+def read_trace(path: Path) -> RequestTrace | RateTrace:
+    """The trace in `path`; ConfigurationError that names the file, the line and what was expected."""
+    try:
+        with path.open(newline="", encoding="utf-8") as lines:
+            if path.suffix == ".jsonl":
+                return _ordered(_json_requests(path, lines))
+            return _read_csv(path, lines)
+    except OSError as error:
+        raise ConfigurationError(f"trace {path}: {error.strerror}") from error
+
+
+def window(requests: Iterable[Request], start_s: float, length_s: float) -> list[Request]:
+    """Those that arrive within [start_s, start_s + length_s), with times from zero and new numbers."""
+    inside = (r for r in requests if start_s <= r.arrival_s < start_s + length_s)
+    return [Request(number, r.arrival_s - start_s, r.prompt_tokens, r.output_tokens) for number, r in enumerate(inside)]
+
+
+def scaled(requests: Iterable[Request], factor: float, duration_s: float, seed: int) -> list[Request]:
+    """`factor` times as many requests in [0, duration_s): whole copies turned by a random time, the rest by a draw.
+
+    Turning keeps bursts and runs of long answers together, which drawing requests one by one would lose.
+    """
+    draw = random.Random(seed)
+    source = list(requests)
+    found: list[tuple[float, int, int]] = []
+    left = factor
+    while left > 0:
+        turn_s = draw.uniform(0.0, duration_s) if found else 0.0
+        keep = min(1.0, left)
+        found += [
+            ((r.arrival_s + turn_s) % duration_s, r.prompt_tokens, r.output_tokens)
+            for r in source
+            if keep == 1.0 or draw.random() < keep
+        ]
+        left -= 1.0
+    return [Request(number, *parts) for number, parts in enumerate(sorted(found))]
+
+
+def _read_csv(path: Path, lines: Iterable[str]) -> RequestTrace | RateTrace:
+    rows = csv.reader(lines)
+    header = tuple(next(rows, []))
+    if header == _REQUEST_COLUMNS:
+        return _ordered(_csv_requests(path, rows))
+    if header == ("utc", "rpm"):
+        return RateTrace("requests", {"rpm": _curve(path, rows, 1, per_s=1 / 60)})
+    if header == ("t_s", "rps"):
+        return RateTrace("requests", {"rps": _curve(path, rows, 1, per_s=1.0)})
+    if len(header) > 1 and header[0] == "t_s":
+        kept = list(rows)
+        columns = {name: _curve(path, kept, i, per_s=1 / 60) for i, name in enumerate(header) if i}
+        return RateTrace("prompt tokens", columns)
+    expected = "TIMESTAMP,ContextTokens,GeneratedTokens or utc,rpm or t_s,rps or t_s and token columns"
+    raise ConfigurationError(f"trace {path}: header {','.join(header)!r} is unknown; expected {expected}")
+
+
+def _csv_requests(path: Path, rows: Iterable[list[str]]) -> list[tuple[float, int, int]]:
+    found = []
+    for line, row in enumerate(rows, 2):
+        try:
+            found.append((_time_s(row[0]), int(row[1]), int(row[2])))
+        except (ValueError, IndexError) as error:
+            raise ConfigurationError(f"trace {path} line {line}: {','.join(row)!r}: {error}") from error
+    return found
+
+
+def _json_requests(path: Path, lines: Iterable[str]) -> list[tuple[float, int, int]]:
+    decoder, found = msgspec.json.Decoder(_JsonRequest), []
+    for line, text in enumerate(lines, 1):
+        try:
+            row = decoder.decode(text)
+        except msgspec.DecodeError as error:
+            raise ConfigurationError(f"trace {path} line {line}: {error}") from error
+        found.append((row.timestamp / 1000, row.input_length, row.output_length))
+    return found
+
+
+def _ordered(found: list[tuple[float, int, int]]) -> RequestTrace:
+    """Sorted, from zero; an empty prompt or answer counts as one token, because no engine serves less."""
+    found.sort(key=lambda parts: parts[0])
+    zero_s = found[0][0] if found else 0.0
+    return RequestTrace(
+        tuple(
+            Request(number, t_s - zero_s, max(1, prompt), max(1, output))
+            for number, (t_s, prompt, output) in enumerate(found)
+        )
+    )
+
+
+def _curve(path: Path, rows: Iterable[list[str]], column: int, per_s: float) -> Sampled:
+    points = []
+    for line, row in enumerate(rows, 2):
+        try:
+            points.append((_time_s(row[0]), float(row[column]) * per_s))
+        except (ValueError, IndexError) as error:
+            raise ConfigurationError(f"trace {path} line {line}: {','.join(row)!r}: {error}") from error
+    zero_s = points[0][0] if points else 0.0
+    return Sampled(tuple((t_s - zero_s, value) for t_s, value in points))
+
+
+def _time_s(text: str) -> float:
+    """Seconds: a plain number, or a UTC time with up to seven digits of fraction (Python keeps six)."""
+    if "-" not in text:
+        return float(text)
+    whole, _, fraction = text.partition(".")
+    return datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp() + float(f"0.{fraction or 0}")

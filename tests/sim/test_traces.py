@@ -1,0 +1,146 @@
+"""Traces: every known form is read, a broken line is named, and the real files are read where they are at hand."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ebbtide.errors import ConfigurationError
+from ebbtide.sim.requests import Request
+from ebbtide.sim.traces import RateTrace, RequestTrace, read_trace, scaled, window
+
+# a folder with public traces; they are not part of the project
+TRACES = Path(os.environ.get("EBBTIDE_TRACES", Path(__file__).parents[3] / "shared" / "traces"))
+
+
+def write(folder: Path, name: str, *lines: str) -> Path:
+    path = folder / name
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_requests_from_csv_start_at_zero_in_the_order_of_arrival(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "requests.csv",
+        "TIMESTAMP,ContextTokens,GeneratedTokens",
+        "2023-11-16 18:15:50.9951690,396,109",
+        "2023-11-16 18:15:46.9951690,374,44",
+        "2023-11-16 18:16:46.9951690,10,0",
+    )
+
+    trace = read_trace(path)
+
+    assert isinstance(trace, RequestTrace)
+    assert [(round(r.arrival_s, 6), r.prompt_tokens, r.output_tokens) for r in trace.requests] == [
+        (0.0, 374, 44),
+        (4.0, 396, 109),
+        (60.0, 10, 1),  # no engine answers with nothing
+    ]
+    assert trace.duration_s == pytest.approx(60.0)
+
+
+def test_requests_from_json_lines_are_in_milliseconds(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "requests.jsonl",
+        '{"timestamp": 1000, "input_length": 6758, "output_length": 500, "hash_ids": [0, 1]}',
+        '{"timestamp": 3500, "input_length": 7322, "output_length": 490, "hash_ids": []}',
+    )
+
+    trace = read_trace(path)
+
+    assert isinstance(trace, RequestTrace)
+    assert trace.requests == (Request(0, 0.0, 6758, 500), Request(1, 2.5, 7322, 490))
+
+
+@pytest.mark.parametrize(
+    ("lines", "unit", "column", "rate_at_30_s"),
+    [
+        (("utc,rpm", "2024-05-12 00:00:00,600", "2024-05-12 00:01:00,1200"), "requests", None, 15.0),
+        (("t_s,rps", "0,10", "60,20"), "requests", None, 15.0),
+        (("t_s,prod,dev", "0,61440,6144", "60,122880,12288"), "prompt tokens", None, 1.5),
+        (("t_s,prod,dev", "0,61440,6144", "60,122880,12288"), "prompt tokens", "dev", 0.15),
+    ],
+)
+def test_rates_become_requests_per_second(
+    tmp_path: Path, lines: tuple[str, ...], unit: str, column: str | None, rate_at_30_s: float
+) -> None:
+    trace = read_trace(write(tmp_path, "rates.csv", *lines))
+
+    assert isinstance(trace, RateTrace)
+    assert trace.unit == unit
+    assert trace.shape(column, tokens_per_request=1024).rate(30) == pytest.approx(rate_at_30_s)
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "named"),
+    [
+        ("a.csv", ("when,what", "1,2"), ("when,what", "expected", "utc,rpm")),
+        ("a.csv", ("t_s,rps", "0,1", "60,many"), ("line 3", "60,many")),
+        ("a.csv", ("TIMESTAMP,ContextTokens,GeneratedTokens", "2023-11-16 18:15:46.68,374"), ("line 2",)),
+        ("a.jsonl", ('{"timestamp": 0, "input_length": 1}',), ("line 1", "output_length")),
+    ],
+)
+def test_a_broken_file_is_named_with_its_line(
+    tmp_path: Path, name: str, lines: tuple[str, ...], named: tuple[str, ...]
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        read_trace(write(tmp_path, name, *lines))
+
+    assert all(text in str(caught.value) for text in (name, *named))
+
+
+def test_a_missing_file_and_a_missing_column_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"nowhere\.csv"):
+        read_trace(tmp_path / "nowhere.csv")
+    trace = read_trace(write(tmp_path, "rates.csv", "t_s,prod,dev", "0,1,2"))
+    assert isinstance(trace, RateTrace)
+    with pytest.raises(ConfigurationError, match="'test' does not exist; there are: prod, dev"):
+        trace.shape("test")
+
+
+def test_a_window_starts_at_zero_and_numbers_anew() -> None:
+    requests = [Request(number, number * 10.0, 5, 5) for number in range(10)]
+
+    assert [(r.id, r.arrival_s) for r in window(requests, 30.0, 25.0)] == [(0, 0.0), (1, 10.0), (2, 20.0)]
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.0, 2.5])
+def test_scaling_keeps_the_mix_and_changes_the_number(factor: float) -> None:
+    requests = [Request(number, number * 0.1, 100 + number % 7, 10) for number in range(2000)]
+
+    more = scaled(requests, factor, duration_s=200.0, seed=1)
+
+    assert len(more) == pytest.approx(2000 * factor, rel=0.08)
+    assert [r.arrival_s for r in more] == sorted(r.arrival_s for r in more)
+    assert {r.prompt_tokens for r in more} == {r.prompt_tokens for r in requests}
+    assert all(0 <= r.arrival_s < 200.0 for r in more)
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("azure2023_conv.csv", None),
+        ("azure2023_code.csv", None),
+        ("mooncake_conversation.jsonl", None),
+        ("azure2024_conv_sun-wed.csv", "requests"),
+        ("servegen_m-small_week1.csv", "requests"),
+        ("servegen_deepseek-r1.csv", "requests"),
+        ("sageserve_C.csv", "prompt tokens"),
+    ],
+)
+def test_public_traces_are_read(name: str, unit: str | None) -> None:
+    path = TRACES / name
+    if not path.exists():
+        pytest.skip(f"{name} is not at hand; set EBBTIDE_TRACES to a folder with public traces")
+
+    trace = read_trace(path)
+
+    if isinstance(trace, RateTrace):
+        assert trace.unit == unit
+        assert trace.shape().peak_rate > 1
+    else:
+        assert unit is None
+        assert len(trace.requests) > 5000
+        assert 3000 < trace.duration_s < 4000
