@@ -6,8 +6,9 @@ typed models (10,000 pods: 0.28 CPU-s instead of 16).
 """
 
 import asyncio
+import io
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -77,7 +78,7 @@ class KubeClient:
         timeout_s: float | None = None,
     ) -> bytes:
         """One call; `body` is encoded as JSON (which is YAML too, so it serves apply patches)."""
-        data = None if body is None else msgspec.json.encode(body)
+        data = None if body is None else io.BytesIO(msgspec.json.encode(body))  # aiohttp warns of bytes over 1 MiB
         headers = self._headers() | ({"Content-Type": content_type} if data is not None else {})
         timeout = aiohttp.ClientTimeout(total=timeout_s or self._timeout_s)
         try:
@@ -95,7 +96,9 @@ class KubeClient:
         """GET decoded to plain Python values."""
         return msgspec.json.decode(await self.request("GET", path, params=params))
 
-    async def watch(self, path: str, params: Mapping[str, str], inactivity_timeout_s: float) -> AsyncIterator[bytes]:
+    async def watch(
+        self, path: str, params: Mapping[str, str], inactivity_timeout_s: float
+    ) -> AsyncGenerator[bytes, None]:
         """Lines of a watch, one JSON event each. Ends when the server ends it; RetryableError when it falls silent."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_s, sock_read=inactivity_timeout_s)
         query = {**params, "watch": "true", "allowWatchBookmarks": "true"}

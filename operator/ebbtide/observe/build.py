@@ -1,0 +1,140 @@
+"""From everything that was gathered to one Snapshot: a pure function over frozen inputs, so it may run in a thread."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ebbtide.model.snapshot import (
+    NodeState,
+    PodState,
+    PoolState,
+    Reading,
+    ServiceState,
+    Snapshot,
+    Source,
+    VariantState,
+    WriteReceipt,
+)
+from ebbtide.model.spec import PoolSpec, ServiceSpec, TargetRef, VariantSpec
+from ebbtide.observe.discovery import KindInfo
+from ebbtide.observe.metrics import MetricsView
+from ebbtide.observe.pods import PodIndex, Surroundings, pod_state
+from ebbtide.observe.pools import Allocation, pool_state
+from ebbtide.observe.projections import Autoscaler, Node, Opaque, Pod, Workload
+from ebbtide.observe.scales import ScaleView
+from ebbtide.observe.targets import Claims, Found, Place, resource_of, target_state
+from ebbtide.observe.workloads import TargetView, custom_view, deployment_view, stateful_set_view
+
+Kind = tuple[str, str]  # (apiVersion, kind)
+
+DEPLOYMENT: Kind = ("apps/v1", "Deployment")
+STATEFUL_SET: Kind = ("apps/v1", "StatefulSet")
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Frozen copies of all caches at one moment.
+
+    `kinds`: what discovery said about each target kind (None: not served; absent: no answer yet). `customs` and
+    `scales`: objects of target kinds other than Deployment and StatefulSet, and what their `/scale` said.
+    """
+
+    services: Mapping[str, ServiceSpec]
+    pools: Mapping[str, PoolSpec]
+    pods: Mapping[str, Pod]
+    nodes: Mapping[str, Node]
+    deployments: Mapping[str, Workload]
+    stateful_sets: Mapping[str, Workload]
+    kinds: Mapping[Kind, KindInfo | None]
+    customs: Mapping[Kind, Mapping[str, Opaque]]
+    scales: Mapping[tuple[Kind, str], ScaleView]
+    autoscalers: tuple[tuple[str, Autoscaler], ...]
+    metrics: MetricsView
+    gateways: Mapping[str, Reading]
+    receipts: Mapping[str, WriteReceipt]
+    seen_ready: frozenset[str]
+    sources: tuple[Source, ...]
+    rate_window_s: float = 60.0
+
+
+def build_snapshot(view: View, now_s: float) -> Snapshot:
+    """The whole cluster at `now_s` (unix seconds); tuples are sorted by key or name."""
+    allocation = Allocation(view.pods.values())
+    pools = {name: pool_state(spec, view.nodes, allocation, now_s) for name, spec in sorted(view.pools.items())}
+    assembly = _Assembly(view, now_s, pools)
+    return Snapshot(
+        taken_at=now_s,
+        services=tuple(assembly.service(spec) for _, spec in sorted(view.services.items())),
+        pools=tuple(pools.values()),
+        sources=tuple(sorted(view.sources, key=lambda source: source.name)),
+        rate_window_s=view.rate_window_s,
+    )
+
+
+class _Assembly:
+    """What is shared by all services of one snapshot."""
+
+    def __init__(self, view: View, now_s: float, pools: Mapping[str, PoolState]) -> None:
+        self._view = view
+        self._now_s = now_s
+        self._index = PodIndex(view.pods.values())
+        self._claims = Claims(view.services.values(), view.autoscalers)
+        self._nodes = {name: _named(view.nodes, pool.nodes) for name, pool in pools.items()}
+        self._around = {
+            name: Surroundings(frozenset(node.name for node in pool.nodes if node.interrupted), view.seen_ready)
+            for name, pool in pools.items()
+        }
+        self._nowhere = Surroundings(frozenset(), view.seen_ready)
+
+    def service(self, spec: ServiceSpec) -> ServiceState:
+        return ServiceState(
+            spec=spec,
+            variants=tuple(self._variant(spec, variant) for variant in spec.variants),
+            gateway_queue=self._view.gateways[spec.key],
+        )
+
+    def _variant(self, service: ServiceSpec, variant: VariantSpec) -> VariantState:
+        found = self._find(service.namespace, variant.target)
+        pool = self._view.pools.get(variant.pool)
+        place = Place(pool, self._nodes.get(variant.pool, {}))
+        return VariantState(
+            name=variant.name,
+            target=target_state(service, variant, found, place, self._claims),
+            pods=self._pods(service.namespace, found.view, variant.pool, resource_of(pool)),
+            last_write=self._view.receipts.get(f"{service.key}/{variant.name}"),
+        )
+
+    def _pods(self, namespace: str, target: TargetView | None, pool: str, resource: str) -> tuple[PodState, ...]:
+        if target is None:
+            return ()
+        around = self._around.get(pool, self._nowhere)
+        return tuple(
+            pod_state(pod, resource, around, self._view.metrics.engine(pod.metadata.key, self._now_s))
+            for pod in self._index.matching(namespace, target.selector)
+        )
+
+    def _find(self, namespace: str, ref: TargetRef) -> Found:
+        kind, key = (ref.api_version, ref.kind), f"{namespace}/{ref.name}"
+        if kind == DEPLOYMENT:
+            workload = self._view.deployments.get(key)
+            return Found(deployment_view(workload) if workload else None)
+        if kind == STATEFUL_SET:
+            workload = self._view.stateful_sets.get(key)
+            return Found(stateful_set_view(workload) if workload else None)
+        return self._find_custom(kind, key)
+
+    def _find_custom(self, kind: Kind, key: str) -> Found:
+        if kind not in self._view.kinds:
+            return Found(None, served=None)
+        info = self._view.kinds[kind]
+        if info is None or not info.scalable:
+            return Found(None, served=info is not None, scalable=info is not None and info.scalable)
+        if kind not in self._view.customs:
+            return Found(None, served=None)  # its first list is still on the way
+        item, scale = self._view.customs[kind].get(key), self._view.scales.get((kind, key))
+        if item is not None and scale is None:
+            return Found(None, served=None)
+        return Found(custom_view(kind[1], item, scale) if item is not None and scale is not None else None)
+
+
+def _named(nodes: Mapping[str, Node], states: tuple[NodeState, ...]) -> dict[str, Node]:
+    return {state.name: nodes[state.name] for state in states}

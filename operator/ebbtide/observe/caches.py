@@ -1,0 +1,168 @@
+"""The informers of one cluster: the kinds that are always watched, and those that turn up.
+
+Always: pods, nodes, Deployments, StatefulSets, HorizontalPodAutoscalers and our own kinds. When the API server serves
+them: KEDA's ScaledObjects, and every other kind that a service names as a scale target.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ebbtide.errors import EbbtideError
+from ebbtide.kube.client import KubeClient, resource_path
+from ebbtide.model.snapshot import Source
+from ebbtide.observe.build import DEPLOYMENT, STATEFUL_SET, Kind
+from ebbtide.observe.declared import API_VERSION
+from ebbtide.observe.discovery import Discovery, KindInfo
+from ebbtide.observe.informer import Change, Informer
+from ebbtide.observe.projections import Autoscaler, Node, Opaque, Pod, Workload, detached
+from ebbtide.observe.settings import ObserveSettings
+
+SCALED_OBJECT: Kind = ("keda.sh/v1alpha1", "ScaledObject")
+
+
+class Caches:
+    """Starts, holds and ends the informers. `on_declared` is called when a spec of ours appears, changes or goes."""
+
+    def __init__(self, client: KubeClient, settings: ObserveSettings, on_declared: Callable[[], None]) -> None:
+        self._client = client
+        self._settings = settings
+        self._on_declared = on_declared
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.discovery = Discovery(client, settings.discovery_ttl_s)
+        self.kinds: dict[Kind, KindInfo | None] = {}
+        self.customs: dict[Kind, Informer[Opaque]] = {}
+        self.scaled_objects: Informer[Autoscaler] | None = None
+        self.ready_uids: set[str] = set()  # pods that were seen ready and still exist
+        self.discovery_error = ""
+        self.pods = self._informer(resource_path("v1", "pods"), Pod, on_change=self._note_ready)
+        self.nodes = self._informer(resource_path("v1", "nodes"), Node)
+        self.deployments = self._informer(resource_path("apps/v1", "deployments"), Workload)
+        self.stateful_sets = self._informer(resource_path("apps/v1", "statefulsets"), Workload)
+        self.autoscalers = self._informer(resource_path("autoscaling/v2", "horizontalpodautoscalers"), Autoscaler)
+        self.services = self._own("inferenceservices")
+        self.pools = self._own("gpupools")
+
+    def start(self) -> None:
+        """Begin to list and watch."""
+        for name, informer in self._always().items():
+            self._run(name, informer)
+
+    async def stop(self) -> None:
+        """End all watches."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def wait_synced(self) -> None:
+        """Return once every kind that is always watched has been listed completely."""
+        waiting = [asyncio.ensure_future(informer.wait_synced()) for informer in self._always().values()]
+        try:
+            await asyncio.gather(*waiting)
+        finally:
+            for wait in waiting:
+                wait.cancel()
+
+    async def follow(self, kinds: Iterable[Kind]) -> None:
+        """Discover the target kinds that services name, and KEDA; watch what can be watched, drop what is not named."""
+        wanted = {kind for kind in kinds if kind not in (DEPLOYMENT, STATEFUL_SET)}
+        self.discovery_error = ""
+        self.kinds = {kind: info for kind, info in self.kinds.items() if kind in wanted}
+        for kind in sorted(wanted):
+            await self._follow_kind(kind)
+        for kind in [kind for kind in self.customs if kind not in wanted]:
+            self._drop_kind(kind)
+        await self._follow_keda()
+
+    def ensure_running(self) -> None:
+        """Raise what ended an informer: only a defect does, and a cache that stands still must not go unnoticed."""
+        for task in self._tasks.values():
+            if task.done() and not task.cancelled():
+                task.result()
+
+    def sources(self) -> tuple[Source, ...]:
+        """Health of each kind's cache."""
+        informers = self._always()
+        for kind, informer in self.customs.items():
+            informers[_plural(self.kinds.get(kind), kind)] = informer
+        if self.scaled_objects is not None:
+            informers["scaledobjects"] = self.scaled_objects
+        found = [_source(name, informer) for name, informer in informers.items()]
+        return (*found, Source(name="discovery", healthy=not self.discovery_error, message=self.discovery_error))
+
+    async def _follow_kind(self, kind: Kind) -> None:
+        info = await self._find(kind)
+        if info is None or not info.scalable:
+            self._drop_kind(kind)  # its CRD is gone
+        elif kind not in self.customs:
+            self.customs[kind] = self._informer(resource_path(info.api_version, info.plural), Opaque, keep=detached)
+            self._run(_task(kind), self.customs[kind])
+
+    def _drop_kind(self, kind: Kind) -> None:
+        if self.customs.pop(kind, None) is not None:
+            self._tasks.pop(_task(kind)).cancel()
+
+    async def _follow_keda(self) -> None:
+        try:
+            info = await self.discovery.find(*SCALED_OBJECT)
+        except EbbtideError as error:
+            self.discovery_error = str(error)
+            return
+        if info is None and self.scaled_objects is not None:
+            self.scaled_objects = None
+            self._tasks.pop("scaledobjects").cancel()
+        elif info is not None and self.scaled_objects is None:
+            self.scaled_objects = self._informer(resource_path(info.api_version, info.plural), Autoscaler)
+            self._run("scaledobjects", self.scaled_objects)
+
+    async def _find(self, kind: Kind) -> KindInfo | None:
+        try:
+            self.kinds[kind] = await self.discovery.find(*kind)
+        except EbbtideError as error:
+            self.discovery_error = str(error)  # what was known of the kind stays
+        return self.kinds.get(kind)
+
+    def _always(self) -> dict[str, Informer[Any]]:
+        return {
+            "pods": self.pods,
+            "nodes": self.nodes,
+            "deployments": self.deployments,
+            "statefulsets": self.stateful_sets,
+            "horizontalpodautoscalers": self.autoscalers,
+            "inferenceservices": self.services,
+            "gpupools": self.pools,
+        }
+
+    def _own(self, plural: str) -> Informer[Opaque]:
+        return self._informer(resource_path(API_VERSION, plural), Opaque, keep=detached, on_change=self._declared)
+
+    def _informer(self, path: str, kind: Any, **options: Any) -> Informer[Any]:
+        return Informer(self._client, path, kind, settings=self._settings.watch, **options)
+
+    def _run(self, name: str, informer: Informer[Any]) -> None:
+        self._tasks[name] = asyncio.create_task(informer.run(), name=f"informer {name}")
+
+    def _declared(self, _change: Change, old: Opaque | None, new: Opaque | None) -> None:
+        # Our own status writes come back as changes too; only a new generation is a new wish.
+        if old is None or new is None or old.metadata.generation != new.metadata.generation:
+            self._on_declared()
+
+    def _note_ready(self, _change: Change, old: Pod | None, new: Pod | None) -> None:
+        if new is not None and new.ready:
+            self.ready_uids.add(new.metadata.uid)
+        elif new is None and old is not None:
+            self.ready_uids.discard(old.metadata.uid)
+
+
+def _task(kind: Kind) -> str:
+    return f"{kind[1]}.{kind[0]}"
+
+
+def _plural(info: KindInfo | None, kind: Kind) -> str:
+    return info.plural if info is not None else kind[1].lower()
+
+
+def _source(name: str, informer: Informer[Any]) -> Source:
+    healthy = informer.synced and not informer.error
+    message = informer.error or ("" if informer.synced else "the first list is still on the way")
+    return Source(name=name, healthy=healthy, age_s=informer.age_s(), message=message)

@@ -1,0 +1,39 @@
+"""Our own kinds, parsed once for each generation. What cannot be parsed is left out and named, never guessed."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+from ebbtide.errors import ConfigurationError
+from ebbtide.observe.projections import Opaque
+
+API_VERSION = "ebbtide.dev/v1alpha1"
+
+Parsed = TypeVar("Parsed")
+
+
+class Declared(Generic[Parsed]):
+    """Specs of one kind by key, parsed from the cached objects by `parse`, and the errors of those that are broken."""
+
+    def __init__(self, kind: str, parse: Callable[[Mapping[str, Any]], Parsed]) -> None:
+        self._kind = kind
+        self._parse = parse
+        self._known: dict[str, tuple[str, int, Parsed | str]] = {}
+
+    def update(self, items: Mapping[str, Opaque]) -> dict[str, Parsed]:
+        """Specs of all objects that exist and are not being deleted."""
+        self._known = {key: self._one(key, item) for key, item in items.items() if not item.metadata.deletion_timestamp}
+        return {key: known[2] for key, known in self._known.items() if not isinstance(known[2], str)}
+
+    def errors(self) -> list[str]:
+        """One sentence for each object that cannot be read."""
+        return sorted(known[2] for known in self._known.values() if isinstance(known[2], str))
+
+    def _one(self, key: str, item: Opaque) -> tuple[str, int, Parsed | str]:
+        uid, generation = item.metadata.uid, item.metadata.generation
+        known = self._known.get(key)
+        if known is not None and known[:2] == (uid, generation):
+            return known
+        try:
+            return (uid, generation, self._parse(item.plain(API_VERSION, self._kind)))
+        except ConfigurationError as error:
+            return (uid, generation, str(error))

@@ -1,0 +1,64 @@
+"""Which kinds the API server knows, and whether they can be scaled. Answers are kept for a while, never guessed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from ebbtide.clock import monotonic_s
+from ebbtide.errors import NotFoundError
+from ebbtide.kube.client import KubeClient
+
+_TIMEOUT_S = 5.0  # a cycle waits for this
+
+
+@dataclass(frozen=True, slots=True)
+class KindInfo:
+    """One served kind. `scalable`: it has a scale subresource."""
+
+    api_version: str
+    kind: str
+    plural: str
+    namespaced: bool
+    scalable: bool
+
+
+class Discovery:
+    """Looks kinds up by apiVersion, one request for a whole group version, kept for `ttl_s`."""
+
+    def __init__(self, client: KubeClient, ttl_s: float = 60.0) -> None:
+        self._client = client
+        self._ttl_s = ttl_s
+        self._known: dict[str, tuple[float, dict[str, KindInfo]]] = {}
+
+    async def find(self, api_version: str, kind: str) -> KindInfo | None:
+        """The kind, or None when this API server does not serve it. RetryableError when it does not answer."""
+        return (await self._group_version(api_version)).get(kind)
+
+    async def _group_version(self, api_version: str) -> dict[str, KindInfo]:
+        read_at, kinds = self._known.get(api_version, (0.0, {}))
+        if api_version in self._known and monotonic_s() - read_at < self._ttl_s:
+            return kinds
+        try:
+            path = f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
+            answer = msgspec.json.decode(await self._client.request("GET", path, timeout_s=_TIMEOUT_S))
+            kinds = _kinds(api_version, answer.get("resources") or [])
+        except NotFoundError:
+            kinds = {}
+        self._known[api_version] = (monotonic_s(), kinds)
+        return kinds
+
+
+def _kinds(api_version: str, resources: list[dict[str, Any]]) -> dict[str, KindInfo]:
+    names = {resource["name"] for resource in resources}
+    return {
+        resource["kind"]: KindInfo(
+            api_version=api_version,
+            kind=resource["kind"],
+            plural=resource["name"],
+            namespaced=bool(resource.get("namespaced")),
+            scalable=f"{resource['name']}/scale" in names,
+        )
+        for resource in resources
+        if "/" not in resource["name"]
+    }

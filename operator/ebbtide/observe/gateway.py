@@ -1,0 +1,118 @@
+"""The queues of the gateways that hold requests while nothing is ready, read directly every second or two.
+
+A service at zero must not wait for a scrape and a cycle. When a queue goes from empty (or unknown) to non-empty,
+`on_wake` is called at once. Several names may be configured because gateways publish one queue under an old and a new
+name: each name is summed over its series that carry the labels, and the largest of these sums counts.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
+
+from ebbtide.clock import monotonic_s
+from ebbtide.model.snapshot import NOT_APPLICABLE, UNKNOWN, Quality, Reading
+from ebbtide.model.spec import Activator
+from ebbtide.observe.settings import GatewaySettings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    queue: float
+    at_s: float  # monotonic
+
+
+class Gateways:
+    """Polls each distinct URL once a round for all services that name it. `run` works until it is cancelled."""
+
+    def __init__(self, settings: GatewaySettings, on_wake: Callable[[], None]) -> None:
+        self._settings = settings
+        self._on_wake = on_wake
+        self._wanted: dict[str, Activator] = {}
+        self._seen: dict[str, _Seen] = {}
+        self._broken: dict[str, str] = {}
+
+    def follow(self, activators: Mapping[str, Activator]) -> None:
+        """From now on poll these, by service key; what is known of others, or of a changed activator, is forgotten."""
+        kept = {key for key, activator in activators.items() if self._wanted.get(key) == activator}
+        self._seen = {key: seen for key, seen in self._seen.items() if key in kept}
+        self._wanted = dict(activators)
+
+    def reading(self, key: str) -> Reading:
+        """Requests that the service's gateway holds; NotApplicable for a service without activator."""
+        if key not in self._wanted:
+            return NOT_APPLICABLE
+        seen = self._seen.get(key)
+        age_s = None if seen is None else max(0.0, monotonic_s() - seen.at_s)
+        if seen is None or age_s is None or age_s > self._settings.forget_s:
+            return UNKNOWN
+        quality = Quality.FRESH if age_s <= self._settings.max_age_s else Quality.STALE
+        return Reading(quality=quality, value=seen.queue, age_s=age_s)
+
+    async def run(self) -> None:
+        """Poll until cancelled; an address that does not answer leaves its readings to age."""
+        timeout = aiohttp.ClientTimeout(total=self._settings.timeout_s)
+        connector = aiohttp.TCPConnector(limit=self._settings.concurrency)
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector, trust_env=False) as session:
+            while True:
+                began_s = monotonic_s()
+                await self.poll(session)
+                await asyncio.sleep(max(0.0, self._settings.poll_s - (monotonic_s() - began_s)))
+
+    async def poll(self, session: aiohttp.ClientSession) -> None:
+        """One round."""
+        by_url: dict[str, list[str]] = {}
+        for key, activator in self._wanted.items():
+            by_url.setdefault(activator.url, []).append(key)
+        gate = asyncio.Semaphore(self._settings.concurrency)
+        await asyncio.gather(*(self._read(session, gate, url, keys) for url, keys in by_url.items()))
+
+    async def _read(self, session: aiohttp.ClientSession, gate: asyncio.Semaphore, url: str, keys: list[str]) -> None:
+        try:
+            async with gate, session.get(url) as response:
+                response.raise_for_status()
+                body = await response.content.read(self._settings.max_bytes)
+            text = body.decode(errors="replace")
+            queues = {key: queue_length(text, self._wanted[key]) for key in keys if key in self._wanted}
+        except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
+            self._failed(url, str(error) or type(error).__name__)
+            return
+        self._broken.pop(url, None)
+        for key, queue in queues.items():
+            self._note(key, queue)
+
+    def _failed(self, url: str, error: str) -> None:
+        if url not in self._broken:  # once, not every second
+            log.warning("gateway metrics at %s cannot be read: %s", url, error)
+        self._broken[url] = error
+
+    def _note(self, key: str, queue: float | None) -> None:
+        if queue is None:
+            return  # the series is not there: what was known ages
+        before = self._seen.get(key)
+        self._seen[key] = _Seen(queue, monotonic_s())
+        if queue > 0 and (before is None or before.queue == 0):
+            self._on_wake()
+
+
+def queue_length(exposition: str, activator: Activator) -> float | None:
+    """The queue in a text exposition; None when no configured name has a series with the labels."""
+    wanted = dict(activator.labels)
+    sums: dict[str, float] = {}
+    lines = _lines(exposition, activator.queue_metrics)
+    for family in text_string_to_metric_families("\n".join(lines) + "\n"):
+        for sample in family.samples:
+            if all(sample.labels.get(label) == value for label, value in wanted.items()):
+                sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
+    return max(sums.values()) if sums else None
+
+
+def _lines(exposition: str, names: Iterable[str]) -> list[str]:
+    # A gateway's page has thousands of lines and a handful that matter: only those are parsed.
+    starts = tuple(name + mark for name in names for mark in ("{", " "))
+    return [line for line in exposition.splitlines() if line.startswith(starts)]

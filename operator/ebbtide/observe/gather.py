@@ -1,0 +1,187 @@
+"""The observer: everything outside, gathered into one immutable Snapshot for each cycle.
+
+It only reads. What cannot be read is Unknown or a source that is not healthy; nothing is filled in, and no failure of
+one source hides another.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from ebbtide.api import parse_pool, parse_service
+from ebbtide.kube.client import KubeClient
+from ebbtide.model.snapshot import Snapshot, Source, WriteReceipt
+from ebbtide.model.spec import PoolSpec, ServiceSpec, TargetRef
+from ebbtide.observe.build import Kind, View, build_snapshot
+from ebbtide.observe.caches import Caches
+from ebbtide.observe.declared import API_VERSION, Declared
+from ebbtide.observe.gateway import Gateways
+from ebbtide.observe.metrics import EngineMetrics
+from ebbtide.observe.prometheus import Prometheus
+from ebbtide.observe.scales import Scales, ScaleView
+from ebbtide.observe.settings import ObserveSettings
+
+
+class Observer:
+    """Async context manager: watches from entry to exit.
+
+    `wake` is set when a spec of ours appears, changes its generation or goes, and when a gateway's queue becomes
+    non-empty; the caller clears it.
+    """
+
+    def __init__(self, client: KubeClient, settings: ObserveSettings) -> None:
+        self.wake = asyncio.Event()
+        self._settings = settings
+        self._caches = Caches(client, settings, self.wake.set)
+        self._scales = Scales(client)
+        self._scale_error = ""
+        self._gateways = Gateways(settings.gateway, self.wake.set)
+        self._services: Declared[ServiceSpec] = Declared("InferenceService", parse_service)
+        self._pools: Declared[PoolSpec] = Declared("GPUPool", parse_pool)
+        self._metrics = EngineMetrics(None, settings.prometheus)
+        self._polling: asyncio.Task[None] | None = None
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        if self._settings.prometheus.url:
+            prometheus = await self._stack.enter_async_context(Prometheus(self._settings.prometheus))
+            self._metrics = EngineMetrics(prometheus, self._settings.prometheus)
+        self._caches.start()
+        self._stack.push_async_callback(self._caches.stop)
+        self._polling = asyncio.create_task(self._gateways.run(), name="gateway queues")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._polling is not None:
+            self._polling.cancel()
+            await asyncio.gather(self._polling, return_exceptions=True)
+        await self._stack.aclose()
+
+    async def synced(self) -> None:
+        """Return once every kind that is always watched has been listed completely."""
+        waiting = asyncio.create_task(self._caches.wait_synced())
+        while not (await asyncio.wait({waiting}, timeout=1.0))[0]:
+            self._caches.ensure_running()
+
+    @property
+    def sync_age_s(self) -> float | None:
+        """Age of the cache that was longest without a word from the API server; None: one was never listed."""
+        ages = [source.age_s for source in self._caches.sources() if source.name != "discovery"]
+        return None if None in ages else max(age for age in ages if age is not None)
+
+    @property
+    def promql_queries(self) -> int:
+        """Queries sent to Prometheus since the start."""
+        return self._metrics.asked
+
+    @property
+    def deleting(self) -> tuple[str, ...]:
+        """Keys of services that are being deleted and wait for a finalizer; snapshots leave them out."""
+        items = self._caches.services.items.items()
+        return tuple(sorted(key for key, item in items if item.metadata.deletion_timestamp))
+
+    def raw_service(self, key: str) -> Mapping[str, Any] | None:
+        """The InferenceService `namespace/name` as last seen (without managedFields), or None."""
+        item = self._caches.services.items.get(key)
+        return None if item is None else item.plain(API_VERSION, "InferenceService")
+
+    def raw_pool(self, name: str) -> Mapping[str, Any] | None:
+        """The GPUPool as last seen (without managedFields), or None."""
+        item = self._caches.pools.items.get(name)
+        return None if item is None else item.plain(API_VERSION, "GPUPool")
+
+    async def snapshot(self, now_s: float, receipts: Mapping[str, WriteReceipt]) -> Snapshot:
+        """Everything known at `now_s` (unix seconds). `receipts`: our last writes, keyed `ns/service/variant`."""
+        caches = self._caches
+        caches.ensure_running()
+        if self._polling is not None and self._polling.done():
+            self._polling.result()  # only a defect ends it
+        services = await asyncio.to_thread(self._services.update, dict(caches.services.items))
+        pools = await asyncio.to_thread(self._pools.update, dict(caches.pools.items))
+        self._follow_gateways(services)
+        await caches.follow({_kind(variant.target) for spec in services.values() for variant in spec.variants})
+        await self._read_scales(services)
+        await self._metrics.collect(frozenset(caches.pods.items), now_s)
+        view = self._view(services, pools, receipts, now_s)
+        return await asyncio.to_thread(build_snapshot, view, now_s)
+
+    def _view(
+        self,
+        services: Mapping[str, ServiceSpec],
+        pools: Mapping[str, PoolSpec],
+        receipts: Mapping[str, WriteReceipt],
+        now_s: float,
+    ) -> View:
+        caches = self._caches
+        scaled_objects = caches.scaled_objects.items.values() if caches.scaled_objects else ()
+        return View(
+            services=services,
+            pools=pools,
+            pods=dict(caches.pods.items),
+            nodes=dict(caches.nodes.items),
+            deployments=dict(caches.deployments.items),
+            stateful_sets=dict(caches.stateful_sets.items),
+            kinds=dict(caches.kinds),
+            customs={kind: dict(informer.items) for kind, informer in caches.customs.items() if informer.synced},
+            scales=self._known_scales(services),
+            autoscalers=(
+                *(("HorizontalPodAutoscaler", autoscaler) for autoscaler in caches.autoscalers.items.values()),
+                *(("ScaledObject", autoscaler) for autoscaler in scaled_objects),
+            ),
+            metrics=self._metrics.snapshot(),
+            gateways={key: self._gateways.reading(key) for key in services},
+            receipts=dict(receipts),
+            seen_ready=frozenset(caches.ready_uids),
+            sources=(*caches.sources(), *self._metrics.sources(now_s), *self._own_sources()),
+            rate_window_s=float(self._settings.prometheus.rate_window_s),
+        )
+
+    def _follow_gateways(self, services: Mapping[str, ServiceSpec]) -> None:
+        self._gateways.follow(
+            {key: spec.scaling.scale_to_zero.activator for key, spec in services.items() if spec.scaling.scale_to_zero}
+        )
+
+    async def _read_scales(self, services: Mapping[str, ServiceSpec]) -> None:
+        named = {_named(spec, target) for spec in services.values() for target in _targets(spec)}
+        wanted = []
+        for kind, key in sorted(named):
+            info, informer = self._caches.kinds.get(kind), self._caches.customs.get(kind)
+            item = informer.items.get(key) if informer is not None else None
+            if info is not None and item is not None:
+                wanted.append((info, item))
+        self._scale_error = await self._scales.refresh(wanted)
+
+    def _known_scales(self, services: Mapping[str, ServiceSpec]) -> dict[tuple[Kind, str], ScaleView]:
+        known: dict[tuple[Kind, str], ScaleView] = {}
+        for spec in services.values():
+            for target in _targets(spec):
+                kind, key = _named(spec, target)
+                info = self._caches.kinds.get(kind)
+                scale = self._scales.get(info, key) if info is not None else None
+                if scale is not None:
+                    known[kind, key] = scale
+        return known
+
+    def _own_sources(self) -> tuple[Source, ...]:
+        broken = [*self._services.errors(), *self._pools.errors()]
+        message = f"{len(broken)} objects cannot be read, the first: {broken[0]}" if broken else ""
+        return (
+            Source(name="declarations", healthy=not broken, message=message),
+            Source(name="scales", healthy=not self._scale_error, message=self._scale_error),
+        )
+
+
+def _targets(spec: ServiceSpec) -> tuple[TargetRef, ...]:
+    return tuple(variant.target for variant in spec.variants)
+
+
+def _kind(target: TargetRef) -> Kind:
+    return (target.api_version, target.kind)
+
+
+def _named(spec: ServiceSpec, target: TargetRef) -> tuple[Kind, str]:
+    return _kind(target), f"{spec.namespace}/{target.name}"

@@ -1,0 +1,361 @@
+"""The few fields of each Kubernetes kind that Ebbtide reads. Everything else is skipped while decoding.
+
+A pod of 5 kB of JSON becomes a handful of small objects, 20,000 pods stay below 100 MB, and a field that a newer API
+server adds cannot break anything. Nothing here decides; helpers only spell out what a field means.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from ebbtide.clock import parse_rfc3339
+
+
+class Wire(msgspec.Struct, rename="camel", frozen=True, gc=False):
+    """Base: camelCase on the wire, immutable here."""
+
+
+class OwnerReference(Wire, frozen=True, gc=False):
+    """Who controls an object."""
+
+    kind: str
+    name: str
+    uid: str = ""
+    controller: bool | None = None
+
+
+class Meta(Wire, frozen=True, gc=False):
+    """Metadata common to all kinds. Times are RFC 3339 as the server sent them."""
+
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`, or the name alone for cluster-scoped kinds."""
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
+    @property
+    def created_at(self) -> float:
+        """Unix seconds; 0 when the server sent none."""
+        return parse_rfc3339(self.creation_timestamp) if self.creation_timestamp else 0.0
+
+
+class LabelledMeta(Meta, frozen=True, gc=False):
+    """Metadata with labels and owners, for the kinds where they matter."""
+
+    labels: dict[str, str] | None = None
+    owner_references: tuple[OwnerReference, ...] | None = None
+
+
+class Condition(Wire, frozen=True, gc=False):
+    """One status condition."""
+
+    type: str
+    status: str
+    reason: str | None = None
+    message: str | None = None
+    last_transition_time: str | None = None
+
+
+class Resources(Wire, frozen=True, gc=False):
+    """What a container asks for. Extended resources stand in both maps, or in limits alone in a pod template."""
+
+    requests: dict[str, Any] | None = None
+    limits: dict[str, Any] | None = None
+
+    def count(self, resource: str) -> int:
+        """Whole units of an extended resource: `{"nvidia.com/gpu": "4"}` -> 4."""
+        for amounts in (self.requests, self.limits):
+            if amounts and resource in amounts:
+                return quantity(amounts[resource])
+        return 0
+
+
+class Container(Wire, frozen=True, gc=False):
+    """A container of a pod."""
+
+    resources: Resources | None = None
+
+
+class WaitingState(Wire, frozen=True, gc=False):
+    """Why a container is not running."""
+
+    reason: str | None = None
+    message: str | None = None
+
+
+class ContainerState(Wire, frozen=True, gc=False):
+    """Only the waiting form matters here."""
+
+    waiting: WaitingState | None = None
+
+
+class ContainerStatus(Wire, frozen=True, gc=False):
+    """How a container fares."""
+
+    name: str = ""
+    ready: bool = False
+    restart_count: int = 0
+    state: ContainerState | None = None
+
+
+class PodAnnotations(msgspec.Struct, frozen=True, gc=False):
+    """The one annotation that is read."""
+
+    deletion_cost: str | None = msgspec.field(name="controller.kubernetes.io/pod-deletion-cost", default=None)
+
+
+class PodMeta(LabelledMeta, frozen=True, gc=False):
+    """Metadata of a pod."""
+
+    annotations: PodAnnotations | None = None
+
+
+class PodSpecView(Wire, frozen=True, gc=False):
+    """Where a pod runs and what it asks for."""
+
+    node_name: str | None = None
+    containers: tuple[Container, ...] | None = None
+    init_containers: tuple[Container, ...] | None = None
+
+    def gpus(self, resource: str) -> int:
+        """What the scheduler reserves: all containers together, or the largest init container if that is more."""
+        main = sum(c.resources.count(resource) for c in self.containers or () if c.resources)
+        first = max((c.resources.count(resource) for c in self.init_containers or () if c.resources), default=0)
+        return max(main, first)
+
+
+class PodStatusView(Wire, frozen=True, gc=False):
+    """How a pod fares."""
+
+    phase: str | None = None
+    conditions: tuple[Condition, ...] | None = None
+    container_statuses: tuple[ContainerStatus, ...] | None = None
+
+    def condition(self, kind: str) -> Condition | None:
+        """The condition of this type, if the pod has it."""
+        return find_condition(self.conditions, kind)
+
+
+class Pod(Wire, frozen=True, gc=False):
+    """A pod."""
+
+    metadata: PodMeta
+    spec: PodSpecView = PodSpecView()
+    status: PodStatusView = PodStatusView()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the Ready condition is True."""
+        condition = self.status.condition("Ready")
+        return condition is not None and condition.status == "True"
+
+    @property
+    def deletion_cost(self) -> int | None:
+        """Its pod-deletion-cost; None where it is not set, or not a number, which Kubernetes ignores too."""
+        text = self.metadata.annotations.deletion_cost if self.metadata.annotations else None
+        try:
+            return None if text is None else int(text)
+        except ValueError:
+            return None
+
+    @property
+    def finished(self) -> bool:
+        """Succeeded or Failed: it holds no GPU and is no replica."""
+        return self.status.phase in ("Succeeded", "Failed")
+
+
+class Taint(Wire, frozen=True, gc=False):
+    """A node's taint."""
+
+    key: str
+    value: str | None = None
+    effect: str | None = None
+
+
+class NodeSpecView(Wire, frozen=True, gc=False):
+    """Taints and cordon."""
+
+    taints: tuple[Taint, ...] | None = None
+    unschedulable: bool | None = None
+
+
+class NodeStatusView(Wire, frozen=True, gc=False):
+    """What a node offers."""
+
+    allocatable: dict[str, Any] | None = None
+    conditions: tuple[Condition, ...] | None = None
+
+
+class Node(Wire, frozen=True, gc=False):
+    """A node."""
+
+    metadata: LabelledMeta
+    spec: NodeSpecView = NodeSpecView()
+    status: NodeStatusView = NodeStatusView()
+
+
+class SelectorRequirement(Wire, frozen=True, gc=False):
+    """One set-based requirement of a label selector."""
+
+    key: str
+    operator: str
+    values: tuple[str, ...] | None = None
+
+
+class LabelSelector(Wire, frozen=True, gc=False):
+    """Which pods belong to a workload."""
+
+    match_labels: dict[str, str] | None = None
+    match_expressions: tuple[SelectorRequirement, ...] | None = None
+
+
+class TemplateContainer(Wire, frozen=True, gc=False):
+    """A container of a pod template, with the words it is started with."""
+
+    command: tuple[str, ...] | None = None
+    args: tuple[str, ...] | None = None
+    resources: Resources | None = None
+
+
+class TemplateSpec(Wire, frozen=True, gc=False):
+    """The part of a pod template that sizing and drain depend on."""
+
+    node_selector: dict[str, str] | None = None
+    containers: tuple[TemplateContainer, ...] | None = None
+    termination_grace_period_seconds: float | None = None
+
+
+class PodTemplate(Wire, frozen=True, gc=False):
+    """A pod template."""
+
+    spec: TemplateSpec = TemplateSpec()
+
+
+class RollingUpdate(Wire, frozen=True, gc=False):
+    """Deployment: maxSurge. StatefulSet: partition."""
+
+    max_surge: int | str | None = None
+    partition: int | None = None
+
+
+class Strategy(Wire, frozen=True, gc=False):
+    """How a workload replaces its pods."""
+
+    type: str | None = None
+    rolling_update: RollingUpdate | None = None
+
+
+class WorkloadSpec(Wire, frozen=True, gc=False):
+    """Spec of a Deployment or StatefulSet."""
+
+    replicas: int | None = None
+    selector: LabelSelector = LabelSelector()
+    template: PodTemplate = PodTemplate()
+    strategy: Strategy | None = None  # Deployment
+    update_strategy: Strategy | None = None  # StatefulSet
+
+
+class WorkloadStatus(Wire, frozen=True, gc=False):
+    """Status of a Deployment or StatefulSet."""
+
+    observed_generation: int = 0
+    replicas: int = 0
+    updated_replicas: int = 0
+    current_revision: str | None = None
+    update_revision: str | None = None
+    conditions: tuple[Condition, ...] | None = None
+
+
+class Workload(Wire, frozen=True, gc=False):
+    """A Deployment or StatefulSet."""
+
+    metadata: Meta
+    spec: WorkloadSpec = WorkloadSpec()
+    status: WorkloadStatus = WorkloadStatus()
+
+
+class CrossReference(Wire, frozen=True, gc=False):
+    """What an autoscaler points at. KEDA leaves kind and apiVersion out when it means a Deployment."""
+
+    name: str
+    kind: str | None = None
+    api_version: str | None = None
+
+
+class AutoscalerSpec(Wire, frozen=True, gc=False):
+    """Spec of a HorizontalPodAutoscaler or ScaledObject."""
+
+    scale_target_ref: CrossReference
+
+
+class Autoscaler(Wire, frozen=True, gc=False):
+    """A HorizontalPodAutoscaler or a KEDA ScaledObject: another writer of replicas."""
+
+    metadata: Meta
+    spec: AutoscalerSpec
+
+
+class OwnMeta(LabelledMeta, frozen=True, gc=False):
+    """Metadata kept whole for our own kinds, apart from managedFields."""
+
+    annotations: dict[str, str] | None = None
+    finalizers: tuple[str, ...] | None = None
+
+
+_EMPTY = msgspec.Raw(b"{}")
+# kubectl's copy of the whole object: as large as the object, and never read
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+
+
+class Opaque(Wire, frozen=True, gc=False):
+    """An object whose spec and status stay bytes: our own kinds, and target kinds known only by discovery."""
+
+    metadata: OwnMeta
+    spec: msgspec.Raw = _EMPTY
+    status: msgspec.Raw = _EMPTY
+
+    def plain(self, api_version: str, kind: str) -> dict[str, Any]:
+        """The object as plain values, as a GET would show it (managedFields left out)."""
+        return {
+            "apiVersion": api_version,
+            "kind": kind,
+            "metadata": msgspec.to_builtins(self.metadata),
+            "spec": msgspec.json.decode(self.spec),
+            "status": msgspec.json.decode(self.status),
+        }
+
+
+def detached(item: Opaque) -> Opaque:
+    """The same, with bytes of its own: a slice would keep the whole answer of 500 objects in memory."""
+    metadata = item.metadata
+    if metadata.annotations and _LAST_APPLIED in metadata.annotations:
+        kept = {key: value for key, value in metadata.annotations.items() if key != _LAST_APPLIED}
+        metadata = msgspec.structs.replace(metadata, annotations=kept)
+    return Opaque(metadata, item.spec.copy(), item.status.copy())
+
+
+def quantity(amount: Any) -> int:
+    """Whole units of an extended resource, which Kubernetes allows as integers only; `2k` is 2000."""
+    text = str(amount)
+    if text.endswith("k"):
+        return int(text[:-1]) * 1000
+    return int(text)
+
+
+def find_condition(conditions: tuple[Condition, ...] | None, kind: str) -> Condition | None:
+    """The condition of this type, or None."""
+    return next((condition for condition in conditions or () if condition.type == kind), None)
+
+
+def selects(wanted: Mapping[str, str] | tuple[tuple[str, str], ...], labels: Mapping[str, str] | None) -> bool:
+    """Whether labels carry every wanted pair."""
+    pairs = wanted.items() if isinstance(wanted, Mapping) else wanted
+    return all((labels or {}).get(key) == value for key, value in pairs)

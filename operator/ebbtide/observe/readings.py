@@ -1,0 +1,316 @@
+"""From rows to readings: every value of one collection, and what a pod's engine says with its quality and age.
+
+Rows of pods that do not live are dropped on arrival. Quality follows from three questions: does the engine have such a
+signal, is there a series, and how old is its newest sample.
+"""
+
+import math
+from array import array
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ebbtide.model.snapshot import NOT_APPLICABLE, UNKNOWN, EngineReadings, Latency, Quality, Reading
+from ebbtide.observe.engines import ENGINES
+from ebbtide.observe.engines.signals import Counter, Engine, Gauge, Histogram, Signal
+from ebbtide.observe.prometheus import Labels, Sample
+from ebbtide.observe.queries import slots
+
+if TYPE_CHECKING:
+    Floats = array[float]
+else:
+    Floats = array  # not subscriptable before Python 3.12
+
+Candidate = tuple[str, int, float]  # slot, rank, scale
+
+
+def _candidates() -> dict[tuple[int, Signal, str], tuple[Candidate, ...]]:
+    """What to look for, best first, by (engine, signal, part of a histogram)."""
+    found: dict[tuple[int, Signal, str], tuple[Candidate, ...]] = {}
+    for slot in slots():
+        for part in ("", "_sum", "_count"):
+            key = (slot.engine, slot.signal, part)
+            scale = 1.0 if part == "_count" else slot.metric.scale
+            found[key] = (*found.get(key, ()), (slot.id(part), slot.rank, scale))
+    return found
+
+
+_CANDIDATES = _candidates()
+_BOUND_S: dict[str, float] = {}  # `le` texts are few and repeat: one float each
+
+
+class Identities:
+    """Which live pod a row belongs to: `exported_*` wins where it names one, else `namespace` and `pod`."""
+
+    def __init__(self, live: Collection[str]) -> None:
+        self._live = live
+        self._known: dict[tuple[str, str, str, str], str] = {}
+
+    def find(self, labels: Labels) -> str:
+        """`namespace/name`, or empty for a pod that does not live."""
+        who = (labels.namespace, labels.pod, labels.exported_namespace, labels.exported_pod)
+        found = self._known.get(who)
+        if found is None:
+            found = self._known[who] = self._look(*who)
+        return found
+
+    def _look(self, namespace: str, pod: str, exported_namespace: str, exported_pod: str) -> str:
+        exported = f"{exported_namespace or namespace}/{exported_pod}"
+        if exported_pod and exported in self._live:
+            return exported
+        scraped = f"{namespace}/{pod}"
+        return scraped if scraped in self._live else ""
+
+
+class Values:
+    """Rows of one query with plain values: pod -> slot -> value. NaN and infinities are no values."""
+
+    def __init__(self, live: Collection[str]) -> None:
+        self.by_pod: dict[str, dict[str, float]] = {}
+        self._identities = Identities(live)
+        self._slots: dict[str, str] = {}
+
+    def take(self, batch: list[Sample]) -> None:
+        """Add rows; of two rows for one pod and slot the larger counts."""
+        for sample in batch:
+            pod = self._identities.find(sample.metric)
+            value = float(sample.value.text)
+            if not pod or not math.isfinite(value):
+                continue
+            slot = self._slots.setdefault(sample.metric.slot, sample.metric.slot)
+            values = self.by_pod.setdefault(pod, {})
+            values[slot] = max(value, values.get(slot, value))
+
+
+class Buckets:
+    """Rows of one histogram query, compact: pod -> slot -> bound, rate, bound, rate, … in any order."""
+
+    def __init__(self, live: Collection[str]) -> None:
+        self.by_pod: dict[str, dict[str, Floats]] = {}
+        self._identities = Identities(live)
+
+    def take(self, batch: list[Sample]) -> None:
+        """Add rows."""
+        for sample in batch:
+            pod = self._identities.find(sample.metric)
+            if not pod:
+                continue
+            row = self.by_pod.setdefault(pod, {}).setdefault(sample.metric.slot, array("d"))
+            row.append(_bound(sample.metric.le))
+            row.append(float(sample.value.text))
+
+
+class CacheSizes:
+    """KV-cache tokens from the labels of an info metric, summed over the data-parallel engines of a pod."""
+
+    def __init__(self, live: Collection[str]) -> None:
+        self._by_engine: dict[str, dict[str, float]] = {}
+        self._identities = Identities(live)
+
+    def take(self, batch: list[Sample]) -> None:
+        """Add rows; `16384 blocks of 128` are 2,097,152 tokens."""
+        for sample in batch:
+            labels = sample.metric
+            blocks, size = labels.num_gpu_blocks or labels.num_pages, labels.block_size or labels.page_size
+            pod = self._identities.find(labels)
+            if pod and blocks.isdigit() and size.isdigit():
+                self._by_engine.setdefault(pod, {})[labels.engine] = float(blocks) * float(size)
+
+    def get(self, pod: str) -> float | None:
+        """Tokens, or None when the engine does not say."""
+        sizes = self._by_engine.get(pod)
+        return sum(sizes.values()) if sizes else None
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """Everything one round of queries brought, evaluated at `at_s`."""
+
+    at_s: float
+    gauges: dict[str, dict[str, float]] = field(default_factory=dict)
+    ages: dict[str, dict[str, float]] = field(default_factory=dict)
+    counters: dict[str, dict[str, float]] = field(default_factory=dict)
+    changes: dict[str, dict[str, float]] = field(default_factory=dict)
+    cache: CacheSizes | None = None
+    buckets: dict[Histogram, dict[str, dict[str, Floats]]] = field(default_factory=dict)
+
+    def engine_of(self, pod: str) -> int | None:
+        """Index of the engine whose series the pod shows: by its running gauge first, else by any series."""
+        shown = [self.gauges.get(pod, {}), self.counters.get(pod, {})]
+        for number in range(len(ENGINES)):
+            if any(slot.startswith(f"{Gauge.RUNNING}.{number}.") for slot in shown[0]):
+                return number
+        numbers = sorted(int(slot.split(".")[1]) for values in shown for slot in values)
+        return numbers[0] if numbers else None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Ages in seconds: beyond `max_age_s` a value is Stale, beyond `forget_s` Unknown. `window_s`: of the rates."""
+
+    max_age_s: float
+    forget_s: float
+    window_s: float
+
+
+def engine_readings(found: Collected, pod: str, now_s: float, limits: Limits) -> EngineReadings | None:
+    """What the pod's engine says at `now_s`; None when there is no series of any engine for it."""
+    number = found.engine_of(pod)
+    if number is None:
+        return None
+    view = _PodView(found, pod, number, now_s, limits)
+    running, waiting = view.gauge(Gauge.RUNNING), view.gauge(Gauge.WAITING)
+    if ENGINES[number].gauges_freeze_when_idle:
+        running, waiting = view.unless_frozen(running, waiting)
+    return EngineReadings(
+        engine=ENGINES[number].name,
+        running=running,
+        waiting=waiting,
+        kv_usage=view.gauge(Gauge.KV_USAGE),
+        finished=view.rate(Counter.FINISHED),
+        arrivals=view.arrivals(),
+        prompt_tokens=view.rate(Counter.PROMPT_TOKENS),
+        generation_tokens=view.rate(Counter.GENERATION_TOKENS),
+        rejected=view.rate(Counter.REJECTED),
+        preempted=view.rate(Counter.PREEMPTED),
+        ttft=view.latency(Histogram.TTFT),
+        itl=view.latency(Histogram.ITL),
+        tpot=view.latency(Histogram.TPOT),
+        kv_tokens=view.kv_tokens(),
+        max_running=view.value(found.gauges, Gauge.MAX_RUNNING),
+    )
+
+
+class _PodView:
+    """One pod's rows, with one age for all: they come from the same scrape."""
+
+    def __init__(self, found: Collected, pod: str, number: int, now_s: float, limits: Limits) -> None:
+        self.found = found
+        self.pod = pod
+        self.number = number
+        self.engine: Engine = ENGINES[number]
+        self.limits = limits
+        ages = found.ages.get(pod)
+        since_s = max(0.0, now_s - found.at_s)
+        self.age_s = max(0.0, min(ages.values())) + since_s if ages else None
+
+    def chosen(self, table: dict[str, dict[str, float]], signal: Signal, part: str = "") -> tuple[int, float] | None:
+        """The first candidate that has a value: (rank, value in base units)."""
+        values = table.get(self.pod)
+        if values is None:
+            return None
+        for slot, rank, scale in _CANDIDATES.get((self.number, signal, part), ()):
+            value = values.get(slot)
+            if value is not None:
+                return rank, value * scale
+        return None
+
+    def value(self, table: dict[str, dict[str, float]], signal: Signal) -> float | None:
+        chosen = self.chosen(table, signal)
+        return None if chosen is None else chosen[1]
+
+    def gauge(self, signal: Gauge) -> Reading:
+        return self.reading(signal, self.value(self.found.gauges, signal))
+
+    def rate(self, signal: Counter) -> Reading:
+        return self.reading(signal, self.value(self.found.counters, signal))
+
+    def reading(self, signal: Signal, value: float | None) -> Reading:
+        if signal not in self.engine.signals:
+            return NOT_APPLICABLE
+        if value is None:
+            return NOT_APPLICABLE if signal in self.engine.optional else UNKNOWN
+        return self.aged(value)
+
+    def aged(self, value: float) -> Reading:
+        if self.age_s is None:
+            return UNKNOWN  # a value of unknown age proves nothing
+        if self.age_s > self.limits.forget_s:
+            return Reading(quality=Quality.UNKNOWN, age_s=self.age_s)
+        quality = Quality.FRESH if self.age_s <= self.limits.max_age_s else Quality.STALE
+        return Reading(quality=quality, value=value, age_s=self.age_s)
+
+    def arrivals(self) -> Reading:
+        """Finished/s plus the growth of (running + waiting)/s: 2/s finished while 30 piled up in 60 s: 2.5/s."""
+        finished = self.value(self.found.counters, Counter.FINISHED)
+        grown = [self.value(self.found.changes, signal) for signal in (Gauge.RUNNING, Gauge.WAITING)]
+        if finished is None or None in grown:
+            return UNKNOWN
+        growth = sum(change for change in grown if change is not None)
+        return self.aged(max(0.0, finished + growth / self.limits.window_s))
+
+    def unless_frozen(self, running: Reading, waiting: Reading) -> tuple[Reading, Reading]:
+        """Zero in place of a gauge that kept the last busy moment.
+
+        A running request makes tokens, so within a window the KV cache moves even when none finishes. Nothing finished,
+        no token, no gauge moved: nothing runs. Where the KV gauge is missing that cannot be proved: Stale.
+        """
+        inside = (running.fresh or 0.0) + (waiting.fresh or 0.0)
+        rates = [self.value(self.found.counters, counter) for counter in _WORK]
+        moved = [self.value(self.found.changes, gauge) for gauge in (Gauge.RUNNING, Gauge.WAITING, Gauge.KV_USAGE)]
+        if inside == 0 or any(rates) or any(moved) or None in rates:
+            return running, waiting
+        if None in moved:
+            return _stale(running), _stale(waiting)
+        return _zeroed(running), _zeroed(waiting)
+
+    def latency(self, signal: Histogram) -> Latency | None:
+        """None when unknown, stale or not published; a rate of 0 when nothing was observed."""
+        count = self.chosen(self.found.counters, signal, "_count")
+        total = self.chosen(self.found.counters, signal, "_sum")
+        if count is None or self.age_s is None or self.age_s > self.limits.max_age_s:
+            return None
+        rank, per_second = count
+        mean_s = total[1] / per_second if total is not None and total[0] == rank and per_second > 0 else None
+        return Latency(per_second=per_second, mean_s=mean_s, buckets=self._buckets(signal, rank))
+
+    def _buckets(self, signal: Histogram, rank: int) -> tuple[tuple[float, float], ...]:
+        slot, _, scale = _CANDIDATES[self.number, signal, ""][rank]
+        flat = self.found.buckets.get(signal, {}).get(self.pod, {}).get(slot)
+        if flat is None:
+            return ()
+        rows = sorted(zip(flat[::2], flat[1::2], strict=True))
+        if scale != 1.0:
+            rows = [(bound * scale, rate) for bound, rate in rows]
+        return _without_tail(rows)
+
+    def kv_tokens(self) -> float | None:
+        declared = self.value(self.found.gauges, Gauge.KV_TOKENS)
+        if declared is not None:
+            return declared
+        blocks = self.value(self.found.gauges, Gauge.KV_BLOCKS)
+        size = self.value(self.found.gauges, Gauge.KV_BLOCK_TOKENS)
+        if blocks is not None and size is not None:
+            return blocks * size
+        return self.found.cache.get(self.pod) if self.found.cache else None
+
+
+_WORK = (Counter.FINISHED, Counter.PROMPT_TOKENS, Counter.GENERATION_TOKENS)
+
+
+def _without_tail(buckets: list[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+    """Buckets up to the first that holds everything, and the infinite one: the rest repeats the total."""
+    if not buckets:
+        return ()
+    total = buckets[-1][1]
+    full = next(index for index, (_, rate) in enumerate(buckets) if rate >= total)
+    return tuple(buckets[: full + 1]) + (tuple(buckets[-1:]) if full < len(buckets) - 1 else ())
+
+
+def _bound(text: str) -> float:
+    bound = _BOUND_S.get(text)
+    if bound is None:
+        bound = _BOUND_S[text] = float(text)
+    return bound
+
+
+def _stale(reading: Reading) -> Reading:
+    if reading.quality is not Quality.FRESH:
+        return reading
+    return Reading(quality=Quality.STALE, value=reading.value, age_s=reading.age_s)
+
+
+def _zeroed(reading: Reading) -> Reading:
+    if reading.value is None:
+        return reading
+    return Reading(quality=reading.quality, value=0.0, age_s=reading.age_s)

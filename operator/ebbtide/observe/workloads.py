@@ -1,0 +1,187 @@
+"""Deployments, StatefulSets and kinds known only by discovery, brought to one shape for sizing.
+
+A Deployment repeats the ReplicaFailure condition of its newest ReplicaSet, so ReplicaSets need not be watched.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from ebbtide.observe.projections import (
+    Condition,
+    LabelSelector,
+    Meta,
+    Opaque,
+    PodTemplate,
+    TemplateSpec,
+    Wire,
+    Workload,
+    find_condition,
+)
+from ebbtide.observe.scales import ScaleView
+
+_SHUTDOWN_TIMEOUT = re.compile(r"--shutdown[-_]timeout[=\s]+(\d+(?:\.\d+)?)")
+
+
+@dataclass(frozen=True, slots=True)
+class TargetView:
+    """One scale target. `templates`: (pod template, how many of such pods one replica has)."""
+
+    metadata: Meta
+    spec_replicas: int
+    status_replicas: int
+    observed_generation: int
+    selector: LabelSelector
+    templates: tuple[tuple[TemplateSpec, int], ...]
+    rolling_out: bool = False
+    surge_replicas: int = 0
+    ordinal: bool = False
+    replica_failure: str = ""
+
+    @property
+    def pods_per_replica(self) -> int:
+        """1, or the size of a LeaderWorkerSet's group."""
+        return max(1, sum(count for _, count in self.templates))
+
+    def gpus_per_replica(self, resource: str) -> int | None:
+        """GPUs by the pod template; None when it asks for none of this resource."""
+        total = sum(
+            container.resources.count(resource) * count
+            for template, count in self.templates
+            for container in template.containers or ()
+            if container.resources
+        )
+        return total or None
+
+    @property
+    def node_selector(self) -> tuple[tuple[str, str], ...]:
+        """Pairs of the templates' nodeSelectors, sorted."""
+        pairs = {pair for template, _ in self.templates for pair in (template.node_selector or {}).items()}
+        return tuple(sorted(pairs))
+
+    @property
+    def termination_grace_s(self) -> float | None:
+        """The shortest grace among the templates; Kubernetes' default of 30 s is filled in by the API server."""
+        graces = [template.termination_grace_period_seconds for template, _ in self.templates]
+        return min((grace for grace in graces if grace is not None), default=None)
+
+    @property
+    def shutdown_timeout_s(self) -> float | None:
+        """vLLM's `--shutdown-timeout`, wherever it stands in command or args; None: not given."""
+        for template, _ in self.templates:
+            for container in template.containers or ():
+                found = _SHUTDOWN_TIMEOUT.search(" ".join((*(container.command or ()), *(container.args or ()))))
+                if found:
+                    return float(found.group(1))
+        return None
+
+
+def deployment_view(workload: Workload) -> TargetView:
+    """A Deployment. It rolls out while pods of an older ReplicaSet are left."""
+    spec, status = workload.spec, workload.status
+    replicas = 1 if spec.replicas is None else spec.replicas
+    rolling_out = status.updated_replicas < status.replicas
+    failure = find_condition(status.conditions, "ReplicaFailure")
+    return TargetView(
+        metadata=workload.metadata,
+        spec_replicas=replicas,
+        status_replicas=status.replicas,
+        observed_generation=status.observed_generation,
+        selector=spec.selector,
+        templates=((spec.template.spec, 1),),
+        rolling_out=rolling_out,
+        surge_replicas=_surge(workload, replicas) if rolling_out else 0,
+        replica_failure=_failure_text(failure),
+    )
+
+
+def stateful_set_view(workload: Workload) -> TargetView:
+    """A StatefulSet. With a partition or OnDelete two revisions are the wanted state, not a rollout."""
+    spec, status = workload.spec, workload.status
+    strategy = spec.update_strategy
+    partition = strategy.rolling_update.partition if strategy and strategy.rolling_update else None
+    by_itself = not (strategy and strategy.type == "OnDelete") and not partition
+    return TargetView(
+        metadata=workload.metadata,
+        spec_replicas=1 if spec.replicas is None else spec.replicas,
+        status_replicas=status.replicas,
+        observed_generation=status.observed_generation,
+        selector=spec.selector,
+        templates=((spec.template.spec, 1),),
+        rolling_out=by_itself and status.current_revision != status.update_revision,
+        ordinal=True,
+    )
+
+
+class _GroupTemplate(Wire, frozen=True):
+    size: int = 1
+    leader_template: PodTemplate | None = None
+    worker_template: PodTemplate | None = None
+
+
+class _CustomSpec(Wire, frozen=True):
+    template: PodTemplate | None = None
+    leader_worker_template: _GroupTemplate | None = None
+
+
+class _CustomStatus(Wire, frozen=True):
+    observed_generation: int = 0
+    replicas: int = 0
+    updated_replicas: int | None = None
+    conditions: tuple[Condition, ...] | None = None
+
+
+def custom_view(kind: str, item: Opaque, scale: ScaleView) -> TargetView:
+    """Any kind with a scale subresource: replicas and selector from there, the pod template where it usually stands."""
+    spec = _lenient(item.spec, _CustomSpec)
+    status = _lenient(item.status, _CustomStatus)
+    updating = find_condition(status.conditions, "UpdateInProgress")
+    behind = status.updated_replicas is not None and status.updated_replicas < status.replicas
+    return TargetView(
+        metadata=item.metadata,
+        spec_replicas=scale.spec_replicas,
+        status_replicas=scale.status_replicas,
+        observed_generation=status.observed_generation,
+        selector=scale.selector,
+        templates=_templates(spec),
+        rolling_out=behind or (updating is not None and updating.status == "True"),
+        ordinal=kind in ("StatefulSet", "LeaderWorkerSet"),
+        replica_failure=_failure_text(find_condition(status.conditions, "ReplicaFailure")),
+    )
+
+
+def _templates(spec: _CustomSpec) -> tuple[tuple[TemplateSpec, int], ...]:
+    group = spec.leader_worker_template
+    if group is not None and group.worker_template is not None:
+        worker = group.worker_template.spec
+        if group.leader_template is None:
+            return ((worker, group.size),)
+        return ((group.leader_template.spec, 1), (worker, group.size - 1))
+    return ((spec.template.spec, 1),) if spec.template is not None else ()
+
+
+def _lenient(raw: msgspec.Raw, kind: Any) -> Any:
+    # A foreign kind may use the same field names for something else: then the template is simply not known.
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.ValidationError:
+        return kind()
+
+
+def _failure_text(condition: Condition | None) -> str:
+    if condition is None or condition.status != "True":
+        return ""
+    return condition.message or condition.reason or "ReplicaFailure"
+
+
+def _surge(workload: Workload, replicas: int) -> int:
+    strategy = workload.spec.strategy
+    if strategy is None or strategy.rolling_update is None:
+        return 0
+    surge = strategy.rolling_update.max_surge or 0
+    if isinstance(surge, int):
+        return surge
+    return math.ceil(replicas * int(surge.removesuffix("%")) / 100)  # Kubernetes rounds a surge up

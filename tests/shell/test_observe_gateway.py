@@ -1,0 +1,119 @@
+"""The gateways' queues: sums by label, ages, and who is woken when."""
+
+from collections.abc import Iterator
+
+import aiohttp
+import msgspec
+import pytest
+
+from ebbtide.model.snapshot import NOT_APPLICABLE, UNKNOWN, Quality
+from ebbtide.model.spec import Activator
+from ebbtide.observe.gateway import Gateways, queue_length
+from ebbtide.observe.settings import GatewaySettings
+from tests.shell.observing import Exposition
+
+NAMES = ("inference_extension_flow_control_queue_size", "llm_d_epp_flow_control_queue_size")
+
+PAGE = """# HELP inference_extension_flow_control_queue_size requests
+# TYPE inference_extension_flow_control_queue_size gauge
+inference_extension_flow_control_queue_size{inference_pool="chat",priority="0"} 2
+inference_extension_flow_control_queue_size{inference_pool="chat",priority="1"} 3
+inference_extension_flow_control_queue_size{inference_pool="mail",priority="0"} 7
+llm_d_epp_flow_control_queue_size{inference_pool="chat",priority="0"} 5
+inference_extension_flow_control_queue_size_total{inference_pool="chat"} 99
+"""
+
+
+def activator(pool: str = "chat", names: tuple[str, ...] = NAMES, url: str = "http://gateway/metrics") -> Activator:
+    return Activator(url=url, queue_metrics=names, labels=(("inference_pool", pool),))
+
+
+@pytest.mark.parametrize(
+    ("asked", "length"),
+    [
+        pytest.param(activator(), 5.0, id="priorities add up, the same queue under two names does not"),
+        pytest.param(activator("mail"), 7.0, id="the labels choose"),
+        pytest.param(activator("nobody"), None, id="no such series is not an empty queue"),
+        pytest.param(activator(names=("other",)), None, id="no such metric"),
+        pytest.param(msgspec.structs.replace(activator(), labels=()), 12.0, id="without labels all series count"),
+    ],
+)
+def test_the_length_of_a_queue(asked: Activator, length: float | None) -> None:
+    assert queue_length(PAGE, asked) == length
+
+
+class Gateway:
+    """A gateway page whose queue can be set, counting its requests."""
+
+    def __init__(self) -> None:
+        self.queue: float | None = 0.0
+        self.status = 200
+        self.requests = 0
+
+    def answer(self, _path: str) -> tuple[int, str]:
+        self.requests += 1
+        return self.status, "" if self.queue is None else f'{NAMES[0]}{{inference_pool="chat"}} {self.queue}\n'
+
+
+@pytest.fixture
+def gateway() -> Iterator[tuple[Gateway, str]]:
+    page = Gateway()
+    with Exposition(page.answer).running() as server:
+        yield page, f"http://{server.address}/metrics"
+
+
+async def test_a_queue_wakes_once_when_it_is_no_longer_empty(gateway: tuple[Gateway, str]) -> None:
+    page, url = gateway
+    woken: list[float | None] = []
+    gateways = Gateways(GatewaySettings(), lambda: woken.append(page.queue))
+    gateways.follow({"ns/chat": activator(url=url)})
+    assert gateways.reading("ns/chat") is UNKNOWN
+    async with aiohttp.ClientSession() as session:
+        for page.queue in (0.0, 3.0, 4.0, 0.0, 1.0, None, 1.0):
+            await gateways.poll(session)
+    assert woken == [3.0, 1.0]
+    reading = gateways.reading("ns/chat")
+    assert (reading.quality, reading.value) == (Quality.FRESH, 1.0)
+
+
+async def test_a_queue_that_is_full_at_the_first_look_wakes(gateway: tuple[Gateway, str]) -> None:
+    page, url = gateway
+    page.queue = 2.0
+    woken: list[int] = []
+    gateways = Gateways(GatewaySettings(), lambda: woken.append(1))
+    gateways.follow({"ns/chat": activator(url=url)})
+    async with aiohttp.ClientSession() as session:
+        await gateways.poll(session)
+    assert woken == [1]
+
+
+async def test_services_behind_one_gateway_share_a_request(gateway: tuple[Gateway, str]) -> None:
+    page, url = gateway
+    gateways = Gateways(GatewaySettings(), lambda: None)
+    gateways.follow({f"ns/chat-{n}": activator(url=url) for n in range(20)})
+    async with aiohttp.ClientSession() as session:
+        await gateways.poll(session)
+    assert page.requests == 1
+    assert all(gateways.reading(f"ns/chat-{n}").fresh == 0.0 for n in range(20))
+
+
+async def test_a_gateway_that_fails_leaves_its_reading_to_age(gateway: tuple[Gateway, str]) -> None:
+    page, url = gateway
+    gateways = Gateways(GatewaySettings(max_age_s=0.0), lambda: None)
+    gateways.follow({"ns/chat": activator(url=url)})
+    async with aiohttp.ClientSession() as session:
+        await gateways.poll(session)
+        page.status = 500
+        await gateways.poll(session)
+    reading = gateways.reading("ns/chat")
+    assert (reading.quality, reading.value, reading.fresh) == (Quality.STALE, 0.0, None)
+
+
+async def test_a_service_without_activator_has_no_queue(gateway: tuple[Gateway, str]) -> None:
+    gateways = Gateways(GatewaySettings(), lambda: None)
+    assert gateways.reading("ns/chat") is NOT_APPLICABLE
+    gateways.follow({"ns/chat": activator(url=gateway[1])})
+    async with aiohttp.ClientSession() as session:
+        await gateways.poll(session)
+    gateways.follow({"ns/chat": activator("mail", url=gateway[1])})
+    assert gateways.reading("ns/chat") is UNKNOWN, "another activator is another queue"

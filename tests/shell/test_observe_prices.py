@@ -1,0 +1,116 @@
+"""Prices by cron, duration and time zone: across midnight, daylight saving and overlapping windows."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebbtide.model.reasons import Code
+from ebbtide.model.spec import Price, PriceWindow
+from ebbtide.observe.prices import PriceNow, price_at
+
+BASE, NIGHT, PEAK = Decimal("2.50"), Decimal("1.20"), Decimal("4.00")
+
+
+def at(text: str) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+
+
+def window(cron: str, hours: float, price: Decimal, zone: str = "UTC") -> PriceWindow:
+    return PriceWindow(cron=cron, time_zone=zone, duration_s=hours * 3600, per_gpu_hour=price)
+
+
+def now(text: str, *schedule: PriceWindow) -> PriceNow:
+    return price_at("h100", Price(per_gpu_hour=BASE, currency="USD", schedule=schedule), at(text))
+
+
+NIGHTS = window("0 22 * * *", 9, NIGHT, "Europe/Berlin")
+
+
+@pytest.mark.parametrize(
+    ("moment", "price", "next_at", "next_price"),
+    [
+        pytest.param(
+            "2026-01-15T12:00", BASE, "2026-01-15T21:00", NIGHT, id="noon, the night opens at 22:00 in Berlin"
+        ),
+        pytest.param("2026-01-15T21:00", NIGHT, "2026-01-16T06:00", BASE, id="the moment it opens"),
+        pytest.param(
+            "2026-01-16T03:00", NIGHT, "2026-01-16T06:00", BASE, id="after midnight it is the window of yesterday"
+        ),
+        pytest.param("2026-01-16T06:00", BASE, "2026-01-16T21:00", NIGHT, id="the moment it closes"),
+        pytest.param("2026-07-15T12:00", BASE, "2026-07-15T20:00", NIGHT, id="in summer 22:00 is an hour earlier"),
+        pytest.param("2026-03-28T23:00", NIGHT, "2026-03-29T06:00", BASE, id="clocks go forward: nine real hours"),
+        pytest.param("2026-10-24T23:00", NIGHT, "2026-10-25T05:00", BASE, id="clocks go back: nine real hours"),
+    ],
+)
+def test_one_window_every_night(moment: str, price: Decimal, next_at: str, next_price: Decimal) -> None:
+    assert now(moment, NIGHTS) == PriceNow(price, "USD", at(next_at), next_price)
+
+
+def test_no_price_is_unknown_and_no_schedule_never_changes() -> None:
+    assert price_at("h100", None, 0.0) == PriceNow()
+    assert now("2026-01-15T12:00") == PriceNow(BASE, "USD")
+
+
+def test_the_first_declared_of_overlapping_windows_wins() -> None:
+    day = window("0 8 * * *", 12, PEAK)
+    noon = window("0 12 * * *", 1, NIGHT)
+    assert now("2026-01-15T12:30", day, noon) == PriceNow(PEAK, "USD", at("2026-01-15T20:00"), BASE)
+    assert now("2026-01-15T12:30", noon, day) == PriceNow(NIGHT, "USD", at("2026-01-15T13:00"), PEAK)
+
+
+def test_a_window_that_changes_nothing_is_no_change() -> None:
+    same = window("0 8 * * *", 1, BASE)
+    assert now("2026-01-15T07:00", same, NIGHTS).next_at == at("2026-01-15T21:00")
+    assert now("2026-01-15T07:00", same).next_at is None
+
+
+def test_a_window_longer_than_its_period_never_closes() -> None:
+    assert now("2026-01-15T07:00", window("0 * * * *", 2, NIGHT)) == PriceNow(NIGHT, "USD")
+
+
+def test_weekends_only() -> None:
+    weekend = window("0 0 * * SAT", 48, NIGHT)
+    assert now("2026-01-16T12:00", weekend).next_at == at("2026-01-17T00:00")
+    assert now("2026-01-18T23:59", weekend).per_gpu_hour == NIGHT
+    assert now("2026-01-19T00:00", weekend).per_gpu_hour == BASE
+
+
+@pytest.mark.parametrize("zone", ["Mars/Olympus", "", "../etc/passwd", "CEST+2x"])
+def test_a_zone_that_does_not_exist_is_a_fault_and_no_price(zone: str) -> None:
+    seen = now("2026-01-15T12:00", window("0 22 * * *", 9, NIGHT, zone))
+    assert (seen.per_gpu_hour, seen.currency) == (None, "USD")
+    ((code, message),) = seen.faults
+    assert code == Code.INVALID_TIME_ZONE
+    assert repr(zone) in message and "GPUPool h100" in message and "Europe/Berlin" in message
+
+
+def test_a_cron_line_that_no_calendar_knows_is_a_fault() -> None:
+    ((code, message),) = now("2026-01-15T12:00", window("61 * * * *", 1, NIGHT)).faults
+    assert code == Code.INVALID_SCHEDULE
+    assert "'61 * * * *'" in message
+
+
+crons = st.sampled_from(["0 22 * * *", "30 2 * * *", "*/20 * * * *", "0 0 * * SAT", "15 9-17 * * MON-FRI"])
+windows = st.builds(
+    window,
+    crons,
+    st.sampled_from([0.25, 1.0, 9.0, 30.0]),
+    st.sampled_from([BASE, NIGHT, PEAK]),
+    st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"]),
+)
+
+
+@given(schedule=st.lists(windows, min_size=1, max_size=3), moment_s=st.integers(1_767_225_600, 1_798_761_600))
+def test_the_price_holds_until_its_next_change_and_differs_then(schedule: list[PriceWindow], moment_s: int) -> None:
+    price = Price(per_gpu_hour=BASE, currency="USD", schedule=tuple(schedule))
+    seen = price_at("p", price, moment_s)
+    if seen.next_at is None:
+        return
+    assert seen.next_at > moment_s
+    assert price_at("p", price, seen.next_at).per_gpu_hour == seen.next_per_gpu_hour != seen.per_gpu_hour
+    for share in (0.0, 0.1, 0.5, 0.9):
+        between_s = moment_s + share * (seen.next_at - moment_s)
+        assert price_at("p", price, between_s).per_gpu_hour == seen.per_gpu_hour

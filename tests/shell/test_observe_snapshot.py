@@ -1,0 +1,473 @@
+"""The observer against an in-process API server: whole objects in, one Snapshot out, every fault named with its fix."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+
+from ebbtide.model.reasons import Code
+from ebbtide.model.snapshot import PodPhase, Quality, ServiceState, Snapshot, TargetState, WriteReceipt
+from ebbtide.observe.gather import Observer
+from ebbtide.observe.settings import ObserveSettings
+from tests.shell.observing import QUICK, api_client, eventually, pod
+
+GPU = "nvidia.com/gpu"
+OWN = "/apis/ebbtide.dev/v1alpha1"
+ALWAYS = (
+    "/api/v1/pods",
+    "/api/v1/nodes",
+    "/apis/apps/v1/deployments",
+    "/apis/apps/v1/statefulsets",
+    "/apis/autoscaling/v2/horizontalpodautoscalers",
+    f"{OWN}/inferenceservices",
+    f"{OWN}/gpupools",
+)
+NEVER_HEALTHY = ("prometheus", "histograms", "declarations")  # there is no Prometheus in these tests
+LWS = "/apis/leaderworkerset.x-k8s.io/v1"
+
+
+class Cluster:
+    """Objects by list path. Watches say nothing until `changed`, after which everybody lists again."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, list[dict[str, Any]]] = {path: [] for path in ALWAYS}
+        self.other: dict[str, dict[str, Any]] = {}  # discovery and /scale
+        self.asked: list[str] = []
+        self.version = 1
+        self._moved = asyncio.Condition()
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        path = request.path
+        if request.query.get("watch"):
+            async with self._moved:
+                await self._moved.wait_for(lambda: request.query["resourceVersion"] != str(self.version))
+            return web.json_response({"message": "scripted"}, status=410)
+        self.asked.append(path)
+        if path in self.other:
+            return web.json_response(self.other[path])
+        if path in self.objects:
+            return web.json_response({"metadata": {"resourceVersion": str(self.version)}, "items": self.objects[path]})
+        return web.json_response({"message": "no such path"}, status=404)
+
+    async def changed(self) -> None:
+        async with self._moved:
+            self.version += 1
+            self._moved.notify_all()
+
+    def add(self, path: str, *items: dict[str, Any]) -> None:
+        self.objects.setdefault(path, []).extend(items)
+
+
+def meta(name: str, namespace: str = "team-a", **more: Any) -> dict[str, Any]:
+    return {"name": name, "namespace": namespace, "uid": f"uid-{name}", "resourceVersion": "5", "generation": 1} | more
+
+
+def service(name: str = "chat", namespace: str = "team-a", mode: str = "Auto", **variant: Any) -> dict[str, Any]:
+    one = {
+        "name": "h100",
+        "pool": "h100",
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "chat-h100"},
+    } | variant
+    one = {key: value for key, value in one.items() if value is not None}
+    return {"metadata": meta(name, namespace), "spec": {"mode": mode, "model": {"name": "m"}, "variants": [one]}}
+
+
+def pool(name: str = "h100", **spec: Any) -> dict[str, Any]:
+    body = {"nodeSelector": {"pool": name}, "accelerator": "H100-80GB"} | spec
+    return {"metadata": meta(name, "", generation=1), "spec": body}
+
+
+def template(**spec: Any) -> dict[str, Any]:
+    container = {"name": "engine", "args": ["--model", "m"], "resources": {"limits": {GPU: "4"}}}
+    return {"spec": {"containers": [container], "terminationGracePeriodSeconds": 60} | spec}
+
+
+def deployment(name: str = "chat-h100", **more: Any) -> dict[str, Any]:
+    spec = {
+        "replicas": 2,
+        "selector": {"matchLabels": {"app": "chat"}},
+        "template": more.pop("template", template()),
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": 0}},
+    }
+    status = {"replicas": 2, "updatedReplicas": 2, "observedGeneration": 1} | more
+    return {"metadata": meta(name), "spec": spec, "status": status}
+
+
+def node(name: str = "n1", pool_name: str = "h100") -> dict[str, Any]:
+    status = {"allocatable": {GPU: "8"}, "conditions": [{"type": "Ready", "status": "True"}]}
+    return {"metadata": meta(name, "", labels={"pool": pool_name}), "spec": {}, "status": status}
+
+
+def usual() -> Cluster:
+    """A service with one Deployment of two pods on a pool of one node."""
+    cluster = Cluster()
+    bound = {"nodeName": "n1", "containers": [{"resources": {"requests": {GPU: "4"}}}]}
+    ready = [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:01:00Z"}]
+    cluster.add("/api/v1/pods", pod("b", spec=bound), pod("a", spec=bound, conditions=ready))
+    cluster.add("/api/v1/nodes", node())
+    cluster.add("/apis/apps/v1/deployments", deployment())
+    cluster.add(f"{OWN}/inferenceservices", service())
+    cluster.add(f"{OWN}/gpupools", pool())
+    return cluster
+
+
+@contextlib.asynccontextmanager
+async def observing(cluster: Cluster, folder: Path) -> AsyncIterator[Observer]:
+    settings = ObserveSettings(watch=replace(QUICK, silence_s=30.0), discovery_ttl_s=0.0)
+    async with api_client(cluster.answer, folder) as client, Observer(client, settings) as observer:
+        await asyncio.wait_for(observer.synced(), 10)
+        yield observer
+
+
+async def settled(observer: Observer, receipts: dict[str, WriteReceipt] | None = None) -> Snapshot:
+    """A snapshot after every kind has been listed: some are only found once a service names them."""
+    async with asyncio.timeout(20):
+        while True:
+            snapshot = await observer.snapshot(1000.0, receipts or {})
+            if not [source for source in snapshot.sources if not source.healthy and source.name not in NEVER_HEALTHY]:
+                return snapshot
+            await asyncio.sleep(0.01)
+
+
+async def look(cluster: Cluster, folder: Path, receipts: dict[str, WriteReceipt] | None = None) -> Snapshot:
+    async with observing(cluster, folder) as observer:
+        return await settled(observer, receipts)
+
+
+def only(snapshot: Snapshot) -> ServiceState:
+    (state,) = snapshot.services
+    return state
+
+
+async def target(cluster: Cluster, folder: Path) -> TargetState:
+    return only(await look(cluster, folder)).variants[0].target
+
+
+async def test_a_service_with_its_pods_pool_and_last_write(tmp_path: Path) -> None:
+    receipt = WriteReceipt(target_uid="uid-chat-h100", replicas=2, at=900.0)
+    snapshot = await look(usual(), tmp_path, {"team-a/chat/h100": receipt})
+    variant = only(snapshot).variants[0]
+    assert [(seen.name, seen.phase, seen.gpus) for seen in variant.pods] == [
+        ("a", PodPhase.READY, 4),
+        ("b", PodPhase.STARTING, 4),
+    ]
+    assert variant.last_write == receipt
+    assert variant.target == TargetState(
+        exists=True,
+        uid="uid-chat-h100",
+        resource_version="5",
+        spec_replicas=2,
+        status_replicas=2,
+        generation=1,
+        observed_generation=1,
+        gpus_per_replica=4,
+        termination_grace_s=60.0,
+    )
+    assert only(snapshot).gateway_queue.quality is Quality.NOT_APPLICABLE
+    (seen_pool,) = snapshot.pools
+    assert [(seen.name, seen.gpus, seen.allocated_gpus) for seen in seen_pool.nodes] == [("n1", 8, 8)]
+    assert snapshot.taken_at == 1000.0
+
+
+async def test_sources_are_named_and_sorted(tmp_path: Path) -> None:
+    sources = (await look(usual(), tmp_path)).sources
+    assert [source.name for source in sources] == sorted(source.name for source in sources)
+    assert [source.name for source in sources if not source.healthy] == ["histograms", "prometheus"]
+    assert {"pods", "nodes", "deployments", "inferenceservices", "gpupools", "scales", "declarations"} <= {
+        source.name for source in sources
+    }
+
+
+def with_target(name: str, **spec: Any) -> Cluster:
+    cluster = usual()
+    cluster.objects[f"{OWN}/inferenceservices"] = [service(**spec)]
+    assert name
+    return cluster
+
+
+def no_pool() -> Cluster:
+    cluster = usual()
+    cluster.objects[f"{OWN}/gpupools"] = []
+    return cluster
+
+
+def shared() -> Cluster:
+    cluster = usual()
+    cluster.add(f"{OWN}/inferenceservices", service("other"))
+    return cluster
+
+
+def template_on(**labels: str) -> Cluster:
+    cluster = usual()
+    cluster.objects["/apis/apps/v1/deployments"] = [deployment(template=template(nodeSelector=labels))]
+    return cluster
+
+
+def without_gpus() -> Cluster:
+    cluster = usual()
+    bare = {"spec": {"containers": [{"name": "engine", "resources": {"limits": {"cpu": "4"}}}]}}
+    cluster.objects["/apis/apps/v1/deployments"] = [deployment(template=bare)]
+    return cluster
+
+
+def aims_at(api_version: str, kind: str, **discovered: Any) -> Cluster:
+    cluster = usual()
+    ref = {"apiVersion": api_version, "kind": kind, "name": "chat-h100"}
+    cluster.objects[f"{OWN}/inferenceservices"] = [service(scaleTargetRef=ref)]
+    cluster.other |= discovered
+    return cluster
+
+
+POD_KIND = {"/api/v1": {"resources": [{"name": "pods", "kind": "Pod", "namespaced": True}]}}
+NO_TARGET = {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "chat-h100"}
+ENGINE = {"type": "vLLM", "image": "vllm:1"}
+
+
+@pytest.mark.parametrize(
+    ("cluster", "code", "words"),
+    [
+        pytest.param(no_pool, Code.POOL_NOT_FOUND, "names GPUPool h100, which does not exist", id="pool"),
+        pytest.param(shared, Code.TARGET_SHARED, "also the target of team-a/other variant h100", id="two services"),
+        pytest.param(
+            lambda: with_target("x", scaleTargetRef=NO_TARGET),
+            Code.TARGET_NOT_FOUND,
+            "StatefulSet team-a/chat-h100 does not exist; create it",
+            id="no such object",
+        ),
+        pytest.param(
+            lambda: aims_at("v1", "Pod", **POD_KIND),
+            Code.TARGET_NOT_SCALABLE,
+            "Pod of v1 has no scale subresource",
+            id="no scale subresource",
+        ),
+        pytest.param(
+            lambda: aims_at("example.com/v1", "Fleet"),
+            Code.TARGET_NOT_FOUND,
+            "serves no kind Fleet of example.com/v1; correct scaleTargetRef, or install its CRD",
+            id="no such kind",
+        ),
+        pytest.param(
+            lambda: template_on(pool="l40s"),
+            Code.POOL_MISMATCH,
+            "nodeSelector has pool=l40s, but GPUPool h100 has pool=h100",
+            id="another pool's nodes",
+        ),
+        pytest.param(
+            lambda: template_on(**{"nvidia.com/gpu.product": "L40S"}),
+            Code.POOL_MISMATCH,
+            "none of the 1 nodes of GPUPool h100 has all labels of the pod template's nodeSelector "
+            "(nvidia.com/gpu.product=L40S)",
+            id="labels that no node of the pool has",
+        ),
+        pytest.param(without_gpus, Code.GPUS_UNKNOWN, "asks for no nvidia.com/gpu; set", id="no GPUs"),
+        pytest.param(
+            lambda: with_target("x", mode="Recommend", scaleTargetRef=None, engine=ENGINE),
+            Code.TARGET_NOT_FOUND,
+            "Deployment team-a/chat-h100 is not built in mode Recommend",
+            id="an engine block that nobody builds",
+        ),
+    ],
+)
+async def test_a_fault_between_objects_is_named_with_its_fix(
+    tmp_path: Path, cluster: Any, code: Code, words: str
+) -> None:
+    made: Cluster = cluster()
+    if words.startswith("Deployment"):
+        made.objects["/apis/apps/v1/deployments"] = []
+    snapshot = await look(made, tmp_path)
+    state = next(state for state in snapshot.services if state.spec.key == "team-a/chat")
+    ((found, message),) = state.variants[0].target.faults
+    assert found == code
+    assert words in message
+    assert message.startswith("variant h100")
+
+
+async def test_a_pool_with_an_unknown_zone_has_a_fault_and_no_price(tmp_path: Path) -> None:
+    cluster = usual()
+    window = {"cron": "0 22 * * *", "timeZone": "Mars/Olympus", "duration": "9h", "perGPUHour": "1"}
+    price = {"perGPUHour": "2.50", "currency": "USD", "schedule": [window]}
+    cluster.objects[f"{OWN}/gpupools"] = [pool(price=price)]
+    (seen,) = (await look(cluster, tmp_path)).pools
+    assert seen.price_per_gpu_hour is None
+    assert [code for code, _ in seen.faults] == [Code.INVALID_TIME_ZONE]
+
+
+async def test_rivals_are_named(tmp_path: Path) -> None:
+    cluster = shared()
+    ref = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "chat-h100"}
+    hpa = "/apis/autoscaling/v2/horizontalpodautoscalers"
+    cluster.add(hpa, {"metadata": meta("hpa"), "spec": {"scaleTargetRef": ref}})
+    cluster.add(hpa, {"metadata": meta("else"), "spec": {"scaleTargetRef": ref | {"name": "other"}}})
+    cluster.add(hpa, {"metadata": meta("far", "team-b"), "spec": {"scaleTargetRef": ref}})
+    kinds = [{"name": "scaledobjects", "kind": "ScaledObject", "namespaced": True}]
+    cluster.other["/apis/keda.sh/v1alpha1"] = {"resources": kinds}
+    keda = {"metadata": meta("keda"), "spec": {"scaleTargetRef": {"name": "chat-h100"}}}
+    cluster.add("/apis/keda.sh/v1alpha1/scaledobjects", keda)
+    async with observing(cluster, tmp_path) as observer:
+        seen = (await settled(observer)).services[0].variants[0].target.rivals
+    assert seen == ("HorizontalPodAutoscaler hpa", "InferenceService team-a/other", "ScaledObject keda")
+
+
+async def test_kinds_whose_definition_is_removed_are_no_sick_sources(tmp_path: Path) -> None:
+    kinds = [{"name": "fleets", "kind": "Fleet", "namespaced": True}, {"name": "fleets/scale", "kind": "Scale"}]
+    cluster = aims_at("example.com/v1", "Fleet", **{"/apis/example.com/v1": {"resources": kinds}})
+    cluster.other["/apis/keda.sh/v1alpha1"] = {"resources": [{"name": "scaledobjects", "kind": "ScaledObject"}]}
+    cluster.objects |= {"/apis/example.com/v1/fleets": [], "/apis/keda.sh/v1alpha1/scaledobjects": []}
+    async with observing(cluster, tmp_path) as observer:
+        before = {source.name for source in (await settled(observer)).sources}
+        cluster.other.clear()
+        snapshot = await observer.snapshot(1001.0, {})
+    assert before - {source.name for source in snapshot.sources} == {"fleets", "scaledobjects"}
+    assert [code for code, _ in only(snapshot).variants[0].target.faults] == [Code.TARGET_NOT_FOUND]
+
+
+async def test_a_rollout_its_surge_a_refused_quota_and_the_drain_flag(tmp_path: Path) -> None:
+    cluster = usual()
+    refused = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota: gpus"}
+    drains = template(
+        nodeSelector={"pool": "h100"},
+        containers=[
+            {"command": ["sh", "-c", "vllm serve m --shutdown-timeout=45"], "resources": {"limits": {GPU: "2"}}}
+        ],
+    )
+    cluster.objects["/apis/apps/v1/deployments"] = [
+        deployment(template=drains, replicas=3, updatedReplicas=1, conditions=[refused])
+    ]
+    seen = await target(cluster, tmp_path)
+    assert (seen.rolling_out, seen.surge_replicas) == (True, 1), "25 % of 2, rounded up"
+    assert seen.replica_failure == "exceeded quota: gpus"
+    assert (seen.shutdown_timeout_s, seen.gpus_per_replica) == (45.0, 2)
+    assert seen.node_selector == (("pool", "h100"),)
+    assert seen.faults == ()
+
+
+def stateful_set(**strategy: Any) -> Cluster:
+    cluster = usual()
+    item = deployment(currentRevision="one", updateRevision="two")
+    item["spec"]["updateStrategy"] = strategy
+    cluster.add("/apis/apps/v1/statefulsets", item)
+    ref = {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "chat-h100"}
+    cluster.objects[f"{OWN}/inferenceservices"] = [service(scaleTargetRef=ref)]
+    return cluster
+
+
+@pytest.mark.parametrize(
+    ("strategy", "rolling_out"),
+    [
+        pytest.param({"type": "RollingUpdate"}, True, id="two revisions"),
+        pytest.param({"type": "OnDelete"}, False, id="two revisions are the wish"),
+        pytest.param({"type": "RollingUpdate", "rollingUpdate": {"partition": 1}}, False, id="held by a partition"),
+    ],
+)
+async def test_a_stateful_set_goes_by_ordinal(tmp_path: Path, strategy: dict[str, Any], rolling_out: bool) -> None:
+    seen = await target(stateful_set(**strategy), tmp_path)
+    assert (seen.ordinal, seen.rolling_out, seen.spec_replicas) == (True, rolling_out, 2)
+
+
+async def test_a_kind_known_by_discovery_is_scaled_by_its_groups(tmp_path: Path) -> None:
+    kinds = [
+        {"name": "leaderworkersets", "kind": "LeaderWorkerSet", "namespaced": True},
+        {"name": "leaderworkersets/scale", "kind": "Scale", "namespaced": True},
+    ]
+    cluster = aims_at("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet", **{LWS: {"resources": kinds}})
+    worker = template(containers=[{"resources": {"limits": {GPU: "8"}}}])
+    spec = {"replicas": 1, "leaderWorkerTemplate": {"size": 2, "workerTemplate": worker}}
+    cluster.add(f"{LWS}/leaderworkersets", {"metadata": meta("chat-h100"), "spec": spec, "status": {"replicas": 1}})
+    scale_path = f"{LWS}/namespaces/team-a/leaderworkersets/chat-h100/scale"
+    cluster.other[scale_path] = {"spec": {"replicas": 1}, "status": {"replicas": 1, "selector": "app=chat"}}
+    async with observing(cluster, tmp_path) as observer:
+        variant = (await settled(observer)).services[0].variants[0]
+        await observer.snapshot(3.0, {})
+    seen = variant.target
+    assert (seen.exists, seen.ordinal, seen.pods_per_replica, seen.gpus_per_replica) == (True, True, 2, 16)
+    assert (seen.spec_replicas, seen.uid, seen.faults) == (1, "uid-chat-h100", ())
+    assert [item.name for item in variant.pods] == ["a", "b"]
+    assert cluster.asked.count(scale_path) == 1, "an unchanged object is not asked again"
+
+
+async def test_a_kind_that_is_not_listed_yet_is_not_missing(tmp_path: Path) -> None:
+    kinds = [{"name": "fleets", "kind": "Fleet", "namespaced": True}, {"name": "fleets/scale", "kind": "Scale"}]
+    cluster = aims_at("example.com/v1", "Fleet", **{"/apis/example.com/v1": {"resources": kinds}})
+    async with observing(cluster, tmp_path) as observer:  # its list answers 404
+        seen = (await observer.snapshot(1.0, {})).services[0].variants[0].target
+    assert [code for code, _ in seen.faults] == [Code.PENDING]
+
+
+async def test_a_new_generation_wakes_and_a_status_write_does_not(tmp_path: Path) -> None:
+    cluster = usual()
+    async with observing(cluster, tmp_path) as observer:
+        assert observer.wake.is_set(), "the first list brings new wishes"
+        observer.wake.clear()
+        (item,) = cluster.objects[f"{OWN}/inferenceservices"]
+        item["metadata"]["resourceVersion"] = "6"
+        item["status"] = {"reason": "WithinTarget"}
+        await cluster.changed()
+        await eventually(lambda: (observer.raw_service("team-a/chat") or {})["status"] != {})
+        assert not observer.wake.is_set()
+        item["metadata"] |= {"resourceVersion": "7", "generation": 2}
+        await cluster.changed()
+        await asyncio.wait_for(observer.wake.wait(), 10)
+        assert (await observer.snapshot(1.0, {})).services[0].spec.generation == 2
+
+
+async def test_a_service_deleted_in_a_watch_gap_is_gone_and_wakes(tmp_path: Path) -> None:
+    cluster = usual()
+    async with observing(cluster, tmp_path) as observer:
+        observer.wake.clear()
+        cluster.objects[f"{OWN}/inferenceservices"] = []
+        await cluster.changed()
+        await asyncio.wait_for(observer.wake.wait(), 10)
+        assert (await observer.snapshot(1.0, {})).services == ()
+        assert observer.raw_service("team-a/chat") is None
+
+
+async def test_a_service_that_is_being_deleted_is_left_out_and_named(tmp_path: Path) -> None:
+    cluster = usual()
+    cluster.objects[f"{OWN}/inferenceservices"][0]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    async with observing(cluster, tmp_path) as observer:
+        assert (await observer.snapshot(1.0, {})).services == ()
+        assert observer.deleting == ("team-a/chat",)
+
+
+async def test_an_object_that_cannot_be_read_is_said_and_hides_no_other(tmp_path: Path) -> None:
+    cluster = usual()
+    broken = service("broken")
+    broken["spec"]["objectives"] = {"timeToFirstToken": "soon"}
+    cluster.add(f"{OWN}/inferenceservices", broken)
+    snapshot = await look(cluster, tmp_path)
+    assert [state.spec.key for state in snapshot.services] == ["team-a/chat"]
+    source = next(source for source in snapshot.sources if source.name == "declarations")
+    assert not source.healthy
+    assert "broken" in source.message and "timeToFirstToken" in source.message
+
+
+async def test_the_raw_object_is_whole_but_for_bookkeeping(tmp_path: Path) -> None:
+    cluster = usual()
+    (item,) = cluster.objects[f"{OWN}/inferenceservices"]
+    item["metadata"] |= {
+        "annotations": {"team": "a", "kubectl.kubernetes.io/last-applied-configuration": "{}"},
+        "finalizers": ["ebbtide.dev/delete"],
+        "managedFields": [{"manager": "kubectl"}],
+    }
+    async with observing(cluster, tmp_path) as observer:
+        raw = observer.raw_service("team-a/chat")
+    assert raw is not None
+    assert (raw["apiVersion"], raw["kind"], raw["spec"]) == ("ebbtide.dev/v1alpha1", "InferenceService", item["spec"])
+    assert raw["metadata"]["annotations"] == {"team": "a"}
+    assert list(raw["metadata"]["finalizers"]) == ["ebbtide.dev/delete"]
+    assert "managedFields" not in raw["metadata"]
+
+
+async def test_the_same_cluster_gives_the_same_bytes_whatever_the_order(tmp_path: Path) -> None:
+    cluster, turned = shared(), shared()
+    for items in turned.objects.values():
+        items.reverse()
+    first, second = await look(cluster, tmp_path), await look(turned, tmp_path)
+    encode = msgspec.json.Encoder(decimal_format="string").encode
+    assert encode((first.services, first.pools)) == encode((second.services, second.pools))
