@@ -1,0 +1,190 @@
+"""Events: what changed, in numbers, on the object it happened to. Few, de-duplicated, within a write budget.
+
+`cycle_events` decides which notes a cycle is worth (pure); `EventRecorder` sends those that were not said within the
+last 15 minutes. A cause that concerns the whole cluster is said once, on Ebbtide's own Deployment, never on every
+service. Events are best effort: one that cannot be sent is counted and forgotten, and never disturbs a cycle.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ebbtide.clock import rfc3339_micro
+from ebbtide.errors import EbbtideError
+from ebbtide.kube.client import KubeClient, resource_path
+from ebbtide.model.plan import ConditionStatus, Plan, ScaleAction, ServicePlan
+from ebbtide.model.reasons import Code
+from ebbtide.model.snapshot import Snapshot
+from ebbtide.model.spec import Mode, ServiceSpec
+from ebbtide.record.budget import TokenBucket
+
+CONTROLLER = "ebbtide.dev/operator"
+_API_VERSION = "events.k8s.io/v1"
+_SILENCE_S = 900.0
+_MAX_NOTE = 1024  # the API server's limit in bytes
+_MAX_NAME = 200
+_MAX_WAITING = 1000
+
+# The Event that a service's deciding reason stands for; codes that are not here are told by status alone
+_BY_CODE: Mapping[Code, tuple[str, str]] = {
+    Code.METRICS_MISSING: ("Warning", "Held"),
+    Code.METRICS_STALE: ("Warning", "Held"),
+    Code.PROMETHEUS_UNREACHABLE: ("Warning", "Held"),
+    Code.ROLLOUT_IN_PROGRESS: ("Normal", "Held"),
+    Code.WARMING_UP: ("Normal", "Held"),
+    Code.ACTIVATOR_UNSEEN: ("Warning", "Held"),
+    Code.AT_MAXIMUM: ("Warning", "Limited"),
+    Code.POOL_FULL: ("Warning", "Limited"),
+    Code.POOL_BACKING_OFF: ("Warning", "Limited"),
+    Code.QUOTA_REFUSED: ("Warning", "Limited"),
+    Code.UNSCHEDULABLE: ("Warning", "Limited"),
+    Code.CRASH_LOOPING: ("Warning", "Limited"),
+    Code.SLO_UNATTAINABLE: ("Warning", "Limited"),
+    Code.PRICE_UNKNOWN: ("Warning", "PriceMissing"),
+    Code.PAUSED: ("Normal", "Paused"),
+    Code.TARGET_CONFLICT: ("Warning", "ConflictDetected"),
+    Code.TARGET_SHARED: ("Warning", "ConflictDetected"),
+    Code.DRIFTED: ("Normal", "Drifted"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The object an Event is about. `namespace` is '' for a cluster-scoped one."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One thing to say. Notes with the same subject, reason and `topic` are said once in 15 minutes."""
+
+    subject: Subject
+    type: str  # Normal or Warning
+    reason: str
+    action: str
+    text: str
+    topic: str = ""
+
+
+def cycle_events(
+    plan: Plan, snapshot: Snapshot, applied: Sequence[ScaleAction], own: Subject | None = None
+) -> list[Note]:
+    """What one cycle is worth saying. `applied` are the actions that the API server confirmed."""
+    specs = {service.spec.key: service.spec for service in snapshot.services}
+    causes = [item for item in plan.cluster_conditions if item.status is ConditionStatus.FALSE]
+    shared = {condition.reason for condition in causes}
+    notes = [_scaled(specs[action.service], action) for action in applied if action.service in specs]
+    for service_plan in plan.services:
+        spec = specs.get(service_plan.key)
+        if spec is not None and spec.mode is not Mode.OFF:
+            notes += _of_service(spec, service_plan, shared)
+    if own is not None:
+        notes += [
+            Note(own, "Warning", condition.reason, "Observe", condition.message, topic=condition.type)
+            for condition in causes
+        ]
+    return notes
+
+
+def _scaled(spec: ServiceSpec, action: ScaleAction) -> Note:
+    reason = "ScaledUp" if action.to_replicas > action.from_replicas else "ScaledDown"
+    change = f"{action.from_replicas} -> {action.to_replicas}"
+    text = f"{action.variant} {change}: {action.reason.text}"
+    # every move is news, also the second within 15 minutes: the numbers are part of the topic
+    return Note(_subject(spec), "Normal", reason, "Scale", text, topic=f"{action.variant} {change}")
+
+
+def _of_service(spec: ServiceSpec, plan: ServicePlan, shared: set[str]) -> Iterator[Note]:
+    code = plan.reason.code
+    if code in _BY_CODE and code.value not in shared:
+        type_, reason = _BY_CODE[code]
+        yield Note(_subject(spec), type_, reason, "Decide", f"{code.value}: {plan.reason.text}", topic=code.value)
+    refused = next((item for item in plan.conditions if item.reason == Code.WRITE_REFUSED.value), None)
+    if refused is not None:
+        yield Note(_subject(spec), "Warning", refused.reason, "Scale", refused.message, topic=refused.reason)
+    moves = [f"{v.name} {v.observed} -> {v.allowed}" for v in plan.variants if v.allowed != v.observed]
+    if spec.mode is Mode.RECOMMEND and moves:
+        text = f"{', '.join(moves)}: {plan.reason.text} (mode Recommend: nothing was written)"
+        yield Note(_subject(spec), "Normal", "Recommended", "Recommend", text, topic=", ".join(moves))
+
+
+def _subject(spec: ServiceSpec) -> Subject:
+    return Subject("ebbtide.dev/v1alpha1", "InferenceService", spec.namespace, spec.name, spec.uid)
+
+
+class EventRecorder:
+    """Sends notes. `instance` names this process (its pod), `own` is Ebbtide's own Deployment when known."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        instance: str = "ebbtide",
+        budget: TokenBucket | None = None,
+        dropped: Callable[[str], None] = lambda why: None,
+    ) -> None:
+        self._client = client
+        self._instance = instance
+        self._budget = budget or TokenBucket(3)
+        self._dropped = dropped
+        self._said: dict[tuple[Subject, str, str], float] = {}
+        self._waiting: deque[Note] = deque()
+        self._count = 0
+
+    async def emit(self, notes: Iterable[Note], now_s: float) -> int:
+        """Sends what is new; returns how many were sent. Never raises for a failed write.
+
+        Notes beyond the budget wait for the next call, up to a thousand: a move is told once or never.
+        """
+        self._said = {key: at for key, at in self._said.items() if now_s - at < _SILENCE_S}
+        for note in notes:
+            key = (note.subject, note.reason, note.topic)
+            if key in self._said:
+                continue
+            if len(self._waiting) >= _MAX_WAITING:
+                self._dropped("budget")
+                continue
+            self._said[key] = now_s
+            self._waiting.append(note)
+        granted = self._budget.take(len(self._waiting), now_s)
+        return sum([await self._send(self._waiting.popleft(), now_s) for _ in range(granted)])
+
+    async def _send(self, note: Note, now_s: float) -> int:
+        body = self._body(note, now_s)
+        path = resource_path(_API_VERSION, "events", body["metadata"]["namespace"])
+        try:
+            await self._client.request("POST", path, body=body)
+        except EbbtideError as error:
+            self._dropped(type(error).__name__)
+            return 0
+        return 1
+
+    def _body(self, note: Note, now_s: float) -> dict[str, Any]:
+        subject = note.subject
+        self._count += 1
+        # unique without randomness: microseconds and a counter, as kubelet and client-go name theirs
+        suffix = f"{round(now_s * 1e6):x}{self._count % 4096:03x}"
+        return {
+            "apiVersion": _API_VERSION,
+            "kind": "Event",
+            "metadata": {"name": f"{subject.name[:_MAX_NAME]}.{suffix}", "namespace": subject.namespace or "default"},
+            "eventTime": rfc3339_micro(now_s),
+            "type": note.type,
+            "reason": note.reason,
+            "action": note.action,
+            "note": note.text.encode()[:_MAX_NOTE].decode(errors="ignore"),
+            "reportingController": CONTROLLER,
+            "reportingInstance": self._instance[:128],
+            "regarding": {
+                "apiVersion": subject.api_version,
+                "kind": subject.kind,
+                "name": subject.name,
+                "uid": subject.uid,
+            }
+            | ({"namespace": subject.namespace} if subject.namespace else {}),
+        }

@@ -1,0 +1,103 @@
+"""One file of the flight recorder: appended blocks of chunks, and the recordings that refer to them.
+
+A frame is `type (1 byte) | length (4) | crc32 (4) | payload`. Block frames hold new chunks, numbered in the order in
+which they were first seen; recording frames hold an id and numbers. A chunk is stored once a file, so a file is
+complete in itself and can be deleted whole. A tail that was cut off by a crash is ignored.
+"""
+
+import hashlib
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from ebbtide.errors import EbbtideError
+
+_HEADER = struct.Struct(">cII")
+_BLOCK, _RECORDING = b"B", b"R"
+# Chunks compressed together: alone, 2 KB of one service shrink by 2, next to 127 like it by 8
+_CHUNKS_A_BLOCK = 128
+_LEVEL = 1  # zlib's fastest: 3 times faster than the default for 10 % more bytes
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One recording: its id, small facts, and the chunk numbers of its parts."""
+
+    id: str
+    facts: dict[str, str]
+    parts: dict[str, list[int]]
+
+
+class SegmentWriter:
+    """Appends to one file. Not shared between threads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = 0
+        self._file: BinaryIO = path.open("xb")
+        self._numbers: dict[bytes, int] = {}
+
+    def append(self, id_: str, facts: dict[str, str], parts: dict[str, Sequence[bytes]]) -> int:
+        """Writes one recording and the chunks that are new to this file; returns bytes written."""
+        before = self.size
+        fresh: list[bytes] = []
+        numbers = {name: [self._number(chunk, fresh) for chunk in chunks] for name, chunks in parts.items()}
+        for start in range(0, len(fresh), _CHUNKS_A_BLOCK):
+            self._write(_BLOCK, fresh[start : start + _CHUNKS_A_BLOCK])
+        self._write(_RECORDING, Entry(id=id_, facts=facts, parts=numbers))
+        self._file.flush()
+        return self.size - before
+
+    def close(self) -> None:
+        """Closes the file; it stays readable by `read_entry`."""
+        self._file.close()
+
+    def _number(self, chunk: bytes, fresh: list[bytes]) -> int:
+        digest = hashlib.sha256(chunk).digest()
+        number = self._numbers.get(digest)
+        if number is None:
+            number = self._numbers[digest] = len(self._numbers)
+            fresh.append(chunk)
+        return number
+
+    def _write(self, kind: bytes, value: object) -> None:
+        payload = zlib.compress(msgspec.msgpack.encode(value), _LEVEL)
+        self._file.write(_HEADER.pack(kind, len(payload), zlib.crc32(payload)))
+        self._file.write(payload)
+        self.size += _HEADER.size + len(payload)
+
+
+def entries(path: Path) -> list[Entry]:
+    """All recordings of a file, oldest first, without their chunks."""
+    return [msgspec.msgpack.decode(payload, type=Entry) for kind, payload in _frames(path) if kind == _RECORDING]
+
+
+def read_parts(path: Path, entry: Entry) -> dict[str, list[bytes]]:
+    """The chunks of one recording of this file. Raises EbbtideError when some are missing."""
+    needed = {number for numbers in entry.parts.values() for number in numbers}
+    found: dict[int, bytes] = {}
+    first = 0
+    for kind, payload in _frames(path):
+        if kind == _BLOCK:
+            chunks = msgspec.msgpack.decode(payload, type=list[bytes])
+            found.update((first + place, chunk) for place, chunk in enumerate(chunks) if first + place in needed)
+            first += len(chunks)
+        if len(found) == len(needed):
+            break
+    if len(found) < len(needed):
+        raise EbbtideError(f"{path}: recording {entry.id} is incomplete: the file is damaged or was cut off")
+    return {name: [found[number] for number in numbers] for name, numbers in entry.parts.items()}
+
+
+def _frames(path: Path) -> Iterator[tuple[bytes, bytes]]:
+    """Whole frames, decompressed, up to the first that is cut off or damaged."""
+    with path.open("rb") as file:
+        while len(header := file.read(_HEADER.size)) == _HEADER.size:
+            kind, length, checksum = _HEADER.unpack(header)
+            payload = file.read(length)
+            if len(payload) < length or zlib.crc32(payload) != checksum:
+                return
+            yield kind, zlib.decompress(payload)

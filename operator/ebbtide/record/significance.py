@@ -1,0 +1,96 @@
+"""Which difference between two statuses is worth a write. Pure.
+
+DECIDED: a condition, a reason, a replica count, a decision changed: written as soon as the budget allows.
+MOVED: only measured numbers moved, by enough to matter: written at most once a minute.
+NOTHING: equal, or the numbers wobbled.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from enum import IntEnum
+from typing import Any
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+# 10 % or more is a change that matters: 4.5 -> 4.9 requests/s is not, 4.5 -> 5.0 is
+_MATTERS = 0.10
+
+# Parts of a status that are measured rather than decided; everything else counts as decided
+_MEASURED = frozenset({"demand", "forecast", "spendPerHour", "message", "capacity", "startupSeconds", "evidence"})
+# They follow from other parts and never justify a write
+_NOT_DECIDED = _MEASURED | {"lastTransitionTime"}
+
+
+class Difference(IntEnum):
+    """How much two statuses differ; larger goes first."""
+
+    NOTHING = 0
+    MOVED = 1
+    DECIDED = 2
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> Difference:
+    """How much `new` differs from `old`, which was written last."""
+    if decided(old) != decided(new):
+        return Difference.DECIDED
+    return Difference.MOVED if moved(old, new) else Difference.NOTHING
+
+
+def moved(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """True when a measured number differs by enough to matter, or a text says something else."""
+    return _numbers_matter(list(_measured(old)), list(_measured(new)))
+
+
+def only_shared(old: Mapping[str, Any], new: Mapping[str, Any], shared_reasons: Collection[str]) -> bool:
+    """True when nothing but the cluster-wide reasons tells the two apart: such a write can wait its turn."""
+    if not shared_reasons:
+        return False
+    touched = {
+        condition["type"]
+        for status in (old, new)
+        for condition in status.get("conditions") or ()
+        if condition["reason"] in shared_reasons
+    }
+    ignored = {"decisions"} | ({"reason"} if {old.get("reason"), new.get("reason")} & set(shared_reasons) else set())
+    return bool(_own(old, touched, ignored) == _own(new, touched, ignored))
+
+
+def decided(value: Any) -> Any:
+    """The part of a status that was decided: all but measured numbers, texts and transition times."""
+    if isinstance(value, Mapping):
+        return {key: decided(item) for key, item in value.items() if key not in _NOT_DECIDED}
+    if isinstance(value, list):
+        return [decided(item) for item in value]
+    return value
+
+
+def _measured(value: Any, inside: bool = False) -> Iterator[str]:
+    """The measured leaves as text, in a fixed order, with a line for each key so that absence shows."""
+    if isinstance(value, Mapping):
+        for key in sorted(value):
+            if key in _MEASURED or inside:
+                yield f"{key}:"
+            yield from _measured(value[key], inside or key in _MEASURED)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _measured(item, inside)
+    elif inside:
+        yield str(value)
+
+
+def _numbers_matter(old: list[str], new: list[str]) -> bool:
+    if [_NUMBER.sub("#", text) for text in old] != [_NUMBER.sub("#", text) for text in new]:
+        return True  # other words, not only other numbers
+    pairs = zip(_NUMBER.findall("\n".join(old)), _NUMBER.findall("\n".join(new)), strict=True)
+    return any(_differs(float(before), float(after)) for before, after in pairs)
+
+
+def _differs(before: float, after: float) -> bool:
+    # the floor keeps 0.001 -> 0.002 requests/s, or a backlog of 0 and 0.5, from counting as doubled
+    return abs(after - before) >= max(_MATTERS * max(abs(before), abs(after)), 0.1)
+
+
+def _own(status: Mapping[str, Any], touched: Collection[str], ignored: Collection[str]) -> Any:
+    """What concerns this object alone: all but the conditions of these types and the ignored fields."""
+    kept = {key: value for key, value in status.items() if key not in ignored}
+    kept["conditions"] = [item for item in status.get("conditions") or () if item["type"] not in touched]
+    return decided(kept)

@@ -1,0 +1,223 @@
+"""Builds the status objects from a plan. Pure: the previous status and the time are arguments.
+
+Numbers become integers or decimal strings (the API has no floats); an object is kept under 16 KiB by shortening what
+explains, never what decides.
+"""
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from ebbtide.clock import rfc3339
+from ebbtide.model.plan import Capacity, Condition, ConditionStatus, PoolPlan, ServicePlan, VariantPlan
+from ebbtide.model.reasons import Code
+from ebbtide.model.snapshot import PoolState
+
+MAX_BYTES = 16 * 1024
+MAX_DECISIONS = 10
+
+# Present on every object from the first visit on, Unknown until looked at
+SERVICE_CONDITIONS = (
+    "Ready",
+    "TargetResolved",
+    "MetricsFresh",
+    "CapacityKnown",
+    "PricesKnown",
+    "SLOAttainable",
+    "Acting",
+)
+POOL_CONDITIONS = ("Ready", "PricesKnown")
+
+# Alone they change nothing and pass by themselves: a decision is not made of them
+_PASSING = frozenset(
+    {
+        Code.WITHIN_TARGET,
+        Code.PODS_STARTING,
+        Code.ROLLOUT_IN_PROGRESS,
+        Code.DOWN_DELAY,
+        Code.UP_DELAY,
+        Code.RATE_LIMITED,
+        Code.WARMING_UP,
+        Code.NO_LOAD_SEEN,
+    }
+)
+
+Status = dict[str, Any]
+
+
+def service_status(
+    plan: ServicePlan, generation: int, previous: Mapping[str, Any], now_s: float, decision_id: str
+) -> Status:
+    """The whole status of one service, at most 16 KiB. `previous` is what was last written, {} before the first."""
+    status: Status = {
+        "observedGeneration": generation,
+        "conditions": conditions(plan.conditions, SERVICE_CONDITIONS, previous, generation, now_s),
+        "replicas": _totals(plan),
+        "variants": [_variant(variant) for variant in plan.variants],
+        "reason": plan.reason.code.value,
+        "message": plan.reason.text[:1024],
+    }
+    if plan.demand is not None:
+        status["demand"] = {
+            "requestsPerSecond": decimal(plan.demand.requests_per_second),
+            "inputTokens": round(plan.demand.input_tokens),
+            "outputTokens": round(plan.demand.output_tokens),
+            "backlog": round(plan.demand.backlog),
+        }
+    if plan.forecast is not None:
+        status["forecast"] = {
+            "horizonSeconds": round(plan.forecast.horizon_s),
+            "expected": decimal(plan.forecast.expected),
+            "low": decimal(plan.forecast.low),
+            "high": decimal(plan.forecast.high),
+            "method": plan.forecast.method,
+        }
+    if plan.spend_per_hour is not None and plan.currency:
+        status |= {"spendPerHour": money(plan.spend_per_hour), "currency": plan.currency}
+    history = decisions(plan, previous.get("decisions") or (), now_s, decision_id)
+    if history:
+        status["decisions"] = history
+    return fitted(status)
+
+
+def pool_status(plan: PoolPlan, state: PoolState, previous: Mapping[str, Any], now_s: float) -> Status:
+    """The whole status of one pool."""
+    generation = state.spec.generation
+    status: Status = {
+        "observedGeneration": generation,
+        "conditions": conditions(plan.conditions, POOL_CONDITIONS, previous, generation, now_s),
+        "nodes": plan.nodes,
+        "gpus": {"total": plan.gpus, "allocated": plan.allocated, "free": max(0, plan.free)},
+    }
+    if state.price_per_gpu_hour is not None and state.currency:
+        status |= {"pricePerGPUHour": money(state.price_per_gpu_hour), "currency": state.currency}
+    if state.next_price_change_at is not None and state.next_price_per_gpu_hour is not None:
+        status["nextPriceChange"] = {
+            "at": rfc3339(state.next_price_change_at),
+            "pricePerGPUHour": money(state.next_price_per_gpu_hour),
+        }
+    if plan.lead_time_s is not None:
+        status["leadTimeSeconds"] = round(plan.lead_time_s)
+    return fitted(status)
+
+
+def conditions(
+    decided: Sequence[Condition],
+    known: Sequence[str],
+    previous: Mapping[str, Any],
+    generation: int,
+    now_s: float,
+) -> list[Status]:
+    """All known types and whatever else was decided, by type. lastTransitionTime moves only when status does."""
+    by_type = {condition.type: condition for condition in decided}
+    before = {condition["type"]: condition for condition in previous.get("conditions") or ()}
+    unknown = {
+        name: Condition(name, ConditionStatus.UNKNOWN, Code.PENDING.value, "not looked at yet")
+        for name in known
+        if name not in by_type
+    }
+    return [
+        {
+            "type": name,
+            "status": condition.status.value,
+            "reason": condition.reason,
+            "message": condition.message[:1024],
+            "lastTransitionTime": _since(condition, before.get(name), now_s),
+            "observedGeneration": generation,
+        }
+        for name, condition in sorted((by_type | unknown).items())
+    ]
+
+
+def decisions(plan: ServicePlan, before: Sequence[Mapping[str, Any]], now_s: float, decision_id: str) -> list[Status]:
+    """The last ten decisions, newest first: `before` with this one added if it decided something new."""
+    start = sum(variant.observed for variant in plan.variants)
+    end = sum(variant.allowed for variant in plan.variants)
+    history = [dict(decision) for decision in before][:MAX_DECISIONS]
+    newest = history[0] if history else {}
+    repeated = newest.get("reason") == plan.reason.code.value and newest.get("to") == end
+    if repeated or (start == end and plan.reason.code in _PASSING):
+        return history
+    decision = {
+        "at": rfc3339(now_s),
+        "id": decision_id,
+        "reason": plan.reason.code.value,
+        "message": plan.reason.text[:512],
+        "from": start,
+        "to": end,
+    }
+    return [decision, *history][:MAX_DECISIONS]
+
+
+def fitted(status: Status) -> Status:
+    """`status` in at most 16 KiB: old decisions go first, then evidence, then the ends of long messages."""
+    fitting = dict(status)
+    while len(fitting.get("decisions") or ()) > 1 and _size(fitting) > MAX_BYTES:
+        fitting["decisions"] = fitting["decisions"][:-1]
+    for length in (64, 0):
+        if _size(fitting) > MAX_BYTES:
+            fitting["variants"] = [_shorter_evidence(variant, length) for variant in fitting.get("variants", ())]
+    for length in (256, 64):
+        if _size(fitting) > MAX_BYTES:
+            fitting["conditions"] = [{**item, "message": item["message"][:length]} for item in fitting["conditions"]]
+    return fitting
+
+
+def decimal(value: float) -> str:
+    """Three significant digits, never an exponent or a sign: 4.5 -> "4.5", 1234.6 -> "1235", 1.2e-15 -> "0"."""
+    if value < 1e-9:  # the schema allows 16 characters, and nothing counted here is negative
+        return "0"
+    rounded = Decimal(f"{value:.3g}") if value < 1000 else Decimal(round(value))
+    return f"{rounded:f}"
+
+
+def money(amount: Decimal) -> str:
+    """At least two decimals and at most four, without an exponent: 12.4 -> "12.40", 0.0375 -> "0.0375"."""
+    text = f"{amount:.4f}"
+    return text[:-2] if text.endswith("00") else text
+
+
+def _totals(plan: ServicePlan) -> Status:
+    return {
+        field: sum(getattr(variant, field) for variant in plan.variants)
+        for field in ("observed", "ready", "wanted", "allowed")
+    }
+
+
+def _variant(variant: VariantPlan) -> Status:
+    status: Status = {
+        field: getattr(variant, field) for field in ("name", "observed", "ready", "starting", "wanted", "allowed")
+    }
+    if variant.limited_by:
+        status["limitedBy"] = variant.limited_by
+    if variant.capacity is not None:
+        status["capacity"] = _capacity(variant.capacity)
+    if variant.startup_s is not None:
+        status["startupSeconds"] = round(variant.startup_s)
+    return status
+
+
+def _capacity(capacity: Capacity) -> Status:
+    return {
+        "requestsPerSecond": decimal(capacity.requests_per_second),
+        "source": capacity.source,
+        "evidence": capacity.evidence[:512],
+    }
+
+
+def _shorter_evidence(variant: Status, length: int) -> Status:
+    if "capacity" not in variant:
+        return variant
+    return {**variant, "capacity": {**variant["capacity"], "evidence": variant["capacity"]["evidence"][:length]}}
+
+
+def _since(condition: Condition, before: Mapping[str, Any] | None, now_s: float) -> str:
+    if before is not None and before["status"] == condition.status.value:
+        return str(before["lastTransitionTime"])
+    return rfc3339(now_s)
+
+
+def _size(status: Status) -> int:
+    return len(msgspec.json.encode(status))

@@ -1,0 +1,113 @@
+"""The command line: commands load late, errors are one line, and every setting is an option of `operator`."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ebbtide import __version__
+from ebbtide.cli import main as cli_main
+from ebbtide.cli.main import cli, main
+from ebbtide.controller.settings import settings_names
+from ebbtide.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Done:
+    code: object
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the entry point in this process with these arguments."""
+
+    def call(*arguments: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["ebbtide", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Done(ended.value.code, *capsys.readouterr())
+
+    return call
+
+
+def test_version_and_help():
+    result = CliRunner().invoke(cli, ["--version"])
+    assert result.output.strip().endswith(__version__)
+    assert "operator" in CliRunner().invoke(cli, ["-h"]).output
+
+
+def test_a_command_whose_module_is_missing_does_not_appear(monkeypatch):
+    monkeypatch.setattr(cli_main, "COMMANDS", ("operator", "no_such_command"))
+    assert "no_such_command" not in CliRunner().invoke(cli, ["--help"]).output
+    result = CliRunner().invoke(cli, ["no_such_command"])
+    assert result.exit_code == 2
+    assert "No such command" in result.output
+
+
+def test_the_version_loads_no_client_library():
+    code = (
+        "import sys; from click.testing import CliRunner; from ebbtide.cli.main import cli; "
+        "CliRunner().invoke(cli, ['--version']); "
+        "print([m for m in ('kopf', 'kubernetes', 'aiohttp', 'pydantic') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_an_error_on_purpose_is_one_line_with_exit_code_1_and_no_traceback(run):
+    refused = "error: setting cycle_interval (flag --cycle-interval): '0s' is not allowed: "
+    assert run("operator", "--cycle-interval", "0s") == Done(1, "", f"{refused}a duration from 1s to 5m is allowed\n")
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["ebbtide", "--debug", "operator", "--cycle-interval", "0s"])
+    with pytest.raises(ConfigurationError):
+        main()
+
+
+def test_a_kubeconfig_that_does_not_exist_is_said_in_words(tmp_path):
+    """As a process of its own: the way that everything else takes."""
+    flags = ["--kubeconfig", str(tmp_path / "none"), "--data-dir", str(tmp_path), "--http-port", "0"]
+    command = [sys.executable, "-m", "ebbtide", "operator", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "no way to the API server" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_wrong_usage_is_exit_code_2(run):
+    assert run("operator", "--no-such-flag").code == 2
+
+
+def test_help_of_operator_shows_every_setting_with_its_default_and_range():
+    text = " ".join(CliRunner().invoke(cli, ["operator", "--help"], terminal_width=200).output.split())
+    for name in settings_names():
+        assert f"--{name.replace('_', '-')}" in text
+    for words in ("Range: 1s to 5m. Default: 10s.", "Default: 256Mi.", "Default: true.", "debug|info|warning|error"):
+        assert words in text
+
+
+def test_options_reach_the_settings_and_a_switch_can_be_turned_off(monkeypatch):
+    seen = {}
+
+    def refuse(flags, config):
+        seen.update(flags, config=config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ebbtide.cli.operator.load_settings", refuse)
+    CliRunner().invoke(cli, ["operator", "--no-leader-election", "--http-port=0", "--config=x.yaml"])
+    assert seen == {"leader_election": False, "http_port": "0", "config": Path("x.yaml")}
+
+
+@pytest.mark.parametrize(
+    ("called_as", "name"),
+    [("/usr/bin/ebbtide", "ebbtide"), ("/usr/bin/kubectl-ebbtide", "kubectl ebbtide"), ("__main__.py", "ebbtide")],
+)
+def test_the_plugin_calls_itself_what_the_user_typed(monkeypatch, called_as, name):
+    monkeypatch.setattr(sys, "argv", [called_as])
+    assert cli_main.program_name() == name

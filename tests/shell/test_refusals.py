@@ -1,0 +1,52 @@
+"""What a refused write makes of the report: a condition with the API server's words, for as long as it is refused."""
+
+import pytest
+
+from ebbtide.act.result import ActResult, Outcome
+from ebbtide.model.plan import Condition, ConditionStatus, Plan
+from ebbtide.record.refusals import Refusals
+from tests.shell import world
+
+WELL = Condition("Acting", ConditionStatus.TRUE, "Acting", "mode is Auto")
+
+
+def plan(acting: Condition = WELL) -> Plan:
+    return Plan(at=world.NOW_S, services=(world.service_plan(conditions=(acting,)),))
+
+
+def result(outcome: Outcome, what: str = "scale", service: str = "team/chat") -> ActResult:
+    return ActResult(what=what, service=service, variant="h100", outcome=outcome, message="no right to patch")
+
+
+def told(reported: Plan) -> tuple[str, str, str]:
+    condition = reported.services[0].conditions[0]
+    return condition.status.value, condition.reason, condition.message
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FORBIDDEN, Outcome.INVALID, Outcome.FOREIGN, Outcome.FAILED])
+def test_what_only_a_person_can_help_is_said(outcome: Outcome) -> None:
+    assert told(Refusals().added(plan(), [result(outcome)])) == ("False", "WriteRefused", "no right to patch")
+
+
+@pytest.mark.parametrize("outcome", [Outcome.DONE, Outcome.UNCHANGED, Outcome.CONFLICT, Outcome.RETRY])
+def test_what_passes_by_itself_is_not(outcome: Outcome) -> None:
+    assert Refusals().added(plan(), [result(outcome)]) == plan()
+
+
+def test_a_scale_write_is_refused_until_the_next_cycle_that_does_not_try_it() -> None:
+    refusals = Refusals()
+    refusals.added(plan(), [result(Outcome.FORBIDDEN)])
+    assert refusals.added(plan(), []) == plan()
+
+
+def test_an_object_that_was_refused_stays_so_until_it_is_looked_at_again() -> None:
+    refusals = Refusals()
+    refusals.added(plan(), [result(Outcome.FORBIDDEN, "deployment")])
+    assert told(refusals.added(plan(), []))[1] == "WriteRefused"
+    assert refusals.added(plan(), [result(Outcome.DONE, "deployment")]) == plan()
+
+
+def test_another_reason_not_to_act_is_stronger_and_another_service_is_left_alone() -> None:
+    conflict = Condition("Acting", ConditionStatus.FALSE, "TargetConflict", "an HPA")
+    assert Refusals().added(plan(conflict), [result(Outcome.FORBIDDEN)]) == plan(conflict)
+    assert Refusals().added(plan(), [result(Outcome.FORBIDDEN, service="team/other")]) == plan()

@@ -1,0 +1,370 @@
+"""Status: what is said, when it is worth a write, in what order, and never more than the budget."""
+
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebbtide.api.pool import GPUPoolStatus
+from ebbtide.api.service_status import InferenceServiceStatus
+from ebbtide.kube.client import KubeClient
+from ebbtide.model.plan import Demand, Plan, ServicePlan
+from ebbtide.model.reasons import Code
+from ebbtide.record.budget import TokenBucket
+from ebbtide.record.significance import Difference, difference, only_shared
+from ebbtide.record.status import StatusWriter
+from ebbtide.record.view import (
+    MAX_BYTES,
+    SERVICE_CONDITIONS,
+    conditions,
+    decimal,
+    decisions,
+    money,
+    pool_status,
+    service_status,
+)
+from tests.shell import world
+from tests.shell.fake_api import FakeApi, serving
+
+PATH = "/apis/ebbtide.dev/v1alpha1/namespaces/team/inferenceservices/chat/status"
+
+
+def said(plan: ServicePlan | None = None, previous: Any = None, now_s: float = world.NOW_S) -> dict[str, Any]:
+    return service_status(plan or world.service_plan(), 1, previous or {}, now_s, "decision-1")
+
+
+# -- what is said
+
+
+def test_a_full_status_is_what_the_api_declares() -> None:
+    assert InferenceServiceStatus.model_validate(said(world.service_plan(reason=world.reason())))
+    state = world.pool_state(next_price_change_at=world.NOW_S + 60, next_price_per_gpu_hour=Decimal("1.5"))
+    pool = pool_status(world.pool_plan(lead_time_s=240.4), state, {}, world.NOW_S)
+    assert GPUPoolStatus.model_validate(pool)
+    assert pool["nextPriceChange"] == {"at": "2027-01-15T08:01:00Z", "pricePerGPUHour": "1.50"}
+    assert pool["leadTimeSeconds"] == 240
+
+
+def test_totals_are_summed_over_variants() -> None:
+    plan = world.service_plan(
+        variants=(world.variant_plan(wanted=6, allowed=5), world.variant_plan("l40s", observed=2, ready=1))
+    )
+    assert said(plan)["replicas"] == {"observed": 6, "ready": 5, "wanted": 10, "allowed": 9}
+
+
+def test_what_is_unknown_is_left_out() -> None:
+    status = said(world.service_plan(demand=None, forecast=None, spend_per_hour=None))
+    assert not {"demand", "forecast", "spendPerHour", "currency"} & status.keys()
+
+
+def test_every_known_condition_is_there_from_the_first_visit() -> None:
+    found = {item["type"]: item for item in conditions((), SERVICE_CONDITIONS, {}, 3, world.NOW_S)}
+    assert found.keys() == set(SERVICE_CONDITIONS)
+    assert {(item["status"], item["reason"], item["observedGeneration"]) for item in found.values()} == {
+        ("Unknown", "Pending", 3)
+    }
+
+
+def test_the_transition_time_moves_only_with_the_status() -> None:
+    first = said()
+    other_reason = world.service_plan(conditions=(world.condition(reason_="MetricsFresh", message="other words"),))
+    second = said(other_reason, first, world.NOW_S + 100)
+    third = said(world.service_plan(conditions=(world.condition(status="False"),)), second, world.NOW_S + 200)
+    times = [
+        next(item["lastTransitionTime"] for item in status["conditions"] if item["type"] == "MetricsFresh")
+        for status in (first, second, third)
+    ]
+    assert times == ["2027-01-15T08:00:00Z", "2027-01-15T08:00:00Z", "2027-01-15T08:03:20Z"]
+
+
+MOVE = world.service_plan(variants=(world.variant_plan(allowed=6),), reason=world.reason())
+
+
+@pytest.mark.parametrize(
+    ("plan", "before", "want"),
+    [
+        pytest.param(MOVE, [], [("DemandRose", 4, 6)], id="a move"),
+        pytest.param(MOVE, [{"reason": "DemandRose", "to": 6}], [("DemandRose", None, 6)], id="the same again"),
+        pytest.param(world.service_plan(), [], [], id="within target is no decision"),
+        pytest.param(
+            world.service_plan(reason=world.reason(Code.METRICS_STALE)),
+            [],
+            [("MetricsStale", 4, 4)],
+            id="a hold is one",
+        ),
+    ],
+)
+def test_what_counts_as_a_decision(plan: ServicePlan, before: list[Any], want: list[Any]) -> None:
+    found = decisions(plan, before, world.NOW_S, "id-1")
+    assert [(item["reason"], item.get("from"), item["to"]) for item in found] == want
+
+
+def test_the_last_ten_decisions_are_kept_newest_first() -> None:
+    history: list[dict[str, Any]] = []
+    for to in range(5, 20):
+        plan = world.service_plan(variants=(world.variant_plan(allowed=to),), reason=world.reason())
+        history = decisions(plan, history, world.NOW_S + to, f"id-{to}")
+    assert [item["id"] for item in history] == [f"id-{to}" for to in range(19, 9, -1)]
+
+
+@pytest.mark.parametrize(
+    ("value", "want"), [(0.0, "0"), (4.5, "4.5"), (1234.6, "1235"), (0.01234, "0.0123"), (1e-7, "0.0000001")]
+)
+def test_decimals_have_no_exponent(value: float, want: str) -> None:
+    assert decimal(value) == want
+
+
+@pytest.mark.parametrize(("value", "want"), [("12.4", "12.40"), ("0.0375", "0.0375"), ("1E+2", "100.00")])
+def test_money_has_no_exponent(value: str, want: str) -> None:
+    assert money(Decimal(value)) == want
+
+
+@given(
+    variants=st.integers(1, 16),
+    kinds=st.integers(0, 24),
+    length=st.integers(0, 6000),
+    decided=st.integers(0, 10),
+)
+def test_no_status_is_larger_than_16_kib(variants: int, kinds: int, length: int, decided: int) -> None:
+    text = "ü" * length
+    capacity = msgspec.structs.replace(world.variant_plan().capacity or pytest.fail(), evidence=text)
+    plan = world.service_plan(
+        variants=tuple(world.variant_plan("v" * 60 + str(i), capacity=capacity) for i in range(variants)),
+        reason=world.reason(text=text),
+        conditions=tuple(world.condition(f"Type{i}", message=text) for i in range(kinds)),
+    )
+    past = {**said(world.service_plan(reason=world.reason(text=text)))["decisions"][0]}
+    status = said(plan, {"decisions": [{**past, "to": i} for i in range(decided)]})
+    assert len(msgspec.json.encode(status)) <= MAX_BYTES
+    assert len(status["variants"]) == variants, "what decides is never dropped"
+
+
+# -- what is worth a write
+
+
+def demand(requests: float) -> ServicePlan:
+    return world.service_plan(demand=Demand(requests, 1024.0, 256.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "want"),
+    [
+        pytest.param(demand(9.0), demand(9.0), Difference.NOTHING, id="equal"),
+        pytest.param(demand(9.0), demand(9.4), Difference.NOTHING, id="it wobbles"),
+        pytest.param(demand(9.0), demand(11.0), Difference.MOVED, id="it moves"),
+        pytest.param(demand(0.001), demand(0.004), Difference.NOTHING, id="next to nothing doubles"),
+        pytest.param(world.service_plan(demand=None), demand(9.0), Difference.MOVED, id="it becomes known"),
+        pytest.param(
+            demand(9.0), world.service_plan(reason=world.reason(Code.PAUSED)), Difference.DECIDED, id="another reason"
+        ),
+        pytest.param(
+            demand(9.0),
+            world.service_plan(variants=(world.variant_plan(ready=3),)),
+            Difference.DECIDED,
+            id="a replica is not ready",
+        ),
+        pytest.param(
+            world.service_plan(reason=world.reason(text="9.0 of 10")),
+            world.service_plan(reason=world.reason(text="9.1 of 10")),
+            Difference.NOTHING,
+            id="a number in the text wobbles",
+        ),
+        pytest.param(
+            world.service_plan(reason=world.reason(text="9.0 of 10")),
+            world.service_plan(reason=world.reason(text="9.0 from 10")),
+            Difference.MOVED,
+            id="the text says something else",
+        ),
+    ],
+)
+def test_which_difference_matters(old: ServicePlan, new: ServicePlan, want: Difference) -> None:
+    before = said(old)
+    assert difference(before, said(new, before, world.NOW_S + 10)) is want
+
+
+BLIND = (world.condition(status="False", reason_="PrometheusUnreachable"), world.condition("Ready", message="serving"))
+
+
+@pytest.mark.parametrize(
+    ("new", "want"),
+    [
+        pytest.param(
+            world.service_plan(conditions=BLIND, reason=world.reason(Code.PROMETHEUS_UNREACHABLE)), True, id="the cause"
+        ),
+        pytest.param(
+            world.service_plan(conditions=BLIND, variants=(world.variant_plan(ready=1),)), False, id="and a pod died"
+        ),
+    ],
+)
+def test_which_difference_is_shared_by_all(new: ServicePlan, want: bool) -> None:
+    before = said()
+    assert only_shared(before, said(new, before), {"PrometheusUnreachable"}) is want
+    assert only_shared(said(new), before, {"PrometheusUnreachable"}) is want, "also when it ends"
+
+
+# -- when it is written
+
+
+@pytest.fixture
+def api() -> FakeApi:
+    return FakeApi()
+
+
+@pytest.fixture
+async def client(api: FakeApi, tmp_path: Path) -> AsyncIterator[KubeClient]:
+    async with serving(api, tmp_path) as client:
+        yield client
+
+
+def offered(*plans: ServicePlan, **plan: Any) -> tuple[Plan, Any]:
+    services = tuple(world.service_state(world.service_spec(item.key)) for item in plans)
+    return world.plan(*plans, pools=(), **plan), world.snapshot(*services, pools=())
+
+
+async def step(writer: StatusWriter, after_s: float, *plans: ServicePlan, **plan: Any) -> int:
+    writer.offer(*offered(*plans, **plan), world.NOW_S + after_s, "id-1")
+    return (await writer.drain(world.NOW_S + after_s)).written
+
+
+async def test_a_write_is_our_status_alone_by_server_side_apply(client: KubeClient, api: FakeApi) -> None:
+    await step(StatusWriter(client), 0, world.service_plan())
+    [write] = api.writes()
+    assert (write.method, write.path, write.params["fieldManager"]) == ("PATCH", PATH, "ebbtide-status")
+    assert write.body.keys() == {"apiVersion", "kind", "metadata", "status"}
+
+
+async def test_decisions_at_once_numbers_once_a_minute_wobbles_never(client: KubeClient) -> None:
+    writer = StatusWriter(client)
+    timeline = [
+        (0, demand(9.0), 1),
+        (10, demand(9.1), 0),
+        (20, demand(14.0), 0),  # it matters, but the minute is not over
+        (59, demand(14.0), 0),
+        (60, demand(14.0), 1),
+        (70, world.service_plan(variants=(world.variant_plan(allowed=6),)), 1),
+        (80, demand(9.0), 1),
+        (200, demand(9.1), 0),
+    ]
+    assert [await step(writer, after_s, plan) for after_s, plan, _ in timeline] == [want for _, _, want in timeline]
+
+
+async def test_a_restart_continues_from_what_was_written(client: KubeClient) -> None:
+    before = said()
+    writer = StatusWriter(client, previous=lambda kind, key: before)
+    assert await step(writer, 100, world.service_plan()) == 0
+
+
+async def test_ten_thousand_services_stay_within_the_budget_and_the_oldest_go_first(
+    client: KubeClient, api: FakeApi
+) -> None:
+    writer = StatusWriter(client, budget=TokenBucket(20))
+    first = [world.service_plan(f"team/a{i:02}") for i in range(30)]
+    later = [world.service_plan(f"team/b{i:02}") for i in range(30)]
+    writer.offer(*offered(*first), world.NOW_S)
+    assert (await writer.drain(world.NOW_S)).written == 20
+    writer.offer(*offered(*later, *first), world.NOW_S + 1)
+    assert (await writer.drain(world.NOW_S + 1)).written == 20
+    assert (await writer.drain(world.NOW_S + 1)).written == 0, "not twice in one second"
+    names = [write.path.split("/")[-2] for write in api.writes()]
+    assert set(names[:30]) == {f"a{i:02}" for i in range(30)}
+
+
+async def test_what_was_decided_goes_before_what_was_measured(client: KubeClient, api: FakeApi) -> None:
+    writer = StatusWriter(client, budget=TokenBucket(1))
+    keys = ("team/a", "team/b")
+    plans = [world.service_plan(key) for key in keys]
+    await step(writer, 0, *plans)
+    await step(writer, 10, *plans)
+    busy = msgspec.structs.replace(plans[0], demand=Demand(50.0, 1.0, 1.0, 0.0))
+    writer.offer(*offered(busy, plans[1]), world.NOW_S + 100)
+    paused = world.service_plan("team/b", reason=world.reason(Code.PAUSED))
+    await step(writer, 101, busy, paused)
+    assert api.writes()[-1].path.split("/")[-2] == "b"
+
+
+def blind(key: str) -> ServicePlan:
+    return world.service_plan(key, conditions=BLIND, reason=world.reason(Code.PROMETHEUS_UNREACHABLE))
+
+
+GONE = (world.condition("PrometheusReachable", "False", "PrometheusUnreachable", "no answer"),)
+
+
+async def test_a_cause_that_concerns_all_reaches_every_object_in_turn_within_ten_minutes(
+    client: KubeClient, api: FakeApi
+) -> None:
+    keys = [f"team/s{i:03}" for i in range(100)]
+    fine = {key: said(world.service_plan(key)) for key in keys}
+    writer = StatusWriter(client, previous=lambda kind, key: fine[key], budget=TokenBucket(0.5))
+    per_minute = []
+    for minute in range(10):
+        before = len(api.writes())
+        for second in range(minute * 60, minute * 60 + 60, 2):
+            if second % 30 == 0:
+                writer.offer(*offered(*map(blind, keys), cluster_conditions=GONE), world.NOW_S + second, "id")
+            await writer.drain(world.NOW_S + second)
+        per_minute.append(len(api.writes()) - before)
+    assert sum(per_minute) == len(keys)
+    assert max(per_minute) <= 30, "never more than the budget"
+    assert len([count for count in per_minute if count]) >= 4, "spread, not in a burst"
+
+
+async def test_somebody_elses_trouble_does_not_wait_for_the_turn_of_a_shared_cause(
+    client: KubeClient, api: FakeApi
+) -> None:
+    bucket = TokenBucket(20)
+    writer = StatusWriter(client, budget=bucket)
+    keys = [f"team/s{i:03}" for i in range(20)]
+    await step(writer, 0, *(world.service_plan(key) for key in keys))
+    bucket.per_second = 0.1  # a large cluster's turns: minutes
+    await step(writer, 10, *map(blind, keys), cluster_conditions=GONE)
+    bucket.give_back(20)
+    count = len(api.writes())
+    worse = msgspec.structs.replace(blind(keys[7]), variants=(world.variant_plan(ready=0),))
+    others = [blind(key) for key in keys if key != keys[7]]
+    await step(writer, 11, worse, *others, cluster_conditions=GONE)
+    assert [write.path.split("/")[-2] for write in api.writes()[count:]] == ["s007"]
+
+
+@pytest.mark.parametrize(
+    ("status", "retry_after_s"),
+    [(500, 15), (429, 15), (422, 600), (403, 600)],
+)
+async def test_a_failed_write_is_tried_again_later(
+    client: KubeClient, api: FakeApi, status: int, retry_after_s: int
+) -> None:
+    api.will("PATCH", PATH, (status, {"message": "no"}))
+    writer = StatusWriter(client)
+    writer.offer(*offered(world.service_plan()), world.NOW_S)
+    report = await writer.drain(world.NOW_S)
+    assert (report.failed, report.waiting, str(status) in report.problem) == (1, 1, True)
+    assert await step(writer, retry_after_s - 1, world.service_plan()) == 0
+    assert await step(writer, retry_after_s, world.service_plan()) == 1
+
+
+async def test_a_service_that_went_meanwhile_is_forgotten(client: KubeClient, api: FakeApi) -> None:
+    api.will("PATCH", PATH, (404, {"message": "gone"}))
+    writer = StatusWriter(client)
+    writer.offer(*offered(world.service_plan()), world.NOW_S)
+    assert (await writer.drain(world.NOW_S)).failed == 0
+    assert writer.waiting == 0
+
+
+def test_the_bucket_saves_one_second_at_most() -> None:
+    bucket = TokenBucket(20)
+    assert [bucket.take(100, 0.0), bucket.take(100, 0.5), bucket.take(100, 3600.0), bucket.take(5, 3600.0)] == [
+        20,
+        10,
+        20,
+        0,
+    ]
+    assert bucket.take(5, 3000.0) == 0, "a clock that steps back gives nothing"
+
+
+def test_a_budget_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        TokenBucket(0)

@@ -1,0 +1,367 @@
+"""What engine blocks become, and what happens to it when others interfere or the service goes."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebbtide.act.farewell import Farewell
+from ebbtide.act.overlay import merge
+from ebbtide.act.ownership import handover
+from ebbtide.act.render import (
+    PRE_STOP_S,
+    RENDERED_HASH,
+    SERVICE_LABEL,
+    drain_seconds,
+    render_deployment,
+    render_service,
+)
+from ebbtide.act.result import Outcome
+from ebbtide.act.workloads import Workloads
+from ebbtide.kube.client import KubeClient
+from ebbtide.model.snapshot import Snapshot
+from ebbtide.model.spec import EngineType, Mode, Toleration
+from tests.shell import world
+from tests.shell.fake_api import FakeApi, serving
+
+DEPLOYMENTS = "/apis/apps/v1/namespaces/team/deployments"
+DEPLOYMENT = f"{DEPLOYMENTS}/chat-h100"
+SERVICE = "/api/v1/namespaces/team/services/chat"
+CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/inferenceservices.ebbtide.dev"
+INFS = "/apis/ebbtide.dev/v1alpha1/namespaces/team/inferenceservices/chat"
+
+
+def rendered(type_: EngineType = EngineType.VLLM, overlay: Any = None, gpus: int | None = None, **engine: Any) -> Any:
+    json = msgspec.json.encode(overlay or {}).decode()
+    block = world.engine(type_, pod_template_json=json, **engine)
+    variant = world.variant_spec(engine=block, gpus_per_replica=gpus)
+    return render_deployment(world.service_spec(variants=(variant,)), variant, world.pool_spec())
+
+
+def pod_of(deployment: Any) -> Any:
+    return deployment["spec"]["template"]["spec"]
+
+
+def container_of(deployment: Any) -> Any:
+    return pod_of(deployment)["containers"][0]
+
+
+def test_neither_replicas_nor_owner_references_are_ever_rendered() -> None:
+    deployment = rendered(overlay={"spec": {"priorityClassName": "serving"}})
+    assert "replicas" not in deployment["spec"]
+    assert "ownerReferences" not in deployment["metadata"]
+
+
+def test_pods_go_to_their_pool_with_their_gpus() -> None:
+    deployment = rendered(gpus=4)
+    assert pod_of(deployment)["nodeSelector"] == {"pool": "h100"}
+    assert pod_of(deployment)["tolerations"] == [
+        {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    ]
+    assert container_of(deployment)["resources"] == {"limits": {"nvidia.com/gpu": "4"}}
+
+
+def test_a_toleration_with_a_value_is_an_equal() -> None:
+    variant = world.variant_spec(engine=world.engine())
+    pool = world.pool_spec(tolerations=(Toleration(key="team", value="chat"),))
+    deployment = render_deployment(world.service_spec(variants=(variant,)), variant, pool)
+    assert pod_of(deployment)["tolerations"] == [{"key": "team", "operator": "Equal", "value": "chat"}]
+
+
+def test_a_full_pool_cannot_deadlock_a_rollout() -> None:
+    assert rendered()["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+
+
+@pytest.mark.parametrize(
+    ("type_", "args", "port", "want"),
+    [
+        (EngineType.VLLM, ("m",), 8000, ["m", "--shutdown-timeout", "120"]),
+        (EngineType.VLLM, ("m", "--shutdown-timeout", "30"), 8000, ["m", "--shutdown-timeout", "30"]),
+        (EngineType.VLLM, ("m", "--shutdown-timeout=0"), 8000, ["m", "--shutdown-timeout=0"]),
+        (EngineType.VLLM, ("m",), 9000, ["m", "--shutdown-timeout", "120", "--port", "9000"]),
+        (EngineType.TENSORRT_LLM, ("m",), 8000, ["m", "--host", "0.0.0.0"]),
+        (EngineType.TENSORRT_LLM, ("m", "--host=::"), 8000, ["m", "--host=::"]),
+        (EngineType.SGLANG, ("m",), 8000, ["m", "--host", "0.0.0.0", "--enable-metrics", "--port", "8000"]),
+    ],
+)
+def test_flags_that_drain_and_reach_an_engine_are_added_unless_set(
+    type_: EngineType, args: tuple[str, ...], port: int, want: list[str]
+) -> None:
+    assert container_of(rendered(type_, args=args, port=port))["args"] == want
+
+
+@pytest.mark.parametrize(
+    ("args", "want_drain_s"),
+    [
+        ((), 120),
+        (("--shutdown-timeout", "300"), 300),
+        (("--shutdown-timeout=0",), 0),
+        (("--shutdown-timeout", "soon"), 120),
+        (("--shutdown-timeout",), 120),
+    ],
+)
+def test_the_grace_period_outlasts_the_drain(args: tuple[str, ...], want_drain_s: int) -> None:
+    engine = world.engine(args=args)
+    deployment = rendered(args=args)
+    assert drain_seconds(engine) == want_drain_s
+    assert container_of(deployment)["lifecycle"] == {"preStop": {"sleep": {"seconds": PRE_STOP_S}}}
+    assert pod_of(deployment)["terminationGracePeriodSeconds"] > PRE_STOP_S + want_drain_s + 10
+
+
+@pytest.mark.parametrize(
+    ("type_", "path"),
+    [
+        (EngineType.VLLM, "/metrics"),
+        (EngineType.TENSORRT_LLM, "/prometheus/metrics"),
+        (EngineType.SGLANG, "/metrics"),
+    ],
+)
+def test_prometheus_is_told_where_the_engine_publishes(type_: EngineType, path: str) -> None:
+    annotations = rendered(type_, port=9000)["spec"]["template"]["metadata"]["annotations"]
+    assert annotations == {"prometheus.io/scrape": "true", "prometheus.io/port": "9000", "prometheus.io/path": path}
+
+
+def test_the_overlay_adds_without_losing_what_is_rendered() -> None:
+    overlay = {
+        "metadata": {"labels": {"team": "a", SERVICE_LABEL: "stolen"}, "annotations": {"x": "y"}},
+        "spec": {
+            "tolerations": [{"key": "spot", "operator": "Exists"}],
+            "containers": [
+                {"name": "engine", "env": [{"name": "B", "value": "2"}], "livenessProbe": None},
+                {"name": "sidecar", "image": "example.com/proxy"},
+            ],
+        },
+    }
+    deployment = rendered(overlay=overlay, env=(("A", "1"),))
+    engine, sidecar = pod_of(deployment)["containers"]
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert (labels["team"], labels[SERVICE_LABEL]) == ("a", "chat"), "the selector must always match"
+    assert [env["name"] for env in engine["env"]] == ["A", "B"]
+    assert "readinessProbe" in engine
+    assert "livenessProbe" not in engine, "null takes away"
+    assert sidecar == {"name": "sidecar", "image": "example.com/proxy"}
+    assert [toleration["key"] for toleration in pod_of(deployment)["tolerations"]] == ["nvidia.com/gpu", "spot"]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(
+    base=st.dictionaries(st.text(max_size=5), json_values), overlay=st.dictionaries(st.text(max_size=5), json_values)
+)
+def test_merging_twice_changes_nothing_more(base: dict[str, Any], overlay: dict[str, Any]) -> None:
+    once = merge(base, overlay)
+    assert merge(once, overlay) == once
+    assert merge(base, {}) == base
+
+
+def test_the_hash_follows_the_content() -> None:
+    def digest(deployment: Any) -> str:
+        return str(deployment["metadata"]["annotations"][RENDERED_HASH])
+
+    assert digest(rendered()) == digest(rendered())
+    assert len({digest(rendered()), digest(rendered(gpus=2)), digest(rendered(image="example.com/other"))}) == 3
+
+
+def test_one_service_stands_before_all_engine_variants_and_only_those() -> None:
+    variants = (
+        world.variant_spec("h100", engine=world.engine(port=9000)),
+        world.variant_spec("l40s", engine=world.engine()),
+        world.variant_spec("own"),
+    )
+    front = render_service(world.service_spec(variants=variants))
+    assert front is not None
+    assert front["spec"]["selector"] == {SERVICE_LABEL: "chat"}
+    assert front["spec"]["ports"][0]["targetPort"] == "http"
+    assert render_service(world.service_spec()) is None
+
+
+def test_creation_is_handed_to_apply_and_replicas_to_the_scale_writer() -> None:
+    created = {
+        "manager": "ebbtide-workloads",
+        "operation": "Update",
+        "apiVersion": "apps/v1",
+        "fieldsV1": {"f:spec": {"f:replicas": {}, "f:template": {}}},
+    }
+    other = {"manager": "kube-controller-manager", "operation": "Update", "subresource": "status", "fieldsV1": {}}
+    live = {"metadata": {"resourceVersion": "7", "managedFields": [created, other]}}
+    patch = handover(live)
+    assert patch is not None
+    entries = {(entry["manager"], entry["operation"]): entry["fieldsV1"] for entry in patch[0]["value"]}
+    assert entries == {
+        ("kube-controller-manager", "Update"): {},
+        ("ebbtide-workloads", "Apply"): {"f:spec": {"f:template": {}}},
+        ("ebbtide-scale", "Update"): {"f:spec": {"f:replicas": {}}},
+    }
+    assert patch[1] == {"op": "replace", "path": "/metadata/resourceVersion", "value": "7"}
+    assert handover({"metadata": {"resourceVersion": "8", "managedFields": patch[0]["value"]}}) is None
+
+
+# -- against an API server that misbehaves
+
+
+@pytest.fixture
+def api() -> FakeApi:
+    return FakeApi()
+
+
+@pytest.fixture
+async def client(api: FakeApi, tmp_path: Path) -> AsyncIterator[KubeClient]:
+    async with serving(api, tmp_path) as client:
+        yield client
+
+
+class Time:
+    def __init__(self) -> None:
+        self.now_s = world.NOW_S
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def declared(mode: Mode = Mode.AUTO, pool: str = world.POOL, **engine: Any) -> Snapshot:
+    variant = world.variant_spec(engine=world.engine(**engine), pool=pool)
+    return world.snapshot(world.service_state(world.service_spec(mode=mode, variants=(variant,))))
+
+
+@pytest.mark.parametrize("mode", [Mode.OFF, Mode.RECOMMEND])
+async def test_only_auto_creates_anything(client: KubeClient, api: FakeApi, mode: Mode) -> None:
+    assert await Workloads(client, Time()).reconcile(declared(mode)) == []
+    assert api.asked == []
+
+
+async def test_creation_is_a_post_at_zero(client: KubeClient, api: FakeApi) -> None:
+    await Workloads(client, Time()).reconcile(declared())
+    post = next(asked for asked in api.writes() if asked.path == DEPLOYMENTS)
+    assert (post.method, post.body["spec"]["replicas"]) == ("POST", 0)
+    assert post.params["fieldManager"] == "ebbtide-workloads"
+
+
+async def test_the_handover_is_tried_again_when_the_deployment_controller_was_faster(
+    client: KubeClient, api: FakeApi
+) -> None:
+    entry = {"manager": "ebbtide-workloads", "operation": "Update", "fieldsV1": {"f:spec": {"f:replicas": {}}}}
+
+    def live(version: str) -> dict[str, Any]:
+        return {"metadata": {"uid": "d1", "resourceVersion": version, "managedFields": [entry]}}
+
+    api.will("GET", DEPLOYMENT, (404, {"message": "not there yet"}), (200, live("2")))
+    api.will("POST", DEPLOYMENTS, (201, live("1")))
+    api.will("PATCH", DEPLOYMENT, (409, {"message": "the object has been modified"}), (200, {"metadata": {}}))
+    [result, _] = await Workloads(client, Time()).reconcile(declared())
+    versions = [asked.body[1]["value"] for asked in api.writes() if asked.path == DEPLOYMENT]
+    assert (result.outcome, versions) == (Outcome.DONE, ["1", "2"])
+
+
+async def test_a_variant_on_an_unknown_pool_is_not_created(client: KubeClient, api: FakeApi) -> None:
+    await Workloads(client, Time()).reconcile(declared(pool="nowhere"))
+    assert [asked.path for asked in api.writes()] == ["/api/v1/namespaces/team/services"]
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome", "again_after_s"),
+    [
+        (403, Outcome.FORBIDDEN, 600),
+        (422, Outcome.INVALID, 600),
+        (500, Outcome.RETRY, 30),
+        (409, Outcome.CONFLICT, 30),
+    ],
+)
+async def test_a_refusal_is_reported_once_and_not_repeated_every_cycle(
+    client: KubeClient, api: FakeApi, status: int, outcome: Outcome, again_after_s: int
+) -> None:
+    api.will("POST", DEPLOYMENTS, (status, {"message": "no"}))
+    time = Time()
+    workloads = Workloads(client, time)
+    first = await workloads.reconcile(declared())
+    assert first[0].outcome is outcome
+    time.now_s += again_after_s - 1
+    assert await workloads.reconcile(declared()) == []
+    time.now_s += 1
+    again = await workloads.reconcile(declared())
+    assert again[0].outcome is Outcome.DONE
+
+
+async def test_a_change_of_the_declaration_is_tried_at_once_after_a_refusal(client: KubeClient, api: FakeApi) -> None:
+    api.will("POST", DEPLOYMENTS, (422, {"message": "bad image"}))
+    workloads = Workloads(client, Time())
+    await workloads.reconcile(declared(image="bad"))
+    [result] = await workloads.reconcile(declared(image="good"))
+    assert result.outcome is Outcome.DONE
+
+
+def raw(policy: str | None = "Delete", mode: str = "Auto", deleting: bool = False, finalizer: bool = False) -> Any:
+    engine = {"type": "vLLM", "image": "x"} | ({"deletionPolicy": policy} if policy else {})
+    metadata: dict[str, Any] = {"namespace": "team", "name": "chat", "uid": "u1", "resourceVersion": "5"}
+    metadata["finalizers"] = ["other/keep", *([Farewell.FINALIZER] if finalizer else [])]
+    if deleting:
+        metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    return {"metadata": metadata, "spec": {"mode": mode, "variants": [{"name": "h100", "engine": engine}]}}
+
+
+@pytest.mark.parametrize(
+    ("service", "want"),
+    [
+        pytest.param(raw(), ["other/keep", Farewell.FINALIZER], id="Delete in Auto: added"),
+        pytest.param(raw(finalizer=True), None, id="already there"),
+        pytest.param(raw("Orphan"), None, id="Orphan: never"),
+        pytest.param(raw(None), None, id="unset is Orphan"),
+        pytest.param(raw(mode="Recommend"), None, id="Recommend built nothing"),
+        pytest.param(raw("Orphan", finalizer=True), ["other/keep"], id="changed to Orphan: removed"),
+        pytest.param(raw(mode="Off", finalizer=True), ["other/keep"], id="changed to Off: removed"),
+        pytest.param(raw(deleting=True), None, id="going, and not our business"),
+    ],
+)
+async def test_who_carries_the_finalizer(client: KubeClient, api: FakeApi, service: Any, want: Any) -> None:
+    await Farewell(client).sync(service)
+    bodies = [asked.body["metadata"] for asked in api.writes()]
+    assert bodies == ([] if want is None else [{"resourceVersion": "5", "finalizers": want}])
+
+
+def ours(uid: str = "u1") -> dict[str, Any]:
+    return {"metadata": {"uid": "d1", "annotations": {"ebbtide.dev/service-uid": uid}}}
+
+
+@pytest.mark.parametrize(
+    ("crd", "deployment", "deleted"),
+    [
+        pytest.param({"metadata": {}}, ours(), [DEPLOYMENT, SERVICE], id="the service alone goes: so does its fleet"),
+        pytest.param({"metadata": {"deletionTimestamp": "x"}}, ours(), [], id="the CRD goes: the fleet stays"),
+        pytest.param(None, ours(), [], id="the CRD is gone: the fleet stays"),
+        pytest.param({"metadata": {}}, ours("other"), [SERVICE], id="built for another incarnation: stays"),
+        pytest.param({"metadata": {}}, None, [SERVICE], id="deleted by hand before"),
+    ],
+)
+async def test_what_goes_with_a_service(
+    client: KubeClient, api: FakeApi, crd: Any, deployment: Any, deleted: list[str]
+) -> None:
+    api.objects |= {path: value for path, value in ((CRD, crd), (DEPLOYMENT, deployment), (SERVICE, ours())) if value}
+    result = await Farewell(client).sync(raw(deleting=True, finalizer=True))
+    assert result is not None and result.outcome is Outcome.DONE
+    assert [asked.path for asked in api.writes() if asked.method == "DELETE"] == deleted
+    assert api.writes()[-1].body["metadata"]["finalizers"] == ["other/keep"]
+
+
+async def test_when_it_is_not_known_whether_the_crd_goes_nothing_is_deleted(client: KubeClient, api: FakeApi) -> None:
+    api.will("GET", CRD, (403, {"message": "no"}))
+    api.objects |= {DEPLOYMENT: ours()}
+    result = await Farewell(client).sync(raw(deleting=True, finalizer=True))
+    assert result is not None and result.outcome is Outcome.FORBIDDEN
+    assert api.writes() == []
+
+
+async def test_a_delete_that_fails_keeps_the_finalizer(client: KubeClient, api: FakeApi) -> None:
+    api.objects |= {CRD: {"metadata": {}}, DEPLOYMENT: ours()}
+    api.will("DELETE", DEPLOYMENT, (500, {"message": "down"}))
+    result = await Farewell(client).sync(raw(deleting=True, finalizer=True))
+    assert result is not None and result.outcome is Outcome.RETRY
+    assert [asked.method for asked in api.writes()] == ["DELETE"]
+    assert INFS not in [asked.path for asked in api.writes()]
