@@ -39,7 +39,7 @@ check: .venv/.synced ## Format, lint, types, import contracts, unit tests: under
 	@echo "==> ruff"; $(BIN)/ruff format --check . ; $(BIN)/ruff check .
 	echo "==> mypy"; $(BIN)/mypy
 	echo "==> import-linter"; $(BIN)/lint-imports --no-logo
-	echo "==> unit tests"; $(BIN)/pytest -q -m "not cluster and not full"
+	echo "==> unit tests"; $(BIN)/pytest -q -n 2 -m "not cluster and not full"
 
 .PHONY: test
 test: .venv/.synced binaries ## All tests but the slowest: check, then a real control plane and a real Prometheus
@@ -53,6 +53,8 @@ test-full: test ## Everything, also schema mutations, a second Kubernetes minor 
 .PHONY: crds
 crds: .venv/.synced ## Regenerate crds/ and the generated reference pages
 	@$(BIN)/python -m ebbtide.api.crd crds
+	$(BIN)/python -m ebbtide.api.reference docs/reference/api.md
+	$(BIN)/python -m ebbtide.record.metrics docs/reference/metrics.md
 
 .PHONY: bench
 bench: .venv/.synced ## One cycle of the whole pipeline at 10 to 10,000 services: CPU per step, memory, requests

@@ -14,6 +14,11 @@ def monotonic_s() -> float:
     return time.monotonic()
 
 
+def boottime_s() -> float:
+    """Seconds that never jump and that go on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def rfc3339(unix_s: float) -> str:
     """`2026-01-31T09:05:00Z`: the form Kubernetes uses for metav1.Time."""
     return datetime.fromtimestamp(int(unix_s), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,123 @@
+"""What the demo adds up to at its end: the same numbers as a table and as JSON."""
+
+from decimal import Decimal
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+from rich.table import Table
+
+from ebbtide.controller.meters import WHOLE_CYCLE
+from ebbtide.sandbox.audit import Write
+from ebbtide.sandbox.demo import Demo, View
+from ebbtide.sim.showcase import NAMESPACE, ShowcaseService
+from ebbtide.sim.static import StaticPeak
+
+
+def summarise(demo: Demo, view: View, static: dict[str, StaticPeak], operator_metrics: str) -> dict[str, Any]:
+    """The document of `--json`. Shares are of submitted requests, 0..1; a request that never ended was missed."""
+    writes = demo.operator_writes()
+    cycles, queries, buckets = _cycles(operator_metrics)
+    return {
+        "seed": demo.options.seed,
+        "duration_s": demo.options.duration_s,
+        "services": [_service(demo, service, view, static, writes) for service in demo.services],
+        "cycles": cycles,
+        "cycle_seconds_p50": _quantile(buckets, 0.50),
+        "cycle_seconds_p99": _quantile(buckets, 0.99),
+        "promql_queries_per_cycle": round(queries / cycles, 2) if cycles else None,
+        "api_writes": len(writes),
+    }
+
+
+def auto_together(document: dict[str, Any]) -> dict[str, float]:
+    """The services that Ebbtide scaled, joined: share met after the first minute, GPU-hours over the static fleet's."""
+    rows = [row for row in document["services"] if row["mode"] == "Auto" and not row["conflict"]]
+    late = sum(row["requests_after_60s"] for row in rows)
+    met = sum(row["met_both_after_60s"] * row["requests_after_60s"] for row in rows)
+    gpu_hours = sum(row["gpu_hours"] for row in rows)
+    static = sum(row["static_peak_gpu_hours"] for row in rows)
+    return {
+        "met_both_after_60s": met / late if late else 1.0,
+        "gpu_hours": gpu_hours,
+        "static_peak_gpu_hours": static,
+        "share_of_static": gpu_hours / static if static else 0.0,
+    }
+
+
+def summary_table(document: dict[str, Any]) -> Table:
+    """For people."""
+    table = Table(title="What happened", title_justify="left", pad_edge=False)
+    for name in ("service", "mode"):
+        table.add_column(name, no_wrap=True)
+    for name in ("requests", "met both", "after 1m", "replicas", "writes", "GPU-h", "static", "cost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in document["services"]:
+        table.add_row(
+            row["name"],
+            "conflict" if row["conflict"] else row["mode"],
+            str(row["requests"]),
+            f"{row['met_both'] * 100:.1f} %",
+            f"{row['met_both_after_60s'] * 100:.1f} %",
+            f"{row['replicas_min']}-{row['replicas_max']}",
+            str(row["writes_to_target"]),
+            f"{row['gpu_hours']:.3f}",
+            f"{row['static_peak_gpu_hours']:.3f}",
+            f"{row['cost']} {row['currency']}",
+        )
+    return table
+
+
+def _service(
+    demo: Demo, service: ShowcaseService, view: View, static: dict[str, StaticPeak], writes: list[Write]
+) -> dict[str, Any]:
+    traffic, usage = view.traffic.get(service.name, {}), demo.usage[service.name]
+    targets = {f"{service.name}-{pool.split('-', maxsplit=1)[0]}" for pool, _, _ in service.variants}
+    scaled = [w for w in writes if w.namespace == NAMESPACE and w.name in targets and w.resource == "deployments"]
+    requests, late = traffic.get("requests", 0), traffic.get("requests_after", 0)
+    return {
+        "namespace": NAMESPACE,
+        "name": service.name,
+        "mode": service.mode.value,
+        "conflict": service.rival_hpa,
+        "requests": requests,
+        "requests_after_60s": late,
+        "met_both": traffic.get("met", 0) / requests if requests else 1.0,
+        "met_both_after_60s": traffic.get("met_after", 0) / late if late else 1.0,
+        "replicas_min": min(usage.replicas, default=0),
+        "replicas_max": max(usage.replicas, default=0),
+        "scale_changes": sum(write.subresource == "scale" for write in scaled),
+        "writes_to_target": len(scaled),
+        "gpu_hours": round(usage.gpu_s / 3600, 4),
+        "static_peak_gpu_hours": round(static[service.name].result.gpu_hours, 4),
+        "cost": str(usage.cost.quantize(Decimal("0.001"))),
+        "currency": "USD",
+    }
+
+
+def _cycles(metrics: str) -> tuple[int, float, list[tuple[float, float]]]:
+    """Finished cycles, PromQL queries, and the cumulative buckets of the cycles' durations."""
+    cycles, queries = 0.0, 0.0
+    buckets: list[tuple[float, float]] = []
+    for family in text_string_to_metric_families(metrics):
+        for sample in family.samples:
+            if sample.name == "ebbtide_cycles_total":
+                cycles += sample.value
+            elif sample.name == "ebbtide_promql_queries_total":
+                queries += sample.value
+            elif sample.name == "ebbtide_cycle_duration_seconds_bucket" and sample.labels["step"] == WHOLE_CYCLE:
+                buckets.append((float(sample.labels["le"]), sample.value))
+    return int(cycles), queries, buckets
+
+
+def _quantile(buckets: list[tuple[float, float]], share: float) -> float | None:
+    """Linear within the bucket, as Prometheus' histogram_quantile; None before the first cycle."""
+    if not buckets or buckets[-1][1] == 0:
+        return None
+    rank = share * buckets[-1][1]
+    low, below = 0.0, 0.0
+    for bound, count in buckets:
+        if count >= rank:
+            top = low if bound == float("inf") else bound
+            return round(low + (top - low) * (rank - below) / max(count - below, 1e-9), 4)
+        low, below = bound, count
+    return low

@@ -1,0 +1,143 @@
+"""The demo on a terminal: one table that changes in place, or plain lines where there is no terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from ebbtide.sandbox.demo import View
+from ebbtide.sim.showcase import ShowcaseService
+from ebbtide.units import format_duration
+
+_BARS = "▁▂▃▄▅▆▇█"
+_TRAIL = 24
+
+
+class DemoScreen:
+    """Turns views into what people look at. Keeps the load's trail and the decisions already shown."""
+
+    def __init__(self, services: tuple[ShowcaseService, ...], console: Console, hint: str) -> None:
+        self._services = services
+        self._console = console
+        self._hint = hint
+        self._trail: dict[str, list[float]] = {service.name: [] for service in services}
+        self._seen: set[str] = set()
+        self._decisions: list[str] = []
+
+    def update(self, view: View) -> Group:
+        """The whole screen for one view."""
+        self._remember(view)
+        parts: list[RenderableType] = [
+            self._services_table(view),
+            _pools_table(view),
+            self._decisions_panel(),
+            Text(self._hint, style="dim"),
+        ]
+        return Group(self._headline(view), *parts)
+
+    def plain_lines(self, view: View) -> list[str]:
+        """New decisions, and one line a service; for logs and pipes."""
+        fresh = self._remember(view)
+        rows = [self._plain_row(view, service) for service in self._services]
+        return [*(f"  decided  {text}" for text in fresh), f"{self._headline(view)}", *rows]
+
+    def _remember(self, view: View) -> list[str]:
+        for service in self._services:
+            rate = view.traffic.get(service.name, {}).get("requests_per_second", 0.0)
+            self._trail[service.name] = [*self._trail[service.name], rate][-_TRAIL:]
+        fresh = []
+        for name, item in view.services.items():
+            for decision in reversed(item.get("status", {}).get("decisions", [])):
+                identity = f"{name} {decision['at']} {decision['message']}"
+                if identity not in self._seen:
+                    self._seen.add(identity)
+                    fresh.append(f"{name}: {decision['message']}")
+        self._decisions = [*self._decisions, *fresh][-6:]
+        return fresh
+
+    @staticmethod
+    def _headline(view: View) -> Text:
+        elapsed = format_duration(max(1.0, min(view.elapsed_s, view.duration_s)))
+        return Text(f"Ebbtide demo  {elapsed} of {format_duration(view.duration_s)}", style="bold")
+
+    def _services_table(self, view: View) -> Table:
+        table = Table(expand=True, pad_edge=False)
+        for name in ("service", "mode", "load req/s", "", "TTFT p95", "ITL p95", "met both"):
+            table.add_column(name, no_wrap=True)
+        table.add_column("replicas now → want", no_wrap=True)
+        table.add_column("$/h", justify="right", no_wrap=True)
+        table.add_column("reason", ratio=1, no_wrap=True)
+        for service in self._services:
+            traffic, status = view.traffic.get(service.name, {}), _status(view, service.name)
+            table.add_row(
+                service.name,
+                service.mode.value,
+                f"{traffic.get('requests_per_second', 0.0):6.1f}",
+                _sparkline(self._trail[service.name]),
+                _milliseconds(traffic.get("recent_time_to_first_token_s")),
+                _milliseconds(traffic.get("recent_inter_token_latency_s")),
+                _percent(traffic.get("met_both")),
+                _replicas(view, service.name, status),
+                status.get("spendPerHour", "?"),
+                status.get("reason", "-"),
+            )
+        return table
+
+    def _plain_row(self, view: View, service: ShowcaseService) -> str:
+        traffic, status = view.traffic.get(service.name, {}), _status(view, service.name)
+        return (
+            f"  {service.name:<10} {traffic.get('requests_per_second', 0.0):6.1f} req/s"
+            f"  TTFT p95 {_milliseconds(traffic.get('recent_time_to_first_token_s')):>7}"
+            f"  ITL p95 {_milliseconds(traffic.get('recent_inter_token_latency_s')):>6}"
+            f"  met {_percent(traffic.get('met_both')):>6}  {_replicas(view, service.name, status):<24}"
+            f"  {status.get('spendPerHour', '?'):>6} $/h  {status.get('reason', '-')}"
+        )
+
+    def _decisions_panel(self) -> Panel:
+        text = "\n".join(self._decisions) or "none yet"
+        return Panel(Text(text, overflow="ellipsis", no_wrap=False), title="newest decisions", title_align="left")
+
+
+def _pools_table(view: View) -> Table:
+    table = Table(expand=True, pad_edge=False)
+    for name in ("pool", "accelerator", "GPUs used", "", "price per GPU-hour"):
+        table.add_column(name, no_wrap=True)
+    for name, pool in sorted(view.pools.items()):
+        status = pool.get("status", {})
+        gpus = status.get("gpus", {})
+        total, used = gpus.get("total", 0), gpus.get("allocated", 0)
+        bar = "█" * used + "░" * (total - used)
+        price = f"{status.get('pricePerGPUHour', '?')} {status.get('currency', '')}"
+        table.add_row(name, pool["spec"].get("accelerator", ""), f"{used}/{total}", bar, price)
+    return table
+
+
+def _status(view: View, name: str) -> Mapping[str, Any]:
+    status: Mapping[str, Any] = view.services.get(name, {}).get("status", {})
+    return status
+
+
+def _replicas(view: View, name: str, status: Mapping[str, Any]) -> str:
+    pods = view.pods.get(name, {})
+    now = f"{pods.get('ready', 0)}"
+    extra = "".join(f" {sign}{pods[key]}" for key, sign in (("starting", "+"), ("ending", "-")) if pods.get(key))
+    wanted = ", ".join(f"{row['name']} {row['wanted']}" for row in status.get("variants", []))
+    return f"{now}{extra} → {wanted or '?'}"
+
+
+def _sparkline(values: list[float]) -> str:
+    top = max(values, default=0.0) or 1.0
+    return "".join(_BARS[min(len(_BARS) - 1, int(value / top * len(_BARS)))] for value in values)
+
+
+def _milliseconds(percentiles: Mapping[str, float] | None) -> str:
+    if not percentiles:
+        return "-"
+    return f"{percentiles['p95'] * 1000:.0f} ms"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share * 100:.1f} %"

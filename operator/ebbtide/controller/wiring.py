@@ -1,0 +1,225 @@
+"""Puts the layers together: what the cycle's steps call, and what runs beside the cycle. No decisions here."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from ebbtide.act.farewell import Farewell
+from ebbtide.act.result import ActResult
+from ebbtide.act.scale import Actuator
+from ebbtide.clock import unix_time_s
+from ebbtide.controller.cycle import Finished, Parts
+from ebbtide.controller.leadership import Leadership
+from ebbtide.controller.meters import Meters
+from ebbtide.controller.settings import Settings
+from ebbtide.core.plan import plan
+from ebbtide.errors import EbbtideError
+from ebbtide.kube.client import KubeClient, resource_path
+from ebbtide.model.memory import Memory
+from ebbtide.model.plan import Plan
+from ebbtide.model.snapshot import Snapshot, WriteReceipt
+from ebbtide.observe.gather import Observer
+from ebbtide.observe.settings import ObserveSettings, PrometheusSettings
+from ebbtide.record.budget import TokenBucket
+from ebbtide.record.events import EventRecorder, Subject, cycle_events
+from ebbtide.record.metrics import Metrics
+from ebbtide.record.recorder import FlightRecorder
+from ebbtide.record.refusals import Refusals
+from ebbtide.record.status import DrainReport, StatusWriter
+from ebbtide.record.store import Store
+
+log = logging.getLogger(__name__)
+
+_FORGET_EVERY_S = 3600.0
+
+
+def observe_settings(settings: Settings) -> ObserveSettings:
+    """The observe layer's part of the settings."""
+    header, _, tenant = (settings.prometheus_tenant or "X-Scope-OrgID:").partition(":")
+    return ObserveSettings(
+        prometheus=PrometheusSettings(
+            url=(settings.prometheus_url or "").rstrip("/"),
+            token_file=settings.prometheus_token_file,
+            username=settings.prometheus_username,
+            password_file=settings.prometheus_password_file,
+            tenant=tenant.strip(),
+            tenant_header=header,
+            ca_file=settings.prometheus_ca_file,
+            matchers=settings.prometheus_matchers,
+            rate_window_s=round(settings.rate_window_s),
+            query_timeout_s=settings.prometheus_timeout_s,
+            max_age_s=settings.scrape_staleness_s,
+        )
+    )
+
+
+class Wiring:
+    """All layers of one process. `parts` goes to the cycle; `background` are coroutines that run until cancelled."""
+
+    def __init__(
+        self, settings: Settings, reader: KubeClient, writer: KubeClient, leadership: Leadership, metrics: Metrics
+    ) -> None:
+        self._settings, self._reader, self._metrics = settings, reader, metrics
+        self.observer = Observer(reader, observe_settings(settings))
+        self.store = Store(settings.data_dir / "ebbtide.sqlite")
+        self._recorder = FlightRecorder(settings.data_dir / "flight", settings.flight_recorder_bytes)
+        self._receipts: dict[str, WriteReceipt] = self.store.receipts()
+        self._farewell = Farewell(writer)
+        budget = TokenBucket(settings.writes_per_second)
+        self._statuses = StatusWriter(writer, self._previous_status, budget)
+        self._events = EventRecorder(writer, instance=settings.identity, budget=budget, dropped=self._event_dropped)
+        self._own: Subject | None = None
+        self._forget_at = 0.0
+        self._refusals = Refusals()
+        self._said: dict[str, str] = {}
+        self._say_notices()
+        self.meters = Meters(metrics)
+        self.parts = Parts(
+            observe=self._observe,
+            plan=plan,
+            record=self._record,
+            remember=self._remember,
+            actuator=_Actuators(Actuator(writer, self._store_receipt), self._part_with_deleted),
+            report=self._report,
+            leadership=leadership,
+            meters=self.meters,
+        )
+
+    @property
+    def background(self) -> tuple[Callable[[], Awaitable[None]], ...]:
+        """What runs beside the cycle for as long as the process lives."""
+        return (lambda: self._statuses.run(unix_time_s, self._drained),)
+
+    async def write_statuses(self, now_s: float) -> None:
+        """What `background` does once a second: writes the statuses that are due at `now_s` (unix seconds)."""
+        self._drained(await self._statuses.drain(now_s))
+
+    def load_memory(self) -> Memory:
+        """What the last leader on this volume remembered; its start is that of the first cycle ever."""
+        memory = self.store.load_memory()
+        self._say_notices()
+        return memory
+
+    def close(self, memory: Memory | None) -> None:
+        """Keep all of the memory and close the store."""
+        try:
+            if memory is not None:
+                self.store.save_memory(memory, everything=True)
+        except EbbtideError as error:
+            log.error("the memory of the last minute is lost: %s", error)
+        finally:
+            self._recorder.close()
+            self.store.close()
+
+    async def _observe(self, now_s: float) -> Snapshot:
+        asked = self.observer.promql_queries
+        try:
+            snapshot = await self.observer.snapshot(now_s, self._receipts)
+        finally:
+            self._metrics.promql_queries.inc(self.observer.promql_queries - asked)
+        self._forget_receipts(snapshot)
+        return msgspec.structs.replace(
+            snapshot,
+            services=tuple(service for service in snapshot.services if self._serves(service.spec.key)),
+            cycle_s=self._settings.cycle_interval_s,
+            rate_window_s=self._settings.rate_window_s,
+        )
+
+    def _serves(self, key: str) -> bool:
+        namespaces = self._settings.watch_namespaces
+        return not namespaces or key.partition("/")[0] in namespaces
+
+    def _record(self, snapshot: Snapshot, memory: Memory, now_s: float, decided: Plan) -> str:
+        if not self._recorder.due(decided, now_s):
+            return ""
+        decision_id = self._recorder.record(snapshot, memory, now_s, decided)
+        self._say_notices()
+        return decision_id
+
+    def _remember(self, memory: Memory) -> None:
+        self.store.save_memory(memory)
+
+    def _store_receipt(self, key: str, receipt: WriteReceipt) -> None:
+        self.store.store_receipt(key, receipt)  # durable first: what is in memory alone is lost by a crash
+        self._receipts[key] = receipt
+
+    def _forget_receipts(self, snapshot: Snapshot) -> None:
+        """Once an hour, those of services and variants that are gone; a list that may be incomplete proves nothing."""
+        if snapshot.taken_at < self._forget_at or not all(source.healthy for source in snapshot.sources):
+            return
+        self._forget_at = snapshot.taken_at + _FORGET_EVERY_S
+        keep = {f"{item.spec.key}/{variant.name}" for item in snapshot.services for variant in item.spec.variants}
+        if self._receipts.keys() - keep:
+            self.store.forget_receipts(keep)
+            self._receipts = {key: receipt for key, receipt in self._receipts.items() if key in keep}
+
+    async def _part_with_deleted(self, snapshot: Snapshot) -> list[ActResult]:
+        keys = [*(service.spec.key for service in snapshot.services), *filter(self._serves, self.observer.deleting)]
+        raws = (self.observer.raw_service(key) for key in keys)
+        results = await asyncio.gather(*(self._farewell.sync(raw) for raw in raws if raw is not None))
+        return [result for result in results if result is not None]
+
+    async def _report(self, finished: Finished) -> None:
+        results = [result for result in finished.results if isinstance(result, ActResult)]
+        for result in results:
+            self._metrics.writes.labels(result.what, result.outcome.value).inc()
+        told = self._refusals.added(finished.plan, results)
+        self._metrics.observe_plan(told, finished.snapshot)
+        self._statuses.offer(told, finished.snapshot, finished.now_s, finished.decision_id)
+        applied = [result.action for result in results if result.wrote and result.action is not None]
+        notes = cycle_events(told, finished.snapshot, applied, await self._own_deployment())
+        sent = await self._events.emit(notes, finished.now_s)
+        self._metrics.writes.labels("event", "done").inc(sent)
+
+    def _event_dropped(self, why: str) -> None:
+        self._metrics.writes.labels("event", "refused" if why == "budget" else "failed").inc()
+
+    def _drained(self, report: DrainReport) -> None:
+        self._metrics.writes.labels("status", "done").inc(report.written)
+        self._metrics.writes.labels("status", "failed").inc(report.failed)
+        self._metrics.status_waiting.set(report.waiting)
+        self._say("status writes", report.problem)
+
+    def _previous_status(self, kind: str, key: str) -> Mapping[str, Any] | None:
+        raw = self.observer.raw_service(key) if kind == "InferenceService" else self.observer.raw_pool(key)
+        return None if raw is None else raw.get("status")
+
+    async def _own_deployment(self) -> Subject:
+        """The object that cluster-wide causes are said on. Outside of a cluster there is none: the name alone stays."""
+        if self._own is None:
+            namespace, name, uid = self._settings.namespace, self._settings.deployment, ""
+            try:
+                path = resource_path("apps/v1", "deployments", namespace, name)
+                uid = str((await self._reader.get(path))["metadata"]["uid"])
+            except EbbtideError as error:
+                log.info("own Deployment %s/%s is not known: %s", namespace, name, error)
+            self._own = Subject("apps/v1", "Deployment", namespace, name, uid)
+        return self._own
+
+    def _say_notices(self) -> None:
+        self._say("store", self.store.notice)
+        self._say("flight recorder", self._recorder.notice)
+
+    def _say(self, topic: str, text: str) -> None:
+        """Log a trouble once until it changes."""
+        if text and self._said.get(topic) != text:
+            log.warning("%s: %s", topic, text)
+        self._said[topic] = text
+
+
+class _Actuators:
+    """The actuator, and the farewell of deleted services before it."""
+
+    def __init__(self, actuator: Actuator, part: Callable[[Snapshot], Awaitable[list[ActResult]]]) -> None:
+        self._actuator, self._part = actuator, part
+
+    async def reconcile_workloads(self, snapshot: Snapshot) -> list[ActResult]:
+        """Finalizers and engine blocks."""
+        return [*await self._part(snapshot), *await self._actuator.reconcile_workloads(snapshot)]
+
+    async def apply(self, decided: Plan, snapshot: Snapshot) -> list[ActResult]:
+        """Scale actions."""
+        return await self._actuator.apply(decided, snapshot)
