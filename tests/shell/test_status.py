@@ -1,5 +1,6 @@
 """Status: what is said, when it is worth a write, in what order, and never more than the budget."""
 
+import re
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
@@ -117,6 +118,12 @@ def test_the_last_ten_decisions_are_kept_newest_first() -> None:
 )
 def test_decimals_have_no_exponent(value: float, want: str) -> None:
     assert decimal(value) == want
+
+
+@pytest.mark.parametrize("value", [1e-300, 1.234e-9, 999.6, 1e16, 1e300, float("inf"), float("nan"), -1.0])
+def test_no_number_gets_a_status_refused(value: float) -> None:
+    assert re.fullmatch(r"[0-9]+(\.[0-9]+)?", decimal(value))
+    assert len(decimal(value)) <= 16
 
 
 @pytest.mark.parametrize(("value", "want"), [("12.4", "12.40"), ("0.0375", "0.0375"), ("1E+2", "100.00")])

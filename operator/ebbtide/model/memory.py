@@ -37,6 +37,7 @@ class ForecastMemory(Spec, frozen=True):
     growth_loss: float = 0.0
     doubt_loss: float = 0.0  # the mixture's squared log error, in units of how uncertain each moment was
     scored: float = 0.0  # decayed number of scored predictions
+    peak: float = 0.0  # highest level seen, slowly forgotten (requests/s)
     errors: tuple[float, ...] = ()  # recent log errors of the mixture, for its range
 
 
@@ -52,6 +53,8 @@ class CapacityMemory(Spec, frozen=True):
     startup_s: tuple[float, ...] = ()
     seen_ready: tuple[str, ...] = ()  # uids of pods whose start-up was counted
     failing_since: float | None = None  # when its starting pods stopped making progress
+    failing_code: str = ""  # why it backs off, kept until it is over
+    failing_text: str = ""
     backoff_until: float | None = None
     backoff_s: float = 0.0
     learnt_at: float = 0.0  # when the statistics above were last decayed

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
@@ -27,6 +28,15 @@ class _Seen:
     at_s: float  # monotonic
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """One page: the lines that matter, who asked, and what each was told."""
+
+    lines: list[str]
+    activators: tuple[tuple[str, Activator], ...]
+    queues: dict[str, float | None]
+
+
 class Gateways:
     """Polls each distinct URL once a round for all services that name it. `run` works until it is cancelled."""
 
@@ -35,6 +45,7 @@ class Gateways:
         self._on_wake = on_wake
         self._wanted: dict[str, Activator] = {}
         self._seen: dict[str, _Seen] = {}
+        self._pages: dict[str, _Read] = {}  # by URL, the last page
         self._broken: dict[str, str] = {}
 
     def follow(self, activators: Mapping[str, Activator]) -> None:
@@ -42,6 +53,8 @@ class Gateways:
         kept = {key for key, activator in activators.items() if self._wanted.get(key) == activator}
         self._seen = {key: seen for key, seen in self._seen.items() if key in kept}
         self._wanted = dict(activators)
+        urls = {activator.url for activator in activators.values()}
+        self._pages = {url: page for url, page in self._pages.items() if url in urls}
 
     def reading(self, key: str) -> Reading:
         """Requests that the service's gateway holds; NotApplicable for a service without activator."""
@@ -77,14 +90,25 @@ class Gateways:
             async with gate, session.get(url) as response:
                 response.raise_for_status()
                 body = await response.content.read(self._settings.max_bytes)
-            text = body.decode(errors="replace")
-            queues = {key: queue_length(text, self._wanted[key]) for key in keys if key in self._wanted}
+            queues = self._queues(url, body.decode(errors="replace"), [key for key in keys if key in self._wanted])
         except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
             self._failed(url, str(error) or type(error).__name__)
             return
         self._broken.pop(url, None)
         for key, queue in queues.items():
             self._note(key, queue)
+
+    def _queues(self, url: str, text: str, keys: list[str]) -> dict[str, float | None]:
+        """The page is parsed once for all services, and not at all while its queues say what they said before."""
+        activators = tuple((key, self._wanted[key]) for key in keys)
+        lines = _lines(text, {name for _, activator in activators for name in activator.queue_metrics})
+        before = self._pages.get(url)
+        if before is not None and (before.lines, before.activators) == (lines, activators):
+            return before.queues
+        series = _Series(lines)
+        queues = {key: series.queue(activator) for key, activator in activators}
+        self._pages[url] = _Read(lines, activators, queues)
+        return queues
 
     def _failed(self, url: str, error: str) -> None:
         if url not in self._broken:  # once, not every second
@@ -102,14 +126,38 @@ class Gateways:
 
 def queue_length(exposition: str, activator: Activator) -> float | None:
     """The queue in a text exposition; None when no configured name has a series with the labels."""
-    wanted = dict(activator.labels)
-    sums: dict[str, float] = {}
-    lines = _lines(exposition, activator.queue_metrics)
-    for family in text_string_to_metric_families("\n".join(lines) + "\n"):
-        for sample in family.samples:
-            if all(sample.labels.get(label) == value for label, value in wanted.items()):
+    return _Series(_lines(exposition, activator.queue_metrics)).queue(activator)
+
+
+class _Series:
+    """The samples of one page, found by any of their labels: a thousand services on one page are one walk over it."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        families = text_string_to_metric_families("\n".join(lines) + "\n")
+        self._samples = [sample for family in families for sample in family.samples]
+        self._by_label: dict[str, dict[str, list[Any]]] = {}  # label -> value -> samples, made when first asked for
+
+    def queue(self, activator: Activator) -> float | None:
+        """The largest of the sums under the configured names; None when there is no such series."""
+        names = set(activator.queue_metrics)
+        sums: dict[str, float] = {}
+        for sample in self._narrowed(activator):
+            if sample.name in names and all(sample.labels.get(label) == value for label, value in activator.labels):
                 sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
-    return max(sums.values()) if sums else None
+        return max(sums.values()) if sums else None
+
+    def _narrowed(self, activator: Activator) -> list[Any]:
+        """Samples that may match: the fewest that any one of the labels leaves."""
+        groups = [self._having(label).get(value, []) for label, value in activator.labels]
+        return min(groups, key=len, default=self._samples)
+
+    def _having(self, label: str) -> dict[str, list[Any]]:
+        found = self._by_label.get(label)
+        if found is None:
+            found = self._by_label[label] = {}
+            for sample in self._samples:
+                found.setdefault(sample.labels.get(label, ""), []).append(sample)
+        return found
 
 
 def _lines(exposition: str, names: Iterable[str]) -> list[str]:

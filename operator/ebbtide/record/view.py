@@ -166,9 +166,14 @@ def fitted(status: Status) -> Status:
 
 
 def decimal(value: float) -> str:
-    """Three significant digits, never an exponent or a sign: 4.5 -> "4.5", 1234.6 -> "1235", 1.2e-15 -> "0"."""
-    if value < 1e-9:  # the schema allows 16 characters, and nothing counted here is negative
+    """Three significant digits, never an exponent or a sign: 4.5 -> "4.5", 1234.6 -> "1235", 1.2e-15 -> "0".
+
+    The schema allows 16 characters, and nothing counted here is negative: a number that is none, or absurdly large,
+    must not get the whole status refused.
+    """
+    if not value >= 1e-9:
         return "0"
+    value = min(value, 999_999_999_999.0)
     rounded = Decimal(f"{value:.3g}") if value < 1000 else Decimal(round(value))
     return f"{rounded:f}"
 

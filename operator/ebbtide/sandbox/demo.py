@@ -5,6 +5,7 @@ metrics. Who shows it, and how, is the caller's business.
 """
 
 import asyncio
+import shutil
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -98,18 +99,18 @@ class Demo:
         return f"http://127.0.0.1:{self._gateway_port}/metrics"
 
     async def bring_up(self) -> None:
-        """Fleet and gateway first, then the operator and the services; returns when every starting pod is Ready."""
+        """Applies the fleet, starts gateway and operator; returns when every pod of the start is Ready."""
         for service in self.services:
             self.sandbox.apply(showcase.deployments(service))
-        emulator = ["-m", "ebbtide.sandbox.emulator", "--kubeconfig", str(self.sandbox.emulator_kubeconfig)]
-        flags = ["--port", str(self._gateway_port), "--seed", str(self.options.seed)]
-        self.sandbox.spawn("emulator", [sys.executable, *emulator, *flags])
-        await self._until_ready()
         self.sandbox.apply(showcase.pools())
         self.sandbox.apply([showcase.rival_hpa(service) for service in self.services if service.rival_hpa])
         self.sandbox.apply([showcase.inference_service(service, self.activator_url) for service in self.services])
+        emulator = ["-m", "ebbtide.sandbox.emulator", "--kubeconfig", str(self.sandbox.emulator_kubeconfig)]
+        flags = ["--port", str(self._gateway_port), "--seed", str(self.options.seed)]
+        self.sandbox.spawn("emulator", [sys.executable, *emulator, *flags])
         self.sandbox.spawn("operator", [sys.executable, "-m", "ebbtide", "operator"], self._operator_settings())
         await self._until("the operator", f"http://127.0.0.1:{self._operator_port}/readyz", 30.0)
+        await self._until_ready()
 
     async def start_load(self) -> None:
         """Second 0 of every stream is now."""
@@ -236,7 +237,7 @@ class Demo:
             "EBBTIDE_RATE_WINDOW": f"{options.rate_window_s:g}s",
             "EBBTIDE_SCRAPE_STALENESS": "15s",
             "EBBTIDE_CYCLE_INTERVAL": f"{options.cycle_s:g}s",
-            "EBBTIDE_DATA_DIR": str(self.sandbox.directory / "operator-data"),
+            "EBBTIDE_DATA_DIR": str(_operator_data(self.sandbox)),
             "EBBTIDE_HTTP_HOST": "127.0.0.1",
             "EBBTIDE_HTTP_PORT": str(self._operator_port),
         }
@@ -261,6 +262,7 @@ def start_sandbox(options: DemoOptions, progress: Progress) -> Sandbox:
         progress=progress,
     )
     sandbox = Sandbox.start(config)
+    shutil.rmtree(_operator_data(sandbox), ignore_errors=True)  # each demo begins without a memory of the last one
     try:
         sandbox.apply(list(crd_documents().values()))
         sandbox.apply(showcase.namespace())
@@ -268,6 +270,10 @@ def start_sandbox(options: DemoOptions, progress: Progress) -> Sandbox:
         sandbox.stop()
         raise
     return sandbox
+
+
+def _operator_data(sandbox: Sandbox) -> Path:
+    return sandbox.directory / "operator-data"
 
 
 def _count_pods(pods: list[dict[str, Any]]) -> dict[str, dict[str, int]]:

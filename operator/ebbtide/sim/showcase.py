@@ -1,10 +1,14 @@
 """The fleet of `ebbtide demo`: its services, pools, start-up times and load, drawn from one seed.
 
 The same scenario runs on the real control plane (the demo), in virtual time (the static reference) and in tests. The
-load rises and falls smoothly once within the duration; its peak is about 2.2 times its mean.
+load is a day in a few minutes: it begins at its peak, ebbs to a fifth, rises again to more than half and ebbs once more. A
+start-up takes a sixth of the shortest demo, so the rise is what no replica may come too late for.
 """
 
+import itertools
+import math
 import random
+from collections.abc import Sequence
 from decimal import Decimal
 
 import msgspec
@@ -26,13 +30,16 @@ from ebbtide.model.spec import (
 )
 from ebbtide.sim.engine import Request
 from ebbtide.sim.fleet import Scenario, ServiceScenario
-from ebbtide.sim.load import Constant, Hump, Lengths, OnOff, Shape, generate
+from ebbtide.sim.load import Constant, Lengths, OnOff, Sampled, Shape, generate
 from ebbtide.sim.profiles import profile
 
 NAMESPACE = "demo"
 POOL_LABEL = "sandbox.ebbtide.dev/pool"
 LENGTHS = Lengths(prompt_median=500.0, prompt_sigma=0.7, output_median=190.0, output_sigma=0.6, output_max=600)
 _SWING = 0.08
+# (share of the duration, share of the peak); between two of them half a cosine
+_WAVE = ((0.0, 0.94), (0.04, 1.0), (0.25, 0.20), (0.42, 0.18), (0.88, 0.58), (1.0, 0.34))
+_POINT_S = 2.0
 
 
 class ShowcasePool(msgspec.Struct, frozen=True):
@@ -79,28 +86,20 @@ class ShowcaseService(msgspec.Struct, frozen=True):
 
 
 POOLS = (
-    ShowcasePool("a100-on-prem", "NVIDIA-A100-SXM4-80GB", "A100-80GB", CapacityType.ON_PREM, 1, 4, "0.95"),
-    ShowcasePool("l40s-on-demand", "NVIDIA-L40S", "L40S", CapacityType.ON_DEMAND, 3, 4, "1.55"),
+    ShowcasePool("a100-on-prem", "NVIDIA-A100-SXM4-80GB", "A100-80GB", CapacityType.ON_PREM, 1, 8, "0.95"),
+    ShowcasePool("l40s-on-demand", "NVIDIA-L40S", "L40S", CapacityType.ON_DEMAND, 4, 4, "1.55"),
     ShowcasePool("h100-on-demand", "NVIDIA-H100-80GB-HBM3", "H100-80GB", CapacityType.ON_DEMAND, 1, 8, "6.90"),
     ShowcasePool("h100-spot", "NVIDIA-H100-80GB-HBM3", "H100-80GB", CapacityType.SPOT, 1, 8, "1.25"),
 )
 
 
 def services(duration_s: float, seed: int) -> tuple[ShowcaseService, ...]:
-    """The five services; phases, heights and start-up times follow the seed."""
+    """The five services; phases, heights and start-up times (30 to 38 s) follow the seed."""
     draw = random.Random(f"{seed}/showcase")
 
-    def hump(peak: float) -> Hump:
-        start = draw.uniform(0.08, 0.16)
-        rise = draw.uniform(0.30, 0.36)
-        return Hump(
-            base=draw.uniform(0.14, 0.20) * peak,
-            peak=peak,
-            start_s=start * duration_s,
-            rise_s=rise * duration_s,
-            hold_s=0.06 * duration_s,
-            fall_s=draw.uniform(0.28, 0.34) * duration_s,
-        )
+    def wave(peak: float) -> Sampled:
+        inner = [(at * draw.uniform(0.94, 1.06), height * draw.uniform(0.95, 1.05)) for at, height in _WAVE[1:-1]]
+        return _smooth([_WAVE[0], *inner, _WAVE[-1]], duration_s, peak)
 
     return (
         ShowcaseService(
@@ -108,18 +107,18 @@ def services(duration_s: float, seed: int) -> tuple[ShowcaseService, ...]:
             story="vLLM on two pools: on-prem A100 first, H100 when they are full",
             engine="vllm",
             mode=Mode.AUTO,
-            variants=(("a100-on-prem", 4, 2), ("h100-on-demand", 6, 0)),
-            shape=hump(draw.uniform(52.0, 60.0)),
-            startup_s=draw.uniform(35.0, 50.0),
+            variants=(("a100-on-prem", 8, 8), ("h100-on-demand", 6, 0)),
+            shape=wave(draw.uniform(98.0, 108.0)),
+            startup_s=draw.uniform(30.0, 38.0),
         ),
         ShowcaseService(
             name="summaries",
             story="TensorRT-LLM on L40S",
             engine="trtllm",
             mode=Mode.AUTO,
-            variants=(("l40s-on-demand", 12, 2),),
-            shape=hump(draw.uniform(30.0, 36.0)),
-            startup_s=draw.uniform(35.0, 50.0),
+            variants=(("l40s-on-demand", 16, 9),),
+            shape=wave(draw.uniform(52.0, 60.0)),
+            startup_s=draw.uniform(30.0, 38.0),
         ),
         ShowcaseService(
             name="drafts",
@@ -185,7 +184,7 @@ def service_spec(service: ShowcaseService, activator_url: str) -> ServiceSpec:
         scaling=Scaling(
             min_replicas=0 if service.scale_to_zero else 1,
             max_replicas=sum(most for _, most, _ in service.variants),
-            down_delay_s=20.0,
+            down_delay_s=10.0,
             scale_to_zero=zero if service.scale_to_zero else None,
         ),
     )
@@ -222,6 +221,19 @@ def _service_scenario(
         start_replicas=dict(zip(names, (start for _, _, start in service.variants), strict=True)),
         requests=tuple(requests(service, duration_s, seed)),
     )
+
+
+def _smooth(knots: Sequence[tuple[float, float]], duration_s: float, peak: float) -> Sampled:
+    """A curve through the knots, flat at each, in requests per second."""
+    points = []
+    for (begin, low), (end, high) in itertools.pairwise(knots):
+        steps = max(2, int((end - begin) * duration_s / _POINT_S))
+        for step in range(steps):
+            share = (1 - math.cos(math.pi * step / steps)) / 2
+            at_s = (begin + (end - begin) * step / steps) * duration_s
+            points.append((at_s, (low + (high - low) * share) * peak))
+    points.append((knots[-1][0] * duration_s, knots[-1][1] * peak))
+    return Sampled(tuple(points))
 
 
 def _mix(seed: int, name: str) -> int:

@@ -1,0 +1,208 @@
+"""The conditions of services, pools and the cluster: all of them at every cycle, True is good except for facts."""
+
+from ebbtide.core import pools
+from ebbtide.core.explain import first_fault
+from ebbtide.core.guardrails.pause import active, describe
+from ebbtide.core.guardrails.staleness import describe as describe_metrics
+from ebbtide.core.replicas import describe_failing
+from ebbtide.core.work import Cycle, Draft, PoolDraft
+from ebbtide.model.plan import Condition, ConditionStatus
+from ebbtide.model.reasons import Code
+from ebbtide.model.spec import Mode
+
+_TRUE, _FALSE, _UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
+UNBUYABLE_REQUESTS = 100.0  # behind a share of misses before it is called unattainable
+
+
+def of_service(draft: Draft, cycle: Cycle) -> tuple[Condition, ...]:
+    """Ready first, then what it is made of, in a fixed order."""
+    parts = (
+        _target(draft),
+        _metrics(draft, cycle),
+        _capacity(draft),
+        _prices(draft),
+        _attainable(draft),
+        _acting(draft),
+    )
+    facts = (_paused(draft, cycle), _limited(draft))
+    return (_ready(draft, parts), *parts, *facts)
+
+
+def _ready(draft: Draft, parts: tuple[Condition, ...]) -> Condition:
+    """Target, metrics and prices known, and nothing failing: the loop is closed or would be."""
+    for part in parts:
+        if part.status is _FALSE and part.type in ("TargetResolved", "MetricsFresh", "PricesKnown"):
+            return Condition("Ready", _FALSE, part.reason, part.message)
+        if part.type == "Acting" and part.reason == Code.TARGET_CONFLICT.value:
+            return Condition("Ready", _FALSE, part.reason, part.message)
+    failing = next(
+        (variant for variant in draft.variants if variant.failing and variant.failing_code is not None), None
+    )
+    if failing is not None and failing.failing_code is not None:
+        return Condition("Ready", _FALSE, failing.failing_code.value, describe_failing(draft))
+    return Condition(
+        "Ready",
+        _TRUE,
+        Code.RESOLVED.value,
+        f"{sum(v.ready for v in draft.variants)} of {draft.observed} replicas are ready",
+    )
+
+
+def _target(draft: Draft) -> Condition:
+    fault = first_fault(draft)
+    if fault is not None:
+        return Condition("TargetResolved", _FALSE, fault[0].value, fault[1])
+    return Condition("TargetResolved", _TRUE, Code.RESOLVED.value, f"{len(draft.variants)} targets found")
+
+
+def _metrics(draft: Draft, cycle: Cycle) -> Condition:
+    view = draft.demand
+    if cycle.metrics_down or view.quality in ("stale", "missing", "partial"):
+        code, text = describe_metrics(view, cycle)
+        return Condition("MetricsFresh", _FALSE, code.value, text)
+    if view.quality == "none":
+        return Condition("MetricsFresh", _UNKNOWN, Code.NOTHING_RUNS.value, "no ready pod to measure")
+    return Condition("MetricsFresh", _TRUE, Code.METRICS_FRESH.value, "every ready pod was read")
+
+
+_CAPACITY = {
+    "observed": (_TRUE, Code.CAPACITY_OBSERVED),
+    "declared": (_TRUE, Code.CAPACITY_PRIOR),
+    "table": (_TRUE, Code.CAPACITY_PRIOR),
+    "assumed": (_FALSE, Code.CAPACITY_ASSUMED),
+}
+
+
+def _capacity(draft: Draft) -> Condition:
+    """The weakest variant's source, with every variant's rate in the message."""
+    order = ("assumed", "table", "declared", "observed")
+    sources = [variant.model.source for variant in draft.variants if variant.model is not None]
+    if not sources:
+        return Condition("CapacityKnown", _UNKNOWN, Code.PENDING.value, "not looked at yet")
+    status, code = _CAPACITY[min(sources, key=order.index)]
+    return Condition(
+        "CapacityKnown", status, code.value, "; ".join(f"{v.spec.name}: {v.evidence}" for v in draft.variants)
+    )
+
+
+def _prices(draft: Draft) -> Condition:
+    unknown = [v for v in draft.variants if v.cost is None]
+    if unknown:
+        code = (
+            Code.GPUS_UNKNOWN
+            if all(v.pool and v.pool.price is not None and not v.gpus for v in unknown)
+            else Code.PRICE_UNKNOWN
+        )
+        names = ", ".join(f"{v.spec.name} (pool {v.spec.pool})" for v in unknown)
+        return Condition(
+            "PricesKnown", _FALSE, code.value, f"no scale-up of {names} until a price and its GPUs are known"
+        )
+    if len({v.pool.state.currency for v in draft.variants if v.pool is not None}) > 1:
+        return Condition(
+            "PricesKnown", _FALSE, Code.PRICE_UNKNOWN.value, "the pools' prices are in different currencies"
+        )
+    return Condition("PricesKnown", _TRUE, Code.PRICES_KNOWN.value, "every pool has a price")
+
+
+def _attainable(draft: Draft) -> Condition:
+    objectives = draft.state.spec.objectives
+    allowed = 1.0 - objectives.attainment
+    for variant in draft.variants:
+        model, memory = variant.model, variant.memory.capacity
+        if model is None or not (variant.observed or len(draft.variants) == 1):
+            continue
+        if memory.unbuyable_weight >= UNBUYABLE_REQUESTS and memory.unbuyable > allowed:
+            text = (
+                f"{variant.spec.name}: {memory.unbuyable:.1%} of requests miss an objective on nearly idle replicas "
+                f"({allowed:.2%} may); more replicas do not help"
+            )
+            return Condition("SLOAttainable", _FALSE, Code.SLO_UNATTAINABLE.value, text)
+        alone_s, first_s = model.a_s + model.b_s, model.prefill_s
+        if model.source != "assumed" and (alone_s > objectives.itl_s or first_s > objectives.ttft_s):
+            text = (
+                f"{variant.spec.name}: one request alone takes {first_s * 1e3:.0f}ms to its first token and "
+                f"{alone_s * 1e3:.0f}ms a token; declared are {objectives.ttft_s * 1e3:.0f}ms "
+                f"and {objectives.itl_s * 1e3:.0f}ms"
+            )
+            return Condition("SLOAttainable", _FALSE, Code.SLO_UNATTAINABLE.value, text)
+    return Condition("SLOAttainable", _TRUE, Code.ATTAINABLE.value, _misses(draft))
+
+
+def _misses(draft: Draft) -> str:
+    allowed = 1.0 - draft.state.spec.objectives.attainment
+    if draft.misses is None:
+        return f"no latencies seen yet; {allowed:.2%} of requests may miss"
+    return f"at most {draft.misses:.2%} of requests missed within the last minute; {allowed:.2%} may"
+
+
+def _acting(draft: Draft) -> Condition:
+    if draft.no_write is not None:
+        return Condition("Acting", _FALSE, draft.no_write[0].value, draft.no_write[1])
+    if draft.drifted:
+        return Condition("Acting", _TRUE, Code.DRIFTED.value, draft.drifted + ": respected as the new starting point")
+    return Condition("Acting", _TRUE, Code.ACTING.value, f"mode is {Mode.AUTO.value}")
+
+
+def _paused(draft: Draft, cycle: Cycle) -> Condition:
+    pause = active(draft, cycle.now_s)
+    if pause is None:
+        return Condition("Paused", _FALSE, Code.NOT_PAUSED.value, "not paused")
+    return Condition("Paused", _TRUE, Code.PAUSED.value, describe(pause, cycle.now_s))
+
+
+def _limited(draft: Draft) -> Condition:
+    if draft.unplaced_code is not None:
+        return Condition("Limited", _TRUE, draft.unplaced_code.value, draft.unplaced_text)
+    for variant in draft.variants:
+        if variant.backing_off and variant.failing_code is not None:
+            text = f"{variant.spec.name} backs off: {variant.failing_text}"
+            return Condition("Limited", _TRUE, variant.failing_code.value, text)
+    if draft.total != draft.wanted and draft.limits:
+        code, text = draft.limits[-1]
+        return Condition("Limited", _TRUE, code.value, text)
+    return Condition("Limited", _FALSE, Code.NOT_LIMITED.value, "what is wanted is allowed")
+
+
+def of_pool(pool: PoolDraft, now_s: float) -> tuple[Condition, ...]:
+    """Ready, PricesKnown and NodesComing of one pool."""
+    for code, text in pool.state.faults:
+        fault = Condition("Ready", _FALSE, code, text)
+        break
+    else:
+        fault = Condition("Ready", _TRUE, Code.RESOLVED.value, f"{len(pool.state.nodes)} nodes, {pool.gpus} GPUs")
+    if pool.price is None:
+        price = Condition(
+            "PricesKnown", _FALSE, Code.PRICE_UNKNOWN.value, "no price: services do not scale up into this pool"
+        )
+    else:
+        price = Condition(
+            "PricesKnown",
+            _TRUE,
+            Code.PRICES_KNOWN.value,
+            f"{pool.state.price_per_gpu_hour} {pool.state.currency} per GPU-hour",
+        )
+    until = pool.memory.backoff_until
+    if until is not None and until > now_s:
+        lead_s = pools.lead_time_s(pool.state, pool.memory)
+        waited = f"{pool.waiting} pods wait, and no node came within {pools.PATIENCE * lead_s:.0f}s"
+        text = f"{waited}; next try in {until - now_s:.0f}s"
+        coming = Condition("NodesComing", _FALSE, Code.POOL_BACKING_OFF.value, text)
+    else:
+        coming = Condition("NodesComing", _TRUE, Code.RESOLVED.value, f"{pool.waiting} pods wait for a node")
+    return fault, price, coming
+
+
+def of_cluster(cycle: Cycle) -> tuple[Condition, ...]:
+    """Causes that concern every service: one condition each, instead of one a service."""
+    conditions = []
+    for source in cycle.snapshot.sources:
+        kind = source.name.capitalize() + "Reachable"
+        if source.healthy:
+            conditions.append(Condition(kind, _TRUE, Code.RESOLVED.value, f"{source.name} answers"))
+        else:
+            code = Code.PROMETHEUS_UNREACHABLE if source.name == "prometheus" else Code.METRICS_STALE
+            age = "it never answered" if source.age_s is None else f"its last answer is {source.age_s:.0f}s old"
+            conditions.append(
+                Condition(kind, _FALSE, code.value, f"{source.name}: {source.message or age}; replicas hold")
+            )
+    return tuple(conditions)

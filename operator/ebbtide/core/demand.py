@@ -1,0 +1,141 @@
+"""What a service is asked for now: arrivals, token lengths and backlog, from the pods that were read and the gateway.
+
+Must never turn a missing value into zero: a ready pod without series makes the demand partial, and partial demand may
+raise but never lower. Arrivals (not completions) are counted, so an overloaded fleet is not taken for a busy one.
+"""
+
+from ebbtide.core.numeric import clip
+from ebbtide.core.work import Cycle, DemandView, Draft
+from ebbtide.model.snapshot import EngineReadings, PodPhase, PodState, Quality, Reading
+
+# A pod that became ready this recently need not have two scrapes yet.
+GRACE_S = 45.0
+# Token lengths are smoothed over this time: at 5 requests/s that is 600 requests.
+LENGTH_TAU_S = 120.0
+DEFAULT_INPUT_TOKENS = 1024.0
+DEFAULT_OUTPUT_TOKENS = 256.0
+
+_SERVING = (PodPhase.READY, PodPhase.INTERRUPTED)
+_STILL_COUNTED = (PodPhase.READY, PodPhase.INTERRUPTED, PodPhase.NOT_READY, PodPhase.TERMINATING)
+
+
+def step(cycle: Cycle) -> None:
+    """Measure every service's demand."""
+    for source in cycle.snapshot.sources:
+        if source.name == "prometheus" and not source.healthy:
+            cycle.metrics_down = source.message or "it does not answer"
+    for draft in cycle.drafts:
+        draft.demand = measure(draft, cycle)
+
+
+class _Sums:
+    """Running sums over the pods of one service."""
+
+    __slots__ = (
+        "finished",
+        "generated",
+        "oldest",
+        "pods",
+        "prompt",
+        "rate",
+        "running",
+        "silent",
+        "stale",
+        "waiting",
+        "young",
+    )
+
+    def __init__(self) -> None:
+        self.rate = self.finished = self.prompt = self.generated = self.running = self.waiting = 0.0
+        self.pods = self.silent = self.stale = self.young = 0
+        self.oldest: float | None = None
+
+    def add(self, engine: EngineReadings, arrivals: float) -> None:
+        """Count one pod that was read."""
+        self.rate += max(0.0, arrivals)
+        self.finished += engine.finished.fresh or 0.0
+        self.prompt += engine.prompt_tokens.fresh or 0.0
+        self.generated += engine.generation_tokens.fresh or 0.0
+        self.running += engine.running.fresh or 0.0
+        self.waiting += engine.waiting.fresh or 0.0
+
+
+def measure(draft: Draft, cycle: Cycle) -> DemandView:
+    """The service's demand now; lengths are smoothed with the memory's."""
+    sums = _Sums()
+    for variant in draft.variants:
+        for pod in variant.state.pods:
+            if pod.phase in _STILL_COUNTED:
+                _add_pod(sums, pod, cycle.now_s)
+    view = DemandView(_quality(sums), silent=sums.silent, age_s=sums.oldest)
+    queue = draft.state.gateway_queue
+    view.queue, view.queue_known = max(0.0, queue.fresh or 0.0), queue.quality is Quality.FRESH
+    scale = (sums.pods + sums.silent) / sums.pods if sums.pods else 1.0  # silent pods get what the others get
+    view.rate, view.running, view.waiting = sums.rate * scale, sums.running * scale, sums.waiting * scale
+    _lengths(view, draft, sums, cycle)
+    return view
+
+
+def _add_pod(sums: _Sums, pod: PodState, now_s: float) -> None:
+    arrivals = pod_arrivals(pod.engine)
+    serving = pod.phase in _SERVING
+    if arrivals is not None and arrivals.fresh is not None and pod.engine is not None:
+        sums.pods += serving
+        sums.add(pod.engine, arrivals.fresh)
+    elif not serving:
+        return  # on its way out: what it still did is not missed
+    elif pod.ready_at is not None and now_s - pod.ready_at < GRACE_S:
+        sums.young += 1
+    else:
+        sums.silent += 1
+        if arrivals is not None and arrivals.quality is Quality.STALE:
+            sums.stale += 1
+            sums.oldest = max(sums.oldest or 0.0, arrivals.age_s or 0.0)
+
+
+def pod_arrivals(engine: EngineReadings | None) -> Reading | None:
+    """The pod's arrival rate; completions where the engine has no arrivals; None without any series."""
+    if engine is None:
+        return None
+    return engine.finished if engine.arrivals.quality is Quality.NOT_APPLICABLE else engine.arrivals
+
+
+def _quality(sums: _Sums) -> str:
+    if sums.pods and not sums.silent:
+        return "young" if sums.young else "fresh"
+    if sums.pods:
+        return "partial"
+    if sums.silent:
+        return "stale" if sums.stale else "missing"
+    return "young" if sums.young else "none"
+
+
+def _lengths(view: DemandView, draft: Draft, sums: _Sums, cycle: Cycle) -> None:
+    """Mean tokens a request, smoothed: a minute's mean of output lengths varies by a quarter without any meaning."""
+    memory = draft.memory
+    view.input_tokens = memory.input_tokens or DEFAULT_INPUT_TOKENS
+    view.output_tokens = memory.output_tokens or DEFAULT_OUTPUT_TOKENS
+    # An engine that counts no tokens is given two windows, then the defaults hold.
+    view.lengths_known = memory.input_tokens > 0.0 or draft.watched_s >= 2.0 * cycle.snapshot.rate_window_s
+    if sums.rate <= 0.0 or sums.prompt <= 0.0 or sums.generated <= 0.0 or not windows_are_full(draft, cycle):
+        return
+    # A plain mean of what was seen at first, then a window of LENGTH_TAU_S that moves on.
+    weight = cycle.snapshot.cycle_s / clip(
+        draft.watched_s - cycle.snapshot.rate_window_s, cycle.snapshot.cycle_s, LENGTH_TAU_S
+    )
+    view.input_tokens += weight * (sums.prompt / sums.rate - view.input_tokens)
+    # Output is per finished request: while a queue builds, arrivals have not produced theirs yet.
+    view.output_tokens += weight * (sums.generated / max(sums.finished, 0.5 * sums.rate) - view.output_tokens)
+    view.output_tokens = max(1.0, view.output_tokens)
+    view.lengths_known = True
+
+
+def windows_are_full(draft: Draft, cycle: Cycle) -> bool:
+    """Rates of a fleet that just started fill up over a window: that rise is no trend."""
+    since = cycle.now_s - cycle.snapshot.rate_window_s
+    return any(
+        pod.ready_at is None or pod.ready_at <= since
+        for variant in draft.variants
+        for pod in variant.state.pods
+        if pod.phase is PodPhase.READY
+    )

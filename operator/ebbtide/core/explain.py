@@ -1,0 +1,214 @@
+"""The words: the waterfall from load to wanted, and the one reason that decided, each with its numbers.
+
+Every outcome has a reason from the catalogue, "nothing to do" too. Text is built from the values that decided, never
+from constants that might drift away from them.
+"""
+
+from ebbtide.core.guardrails.staleness import describe as describe_metrics
+from ebbtide.core.replicas import describe_failing
+from ebbtide.core.work import Cycle, Draft, VariantDraft
+from ebbtide.model.reasons import Code, Reason
+from ebbtide.units import format_duration
+
+
+def open_waterfall(draft: Draft) -> None:
+    """The lines from load to wanted; guardrails then add theirs, and `close_waterfall` the last."""
+    view = draft.demand
+    if view.known:
+        load = (
+            f"{view.rate:.3g} requests/s of {view.input_tokens:.0f} prompt and {view.output_tokens:.0f} output tokens"
+        )
+        held = view.waiting + view.queue
+        draft.note("load", draft.observed, load + (f", {held:.0f} waiting" if held >= 1.0 else ""))
+    elif view.queue > 0.0:
+        draft.note("load", draft.observed, f"the gateway holds {view.queue:.0f} requests")
+    else:
+        draft.note("load", draft.observed, f"demand is not known ({view.quality})")
+    forecast = draft.forecast
+    if forecast is not None and view.known:
+        text = (
+            f"{forecast.expected:.3g} requests/s in {forecast.horizon_s:.0f}s "
+            f"({forecast.low:.3g} to {forecast.high:.3g}, {forecast.method})"
+        )
+        draft.note("forecast", draft.total_need, text)
+    draft.note("placement", draft.wanted, _mix(draft))
+
+
+def _mix(draft: Draft) -> str:
+    parts = [
+        f"{v.wanted} {v.spec.name} at {v.rate:.3g} requests/s" + (f" ({v.limited_by})" if v.limited_by else "")
+        for v in draft.variants
+        if v.wanted or v.limited_by
+    ]
+    text = " + ".join(parts) or "none"
+    if draft.even:
+        text += "; traffic is spread evenly, so each carries only what the slowest can"
+    return text + (f"; {draft.unplaced_text}" if draft.unplaced_text else "")
+
+
+def close_waterfall(draft: Draft) -> None:
+    """The last line: what may be written."""
+    draft.note("allowed", draft.total, f"{draft.observed} now, {draft.wanted} wanted, {draft.total} allowed")
+
+
+def reason_for(draft: Draft, cycle: Cycle) -> Reason:
+    """The one reason that decided."""
+    code, text = _decide(draft, cycle)
+    numbers = [
+        ("observed", str(draft.observed)),
+        ("wanted", str(draft.wanted)),
+        ("allowed", str(draft.total)),
+    ]
+    if draft.demand.known:
+        numbers.append(("requestsPerSecond", f"{draft.demand.rate:.3g}"))
+    if draft.forecast is not None:
+        numbers.append(("forecast", f"{draft.forecast.expected:.3g}"))
+    return Reason(code, text, tuple(numbers))
+
+
+def _decide(draft: Draft, cycle: Cycle) -> tuple[Code, str]:
+    if draft.conflict:
+        return Code.TARGET_CONFLICT, draft.conflict + ": hands off"
+    fault = first_fault(draft)
+    if fault is not None:
+        return fault
+    if draft.counts() != [variant.observed for variant in draft.variants]:
+        return _moving(draft)
+    return _standing(draft, cycle)
+
+
+def first_fault(draft: Draft) -> tuple[Code, str] | None:
+    """The first cross-object fault of the service or of its targets and pools."""
+    for code, text in draft.state.faults:
+        return as_code(code), text
+    for variant in draft.variants:
+        target = variant.state.target
+        for code, text in target.faults:
+            return as_code(code), f"variant {variant.spec.name}: {text}"
+        if not target.exists:
+            name = f"{variant.spec.target.kind} {variant.spec.target.name}"
+            return (
+                Code.TARGET_NOT_FOUND,
+                f"variant {variant.spec.name}: {name} does not exist in {draft.state.spec.namespace}",
+            )
+        if not target.scalable:
+            return (
+                Code.TARGET_NOT_SCALABLE,
+                f"variant {variant.spec.name}: {variant.spec.target.kind} has no scale subresource",
+            )
+        if variant.pool is None:
+            return Code.POOL_NOT_FOUND, f"variant {variant.spec.name}: there is no GPUPool {variant.spec.pool}"
+    return None
+
+
+def as_code(text: str) -> Code:
+    """The catalogue's code of that value; an unknown one counts as a target that could not be resolved."""
+    try:
+        return Code(text)
+    except ValueError:
+        return Code.TARGET_NOT_FOUND
+
+
+def _moving(draft: Draft) -> tuple[Code, str]:
+    old, new = draft.observed, draft.total
+    move = f"{old} -> {new}"
+    limit = f" ({draft.limits[-1][1]})" if draft.limits else ""
+    if draft.pausing and draft.limits and draft.limits[-1][0] is Code.PAUSED:
+        return Code.PAUSED, f"{move}: {draft.limits[-1][1]}"
+    if old == 0 and draft.demand.queue > 0.0:
+        return Code.FIRST_REQUEST, f"{move}: the gateway holds {draft.demand.queue:.0f} requests"
+    if new == 0:
+        return Code.IDLE, f"{move}: no request for {_after(draft)}"
+    if new > old:
+        return _raising(draft, move, limit)
+    if new < old:
+        return _lowering(draft, move, limit)
+    return Code.CHEAPER_MIX, f"{_changes(draft)}: the same load for less"
+
+
+def _raising(draft: Draft, move: str, limit: str) -> tuple[Code, str]:
+    if (
+        draft.total_need <= draft.observed
+        and draft.limits
+        and draft.limits[0][0] in (Code.AT_MINIMUM, Code.ACTIVATOR_UNSEEN)
+    ):
+        code = Code.BELOW_MINIMUM if draft.limits[0][0] is Code.AT_MINIMUM else Code.ACTIVATOR_UNSEEN
+        return code, f"{move}: {draft.limits[0][1]}"
+    if any(variant.doomed for variant in draft.variants) and draft.total_need <= draft.observed:
+        doomed = sum(variant.doomed for variant in draft.variants)
+        return Code.INTERRUPTION, f"{move}: {doomed} replicas are on nodes about to be taken away"
+    return Code.DEMAND_ROSE, f"{move}: {_expectation(draft)}{limit}"
+
+
+def _lowering(draft: Draft, move: str, limit: str) -> tuple[Code, str]:
+    most = draft.state.spec.scaling.max_replicas
+    if draft.observed > most:
+        return Code.ABOVE_MAXIMUM, f"{move}: at most {most} replicas are declared"
+    if any(variant.doomed for variant in draft.variants):
+        return Code.INTERRUPTION, f"{move}: replicas on nodes about to be taken away are replaced"
+    if draft.gives_way:
+        return Code.GIVES_WAY, f"{move}: its pool no longer has the GPUs, or a higher priority needs them"
+    if any(variant.failing for variant in draft.variants) and draft.total_need >= draft.observed:
+        failing = next(v for v in draft.variants if v.failing)
+        return failing.failing_code or Code.UNSCHEDULABLE, f"{move}: {describe_failing(draft)}"
+    return Code.DEMAND_FELL, f"{move}: {_expectation(draft)}{limit}"
+
+
+def _after(draft: Draft) -> str:
+    zero = draft.state.spec.scaling.scale_to_zero
+    return format_duration(zero.after_s) if zero is not None else "long"
+
+
+def _changes(draft: Draft) -> str:
+    return ", ".join(f"{v.spec.name} {v.observed} -> {v.count}" for v in draft.variants if v.count != v.observed)
+
+
+def _expectation(draft: Draft) -> str:
+    """`12.3 requests/s expected within 95s, 14.1 with its margin; one replica of h100 carries 4.2`."""
+    carriers: list[VariantDraft] = [v for v in draft.variants if v.rate > 0.0 and (v.wanted or v.observed)]
+    if not carriers:
+        return "demand is not known"
+    main = max(carriers, key=lambda v: (v.wanted, v.observed, -v.index))
+    carries = f"one replica of {main.spec.name} carries {main.rate:.3g}"
+    forecast = draft.forecast
+    if forecast is not None and draft.demand.known:
+        return (
+            f"{forecast.expected:.3g} requests/s expected within {forecast.horizon_s:.0f}s, {main.need:.3g} with "
+            f"margin and backlog; {carries}"
+        )
+    return f"{main.need:.3g} requests/s are needed for the backlog; {carries}"
+
+
+def _standing(draft: Draft, cycle: Cycle) -> tuple[Code, str]:
+    stays = f"stays at {draft.observed}"
+    view = draft.demand
+    if cycle.metrics_down or view.quality in ("stale", "missing"):
+        code, text = describe_metrics(view, cycle)
+        return code, f"{stays}: {text}"
+    if draft.limits and draft.total != draft.wanted:
+        code, text = draft.limits[-1]
+        return code, f"{stays}: {text}"
+    failing = describe_failing(draft)
+    if failing:
+        first = next(v for v in draft.variants if v.failing)
+        return first.failing_code or Code.UNSCHEDULABLE, f"{stays}: {failing}"
+    if draft.unplaced_code is not None:
+        return draft.unplaced_code, f"{stays}: {draft.unplaced_text}"
+    if draft.limits:
+        code, text = draft.limits[-1]
+        return code, f"{stays}: {text}"
+    return _quiet(draft, stays)
+
+
+def _quiet(draft: Draft, stays: str) -> tuple[Code, str]:
+    """Nothing binds and nothing moves: why that is right."""
+    view, starting = draft.demand, sum(variant.starting for variant in draft.variants)
+    if starting:
+        return Code.PODS_STARTING, f"{stays}: {starting} of them are starting; {_expectation(draft)}"
+    if draft.observed == 0:
+        return Code.NO_LOAD_SEEN, "stays at 0: no request at the gateway"
+    if not view.known:
+        return Code.NOTHING_RUNS, f"{stays}: no ready pod, so demand cannot be measured"
+    if view.zero and draft.last_request_at is None:
+        return Code.NO_LOAD_SEEN, f"{stays}: nothing has arrived yet"
+    return Code.WITHIN_TARGET, f"{stays}: {_expectation(draft)}"

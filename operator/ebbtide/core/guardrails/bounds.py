@@ -1,0 +1,47 @@
+"""Declared minimum and maximum, of each variant and of the service over all variants."""
+
+from ebbtide.core.guardrails.verdict import Verdict, add, forgo, remove
+from ebbtide.core.work import Cycle, Draft
+from ebbtide.model.reasons import Code
+
+
+def apply(draft: Draft, cycle: Cycle) -> Verdict | None:
+    """Clip each variant, then the total; a minimum is only reached where price and pool leave room."""
+    del cycle
+    before = draft.counts()
+    scaling = draft.state.spec.scaling
+    for variant in draft.variants:
+        low = min(variant.spec.min_replicas, max(variant.high, variant.observed))
+        variant.count = max(low, min(variant.count, variant.spec.max_replicas))
+    least = minimum(draft)
+    counts, code, text = draft.counts(), Code.AT_MINIMUM, ""
+    if draft.total > scaling.max_replicas:
+        counts, code = remove(draft, draft.total - scaling.max_replicas), Code.AT_MAXIMUM
+        text = f"at most {scaling.max_replicas} replicas are declared, {max(sum(before), draft.total_need)} are needed"
+    elif draft.total < least:
+        counts, code = add(draft, least - draft.total), Code.AT_MINIMUM
+        text = f"at least {least} replicas are declared"
+    elif draft.counts() != before:
+        code = Code.AT_MAXIMUM if draft.total < sum(before) else Code.AT_MINIMUM
+        text = "a variant's own minReplicas or maxReplicas binds"
+    for variant, count in zip(draft.variants, before, strict=True):
+        variant.count = count
+    if counts == before:
+        return None
+    return Verdict(counts, code, text)
+
+
+def minimum(draft: Draft) -> int:
+    """The declared total minimum: below 1 only where the service may go to zero."""
+    scaling = draft.state.spec.scaling
+    return scaling.min_replicas if scaling.scale_to_zero is not None else max(1, scaling.min_replicas)
+
+
+def ceiling(draft: Draft, cycle: Cycle) -> Verdict | None:
+    """The last word: where others held decreases back, increases give way, so that no write exceeds the maximum."""
+    del cycle
+    most = max(draft.state.spec.scaling.max_replicas, draft.observed)
+    if draft.total <= most:
+        return None
+    text = f"at most {most} replicas while others still run"
+    return Verdict(forgo(draft, draft.total - most), Code.AT_MAXIMUM, text)

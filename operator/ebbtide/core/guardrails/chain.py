@@ -1,0 +1,40 @@
+"""The guardrails in order, and the one place where they are run."""
+
+from ebbtide.core.guardrails import bounds, conflict, delay, mode, pause, rate, rollout, staleness, zero
+from ebbtide.core.guardrails.verdict import Guard
+from ebbtide.core.work import Cycle, Draft
+
+# Later ones are stronger: what pause holds, no delay can move; what staleness holds, nothing can lower.
+ORDER: tuple[tuple[str, Guard], ...] = (
+    ("bounds", bounds.apply),
+    ("delay", delay.apply),
+    ("rate", rate.apply),
+    ("rollout", rollout.apply),
+    ("zero", zero.apply),
+    ("pause", pause.apply),
+    ("conflict", conflict.apply),
+    ("mode", mode.apply),
+    ("staleness", staleness.apply),
+    ("ceiling", bounds.ceiling),
+)
+
+
+def step(cycle: Cycle) -> None:
+    """Turn what placement wants into what is allowed, for every service."""
+    for draft in cycle.drafts:
+        for variant in draft.variants:
+            variant.count = variant.wanted
+        run(draft, cycle)
+
+
+def run(draft: Draft, cycle: Cycle) -> None:
+    """All guardrails on one service; each that changes something leaves its mark."""
+    for name, guard in ORDER:
+        verdict = guard(draft, cycle)
+        if verdict is None:
+            continue
+        for variant, count in zip(draft.variants, verdict.counts, strict=True):
+            if count != variant.count:
+                variant.count, variant.limited_by = count, verdict.code.value
+        draft.limits.append((verdict.code, verdict.text))
+        draft.note(name, draft.total, verdict.text)

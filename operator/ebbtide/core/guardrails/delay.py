@@ -1,0 +1,73 @@
+"""Delays in both directions, and the wait after a start with an empty memory.
+
+Down: only as far as the most that was wanted at any moment of `down.delay`. Up: only once more was wanted for all of
+`up.delay`. With an empty memory (first start, lost database) nothing is lowered until the delay was watched.
+"""
+
+from ebbtide.core.guardrails.bounds import minimum
+from ebbtide.core.guardrails.verdict import Verdict, forgo, no_lower, restore
+from ebbtide.core.work import Cycle, Draft
+from ebbtide.model.memory import Recommendation
+from ebbtide.model.reasons import Code
+
+KEPT = 24
+WATCH_UP_S = 10.0  # one cycle: what arrives in a minute's rate is known by then
+WATCH_DOWN_S = 60.0
+
+
+def apply(draft: Draft, cycle: Cycle) -> Verdict | None:
+    """Remember what is wanted, and let through what was wanted for long enough."""
+    now_s, observed, total = cycle.now_s, draft.observed, draft.total
+    scaling = draft.state.spec.scaling
+    trusted = draft.demand.quality in ("fresh", "young", "none") and not cycle.metrics_down
+    _remember(draft, total if trusted else max(total, observed), now_s)
+    warming = _warming(draft, cycle)
+    if warming is not None:
+        return warming
+    if draft.gives_way:
+        return None
+    if total < observed and trusted:  # else nothing is lowered at all: see staleness
+        most = max(entry.replicas for entry in draft.recommendations)
+        if most > total:
+            text = f"{min(most, observed)} were wanted within the last {scaling.down_delay_s:.0f}s (down.delay)"
+            return Verdict(restore(draft, min(most, observed) - total), Code.DOWN_DELAY, text)
+    if total > observed and scaling.up_delay_s > 0.0 and not draft.waking:
+        waited_s = now_s - (draft.raise_since if draft.raise_since is not None else now_s)
+        allowed = max(min(total, minimum(draft)), draft.raise_to if waited_s >= scaling.up_delay_s else observed)
+        if allowed < total:
+            text = f"more than {observed} wanted for {waited_s:.0f}s of {scaling.up_delay_s:.0f}s (up.delay)"
+            return Verdict(forgo(draft, total - allowed), Code.UP_DELAY, text)
+    return None
+
+
+def _warming(draft: Draft, cycle: Cycle) -> Verdict | None:
+    """Nothing is raised before requests could be measured, nothing lowered before the delay was watched."""
+    needed_s = max(WATCH_DOWN_S, draft.state.spec.scaling.down_delay_s)
+    counts, waits_s = draft.counts(), 0.0
+    if draft.watched_s < needed_s:
+        counts, waits_s = no_lower(draft), needed_s
+    unknown = draft.watched_s < WATCH_UP_S or not draft.demand.lengths_known
+    if unknown and not draft.waking and draft.observed >= minimum(draft):
+        most = [max(variant.observed, variant.spec.min_replicas) for variant in draft.variants]
+        counts = [min(count, limit) for count, limit in zip(counts, most, strict=True)]
+        waits_s = waits_s if draft.total < draft.observed else max(WATCH_UP_S, cycle.snapshot.rate_window_s)
+    if counts == draft.counts():
+        return None
+    return Verdict(counts, Code.WARMING_UP, f"watched for {draft.watched_s:.0f}s of {waits_s:.0f}s")
+
+
+def _remember(draft: Draft, total: int, now_s: float) -> None:
+    """Keep the sliding maximum: earlier entries that are not larger than the new one can never be the maximum again."""
+    memory, scaling = draft.memory, draft.state.spec.scaling
+    since = now_s - scaling.down_delay_s
+    kept = [entry for entry in memory.recommendations if entry.at >= since and entry.replicas > total]
+    kept.append(Recommendation(round(now_s, 1), total))
+    if len(kept) > KEPT:  # merge the two oldest towards the cautious side: the larger number, the later time
+        kept[:2] = [Recommendation(kept[1].at, kept[0].replicas)]
+    draft.recommendations = tuple(kept)
+    if total <= draft.observed:
+        draft.raise_since, draft.raise_to = None, 0
+    elif memory.raise_since is None:
+        draft.raise_since, draft.raise_to = round(now_s, 1), total
+    else:
+        draft.raise_since, draft.raise_to = memory.raise_since, min(memory.raise_to, total)

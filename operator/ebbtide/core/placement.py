@@ -1,0 +1,330 @@
+"""Which variant runs how many replicas: the cheapest feasible mix for each service, by priority, within the pools.
+
+Services of higher priority are placed first; among equals nobody loses what runs so that another may grow. Never plans
+a replica into a pool without a price, without GPUs, or whose replicas just failed to start; says which of these it was.
+"""
+
+import math
+
+from ebbtide.core import pools, replicas
+from ebbtide.core.capacity import rate_at
+from ebbtide.core.cover import Option, cheapest
+from ebbtide.core.numeric import clip
+from ebbtide.core.work import Cycle, Draft, PoolDraft, VariantDraft
+from ebbtide.model.reasons import Code
+
+# A new replica must pay its start-up back within this time: 60 s of start-up make it 10 % dearer than one that runs.
+PAYBACK_S = 600.0
+UNLIKE = 1.25  # capacities further apart than this make even dispatch matter
+
+
+def step(cycle: Cycle) -> None:
+    """Place all services, highest priority first."""
+    pools.prepare(cycle)
+    order = sorted(cycle.drafts, key=lambda draft: (-draft.state.spec.priority, draft.state.spec.key))
+    for draft in order:
+        for pool, gpus in pools.held(draft):
+            pool.lower += gpus
+    start = 0
+    while start < len(order):
+        end = start
+        while end < len(order) and order[end].state.spec.priority == order[start].state.spec.priority:
+            end += 1
+        _place_equals(order[start:end], cycle)
+        start = end
+
+
+def _place_equals(group: list[Draft], cycle: Cycle) -> None:
+    for draft in group:
+        for pool, gpus in pools.held(draft):
+            pool.held += gpus
+            pool.lower -= gpus
+    for draft in group:
+        for pool, gpus in pools.held(draft):
+            pool.held -= gpus
+        place(draft, cycle)
+        for variant in draft.variants:
+            if variant.pool is not None and variant.gpus:
+                pools.take(variant.pool, variant.gpus, max(0, variant.wanted - variant.observed))
+                variant.pool.budget -= min(variant.wanted, variant.placed) * variant.gpus
+
+
+def place(draft: Draft, cycle: Cycle) -> None:
+    """Fill `wanted` of the draft's variants."""
+    if _stands_still(draft):
+        for variant in draft.variants:
+            variant.wanted = variant.placed = variant.observed
+            variant.high = _high(draft, variant, cycle, claim=False)
+        return
+    draft.waking = draft.observed == 0 and draft.demand.queue > 0.0
+    _detect_even(draft)
+    highs = [_high(draft, variant, cycle, claim=False) for variant in draft.variants]
+    for variant, high in zip(draft.variants, highs, strict=True):
+        variant.high = high
+    counts, missing = _solve(draft, highs)
+    if missing > 1e-9:
+        wider = [_high(draft, variant, cycle, claim=True) for variant in draft.variants]
+        if wider != highs:
+            counts, missing = _solve(draft, wider)
+        highs = wider
+        for variant, high in zip(draft.variants, highs, strict=True):
+            variant.high = max(variant.high, high)
+    draft.unplaced = missing
+    _declare(draft, counts)
+    _fit_total(draft, highs)
+    draft.total_need = _alone(draft)
+    if missing > 1e-9:
+        _explain_missing(draft, cycle)
+    _mark_limits(draft, cycle)
+
+
+def _declare(draft: Draft, counts: dict[int, int]) -> None:
+    """What is placed, plus the doomed: they stay declared until as many as are placed are ready without them."""
+    replaced = sum(variant.ready for variant in draft.variants) >= sum(counts.values())
+    for variant in draft.variants:
+        variant.placed = counts.get(variant.index, 0)
+        stay = 0 if replaced else variant.doomed
+        variant.wanted = max(variant.placed, min(variant.spec.max_replicas, variant.placed + stay))
+        variant.high = max(variant.high, variant.wanted)
+
+
+def _stands_still(draft: Draft) -> bool:
+    """Nothing is known about the load, and no gateway holds requests: what is declared stays."""
+    view = draft.demand
+    if view.queue > 0.0:
+        return view.quality in ("stale", "missing")
+    return not view.known
+
+
+def _room(variant: VariantDraft, claim: bool) -> int:
+    """New replicas that fit now; with `claim` also where services of lower priority would have to leave."""
+    pool = variant.pool
+    if pool is None or not variant.gpus:
+        return 0
+    left = (pool.budget - pool.held) / variant.gpus - variant.sound
+    most = 1_000_000 if math.isinf(left) else math.floor(left + 1e-9)
+    if most <= 0:
+        return most
+    free = pools.slots(pool, variant.gpus) + (math.floor(pool.lower / variant.gpus) if claim else 0)
+    return min(most, free)
+
+
+def _high(draft: Draft, variant: VariantDraft, cycle: Cycle, claim: bool) -> int:
+    """The most replicas the variant may have; limits of pools can push it below what is declared now."""
+    most = min(variant.spec.max_replicas, draft.state.spec.scaling.max_replicas)
+    observed = variant.sound
+    if variant.pool is None or not variant.state.target.exists:
+        return min(most, observed)
+    if variant.backing_off:
+        return min(most, observed if claim else replicas.healthy(variant))
+    room = _room(variant, claim)
+    if variant.cost is None:
+        room = min(room, 0)
+    return max(0, min(most, observed + room))
+
+
+def _solve(draft: Draft, highs: list[int]) -> tuple[dict[int, int], float]:
+    """Too little runs: add to it. Enough runs: let go what even a cautious forecast does not need.
+
+    A move to a cheaper mix starts new replicas although enough run: only while demand is steady, else it never pays.
+    """
+    carried = carries_now(draft)
+    short = carried < 1.0
+    keep = 1.0
+    if not short:
+        keep = draft.keep_ratio
+        if carried < keep and not claimed(draft):
+            return {v.index: min(v.sound, high) for v, high in zip(draft.variants, highs, strict=True)}, 0.0
+        if not draft.steady and not claimed(draft):
+            highs = [min(high, variant.sound) for variant, high in zip(draft.variants, highs, strict=True)]
+    options = [_option(draft, variant, high, short, keep) for variant, high in zip(draft.variants, highs, strict=True)]
+    usable = [option for option in options if option is not None]
+    need = 1.0 if any(variant.need > 1e-9 for variant in draft.variants) else 0.0
+    return _best_mix(draft, usable, need) if len(usable) > 1 else cheapest(usable, need)
+
+
+def carries_now(draft: Draft) -> float:
+    """The part of the need that the replicas that run and start can carry together; infinite without any need."""
+    running = [variant for variant in draft.variants if replicas.healthy(variant)]
+    rates = mix_rates(draft, running)
+    if all(variant.need <= 1e-9 for variant in draft.variants):
+        return math.inf
+    return sum(replicas.healthy(v) * rate / max(v.need, 1e-12) for v, rate in zip(running, rates, strict=True))
+
+
+def claimed(draft: Draft) -> bool:
+    """Some replicas may not stay where they are, so others must be allowed to grow."""
+    return any(variant.doomed or variant.backing_off or variant.high < variant.sound for variant in draft.variants)
+
+
+def _option(draft: Draft, variant: VariantDraft, high: int, short: bool, keep: float) -> Option | None:
+    low = min(max(variant.spec.min_replicas, variant.sound if short else 0), high)
+    if high <= 0 and low <= 0:
+        return None
+    per_need = 1e12 if variant.need <= 1e-12 else variant.rate / (variant.need * keep)
+    share = clip(per_need, 1e-9, 1e12)
+    cost = comparable_cost(variant)
+    new = cost * (1.0 + variant.startup_s / PAYBACK_S)
+    return Option(variant.index, share, cost, new, variant.sound, low, high)
+
+
+def comparable_cost(variant: VariantDraft) -> float:
+    """Cost of a replica for an hour. Where it is unknown nothing may grow, and what runs counts as free: it stays."""
+    return max(variant.cost, 1e-6) if variant.cost is not None else 1e-6
+
+
+def _best_mix(draft: Draft, options: list[Option], need: float) -> tuple[dict[int, int], float]:
+    """The cheapest over sets of variants: what a replica carries depends on whom it shares traffic with."""
+    best: tuple[float, float, dict[int, int]] | None = None
+    for members in _sets(options):
+        alike = _sharing(draft, members)
+        counts, missing = cheapest(alike, need)
+        cost = sum(option.price(counts.get(option.index, 0)) for option in alike)
+        missing = missing if missing > 1e-9 else 0.0
+        if best is None or (missing, cost) < (best[0], best[1] - 1e-9):
+            best = (missing, cost, counts)
+    return (best[2], best[0]) if best else ({}, 1.0)
+
+
+def _sets(options: list[Option]) -> list[list[Option]]:
+    """All sets of up to four variants; of more, singles and prefixes by cost. Minimums are in every set."""
+    ordered = sorted(options, key=lambda option: (option.cost / option.share, option.index))
+    must = {option.index for option in options if option.low > 0}
+    count = len(ordered)
+    if count <= 4:
+        wanted = [{ordered[i].index for i in range(count) if mask >> i & 1} for mask in range(1, 1 << count)]
+    else:
+        wanted = [{option.index} for option in ordered]
+        wanted += [{option.index for option in ordered[:taken]} for taken in range(2, count + 1)]
+    distinct = {frozenset(chosen | must): None for chosen in wanted}
+    return [[option for option in ordered if option.index in chosen] for chosen in distinct]
+
+
+def _sharing(draft: Draft, members: list[Option]) -> list[Option]:
+    """What each member carries next to the others.
+
+    Even dispatch: all get the same rate, the slowest one's. Otherwise the fewest requests win, which evens out the
+    number in flight: a fast replica beside one that may hold 120 holds 120 too, though alone it could hold 400.
+    """
+    if len(members) == 1:
+        return members
+    rates = mix_rates(draft, [draft.variants[option.index] for option in members])
+    return [
+        Option(o.index, o.share * rate / max(alone, 1e-12), o.cost, o.new_cost, o.running, o.low, o.high)
+        for o, rate, alone in zip(members, rates, (draft.variants[o.index].rate for o in members), strict=True)
+    ]
+
+
+def mix_rates(draft: Draft, members: list[VariantDraft]) -> list[float]:
+    """Requests/s of one replica of each member while they share the service's traffic."""
+    if draft.even:
+        return [min((variant.rate for variant in members), default=0.0)] * len(members)
+    common = min((variant.concurrency for variant in members), default=0.0)
+    return [rate_beside(draft, variant, common) for variant in members]
+
+
+def rate_beside(draft: Draft, variant: VariantDraft, concurrency: float) -> float:
+    """Requests/s of a replica that holds `concurrency` requests, at most its own rate."""
+    model = variant.model
+    if model is None or concurrency >= variant.concurrency:
+        return variant.rate
+    return min(variant.rate, rate_at(model.a_s, model.b_s, concurrency, draft.demand.output_tokens))
+
+
+def _detect_even(draft: Draft) -> None:
+    """Is traffic spread evenly over unlike variants? From arrivals per pod; a gateway that says so decides at once."""
+    draft.even_confidence = draft.memory.even_dispatch
+    aware = draft.state.gateway_load_aware
+    per_pod = [(variant.rate, _arrivals_per_pod(variant)) for variant in draft.variants if variant.ready]
+    seen = [(rate, arrivals) for rate, arrivals in per_pod if arrivals is not None and rate > 0.0]
+    if aware is not None:
+        draft.even_confidence = 0.0 if aware else 1.0
+    elif len(seen) >= 2:
+        (slow, slow_arrivals), (fast, fast_arrivals) = min(seen), max(seen)
+        if fast / slow >= UNLIKE and slow_arrivals > 0.0 and fast_arrivals > 0.0:
+            # 0: arrivals are alike; 1: they follow capacity.
+            follows = math.log(fast_arrivals / slow_arrivals) / math.log(fast / slow)
+            draft.even_confidence += 0.1 * ((1.0 if follows < 0.5 else 0.0) - draft.even_confidence)
+    rates = [variant.rate for variant in draft.variants if variant.rate > 0.0]
+    unlike = bool(rates) and max(rates) / min(rates) >= UNLIKE
+    draft.even = draft.even_confidence > 0.5 and unlike
+
+
+def _arrivals_per_pod(variant: VariantDraft) -> float | None:
+    readings = [pod.engine.arrivals.fresh for pod in variant.state.pods if pod.engine is not None]
+    values = [value for value in readings if value is not None]
+    return sum(values) / len(values) if values else None
+
+
+def _fit_total(draft: Draft, highs: list[int]) -> None:
+    """Within the service's maximum, prefer the variants whose replicas carry most."""
+    most = draft.state.spec.scaling.max_replicas
+    if draft.wanted <= most or len(draft.variants) == 1:
+        return
+    for variant in draft.variants:
+        variant.wanted = min(variant.spec.min_replicas, highs[variant.index])
+    left = most - draft.wanted
+    for variant in sorted(draft.variants, key=lambda v: (-v.rate, v.index)):
+        more = int(clip(left, 0, highs[variant.index] - variant.wanted))
+        variant.wanted += more
+        left -= more
+
+
+def _alone(draft: Draft) -> int:
+    """Replicas the need calls for, before any limit: of the cheapest variant by cost for its capacity."""
+    able = [variant for variant in draft.variants if variant.rate > 0.0]
+    if not able:
+        return 0
+    best = min(able, key=lambda v: (comparable_cost(v) * v.need / v.rate, v.index))
+    return math.ceil(best.need / best.rate - 1e-9)
+
+
+def _explain_missing(draft: Draft, cycle: Cycle) -> None:
+    """Say why the rest of the need found no room: the first cause in order of how sure it is."""
+    share = f"{draft.unplaced:.0%} of the need finds no room"
+    causes = sorted((_blocked(draft, variant, cycle) for variant in draft.variants), key=lambda cause: cause[0])
+    rank, code, _ = causes[0]
+    if rank < 9:
+        draft.unplaced_code = code
+        draft.unplaced_text = share + ": " + "; ".join(text for _, _, text in causes if text)
+
+
+def _blocked(draft: Draft, variant: VariantDraft, cycle: Cycle) -> tuple[int, Code, str]:
+    name, pool = variant.spec.name, variant.pool
+    most = min(variant.spec.max_replicas, draft.state.spec.scaling.max_replicas)
+    if pool is None:
+        return 0, Code.POOL_NOT_FOUND, f"{name}: there is no GPUPool {variant.spec.pool}"
+    if variant.backing_off and variant.failing_code is not None:
+        return 1, variant.failing_code, f"{name}: {variant.failing} replicas do not come up"
+    if variant.cost is None:
+        code = Code.PRICE_UNKNOWN if variant.gpus else Code.GPUS_UNKNOWN
+        return (
+            2,
+            code,
+            f"{name}: the price of pool {pool.name} is unknown"
+            if variant.gpus
+            else (f"{name}: GPUs per replica are neither declared nor in the pod template"),
+        )
+    if pool.memory.backoff_until is not None and pool.memory.backoff_until > cycle.now_s:
+        left_s = pool.memory.backoff_until - cycle.now_s
+        return 3, Code.POOL_BACKING_OFF, f"{name}: nodes of pool {pool.name} did not come, next try in {left_s:.0f}s"
+    if variant.wanted >= most:
+        return 5, Code.AT_MAXIMUM, f"{name}: its maximum is {most}"
+    return 4, Code.POOL_FULL, f"{name}: pool {pool.name} has no room for another {variant.gpus} GPUs on one node"
+
+
+def _mark_limits(draft: Draft, cycle: Cycle) -> None:
+    """A variant that was passed over or cut back says what limited it."""
+    for variant in draft.variants:
+        if draft.unplaced > 1e-9 or variant.backing_off or (variant.cost is None and variant.rate > 0.0):
+            rank, code, _ = _blocked(draft, variant, cycle)
+            variant.limited_by = code.value if rank < 9 else ""
+        pool = variant.pool
+        if pool is not None and variant.gpus and variant.placed < variant.sound:
+            squeezed = _budget_squeezes(pool, variant)
+            draft.gives_way = draft.gives_way or squeezed
+
+
+def _budget_squeezes(pool: PoolDraft, variant: VariantDraft) -> bool:
+    """The pool no longer has the GPUs that the variant holds: a higher priority took them, or they are gone."""
+    return pool.budget - pool.held < variant.sound * (variant.gpus or 0) - 1e-9 and not variant.backing_off

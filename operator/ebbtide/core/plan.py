@@ -1,0 +1,259 @@
+"""`plan(snapshot, memory, now_s) -> (plan, memory)`: everything decided for the whole cluster, as named steps.
+
+Pure: the same snapshot, memory and moment give the same plan, bit for bit, live, in replay and in the simulator.
+Must never read a clock or the outside, and never move anything without a reason.
+"""
+
+from collections.abc import Callable
+from decimal import Decimal
+
+import msgspec
+
+from ebbtide.core import (
+    capacity,
+    conditions,
+    demand,
+    explain,
+    forecast,
+    placement,
+    pools,
+    replicas,
+    sizing,
+    victims,
+    watch,
+)
+from ebbtide.core.guardrails import chain
+from ebbtide.core.work import Cycle, Draft, VariantDraft, public_demand
+from ebbtide.model.memory import MEMORY_VERSION, Memory, Recommendation, ServiceMemory, VariantMemory
+from ebbtide.model.plan import Plan, PoolPlan, ScaleAction, ServicePlan, VariantPlan
+from ebbtide.model.snapshot import ServiceState, Snapshot
+
+Step = Callable[[Cycle], None]
+
+
+def plan(snapshot: Snapshot, memory: Memory, now_s: float) -> tuple[Plan, Memory]:
+    """Decide for all services at `now_s` (unix seconds); returns what to do and what to remember."""
+    cycle = open_cycle(snapshot, memory, now_s)
+    for _, step in STEPS:
+        step(cycle)
+    services = tuple(_service_plan(draft, cycle) for draft in cycle.drafts)
+    actions = tuple(
+        action for draft, plan in zip(cycle.drafts, services, strict=True) for action in _actions(draft, plan)
+    )
+    decided = Plan(
+        at=now_s,
+        services=services,
+        pools=tuple(_pool_plan(cycle, name) for name in sorted(cycle.pools)),
+        actions=actions,
+        cluster_conditions=conditions.of_cluster(cycle),
+    )
+    return decided, _remember(cycle)
+
+
+def _observe(cycle: Cycle) -> None:
+    """Demand and replicas as they are, and who else writes."""
+    pools.count_waiting(cycle)
+    replicas.step(cycle)
+    watch.step(cycle)
+    demand.step(cycle)
+    for draft in cycle.drafts:
+        _note_requests(draft, cycle.now_s)
+
+
+def _reasons(cycle: Cycle) -> None:
+    """The waterfall's last line; reasons and conditions are built from the drafts when the plan is put together."""
+    for draft in cycle.drafts:
+        explain.close_waterfall(draft)
+
+
+def _guard(cycle: Cycle) -> None:
+    for draft in cycle.drafts:
+        _forbid_on_fault(draft)
+        explain.open_waterfall(draft)
+    chain.step(cycle)
+
+
+STEPS: tuple[tuple[str, Step], ...] = (
+    ("demand", _observe),
+    ("forecast", forecast.step),
+    ("capacity", capacity.step),
+    ("sizing", sizing.step),
+    ("placement", placement.step),
+    ("guardrails", _guard),
+    ("reasons", _reasons),
+)
+
+
+def open_cycle(snapshot: Snapshot, memory: Memory, now_s: float) -> Cycle:
+    """The working state: services and pools joined with what is remembered; an unknown version is dropped."""
+    if memory.version != MEMORY_VERSION:
+        memory = Memory()
+    if not memory.started_at:
+        memory = msgspec.structs.replace(memory, started_at=now_s)
+    cycle = Cycle(snapshot, memory, now_s)
+    cycle.reaction_s = snapshot.cycle_s + 0.5 * snapshot.rate_window_s
+    pools.open_pools(cycle)
+    remembered = {service.key: service for service in memory.services}
+    for state in sorted(snapshot.services, key=lambda service: service.spec.key):
+        cycle.drafts.append(_draft(state, remembered.get(state.spec.key) or ServiceMemory(state.spec.key), cycle))
+    return cycle
+
+
+def _draft(state: ServiceState, memory: ServiceMemory, cycle: Cycle) -> Draft:
+    if memory.watched_since is None:
+        memory = msgspec.structs.replace(memory, watched_since=round(cycle.now_s, 1))
+    known = {variant.name: variant for variant in memory.variants}
+    seen = {variant.name: variant for variant in state.variants}
+    variants = []
+    for index, spec in enumerate(spec for spec in state.spec.variants if spec.name in seen):
+        pool = cycle.pools.get(spec.pool)
+        variant = VariantDraft(index, spec, seen[spec.name], known.get(spec.name) or VariantMemory(spec.name), pool)
+        variant.gpus = pools.gpus_of(variant)
+        if pool is not None and pool.price is not None and variant.gpus is not None:
+            variant.cost = pool.price * variant.gpus
+        variants.append(variant)
+    draft = Draft(state, memory, variants)
+    draft.watched_s = cycle.now_s - (memory.watched_since or cycle.now_s)
+    draft.pause_applied, draft.activator_seen_at = memory.pause_applied, memory.activator_seen_at
+    return draft
+
+
+def _note_requests(draft: Draft, now_s: float) -> None:
+    """When the last request was seen, and when the activator's queue was last read."""
+    view = draft.demand
+    draft.last_request_at = draft.memory.last_request_at
+    if view.rate + view.running + view.waiting + view.queue > 0.0:
+        draft.last_request_at = round(now_s, 1)
+    if view.queue_known:
+        draft.activator_seen_at = round(now_s, 1)
+
+
+def _forbid_on_fault(draft: Draft) -> None:
+    """A service whose targets or pools do not resolve is planned, but not acted on."""
+    fault = explain.first_fault(draft)
+    if fault is not None:
+        draft.no_write = fault
+
+
+def _service_plan(draft: Draft, cycle: Cycle) -> ServicePlan:
+    spend, currency = _spend(draft)
+    return ServicePlan(
+        key=draft.state.spec.key,
+        variants=tuple(_variant_plan(variant) for variant in draft.variants),
+        demand=public_demand(draft.demand),
+        forecast=draft.forecast,
+        waterfall=tuple(draft.steps),
+        reason=explain.reason_for(draft, cycle),
+        conditions=conditions.of_service(draft, cycle),
+        spend_per_hour=spend,
+        currency=currency,
+    )
+
+
+def _variant_plan(variant: VariantDraft) -> VariantPlan:
+    return VariantPlan(
+        name=variant.spec.name,
+        observed=variant.observed,
+        ready=variant.ready,
+        starting=variant.starting,
+        wanted=variant.wanted,
+        allowed=variant.count,
+        limited_by=variant.limited_by,
+        capacity=variant.capacity,
+        startup_s=round(variant.startup_s, 1) if variant.startup_measured else None,
+        victims=victims.choose(variant, variant.observed - variant.count),
+    )
+
+
+def _spend(draft: Draft) -> tuple[Decimal | None, str]:
+    """Money an hour for the pods that hold GPUs now, starting and draining ones included."""
+    total, currencies = Decimal(0), set()
+    for variant in draft.variants:
+        pool = variant.pool
+        gpus = sum(pod.gpus or variant.gpus or 0 for pod in variant.state.pods if pod.node)
+        if pool is None or pool.state.price_per_gpu_hour is None:
+            if gpus:
+                return None, ""
+            continue
+        currencies.add(pool.state.currency)
+        total += gpus * pool.state.price_per_gpu_hour
+    return (total, currencies.pop()) if len(currencies) == 1 else (None, "")
+
+
+def _actions(draft: Draft, decided: ServicePlan) -> list[ScaleAction]:
+    """One write for each target whose replicas change; none where writing is forbidden. Raises come first."""
+    if draft.no_write is not None:
+        return []
+    moves = [
+        ScaleAction(
+            service=decided.key,
+            variant=variant.spec.name,
+            target=variant.spec.target,
+            target_uid=variant.state.target.uid,
+            resource_version=variant.state.target.resource_version,
+            from_replicas=variant.observed,
+            to_replicas=variant.count,
+            reason=decided.reason,
+            victims=shown.victims,
+        )
+        for variant, shown in zip(draft.variants, decided.variants, strict=True)
+        if variant.count != variant.observed
+    ]
+    return sorted(moves, key=lambda action: action.from_replicas > action.to_replicas)
+
+
+def _pool_plan(cycle: Cycle, name: str) -> PoolPlan:
+    pool = cycle.pools[name]
+    until = pool.memory.backoff_until
+    return PoolPlan(
+        name=name,
+        nodes=len(pool.state.nodes),
+        gpus=sum(node.gpus for node in pool.state.nodes),
+        allocated=pool.allocated,
+        free=sum(max(0, node.gpus - node.allocated_gpus) for node in pool.state.nodes if pools.counts(node)),
+        lead_time_s=pools.lead_time_s(pool.state, pool.memory) if pool.memory.lead_times_s else None,
+        backing_off_until=until if until is not None and until > cycle.now_s else None,
+        conditions=conditions.of_pool(pool, cycle.now_s),
+    )
+
+
+def _remember(cycle: Cycle) -> Memory:
+    """The next memory. Services and pools that are gone are forgotten."""
+    return Memory(
+        version=MEMORY_VERSION,
+        started_at=cycle.memory.started_at,
+        services=tuple(_service_memory(draft, cycle.now_s) for draft in cycle.drafts),
+        pools=tuple(cycle.pools[name].memory for name in sorted(cycle.pools)),
+    )
+
+
+def _service_memory(draft: Draft, now_s: float) -> ServiceMemory:
+    memory, view = draft.memory, draft.demand
+    return ServiceMemory(
+        key=memory.key,
+        forecast=draft.forecast_memory,
+        variants=tuple(variant.memory for variant in draft.variants),
+        recommendations=draft.recommendations,
+        moves=_moves(draft, now_s),
+        last_request_at=draft.last_request_at if draft.last_request_at is not None else round(now_s, 1),
+        activator_seen=draft.activator_seen_at is not None,
+        even_dispatch=round(draft.even_confidence, 3),
+        last_fresh_at=round(now_s, 1) if view.quality == "fresh" else memory.last_fresh_at,
+        pause_applied=draft.pause_applied if draft.pausing else "",
+        watched_since=memory.watched_since,
+        raise_since=draft.raise_since,
+        raise_to=draft.raise_to,
+        activator_seen_at=draft.activator_seen_at,
+        input_tokens=round(view.input_tokens, 1) if view.known and view.lengths_known else memory.input_tokens,
+        output_tokens=round(view.output_tokens, 1) if view.known and view.lengths_known else memory.output_tokens,
+    )
+
+
+def _moves(draft: Draft, now_s: float) -> tuple[Recommendation, ...]:
+    """Our own changes of the last minute, raises and decreases apart, for the rates."""
+    kept = [move for move in draft.memory.moves if now_s - move.at < 60.0]
+    if draft.no_write is None:
+        up = sum(max(0, variant.count - variant.observed) for variant in draft.variants)
+        down = sum(max(0, variant.observed - variant.count) for variant in draft.variants)
+        kept += [Recommendation(round(now_s, 1), change) for change in (up, -down) if change]
+    return tuple(kept)

@@ -1,0 +1,161 @@
+"""The GPUs that services may be given: what exists, what may come, and when to stop waiting for nodes.
+
+Counts GPUs that others use as gone. A node that is not ready, cordoned or about to be interrupted holds no new replica.
+"""
+
+import msgspec
+
+from ebbtide.core.numeric import median
+from ebbtide.core.work import Cycle, Draft, PoolDraft, VariantDraft
+from ebbtide.model.memory import PoolMemory
+from ebbtide.model.snapshot import NodeState, PodPhase, PoolState
+from ebbtide.model.spec import Provisioning
+
+SHORTEST_BACKOFF_S = 30.0
+FIRST_BACKOFF_S = 300.0
+LONGEST_BACKOFF_S = 3600.0
+PATIENCE = 1.5  # times the lead time, before a node that did not come is given up
+KEPT_LEAD_TIMES = 8
+_WAITING = (PodPhase.PENDING, PodPhase.UNSCHEDULABLE)
+
+
+def open_pools(cycle: Cycle) -> None:
+    """Make the pool drafts; called before services are looked at."""
+    remembered = {memory.name: memory for memory in cycle.memory.pools}
+    for state in cycle.snapshot.pools:
+        name = state.spec.name
+        draft = PoolDraft(state, remembered.get(name) or PoolMemory(name))
+        if state.price_per_gpu_hour is not None:
+            draft.price = float(state.price_per_gpu_hour)
+        for node in state.nodes:
+            draft.allocated += node.allocated_gpus
+            if counts(node):
+                draft.gpus += node.gpus
+                draft.allocated_counting += node.allocated_gpus
+        cycle.pools[name] = draft
+
+
+def counts(node: NodeState) -> bool:
+    """May it hold new replicas?"""
+    return node.ready and not node.cordoned and not node.interrupted
+
+
+def lead_time_s(state: PoolState, memory: PoolMemory) -> float:
+    """Measured median of nodes that came when pods waited; the declared one before any did."""
+    return median(memory.lead_times_s) if memory.lead_times_s else state.spec.node_lead_time_s
+
+
+def prepare(cycle: Cycle) -> None:
+    """Budgets and free GPUs for placement, after everybody's own pods are known."""
+    for pool in cycle.pools.values():
+        _learn(pool, cycle)
+        spec = pool.state.spec
+        backing_off = pool.memory.backoff_until is not None and pool.memory.backoff_until > cycle.now_s
+        pool.elastic = spec.provisioning is Provisioning.AUTOSCALED and not backing_off
+        most = float(pool.gpus)
+        if pool.elastic:
+            most = float(spec.max_gpus) if spec.max_gpus is not None else float("inf")
+        elif spec.max_gpus is not None:
+            most = min(most, float(spec.max_gpus))
+        pool.budget = most
+        for node in pool.state.nodes:
+            if counts(node):
+                free = max(0, node.gpus - node.allocated_gpus)
+                pool.free[free] = pool.free.get(free, 0) + 1
+    _charge_others(cycle)
+
+
+def _charge_others(cycle: Cycle) -> None:
+    """Take out of each budget what foreign pods hold, and the surge of rollouts."""
+    ours: dict[str, int] = {}
+    going = {node.name for pool in cycle.pools.values() for node in pool.state.nodes if not counts(node)}
+    for draft in cycle.drafts:
+        for variant in draft.variants:
+            if variant.pool is None or not variant.gpus:
+                continue
+            bound = sum(1 for pod in variant.state.pods if pod.node)
+            ours[variant.pool.name] = ours.get(variant.pool.name, 0) + sum(
+                pod.gpus for pod in variant.state.pods if pod.node and pod.node not in going
+            )
+            target = variant.state.target
+            per_replica = max(1, target.pods_per_replica)
+            take(variant.pool, variant.gpus, max(0, variant.observed - bound // per_replica))
+            if target.rolling_out:
+                variant.pool.budget -= target.surge_replicas * variant.gpus
+    for name, pool in cycle.pools.items():
+        pool.budget -= max(0, pool.allocated_counting - ours.get(name, 0))
+
+
+def slots(pool: PoolDraft, gpus: int) -> int:
+    """Replicas of `gpus` GPUs that fit on the nodes that exist; GPUs of different nodes do not add up."""
+    if pool.elastic:
+        return 1_000_000
+    return sum(count * (free // gpus) for free, count in pool.free.items() if free >= gpus)
+
+
+def take(pool: PoolDraft, gpus: int, replicas: int) -> None:
+    """Occupy GPUs on nodes, fullest node that fits first (best fit keeps whole nodes for large replicas)."""
+    for _ in range(replicas):
+        fitting = [free for free, count in pool.free.items() if count > 0 and free >= gpus]
+        if not fitting:
+            return
+        best = min(fitting)
+        pool.free[best] -= 1
+        pool.free[best - gpus] = pool.free.get(best - gpus, 0) + 1
+
+
+def _learn(pool: PoolDraft, cycle: Cycle) -> None:
+    """Measure lead times; back off, each time for longer, from a pool whose nodes do not come."""
+    memory, now_s = pool.memory, cycle.now_s
+    newest = max((node.created_at for node in pool.state.nodes if node.ready), default=0.0)
+    since = memory.waiting_since
+    if pool.state.spec.provisioning is Provisioning.STATIC:
+        return
+    if since is not None and newest > max(since, memory.newest_node_at):
+        leads = (*memory.lead_times_s, round(now_s - since, 1))[-KEPT_LEAD_TIMES:]
+        memory = msgspec.structs.replace(
+            memory, lead_times_s=leads, waiting_since=None, backoff_s=0.0, backoff_until=None
+        )
+        since = None
+    if pool.waiting == 0:
+        since = None
+    elif since is None:
+        since = round(now_s, 1)
+    until, backoff_s = memory.backoff_until, memory.backoff_s
+    if until is not None and now_s >= until:
+        until, since = None, (round(now_s, 1) if pool.waiting else None)
+    patience_s = PATIENCE * lead_time_s(pool.state, memory)
+    if until is None and since is not None and now_s - since > patience_s:
+        # Where nodes come within seconds, waiting for minutes before the next try would be a fault of its own.
+        first_s = min(FIRST_BACKOFF_S, max(SHORTEST_BACKOFF_S, 2.0 * lead_time_s(pool.state, memory)))
+        backoff_s = min(LONGEST_BACKOFF_S, max(first_s, 2.0 * backoff_s))
+        until = round(now_s + backoff_s, 1)
+    pool.memory = msgspec.structs.replace(
+        memory,
+        waiting_since=since,
+        backoff_until=until,
+        backoff_s=backoff_s,
+        newest_node_at=max(newest, memory.newest_node_at),
+    )
+
+
+def count_waiting(cycle: Cycle) -> None:
+    """How many pods of ours wait for a node in each pool."""
+    for draft in cycle.drafts:
+        for variant in draft.variants:
+            if variant.pool is not None:
+                variant.pool.waiting += sum(1 for pod in variant.state.pods if pod.phase in _WAITING)
+
+
+def gpus_of(variant: VariantDraft) -> int | None:
+    """GPUs one replica takes: declared, else read from the target; None: unknown."""
+    return variant.spec.gpus_per_replica or variant.state.target.gpus_per_replica
+
+
+def held(draft: Draft) -> list[tuple[PoolDraft, float]]:
+    """(pool, GPUs) of what the service's targets declare now on nodes that stay."""
+    return [
+        (variant.pool, float(variant.sound * variant.gpus))
+        for variant in draft.variants
+        if variant.pool is not None and variant.gpus
+    ]

@@ -1,0 +1,239 @@
+"""The working state of one call of `plan`: one `Draft` a service, one `PoolDraft` a pool, filled in step by step.
+
+It lives for one call only. What is remembered goes through `ebbtide.model.memory`, what is decided through
+`ebbtide.model.plan`.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+from ebbtide.model.memory import ForecastMemory, Memory, PoolMemory, Recommendation, ServiceMemory, VariantMemory
+from ebbtide.model.plan import Capacity, Condition, Demand, Forecast, Step
+from ebbtide.model.reasons import Code
+from ebbtide.model.snapshot import PoolState, ServiceState, Snapshot, VariantState
+from ebbtide.model.spec import VariantSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What the recent past says: the level now, the slope over a long and over a short while (requests/s a second)."""
+
+    level: float
+    slope: float
+    late_slope: float
+
+    def candidates(self, ahead_s: float) -> tuple[float, float, float]:
+        """Level, straight line, and growth at the late rate, `ahead_s` from now. Growth at most about triples."""
+        trend = max(0.0, self.level + self.slope * ahead_s)
+        if self.level <= 0.0:
+            return self.level, trend, trend
+        exponent = min(1.2, max(-3.0, self.late_slope / self.level * ahead_s))
+        return self.level, trend, self.level * math.exp(exponent)
+
+
+@dataclass(slots=True)
+class Model:
+    """Continuous batching of one variant: inter-token latency is `a_s + b_s x (requests in the batch)`.
+
+    `b_s` holds for the present mean lengths. `prefill_s` is the first-token time of a mean prompt on an idle replica.
+    """
+
+    a_s: float
+    b_s: float
+    prefill_s: float
+    limit: float  # concurrency at which the inter-token objective, the KV cache or max-num-seqs binds
+    bound_by: str  # which of them: "inter-token latency", "KV cache", "max running"
+    source: str  # "declared", "table", "observed", "assumed"
+
+
+@dataclass(slots=True)
+class VariantDraft:
+    """One variant on its way from what is seen to what is allowed."""
+
+    index: int
+    spec: VariantSpec
+    state: VariantState
+    memory: VariantMemory
+    pool: "PoolDraft | None"
+    gpus: int | None = None
+    cost: float | None = None  # of one replica for an hour, in the pool's currency; None: unknown
+    ready: int = 0
+    starting: int = 0
+    failing: int = 0  # replicas that do not count: unschedulable, refused, crash-looping
+    failing_code: Code | None = None
+    failing_text: str = ""
+    doomed: int = 0  # replicas on nodes about to be taken away
+    startup_s: float = 0.0
+    startup_measured: bool = False
+    model: Model | None = None
+    correction: float = 1.0
+    rate: float = 0.0  # requests/s of one replica inside the objectives, as pooled in this service
+    concurrency: float = 0.0
+    evidence: str = ""
+    need: float = 0.0  # requests/s the service would need if this variant carried all of it
+    high: int = 0  # the most that limits and pools leave it
+    placed: int = 0  # replicas that carry the need
+    wanted: int = 0  # those, and doomed ones that are not replaced yet
+    count: int = 0  # what is allowed so far; guardrails move it towards `observed`
+    limited_by: str = ""
+    backing_off: bool = False
+
+    @property
+    def observed(self) -> int:
+        """spec.replicas of the target now."""
+        return self.state.target.spec_replicas
+
+    @property
+    def sound(self) -> int:
+        """Declared replicas that are not on nodes about to go."""
+        return max(0, self.observed - self.doomed)
+
+    @property
+    def capacity(self) -> Capacity | None:
+        """The result of the capacity step, as plans show it."""
+        if self.model is None:
+            return None
+        return Capacity(round(self.rate, 3), self.model.source, round(self.concurrency, 1), self.evidence)
+
+
+@dataclass(slots=True)
+class DemandView:
+    """Demand as measured now. `quality` says how far it may be trusted; only "fresh" may lower anything."""
+
+    quality: str  # "fresh", "young", "partial", "stale", "missing", "none" (nothing runs)
+    rate: float = 0.0  # requests/s
+    input_tokens: float = 0.0
+    output_tokens: float = 0.0
+    running: float = 0.0
+    waiting: float = 0.0
+    queue: float = 0.0  # requests the gateway holds
+    queue_known: bool = False
+    lengths_known: bool = False  # token lengths were measured, or cannot be
+    silent: int = 0  # ready pods without usable series
+    age_s: float | None = None
+
+    @property
+    def known(self) -> bool:
+        """Some pods were read: enough to raise."""
+        return self.quality in ("fresh", "young", "partial")
+
+    @property
+    def zero(self) -> bool:
+        """Freshly seen to be nothing at all."""
+        return self.quality == "fresh" and self.rate + self.running + self.waiting + self.queue <= 0.0
+
+
+@dataclass(slots=True)
+class Draft:
+    """One service on its way through the steps."""
+
+    state: ServiceState
+    memory: ServiceMemory
+    variants: list[VariantDraft]
+    watched_s: float = 0.0
+    demand: DemandView = field(default_factory=lambda: DemandView("none"))
+    forecast_memory: ForecastMemory = field(default_factory=ForecastMemory)
+    forecast: Forecast | None = None
+    line: Line | None = None
+    mix: tuple[float, float, float] = (1.0, 0.0, 0.0)  # weights of level, trend and growth
+    moving: bool = False  # demand changes by more than a little within a start-up
+    steady: bool = False  # scored, and not moving: neither rising nor falling much within a start-up
+    sigma: float = 0.0  # of the forecast's log error
+    calm_sigma: float = 0.0  # the same where the candidates agree
+    keep_ratio: float = 1.0  # what is let go must be unneeded even at this many times the need
+    even: bool = False
+    even_confidence: float = 0.0
+    conflict: str = ""  # who else writes; not empty: hands off
+    drifted: str = ""
+    floor: int = 1  # the fewest replicas the service may have now
+    total_need: int = 0
+    unplaced: float = 0.0  # share of the need that found no room
+    unplaced_code: Code | None = None
+    unplaced_text: str = ""
+    gives_way: bool = False
+    moved_mix: bool = False
+    waking: bool = False
+    idle: bool = False
+    misses: float | None = None  # share of requests that missed an objective in the last minute
+    steps: list[Step] = field(default_factory=list)
+    limits: list[tuple[Code, str]] = field(default_factory=list)  # guardrails that bound, in order
+    recommendations: tuple[Recommendation, ...] = ()
+    raise_since: float | None = None
+    raise_to: int = 0
+    pause_applied: str = ""
+    pausing: bool = False
+    no_write: tuple[Code, str] | None = None  # why nothing may be written, whatever is planned
+    last_request_at: float | None = None
+    activator_seen_at: float | None = None
+
+    @property
+    def observed(self) -> int:
+        """Replicas of all variants as their targets declare them now."""
+        return sum(variant.observed for variant in self.variants)
+
+    @property
+    def total(self) -> int:
+        """Replicas of all variants as allowed so far."""
+        return sum(variant.count for variant in self.variants)
+
+    @property
+    def wanted(self) -> int:
+        """Replicas of all variants as placement wants them."""
+        return sum(variant.wanted for variant in self.variants)
+
+    def counts(self) -> list[int]:
+        """Allowed so far, by variant."""
+        return [variant.count for variant in self.variants]
+
+    def note(self, name: str, replicas: int, text: str) -> None:
+        """Add a line to the waterfall from load to allowed."""
+        self.steps.append(Step(name, replicas, text))
+
+
+@dataclass(slots=True)
+class PoolDraft:
+    """One pool's GPUs while services are placed."""
+
+    state: PoolState
+    memory: PoolMemory
+    price: float | None = None
+    gpus: int = 0  # of nodes that count: ready, not cordoned, not about to go
+    allocated: int = 0  # on all nodes, and on those that count
+    allocated_counting: int = 0
+    budget: float = 0.0  # GPUs left for services that are still to be placed
+    free: dict[int, int] = field(default_factory=dict)  # free GPUs of a node -> number of such nodes
+    elastic: bool = False  # nodes may come: packing is not bound to those that exist
+    held: float = 0.0  # GPUs of services of the same priority that are still to be placed
+    lower: float = 0.0  # GPUs of services of lower priority
+    waiting: int = 0  # pods of ours that wait for a node
+    conditions: list[Condition] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The GPUPool's name."""
+        return self.state.spec.name
+
+
+@dataclass(slots=True)
+class Cycle:
+    """Everything one call of `plan` works on."""
+
+    snapshot: Snapshot
+    memory: Memory
+    now_s: float
+    drafts: list[Draft] = field(default_factory=list)
+    pools: dict[str, PoolDraft] = field(default_factory=dict)
+    reaction_s: float = 40.0  # a rate over the last minute is half a minute old on average, and a cycle passes too
+    metrics_down: str = ""  # why Prometheus is out of reach; empty: it is not
+
+
+def public_demand(view: DemandView) -> Demand | None:
+    """The demand as status shows it; None when nothing is known."""
+    if not view.known and view.queue <= 0.0:
+        return None
+    return Demand(
+        requests_per_second=round(view.rate, 3),
+        input_tokens=round(view.input_tokens, 1),
+        output_tokens=round(view.output_tokens, 1),
+        backlog=round(view.waiting + view.queue, 1),
+    )

@@ -1,0 +1,123 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebbtide.core.capacity import allowed_concurrency, pooled_spread, rate_at
+from ebbtide.core.priors import length_shape, prior_for
+from ebbtide.model.spec import CapacityPrior, Objectives
+from tests.builders import Loop, condition, engine, pods, service, settled, snapshot, spec, variant, variant_spec
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "billion", "gpus", "a_ms", "b_ms"),
+    [
+        ("H100-80GB", 8, 1, 6.0, 0.135),
+        ("NVIDIA-A100-SXM4-80GB", 8, 1, 11.2, 0.35),
+        ("H100-80GB", 70, 4, 14.5, 0.30),
+        ("A100-80GB", 70, 4, 26.5, 0.80),
+        ("NVIDIA-L40S", 8, 1, 22.0, 0.51),
+    ],
+)
+def test_the_table_is_near_the_modelled_figures(accelerator, billion, gpus, a_ms, b_ms):
+    prior = prior_for(accelerator, billion, gpus)
+    assert prior.source == "table"
+    assert prior.a_s * 1e3 == pytest.approx(a_ms, rel=0.12)
+    assert prior.b_s * 1e3 == pytest.approx(b_ms, rel=0.12)
+
+
+@pytest.mark.parametrize(("accelerator", "billion"), [("Gaudi-3", 8.0), ("H100", None), ("", None)])
+def test_unknown_hardware_or_size_is_assumed_slow_and_says_so(accelerator, billion):
+    assert prior_for(accelerator, billion, 1).source == "assumed"
+
+
+def test_l40s_is_not_taken_for_l4_nor_a100_for_a10():
+    assert prior_for("L40S", 8, 1).a_s < prior_for("L4", 8, 1).a_s
+    assert prior_for("A100-40GB", 8, 1).a_s < prior_for("A10", 8, 1).a_s
+
+
+def test_reference_lengths_have_shape_one_and_long_prompts_cost_more():
+    assert length_shape(1024, 256) == pytest.approx(1.0)
+    assert length_shape(2048, 64) > 4.0
+
+
+@given(st.floats(5e-3, 0.03), st.floats(1e-4, 1e-3), st.floats(0.9, 0.999))
+def test_pooling_raises_what_a_replica_carries_and_attainment_lowers_it(a_s, b_s, attainment):
+    limit = (0.05 - a_s) / b_s
+    alone = allowed_concurrency(a_s, b_s, limit, attainment, pooled_spread(0.2, 1))
+    pooled = allowed_concurrency(a_s, b_s, limit, attainment, pooled_spread(0.2, 8))
+    stricter = allowed_concurrency(a_s, b_s, limit, 1.0 - (1.0 - attainment) / 10.0, pooled_spread(0.2, 1))
+    assert 0.0 < stricter < alone < pooled < limit
+
+
+def test_capacity_is_a_rate_by_littles_law():
+    # 62 requests in flight, each 211 tokens of 38.3 ms: 62 / 8.1 s.
+    assert rate_at(0.0147, 0.00038, 62, 211) == pytest.approx(7.68, rel=0.01)
+
+
+def capacity_of(loop):
+    return loop.plan.services[0].variants[0].capacity
+
+
+def test_a_replica_slower_than_the_table_is_learnt_within_minutes():
+    table = capacity_of(settled(snapshot(service(variant("h100", pods(3, 5.0)))), 10))
+    slow = [variant("h100", pods(3, rps, itl_s=0.012 / (1 - rps * 256 * 0.00027))) for rps in (3.0, 6.0, 9.0)]
+    loop = Loop()
+    for _ in range(5):
+        for state in slow:
+            loop.run(snapshot(service(state)), 60)
+    learnt = capacity_of(loop)
+    assert learnt.source == "observed"
+    assert learnt.requests_per_second == pytest.approx(table.requests_per_second / 2, rel=0.25)
+
+
+def test_a_declared_rate_is_believed_until_observed():
+    declared = CapacityPrior(4.5, 1024, 256)
+    state = service(variant("h100", (), 0), spec(variants=[variant_spec(capacity=declared)], min_replicas=1))
+    capacity = capacity_of(settled(snapshot(state), 10))
+    assert capacity.source == "declared"
+    # Declared for one replica alone; the plan starts at one.
+    assert capacity.requests_per_second == pytest.approx(4.5, rel=0.05)
+
+
+def test_misses_lower_the_capacity_and_their_absence_at_the_edge_raises_it():
+    def after(rps, missed):
+        return settled(snapshot(service(variant("h100", pods(2, rps, missed=missed)))), 600).memory
+
+    worse, better = after(22.0, 0.2), after(25.3, 0.0)
+    correction = [m.services[0].variants[0].capacity.correction for m in (worse, better)]
+    assert correction[0] < 0.95
+    assert correction[1] > 1.0
+
+
+def test_correction_is_bounded_whatever_is_reported():
+    memory = settled(snapshot(service(variant("h100", pods(2, 22.0, missed=1.0)))), 7200).memory
+    assert 0.4 <= memory.services[0].variants[0].capacity.correction <= 2.5
+
+
+def test_misses_on_idle_replicas_cannot_be_bought_off():
+    """A share of long prompts exceeds the objective by itself: said, and not paid for."""
+    loop = settled(snapshot(service(variant("h100", pods(6, 2.0, missed=0.14)))), 1800)
+    assert condition(loop.plan.services[0], "SLOAttainable") == ("False", "SLOUnattainable")
+    assert loop.plan.services[0].variants[0].wanted <= 2
+    assert loop.memory.services[0].variants[0].capacity.correction == pytest.approx(1.0, abs=0.05)
+
+
+def test_an_objective_that_one_request_alone_exceeds_is_named():
+    tight = spec(objectives=Objectives(ttft_s=1.0, itl_s=0.004, attainment=0.99))
+    decided = settled(snapshot(service(variant("h100", pods(2, 1.0)), tight)), 600).plan.services[0]
+    assert condition(decided, "SLOAttainable") == ("False", "SLOUnattainable")
+
+
+def test_overload_without_any_queue_is_seen_by_latency():
+    """F7: capacity as a rate. Nothing waits, the KV cache is nearly empty, and inter-token latency is missed."""
+    jammed = pods(2, 40.0, itl_s=0.075, kv_usage=engine(0.0).kv_usage)
+    decided = settled(snapshot(service(variant("h100", jammed))), 120).plan.services[0]
+    assert decided.variants[0].wanted > 2
+
+
+def test_kv_cache_binds_before_latency_for_long_prompts():
+    small = {"kv_tokens": 20_000.0}
+    roomy = settled(snapshot(service(variant("h100", pods(2, 3.0)))), 300).plan.services[0]
+    tight = settled(snapshot(service(variant("h100", pods(2, 3.0, **small)))), 300).plan.services[0]
+    assert tight.variants[0].capacity.requests_per_second < 0.5 * roomy.variants[0].capacity.requests_per_second
+    assert "KV cache" in tight.variants[0].capacity.evidence

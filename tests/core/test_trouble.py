@@ -1,0 +1,73 @@
+"""Variants in trouble next to a sound one: what is said while they back off, and that nobody is left unserved."""
+
+from typing import Any
+
+from ebbtide.model.plan import Condition, ServicePlan
+from ebbtide.model.snapshot import PodPhase, Snapshot
+from ebbtide.model.spec import Provisioning
+from tests.builders import engine, node, pod, pods, pool, service, settled, snapshot, spec, variant, variant_spec
+
+
+def two(spot: Any, sound: Any, pools: Any, **target: Any) -> Snapshot:
+    declared = spec(variants=[variant_spec("spot", "spot"), variant_spec("h100", "h100")], down_delay_s=60.0)
+    return snapshot(service([variant("spot", spot, **target), variant("h100", sound)], declared), pools)
+
+
+def pools(**spot: Any) -> list[Any]:
+    fields: dict[str, Any] = {"nodes": 1, "price": "0.50"}
+    return [pool("spot", **(fields | spot)), pool("h100", price="9.00")]
+
+
+def counts(decided: ServicePlan) -> dict[str, int]:
+    return {item.name: item.allowed for item in decided.variants}
+
+
+def condition(decided: ServicePlan, kind: str) -> Condition:
+    return next(item for item in decided.conditions if item.type == kind)
+
+
+def doomed(name: str = "s") -> Any:
+    return pod(name, engine(5.0), phase=PodPhase.INTERRUPTED)
+
+
+def test_a_doomed_replica_stays_until_its_replacement_is_ready() -> None:
+    gone = pools(nodes=[node("spot-0", 8, 1, interrupted=True)])
+    loop = settled(two([pod("s", engine(5.0))], [], pools()))
+    first = loop.one(two([doomed()], [], gone))
+    assert counts(first) == {"spot": 1, "h100": 1}
+    assert first.reason.code.value == "Interruption"
+    starting = loop.one(two([doomed()], [pod("h", phase=PodPhase.STARTING)], gone), 30)
+    assert counts(starting) == {"spot": 1, "h100": 1}
+    replaced = loop.one(two([doomed()], pods(1, 5.0, "h"), gone), 300)
+    assert counts(replaced) == {"spot": 0, "h100": 1}
+    assert replaced.reason.code.value == "Interruption"
+    assert "for less" not in replaced.reason.text
+
+
+def test_the_cause_of_a_back_off_is_named_until_it_is_over() -> None:
+    quota = 'pods "s" is forbidden: exceeded quota: team-share'
+    loop = settled(two([], pods(1, 5.0, "h"), pools()), 60)
+    loop.one(two(pods(1, 5.0), pods(1, 5.0, "h"), pools(), replicas=3, replica_failure=quota))
+    later = loop.one(two(pods(1, 5.0), pods(1, 5.0, "h"), pools()), 60)
+    spot = later.variants[0]
+    assert spot.limited_by == "QuotaRefused"
+    limited = condition(later, "Limited")
+    assert (limited.status.value, limited.reason) == ("True", "QuotaRefused")
+    assert "team-share" in limited.message
+    assert "spot" in limited.message
+    over = loop.one(two(pods(1, 5.0), pods(1, 5.0, "h"), pools()), 300)
+    assert over.variants[0].limited_by != "QuotaRefused"
+
+
+def test_free_gpus_of_a_node_that_goes_are_not_offered() -> None:
+    gone = pools(nodes=[node("spot-0", 8, 1, interrupted=True), node("spot-1", 8, 2)])
+    assert settled(two([doomed()], [], gone), 10).plan.pools[1].free == 6
+
+
+def test_a_pool_is_tried_again_sooner_where_nodes_come_sooner() -> None:
+    short = pools(provisioning=Provisioning.AUTOSCALED, node_lead_time_s=20.0)
+    waiting = pod("s", phase=PodPhase.UNSCHEDULABLE, created_at=1_000_000.0)
+    loop = settled(two([waiting], pods(1, 5.0, "h"), short), 60)
+    until = loop.plan.pools[1].backing_off_until
+    assert until is not None
+    assert until - loop.now_s <= 60.0
