@@ -292,6 +292,16 @@ def test_two_reversions_within_ten_minutes_are_a_conflict_and_hands_off():
     assert fleet.loop.plan.actions == ()
 
 
+def test_a_person_who_scales_twice_after_one_write_of_ours_is_no_rival():
+    loop = Loop()
+    ours = {"last_write": written(4, NOW + 28.0)}
+    loop.run(snapshot(service(variant("h100", pods(2, 5.0)), declared())), 30)
+    loop.run(snapshot(service(variant("h100", pods(4, 5.0), **ours), declared())), 30)
+    for replicas in (6, 5):
+        decided = loop.one(snapshot(service(variant("h100", pods(replicas, 5.0), **ours), declared())), 20)
+        assert condition(decided, "Acting") == ("True", "Drifted")
+
+
 def test_our_own_write_that_the_watch_does_not_show_yet_is_no_drift():
     state = service(variant("h100", pods(2, 5.0), last_write=written(4, NOW + 28.0)), declared())
     loop = Loop()

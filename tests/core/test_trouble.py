@@ -71,3 +71,12 @@ def test_a_pool_is_tried_again_sooner_where_nodes_come_sooner() -> None:
     until = loop.plan.pools[1].backing_off_until
     assert until is not None
     assert until - loop.now_s <= 60.0
+
+
+def test_a_doomed_replica_that_serves_alone_is_replaced_also_after_the_warm_up() -> None:
+    gone = pools(nodes=[node("spot-0", 8, 1, interrupted=True)])
+    loop = settled(two([pod("s", engine(5.0, itl_s=0.01))], [], pools()), 120)
+    assert counts(loop.one(two([pod("s", engine(5.0, itl_s=0.01), phase=PodPhase.INTERRUPTED)], [], gone))) == {
+        "spot": 1,
+        "h100": 1,
+    }

@@ -235,7 +235,7 @@ def test_a_row_belongs_to_a_live_pod_or_to_none(labels: Labels, pod: str) -> Non
 
 
 def test_nan_and_infinity_are_no_values() -> None:
-    values = Values({"a/p"})
+    values = Values(Identities({"a/p"}))
     who = {"namespace": "a", "pod": "p"}
     values.take([Sample(Labels(**who, slot=text), Point(1.0, text)) for text in ("NaN", "+Inf", "-Inf", "3")])
     assert values.by_pod == {"a/p": {"3": 3.0}}

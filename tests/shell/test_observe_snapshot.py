@@ -178,7 +178,7 @@ async def test_a_service_with_its_pods_pool_and_last_write(tmp_path: Path) -> No
 async def test_sources_are_named_and_sorted(tmp_path: Path) -> None:
     sources = (await look(usual(), tmp_path)).sources
     assert [source.name for source in sources] == sorted(source.name for source in sources)
-    assert [source.name for source in sources if not source.healthy] == ["histograms", "prometheus"]
+    assert [source.name for source in sources if not source.healthy] == ["prometheus"]
     assert {"pods", "nodes", "deployments", "inferenceservices", "gpupools", "scales", "declarations"} <= {
         source.name for source in sources
     }

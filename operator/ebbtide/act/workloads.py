@@ -18,7 +18,7 @@ from ebbtide.act.result import ActResult, Outcome, classify
 from ebbtide.errors import ConflictError, NotFoundError
 from ebbtide.kube.client import KubeClient, resource_path
 from ebbtide.model.snapshot import ServiceState, Snapshot
-from ebbtide.model.spec import Mode, PoolSpec
+from ebbtide.model.spec import Mode, PoolSpec, ServiceSpec
 
 JSON_PATCH = "application/json-patch+json"
 _TRY_AGAIN_S = 600.0  # after a refusal that only a person can lift
@@ -54,6 +54,14 @@ class _Wanted:
         return str(self.body["metadata"]["annotations"][RENDERED_HASH])
 
 
+@dataclass(frozen=True, slots=True)
+class _Rendered:
+    """What a service's engine blocks came to: from which spec and pools, and (key, hash, variant) of each object."""
+
+    inputs: tuple[ServiceSpec | PoolSpec | None, ...]
+    objects: tuple[tuple[str, str, str], ...]
+
+
 class Workloads:
     """Keeps engine-block objects as declared. `now` gives unix seconds."""
 
@@ -63,18 +71,38 @@ class Workloads:
         self._parallel = asyncio.Semaphore(parallel)
         # key -> (what was rendered, the live object's uid, when to look again)
         self._seen: dict[str, tuple[str, str, float]] = {}
+        self._rendered: dict[str, _Rendered] = {}  # by service
 
     async def reconcile(self, snapshot: Snapshot) -> list[ActResult]:
         """One result for each object that was looked at; objects known to be right cost nothing. Never raises."""
-        wanted = list(_wanted(snapshot))
-        known = {item.key for item in wanted}
+        pools = {pool.spec.name: pool.spec for pool in snapshot.pools}
+        due: list[_Wanted] = []
+        rendered: dict[str, _Rendered] = {}
+        for service in snapshot.services:
+            if service.spec.mode is Mode.AUTO:
+                rendered[service.spec.key] = self._look(service, pools, due)
+        self._rendered = rendered
+        known = {key for each in rendered.values() for key, _, _ in each.objects}
         self._seen = {key: value for key, value in self._seen.items() if key in known}
-        due = [item for item in wanted if self._is_due(item)]
         return list(await asyncio.gather(*(self._ensure_safely(item) for item in due)))
 
-    def _is_due(self, wanted: _Wanted) -> bool:
-        rendered, uid, look_at = self._seen.get(wanted.key, ("", "", 0.0))
-        return rendered != wanted.rendered or self._now() >= look_at or bool(uid and wanted.uid and uid != wanted.uid)
+    def _look(self, service: ServiceState, pools: Mapping[str, PoolSpec], due: list[_Wanted]) -> "_Rendered":
+        """Adds to `due`. Nothing is rendered again while spec and pools are the very objects of the last cycle."""
+        spec, uids = service.spec, {variant.name: variant.target.uid for variant in service.variants}
+        inputs = (spec, *(pools.get(variant.pool) for variant in spec.variants))
+        last = self._rendered.get(spec.key)
+        same = last is not None and all(new is old for new, old in zip(inputs, last.inputs, strict=False))
+        if last is not None and same and not any(self._is_due(*item, uids) for item in last.objects):
+            return last
+        wanted = list(_wanted_of(service, pools))
+        objects = tuple((item.key, item.rendered, item.variant) for item in wanted)
+        due += [item for item, each in zip(wanted, objects, strict=True) if self._is_due(*each, uids)]
+        return _Rendered(inputs, objects)
+
+    def _is_due(self, key: str, rendered: str, variant: str, uids: Mapping[str, str]) -> bool:
+        before, uid, look_at = self._seen.get(key, ("", "", 0.0))
+        now_uid = uids.get(variant, "")
+        return before != rendered or self._now() >= look_at or bool(uid and now_uid and uid != now_uid)
 
     async def _ensure_safely(self, wanted: _Wanted) -> ActResult:
         try:
@@ -142,13 +170,6 @@ class Workloads:
                 raise
             return Outcome.FOREIGN, f"{wanted.key} not updated, other owners hold its fields: {error}", uid
         return Outcome.DONE, f"{wanted.key} updated", uid
-
-
-def _wanted(snapshot: Snapshot) -> Iterator[_Wanted]:
-    pools = {pool.spec.name: pool.spec for pool in snapshot.pools}
-    for service in snapshot.services:
-        if service.spec.mode is Mode.AUTO:
-            yield from _wanted_of(service, pools)
 
 
 def _wanted_of(service: ServiceState, pools: Mapping[str, PoolSpec]) -> Iterator[_Wanted]:

@@ -157,7 +157,8 @@ class Wiring:
             self._receipts = {key: receipt for key, receipt in self._receipts.items() if key in keep}
 
     async def _part_with_deleted(self, snapshot: Snapshot) -> list[ActResult]:
-        keys = [*(service.spec.key for service in snapshot.services), *filter(self._serves, self.observer.deleting)]
+        kept = (service.spec.key for service in snapshot.services)
+        keys = [*filter(self.observer.may_part, kept), *filter(self._serves, self.observer.deleting)]
         raws = (self.observer.raw_service(key) for key in keys)
         results = await asyncio.gather(*(self._farewell.sync(raw) for raw in raws if raw is not None))
         return [result for result in results if result is not None]

@@ -25,11 +25,13 @@ RESIDENCE = 0.75  # share of the variance of N that is left in a request's mean 
 ITL_SHARE = 0.7  # of the allowed misses; the rest is for first tokens
 PLANNED = 0.7  # plan to use this share of the allowed misses: the estimate of the edge is itself uncertain
 FIT_TAU_S = 1800.0  # memory of the latency fit
-PRIOR_POINTS = 4.0  # the ridge's weight, in cycles of observation
+PRIOR_POINTS = 4.0  # the ridge's weight, in cycles of observation of one pod
+MOST_POINTS = 8.0
 MISS_EXPONENT = 10.0  # misses grow about with load^10 at the edge, so log(load) is off by a tenth of log(misses)
 MOST_CORRECTION = 2.5
 CORRECTION_TAU_S = 6 * 3600.0
 IDLE_SHARE = 0.5  # below this share of the uncorrected concurrency, misses are not for want of replicas
+PROOF_TAU_S = 24 * 3600.0
 ENOUGH = 30.0  # requests behind a share of misses before it speaks at full weight
 
 
@@ -165,6 +167,12 @@ def replica_rate(draft: Draft, variant: VariantDraft, replicas: float) -> tuple[
             most,
             most * view.output_tokens * model.a_s / max(0.05, 1.0 - most * view.output_tokens * model.b_s),
         )
+    proven = variant.memory.capacity.proven_tokens / view.output_tokens
+    if proven > rate:
+        rate, concurrency = (
+            proven,
+            proven * view.output_tokens * model.a_s / max(0.05, 1.0 - proven * view.output_tokens * model.b_s),
+        )
     return rate, concurrency
 
 
@@ -203,7 +211,7 @@ def learn(
     seen = _Seen(
         requests, missed, _mean_concurrency(pods), elapsed_s, cycle.snapshot.rate_window_s, _was_even(variant, pods)
     )
-    changes = _learn_edge(draft, variant, memory, seen)
+    changes = _learn_edge(draft, variant, memory, seen) | {"proven_tokens": _proof(draft, pods, memory, seen)}
     dispersion = _learn_dispersion(variant, memory, pods, elapsed_s)
     return (
         msgspec.structs.replace(memory, **line, **changes, dispersion=dispersion, learnt_at=round(now_s, 1)),
@@ -246,7 +254,10 @@ def _mean_concurrency(pods: list[EngineReadings]) -> float:
 
 
 def _learn_line(draft: Draft, pods: list[EngineReadings], memory: CapacityMemory, elapsed_s: float) -> dict[str, float]:
-    """One observation a cycle: the pods' mean latency against their mean concurrency."""
+    """The pods' mean latency against their mean concurrency: one observation a cycle and pod, for up to eight pods.
+
+    A mean over thousands of gaps has hardly any noise; what a cycle can be wrong about is common to all pods.
+    """
     total_n = total_y = weight = 0.0
     for engine in pods:
         speed, size = engine.itl or engine.tpot, batch_size(engine)
@@ -258,12 +269,13 @@ def _learn_line(draft: Draft, pods: list[EngineReadings], memory: CapacityMemory
     keep = math.exp(-elapsed_s / FIT_TAU_S)
     n = total_n / weight * priors.length_shape(draft.demand.input_tokens, draft.demand.output_tokens)
     y = total_y / weight
+    count = min(weight, MOST_POINTS)
     return {
-        "weight": significant(memory.weight * keep + 1.0),
-        "sum_n": significant(memory.sum_n * keep + n),
-        "sum_nn": significant(memory.sum_nn * keep + n * n),
-        "sum_y": round(memory.sum_y * keep + y, 7),
-        "sum_ny": round(memory.sum_ny * keep + n * y, 7),
+        "weight": significant(memory.weight * keep + count),
+        "sum_n": significant(memory.sum_n * keep + count * n),
+        "sum_nn": significant(memory.sum_nn * keep + count * n * n),
+        "sum_y": round(memory.sum_y * keep + count * y, 7),
+        "sum_ny": round(memory.sum_ny * keep + count * n * y, 7),
     }
 
 
@@ -328,6 +340,24 @@ def _learn_edge(draft: Draft, variant: VariantDraft, memory: CapacityMemory, see
     most = math.log(MOST_CORRECTION)
     changes["correction"] = round(math.exp(clip(log_correction, -most, most)), 4)
     return changes
+
+
+def _proof(draft: Draft, pods: list[EngineReadings], memory: CapacityMemory, seen: _Seen) -> float:
+    """Output tokens/s a replica was seen to carry within the objectives: no model may say that it cannot.
+
+    It takes as many requests as make two misses at the allowed share (100 at 98 %). Misses beyond the share at no more
+    than what was proven take the proof back.
+    """
+    proven = memory.proven_tokens * math.exp(-seen.elapsed_s / PROOF_TAU_S)
+    allowed = 1.0 - draft.state.spec.objectives.attainment
+    if seen.requests * allowed < 2.0:
+        return round(proven, 1)
+    carried = sum(engine.generation_tokens.fresh or 0.0 for engine in pods) / len(pods)
+    base = memory.unbuyable if memory.unbuyable_weight >= ENOUGH else 0.0
+    share = max(0.0, seen.missed / seen.requests - base)
+    if share <= PLANNED * allowed:
+        return round(max(proven, carried), 1)
+    return round(min(proven, 0.95 * carried), 1) if share > allowed and carried <= proven else round(proven, 1)
 
 
 def _expected_share(model: Model, correction: float, concurrency: float, spread: float) -> float:

@@ -4,7 +4,6 @@ Must never turn a missing value into zero: a ready pod without series makes the 
 raise but never lower. Arrivals (not completions) are counted, so an overloaded fleet is not taken for a busy one.
 """
 
-from ebbtide.core.numeric import clip
 from ebbtide.core.work import Cycle, DemandView, Draft
 from ebbtide.model.snapshot import EngineReadings, PodPhase, PodState, Quality, Reading
 
@@ -12,6 +11,7 @@ from ebbtide.model.snapshot import EngineReadings, PodPhase, PodState, Quality, 
 GRACE_S = 45.0
 # Token lengths are smoothed over this time: at 5 requests/s that is 600 requests.
 LENGTH_TAU_S = 120.0
+STEADY_SHARE = 0.85  # of arrivals: with fewer completions the batch is filling up
 DEFAULT_INPUT_TOKENS = 1024.0
 DEFAULT_OUTPUT_TOKENS = 256.0
 
@@ -115,16 +115,17 @@ def _lengths(view: DemandView, draft: Draft, sums: _Sums, cycle: Cycle) -> None:
     memory = draft.memory
     view.input_tokens = memory.input_tokens or DEFAULT_INPUT_TOKENS
     view.output_tokens = memory.output_tokens or DEFAULT_OUTPUT_TOKENS
+    view.lengths_s = memory.lengths_s
     # An engine that counts no tokens is given two windows, then the defaults hold.
     view.lengths_known = memory.input_tokens > 0.0 or draft.watched_s >= 2.0 * cycle.snapshot.rate_window_s
     if sums.rate <= 0.0 or sums.prompt <= 0.0 or sums.generated <= 0.0 or not windows_are_full(draft, cycle):
         return
+    if sums.finished < STEADY_SHARE * sums.rate and memory.lengths_s > 0.0:
+        return  # the batch is filling up or overloaded: tokens belong to answers that have not ended
     # A plain mean of what was seen at first, then a window of LENGTH_TAU_S that moves on.
-    weight = cycle.snapshot.cycle_s / clip(
-        draft.watched_s - cycle.snapshot.rate_window_s, cycle.snapshot.cycle_s, LENGTH_TAU_S
-    )
+    view.lengths_s = memory.lengths_s + cycle.snapshot.cycle_s
+    weight = cycle.snapshot.cycle_s / min(view.lengths_s, LENGTH_TAU_S)
     view.input_tokens += weight * (sums.prompt / sums.rate - view.input_tokens)
-    # Output is per finished request: while a queue builds, arrivals have not produced theirs yet.
     view.output_tokens += weight * (sums.generated / max(sums.finished, 0.5 * sums.rate) - view.output_tokens)
     view.output_tokens = max(1.0, view.output_tokens)
     view.lengths_known = True

@@ -86,9 +86,13 @@ def learn(memory: ForecastMemory, draft: Draft, horizon_s: float, cycle: Cycle) 
 
 
 def _score(losses: Triple, prediction: Prediction, actual: float) -> Triple:
-    """Add each candidate's squared log error; what is older counts less."""
+    """Add each candidate's squared log error; what is older counts less.
+
+    Each is judged as it is planned with, never below the level: how deep a fall goes is not what a trend is for, and
+    one that foresaw 2 of 9 requests/s at the bottom of an ebb must not be unheard when the flood comes.
+    """
     truth = math.log(actual + FLOOR)
-    said = (prediction.level, prediction.trend, prediction.growth)
+    said = (prediction.level, max(prediction.level, prediction.trend), max(prediction.level, prediction.growth))
     level, trend, growth = (
         loss * SCORE_DECAY + (truth - math.log(value + FLOOR)) ** 2 for loss, value in zip(losses, said, strict=True)
     )

@@ -16,7 +16,7 @@ IGNORANCE = 0.2  # doubt about a forecaster that was never scored, in log units
 KEEP_DOUBT = 2.0
 QUICKEST_DRAIN_S = 60.0
 # Traffic that cannot be foreseen within a start-up is not worth chasing: idle replicas cost more than they save.
-MOST_MARGIN = 1.6
+MOST_MARGIN = 1.4
 
 
 def step(cycle: Cycle) -> None:

@@ -48,7 +48,8 @@ def _notice(variant: VariantDraft, now_s: float) -> VariantMemory:
         if now_s - write_at < LAG_S:
             spec = expected  # our own write is on its way
         else:
-            if now_s - write_at < REVERSION_WINDOW_S:
+            # once for each write of ours: a person who corrects a first try by hand reverts nothing anew
+            if now_s - write_at < REVERSION_WINDOW_S and (not reversions or reversions[-1] < write_at):
                 reversions = (*reversions, round(now_s, 1))[-4:]
             changes = {"drifted_at": round(now_s, 1), "drifted_by": spec - expected, "adopted_replicas": spec}
     changes |= {"last_seen_replicas": spec, "write_at": write_at, "reversions": reversions}

@@ -108,6 +108,7 @@ class DemandView:
     waiting: float = 0.0
     queue: float = 0.0  # requests the gateway holds
     queue_known: bool = False
+    lengths_s: float = 0.0  # for how long token lengths were measured
     lengths_known: bool = False  # token lengths were measured, or cannot be
     silent: int = 0  # ready pods without usable series
     age_s: float | None = None

@@ -50,6 +50,9 @@ class CapacityMemory(Spec, frozen=True):
     sum_y: float = 0.0
     sum_ny: float = 0.0
     correction: float = 1.0  # what replicas carried over what the model said, smoothed
+    proven_tokens: float = (
+        0.0  # most output tokens/s a replica was seen to carry within the objectives, slowly forgotten
+    )
     startup_s: tuple[float, ...] = ()
     seen_ready: tuple[str, ...] = ()  # uids of pods whose start-up was counted
     failing_since: float | None = None  # when its starting pods stopped making progress
@@ -102,6 +105,7 @@ class ServiceMemory(Spec, frozen=True):
     raise_since: float | None = None  # since when more replicas were wanted without a break
     raise_to: int = 0  # the fewest that were wanted since then
     activator_seen_at: float | None = None
+    lengths_s: float = 0.0  # for how long they were measured
     input_tokens: float = 0.0  # smoothed mean prompt tokens a request
     output_tokens: float = 0.0  # smoothed mean output tokens a request
 

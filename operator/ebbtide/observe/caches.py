@@ -15,7 +15,7 @@ from ebbtide.observe.build import DEPLOYMENT, STATEFUL_SET, Kind
 from ebbtide.observe.declared import API_VERSION
 from ebbtide.observe.discovery import Discovery, KindInfo
 from ebbtide.observe.informer import Change, Informer
-from ebbtide.observe.projections import Autoscaler, Node, Opaque, Pod, Workload, detached
+from ebbtide.observe.projections import Autoscaler, Node, Opaque, Pod, Slim, Workload, detached, packed
 from ebbtide.observe.settings import ObserveSettings
 
 SCALED_OBJECT: Kind = ("keda.sh/v1alpha1", "ScaledObject")
@@ -35,7 +35,7 @@ class Caches:
         self.scaled_objects: Informer[Autoscaler] | None = None
         self.ready_uids: set[str] = set()  # pods that were seen ready and still exist
         self.discovery_error = ""
-        self.pods = self._informer(resource_path("v1", "pods"), Pod, on_change=self._note_ready)
+        self.pods = self._informer(resource_path("v1", "pods"), Pod, keep=Slim().pod, on_change=self._note_ready)
         self.nodes = self._informer(resource_path("v1", "nodes"), Node)
         self.deployments = self._informer(resource_path("apps/v1", "deployments"), Workload)
         self.stateful_sets = self._informer(resource_path("apps/v1", "statefulsets"), Workload)
@@ -134,7 +134,7 @@ class Caches:
         }
 
     def _own(self, plural: str) -> Informer[Opaque]:
-        return self._informer(resource_path(API_VERSION, plural), Opaque, keep=detached, on_change=self._declared)
+        return self._informer(resource_path(API_VERSION, plural), Opaque, keep=packed, on_change=self._declared)
 
     def _informer(self, path: str, kind: Any, **options: Any) -> Informer[Any]:
         return Informer(self._client, path, kind, settings=self._settings.watch, **options)

@@ -84,6 +84,11 @@ class Observer:
         items = self._caches.services.items.items()
         return tuple(sorted(key for key, item in items if item.metadata.deletion_timestamp))
 
+    def may_part(self, key: str) -> bool:
+        """Whether the InferenceService `namespace/name` has a finalizer, or says Delete anywhere; few do."""
+        item = self._caches.services.items.get(key)
+        return item is not None and (bool(item.metadata.finalizers) or b'"Delete"' in bytes(item.spec))
+
     def raw_service(self, key: str) -> Mapping[str, Any] | None:
         """The InferenceService `namespace/name` as last seen (without managedFields), or None."""
         item = self._caches.services.items.get(key)

@@ -13,7 +13,7 @@ from ebbtide.model.snapshot import EngineReadings, Source
 from ebbtide.observe.engines.signals import Histogram
 from ebbtide.observe.prometheus import Consumer, Prometheus
 from ebbtide.observe.queries import Query, queries
-from ebbtide.observe.readings import Buckets, CacheSizes, Collected, Limits, Values, engine_readings
+from ebbtide.observe.readings import Buckets, CacheSizes, Collected, Identities, Limits, Values, engine_readings
 from ebbtide.observe.settings import PrometheusSettings
 
 _TABLES = ("gauges", "ages", "counters", "changes")
@@ -59,12 +59,12 @@ class EngineMetrics:
         return MetricsView(self._found, self._limits)
 
     def sources(self, now_s: float) -> tuple[Source, ...]:
-        """Health of the values and, apart, of the latency histograms."""
+        """Health of the values and, apart, of the latency histograms; one cause is said once."""
         age_s = None if self._found is None else max(0.0, now_s - self._found.at_s)
-        return (
-            Source(name="prometheus", healthy=not self._error, age_s=age_s, message=self._error),
-            Source(name="histograms", healthy=not (self._error or self._partial), message=self._partial),
-        )
+        whole = Source(name="prometheus", healthy=not self._error, age_s=age_s, message=self._error)
+        if self._error:
+            return (whole,)
+        return (whole, Source(name="histograms", healthy=not self._partial, message=self._partial))
 
 
 class MetricsView:
@@ -80,8 +80,9 @@ class MetricsView:
 
 
 def _tables(live: Collection[str]) -> dict[str, Any]:
-    tables: dict[str, Any] = {name: Values(live) for name in _TABLES}
-    return tables | {"cache": CacheSizes(live)} | {f"{kind}_buckets": Buckets(live) for kind in Histogram}
+    who = Identities(live)  # one for all: its findings are the same for every query
+    tables: dict[str, Any] = {name: Values(who) for name in _TABLES}
+    return tables | {"cache": CacheSizes(who)} | {f"{kind}_buckets": Buckets(who) for kind in Histogram}
 
 
 def _collected(at_s: float, tables: dict[str, Any], failed: frozenset[str]) -> Collected:

@@ -303,4 +303,8 @@ def _reason(response: requests.Response) -> str:
 
 
 def _said(error: Exception) -> str:
+    # urllib3 wraps the cause in its pool, its retries and the whole query; a person needs "Connection refused"
+    reason = getattr(error.args[0] if error.args else None, "reason", None)
+    if isinstance(reason, Exception):
+        return str(reason).rpartition(": ")[2]
     return str(error) or type(error).__name__

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from ebbtide import __version__
@@ -131,7 +132,8 @@ class Metrics:
 
     def observe_plan(self, plan: Plan, snapshot: Snapshot) -> None:
         """Makes this the plan that scrapes show, and counts what it decided otherwise than the one before."""
-        self._shown = (plan, snapshot)  # immutable: a scrape in another thread sees this pair or the one before
+        # immutable: a scrape in another thread sees this pair or the one before
+        self._shown = _shown(plan, snapshot)
         modes = {service.spec.key: service.spec.mode.value for service in snapshot.services}
         decided: dict[str, tuple[str, int]] = {}
         for service in plan.services:
@@ -156,6 +158,14 @@ class Metrics:
     def _histogram(self, name: str) -> Histogram:
         described = _BY_NAME[name]
         return Histogram(name, described.help, described.labels, registry=self.registry, buckets=_BUCKETS)
+
+
+def _shown(plan: Plan, snapshot: Snapshot) -> tuple[Plan, Snapshot]:
+    """What scrapes show; the readings of 20,000 pods and all texts are free before the next ones come."""
+    replace = msgspec.structs.replace
+    services = tuple(replace(service, variants=()) for service in snapshot.services)
+    plans = tuple(replace(service, waterfall=()) for service in plan.services)
+    return replace(plan, services=plans), replace(snapshot, services=services)
 
 
 Sample = tuple[str, tuple[str, ...], float]

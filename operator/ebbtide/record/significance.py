@@ -56,7 +56,7 @@ def only_shared(old: Mapping[str, Any], new: Mapping[str, Any], shared_reasons: 
 
 def decided(value: Any) -> Any:
     """The part of a status that was decided: all but measured numbers, texts and transition times."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):  # not Mapping: asking an abstract class costs more than the rest
         return {key: decided(item) for key, item in value.items() if key not in _NOT_DECIDED}
     if isinstance(value, list):
         return [decided(item) for item in value]
@@ -65,7 +65,7 @@ def decided(value: Any) -> Any:
 
 def _measured(value: Any, inside: bool = False) -> Iterator[str]:
     """The measured leaves as text, in a fixed order, with a line for each key so that absence shows."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         for key in sorted(value):
             if key in _MEASURED or inside:
                 yield f"{key}:"

@@ -134,14 +134,13 @@ class Store:
     def _changed(self, item: tuple[str, str, ServiceMemory | PoolMemory]) -> "_Row | None":
         kind, key, value = item
         before = self._written.get((kind, key))
-        if before is not None and before.value is value:
-            return None
         body = msgspec.msgpack.encode(value)
-        digest = hashlib.blake2b(body, digest_size=16).digest()
+        digest = _digest(body)
         if before is not None and before.digest == digest:
             return None
-        decisive = before is None or _decisive(before.value) != _decisive(value)
-        return _Row(kind, key, value, body, digest, decisive, before.at_save if before else -1)
+        core = _core(value)
+        decisive = before is None or before.core != core
+        return _Row(kind, key, core, body, digest, decisive, before.at_save if before else -1)
 
     def _commit_memory(self, memory: Memory, changed: "list[_Row]", gone: Iterable[tuple[str, str]]) -> None:
         gone = list(gone)
@@ -159,7 +158,7 @@ class Store:
                 raise _write_error(self.path, error) from error
         self._saves += 1
         for row in changed:
-            self._written[row.kind, row.key] = _Written(row.value, row.digest, self._saves)
+            self._written[row.kind, row.key] = _Written(row.core, row.digest, self._saves)
         for key in gone:
             del self._written[key]
 
@@ -169,7 +168,7 @@ class Store:
         found = []
         for key, body in rows:
             value = msgspec.msgpack.decode(body, type=type_)
-            self._written[kind, key] = _Written(value, hashlib.blake2b(body, digest_size=16).digest(), 0)
+            self._written[kind, key] = _Written(_core(value), _digest(body), 0)
             found.append(value)
         return tuple(found)
 
@@ -241,9 +240,12 @@ class Store:
 
 
 class _Written(msgspec.Struct, frozen=True):
-    """What is on disk for one row. `at_save` counts saves, so that the longest unwritten goes first."""
+    """What is on disk for one row, as digests: of its decisive part (`core`) and of all.
 
-    value: ServiceMemory | PoolMemory
+    `at_save` counts saves, so that the longest unwritten goes first.
+    """
+
+    core: bytes
     digest: bytes
     at_save: int
 
@@ -251,11 +253,19 @@ class _Written(msgspec.Struct, frozen=True):
 class _Row(msgspec.Struct, frozen=True):
     kind: str
     key: str
-    value: ServiceMemory | PoolMemory
+    core: bytes
     body: bytes
     digest: bytes
     decisive: bool
     written_at_save: int
+
+
+def _digest(body: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=16).digest()
+
+
+def _core(value: ServiceMemory | PoolMemory) -> bytes:
+    return _digest(msgspec.msgpack.encode(_decisive(value)))
 
 
 def _decisive(value: ServiceMemory | PoolMemory) -> ServiceMemory | PoolMemory:

@@ -65,18 +65,18 @@ class PodScrapes:
             return None
         first, last = self._samples[0], self._samples[-1]
         age_s = now_s - last.at
-        span_s = last.at - first.at
+        divisor_s = self._divisor_s()
 
         def rate(before: float, after: float) -> Reading:
-            if span_s <= 0:
+            if divisor_s is None:
                 return Reading(quality=Quality.UNKNOWN)
-            return Reading(quality=Quality.FRESH, value=(after - before) / span_s, age_s=age_s)
+            return Reading(quality=Quality.FRESH, value=(after - before) / divisor_s, age_s=age_s)
 
         def gauge(value: float) -> Reading:
             return Reading(quality=Quality.FRESH, value=value, age_s=age_s)
 
         def latency(histogram: Histogram, before: _Counts, after: _Counts) -> Latency | None:
-            return _latency(histogram.bounds, before, after, span_s) if span_s > 0 else None
+            return None if divisor_s is None else _latency(histogram.bounds, before, after, divisor_s)
 
         in_flight_change = last.running + last.waiting - first.running - first.waiting
         return EngineReadings(
@@ -97,6 +97,18 @@ class PodScrapes:
             max_running=float(engine.profile.max_num_seqs),
         )
 
+    def _divisor_s(self) -> float | None:
+        """What PromQL's `rate` divides an increase by; None before two samples.
+
+        A series that covers the window is extrapolated to its edges; one that is younger by half a scrape interval
+        only, so 5 s of samples in a window of 15 s at 1 s scrapes count as 6/15 of the true rate.
+        """
+        count, span_s = len(self._samples), self._samples[-1].at - self._samples[0].at
+        if count < 2 or span_s <= 0:
+            return None
+        covered_s = min(self._window_s, span_s + span_s / (count - 1))
+        return self._window_s * span_s / covered_s
+
 
 def _copy(histogram: Histogram) -> _Counts:
     return tuple(histogram.counts), histogram.sum
@@ -106,12 +118,12 @@ def _latency(
     bounds: tuple[float, ...],
     before: _Counts,
     after: _Counts,
-    span_s: float,
+    divisor_s: float,
 ) -> Latency:
     cumulative = 0.0
     buckets: list[tuple[float, float]] = []
     for bound, old, new in zip((*bounds, float("inf")), before[0], after[0], strict=True):
-        cumulative += (new - old) / span_s
+        cumulative += (new - old) / divisor_s
         buckets.append((bound, cumulative))
-    mean_s = (after[1] - before[1]) / span_s / cumulative if cumulative > 0 else None
+    mean_s = (after[1] - before[1]) / divisor_s / cumulative if cumulative > 0 else None
     return Latency(per_second=cumulative, mean_s=mean_s, buckets=tuple(buckets))

@@ -1,8 +1,8 @@
 """The fleet of `ebbtide demo`: its services, pools, start-up times and load, drawn from one seed.
 
 The same scenario runs on the real control plane (the demo), in virtual time (the static reference) and in tests. The
-load is a day in a few minutes: it begins at its peak, ebbs to a fifth, rises again to more than half and ebbs once more. A
-start-up takes a sixth of the shortest demo, so the rise is what no replica may come too late for.
+load is a day in a few minutes: it begins at its peak, ebbs to a quarter and rises again to nearly half. A start-up takes
+an eighth of the shortest demo, so a replica for the rise must be asked for well before it is needed.
 """
 
 import itertools
@@ -38,7 +38,7 @@ POOL_LABEL = "sandbox.ebbtide.dev/pool"
 LENGTHS = Lengths(prompt_median=500.0, prompt_sigma=0.7, output_median=190.0, output_sigma=0.6, output_max=600)
 _SWING = 0.08
 # (share of the duration, share of the peak); between two of them half a cosine
-_WAVE = ((0.0, 0.94), (0.04, 1.0), (0.25, 0.20), (0.42, 0.18), (0.88, 0.58), (1.0, 0.34))
+_WAVE = ((0.0, 1.0), (0.03, 0.99), (0.26, 0.24), (0.40, 0.23), (0.96, 0.45), (1.0, 0.45))
 _POINT_S = 2.0
 
 
@@ -94,7 +94,7 @@ POOLS = (
 
 
 def services(duration_s: float, seed: int) -> tuple[ShowcaseService, ...]:
-    """The five services; phases, heights and start-up times (30 to 38 s) follow the seed."""
+    """The five services; phases, heights and start-up times (30 to 34 s) follow the seed."""
     draw = random.Random(f"{seed}/showcase")
 
     def wave(peak: float) -> Sampled:
@@ -107,18 +107,18 @@ def services(duration_s: float, seed: int) -> tuple[ShowcaseService, ...]:
             story="vLLM on two pools: on-prem A100 first, H100 when they are full",
             engine="vllm",
             mode=Mode.AUTO,
-            variants=(("a100-on-prem", 8, 8), ("h100-on-demand", 6, 0)),
+            variants=(("a100-on-prem", 8, 8), ("h100-on-demand", 6, 1)),
             shape=wave(draw.uniform(98.0, 108.0)),
-            startup_s=draw.uniform(30.0, 38.0),
+            startup_s=draw.uniform(30.0, 34.0),
         ),
         ShowcaseService(
             name="summaries",
             story="TensorRT-LLM on L40S",
             engine="trtllm",
             mode=Mode.AUTO,
-            variants=(("l40s-on-demand", 16, 9),),
+            variants=(("l40s-on-demand", 16, 10),),
             shape=wave(draw.uniform(52.0, 60.0)),
-            startup_s=draw.uniform(30.0, 38.0),
+            startup_s=draw.uniform(30.0, 34.0),
         ),
         ShowcaseService(
             name="drafts",
@@ -153,7 +153,7 @@ def services(duration_s: float, seed: int) -> tuple[ShowcaseService, ...]:
 
 
 def service_spec(service: ShowcaseService, activator_url: str) -> ServiceSpec:
-    """The service as Ebbtide sees it. The delays fit start-ups of a minute, not of a day's traffic."""
+    """The service as Ebbtide sees it. A day passes in minutes, so the wait before shrinking is seconds."""
     zero = ScaleToZero(
         after_s=20.0,
         activator=Activator(
@@ -169,7 +169,7 @@ def service_spec(service: ShowcaseService, activator_url: str) -> ServiceSpec:
         mode=service.mode,
         model_name="llama-3-8b",
         model_parameters_billion=8.0,
-        objectives=Objectives(ttft_s=2.0, itl_s=0.05, attainment=0.98),
+        objectives=Objectives(ttft_s=2.0, itl_s=0.05, attainment=0.95),
         priority=100,
         variants=tuple(
             VariantSpec(
@@ -184,7 +184,8 @@ def service_spec(service: ShowcaseService, activator_url: str) -> ServiceSpec:
         scaling=Scaling(
             min_replicas=0 if service.scale_to_zero else 1,
             max_replicas=sum(most for _, most, _ in service.variants),
-            down_delay_s=10.0,
+            down_delay_s=2.0,
+            down_max_per_minute=30,
             scale_to_zero=zero if service.scale_to_zero else None,
         ),
     )

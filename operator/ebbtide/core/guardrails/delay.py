@@ -9,10 +9,12 @@ from ebbtide.core.guardrails.verdict import Verdict, forgo, no_lower, restore
 from ebbtide.core.work import Cycle, Draft
 from ebbtide.model.memory import Recommendation
 from ebbtide.model.reasons import Code
+from ebbtide.model.snapshot import PodPhase
 
 KEPT = 24
 WATCH_UP_S = 10.0  # one cycle: what arrives in a minute's rate is known by then
 WATCH_DOWN_S = 60.0
+STRAINED = 0.9  # of the inter-token objective
 
 
 def apply(draft: Draft, cycle: Cycle) -> Verdict | None:
@@ -46,7 +48,7 @@ def _warming(draft: Draft, cycle: Cycle) -> Verdict | None:
     counts, waits_s = draft.counts(), 0.0
     if draft.watched_s < needed_s:
         counts, waits_s = no_lower(draft), needed_s
-    unknown = draft.watched_s < WATCH_UP_S or not draft.demand.lengths_known
+    unknown = draft.watched_s < WATCH_UP_S or not draft.demand.lengths_known or _outcomes_unknown(draft, cycle)
     if unknown and not draft.waking and draft.observed >= minimum(draft):
         most = [max(variant.observed, variant.spec.min_replicas) for variant in draft.variants]
         counts = [min(count, limit) for count, limit in zip(counts, most, strict=True)]
@@ -54,6 +56,24 @@ def _warming(draft: Draft, cycle: Cycle) -> Verdict | None:
     if counts == draft.counts():
         return None
     return Verdict(counts, Code.WARMING_UP, f"watched for {draft.watched_s:.0f}s of {waits_s:.0f}s")
+
+
+def _outcomes_unknown(draft: Draft, cycle: Cycle) -> bool:
+    """All replicas are so young that no full window of answers has ended, and nothing shows that they are strained.
+
+    What they carry is then a belief only, and replicas raised on it are often too many: a table that says 3.7
+    requests/s where 6.3 are carried would raise 9 to 16.
+    """
+    objectives, view = draft.state.spec.objectives, draft.demand
+    if view.queue >= 1.0 or view.waiting > 0.1 * view.running:
+        return False
+    since = cycle.now_s - cycle.snapshot.rate_window_s - view.output_tokens * objectives.itl_s
+    serving = (PodPhase.READY, PodPhase.INTERRUPTED)
+    pods = [pod for variant in draft.variants for pod in variant.state.pods if pod.phase in serving]
+    if not pods or any(pod.ready_at is None or pod.ready_at <= since for pod in pods):
+        return False
+    speeds = [pod.engine.itl.mean_s for pod in pods if pod.engine is not None and pod.engine.itl is not None]
+    return all(speed is None or speed <= STRAINED * objectives.itl_s for speed in speeds)
 
 
 def _remember(draft: Draft, total: int, now_s: float) -> None:

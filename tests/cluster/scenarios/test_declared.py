@@ -1,0 +1,160 @@
+"""What is declared: faults between objects, missing prices, kinds of targets, and Deployments that Ebbtide builds.
+
+All services live in one namespace under one operator. Pressure comes from declared minimums, not from load.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.cluster.rig import POOL_LABEL, Json, Rig, pool, stays, until
+
+FREE, UNPRICED, NOWHERE, EXOTIC = "declared-h100", "declared-unpriced", "declared-nowhere", "declared-exotic"
+H100 = "h100-on-demand"
+FAULTS = {
+    "no-pool": ("PoolNotFound", ("declared-nowhere", "create it")),
+    "no-scale": ("TargetNotScalable", ("DaemonSet", "such as a Deployment")),
+    "no-target": ("TargetNotFound", ("no-target", "create it, or correct scaleTargetRef")),
+    "elsewhere": ("PoolMismatch", (f"{POOL_LABEL}=a100-on-prem", f"{POOL_LABEL}={H100}", "change one of them")),
+    "no-gpus": ("GPUsUnknown", ("gpusPerReplica",)),
+}
+
+
+def exotic_pool() -> Json:
+    window = {"cron": "0 22 * * *", "timeZone": "Mars/Olympus_Mons", "duration": "8h", "perGPUHour": "0.70"}
+    found = pool(EXOTIC, H100, accelerator="H100-80GB")
+    found["spec"]["price"]["schedule"] = [window]
+    return found
+
+
+def built(rig: Rig, name: str, policy: str) -> Json:
+    """A service whose one Deployment Ebbtide builds: labels and annotations of the sandbox come by the overlay."""
+    overlay = {
+        "metadata": {
+            "labels": {"sandbox.ebbtide.dev/route": name},
+            "annotations": {"sandbox.ebbtide.dev/startup": "2s", "sandbox.ebbtide.dev/drain": "2s"},
+        }
+    }
+    engine = {"type": "vLLM", "image": "vllm", "deletionPolicy": policy, "podTemplate": overlay}
+    return service(rig, name, [{"name": "main", "pool": FREE, "engine": engine}], minReplicas=2)
+
+
+def service(rig: Rig, name: str, variants: list[Json], **scaling: Any) -> Json:
+    found = rig.service_object(name=name, scaling=scaling)
+    found["spec"]["variants"] = variants
+    return found
+
+
+def objects(rig: Rig) -> list[Json]:
+    h100 = {"accelerator": "H100-80GB"}
+    least: Json = {"scaling": {"minReplicas": 2}}
+    return [
+        pool(FREE, H100, **h100),
+        pool(UNPRICED, H100, price=None, **h100),
+        exotic_pool(),
+        rig.target_object("no-pool", H100),
+        rig.service_object(("main", NOWHERE, "no-pool"), name="no-pool", **least),
+        rig.target_object("no-scale", H100, kind="DaemonSet", nodeSelector={"no-such": "node"}),
+        rig.service_object(("main", FREE, "no-scale"), name="no-scale", kind="DaemonSet", **least),
+        rig.service_object(("main", FREE, "no-target"), name="no-target", **least),
+        rig.target_object("elsewhere", "a100-on-prem"),
+        rig.service_object(("main", FREE, "elsewhere"), name="elsewhere", **least),
+        rig.target_object("no-gpus", H100, gpus=0),
+        rig.service_object(("main", FREE, "no-gpus"), name="no-gpus", **least),
+        rig.target_object("no-price", H100, route="no-price"),
+        rig.service_object(("main", UNPRICED, "no-price"), name="no-price", scaling={"minReplicas": 3}),
+        rig.target_object("advised", H100, route="advised"),
+        rig.service_object(("main", FREE, "advised"), name="advised", mode="Recommend", scaling={"minReplicas": 3}),
+        rig.target_object("ordered", H100, kind="StatefulSet", route="ordered"),
+        rig.service_object(("main", FREE, "ordered"), name="ordered", kind="StatefulSet", scaling={"minReplicas": 3}),
+        built(rig, "kept", "Orphan"),
+        built(rig, "dropped", "Delete"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def rig(shared_rig: Rig) -> Iterator[Rig]:
+    shared_rig.apply(*objects(shared_rig))
+    shared_rig.start_operator()
+    return shared_rig
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_between_objects_is_a_condition_that_says_how_to_mend_it(rig: Rig, name: str) -> None:
+    reason, words = FAULTS[name]
+    condition = until(lambda: rig.condition("TargetResolved", name), f"{name} has a condition")
+    assert (condition["status"], condition["reason"]) == ("False", reason)
+    for word in words:
+        assert word in condition["message"]
+    assert rig.condition("Acting", name)["status"] == "False"
+    assert rig.scale_writes(name) == []
+
+
+def test_a_time_zone_that_does_not_exist_is_a_condition_of_the_pool(rig: Rig) -> None:
+    ready = until(lambda: pool_condition(rig, EXOTIC, "Ready"), "the pool has a condition")
+    assert (ready["status"], ready["reason"]) == ("False", "InvalidTimeZone")
+    assert "Mars/Olympus_Mons" in ready["message"]
+
+
+def pool_condition(rig: Rig, name: str, kind: str) -> Json:
+    conditions = rig.get("gpupool", name).get("status", {}).get("conditions", [])
+    found: Json = next((item for item in conditions if item["type"] == kind), {})
+    return found
+
+
+def test_without_a_price_nothing_is_raised_and_the_pool_is_named(rig: Rig) -> None:
+    priced = until(lambda: rig.condition("PricesKnown", "no-price"), "a condition")
+    assert (priced["status"], priced["reason"]) == ("False", "PriceUnknown")
+    assert UNPRICED in priced["message"]
+    stays(lambda: rig.replicas("no-price") == 1, "the minimum of 3 is not bought blindly", 5)
+    assert rig.scale_writes("no-price") == []
+    price = {"spec": {"price": {"perGPUHour": "2.50", "currency": "USD"}}}
+    rig.sandbox.kubectl("patch", "gpupool", UNPRICED, "--type=merge", "-p", json.dumps(price))
+    until(lambda: rig.replicas("no-price") == 3, "with a price it is")
+
+
+def test_recommend_says_what_it_would_do_and_writes_nothing(rig: Rig) -> None:
+    until(lambda: rig.status("advised").get("replicas", {}).get("allowed") == 3, "the recommendation")
+    acting = rig.condition("Acting", "advised")
+    assert (acting["status"], acting["reason"]) == ("False", "ModeRecommend")
+    event = until(lambda: rig.events("Recommended"), "an Event")[0]
+    assert "main 1 -> 3" in event.get("note", event.get("message", ""))
+    mine = [write for write in rig.writes(name="advised") if write.subresource != "status"]
+    assert mine == [], "nothing but the service's own status"
+
+
+def test_a_stateful_set_is_scaled_through_its_scale_subresource(rig: Rig) -> None:
+    until(lambda: rig.replicas("ordered", "statefulset") == 3, "the minimum")
+    assert [write.resource for write in rig.scale_writes("ordered")] == ["statefulsets"]
+
+
+def test_a_deployment_is_built_for_an_engine_block_at_zero_and_then_scaled(rig: Rig) -> None:
+    until(lambda: rig.replicas("kept-main") == 2, "built and scaled")
+    until(lambda: rig.ready("kept-main") == 2, "its pods start")
+    live = rig.get("deployment", "kept-main")
+    assert live["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "ebbtide"
+    assert "ownerReferences" not in live["metadata"], "nothing may take the fleet along"
+    pod = live["spec"]["template"]["spec"]
+    assert pod["nodeSelector"] == {POOL_LABEL: H100}
+    assert pod["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "1"}
+    assert rig.get("service", "kept")["spec"]["selector"] == {"ebbtide.dev/service": "kept"}
+    created, scaled = rig.writes("deployments", "", "kept-main")[0], rig.scale_writes("kept-main")[0]
+    assert created.verb == "create"
+    assert created.time_s <= scaled.time_s
+    assert scaled.body["spec"]["replicas"] == 2
+
+
+def test_deletion_policy_orphan_leaves_the_deployment_and_delete_takes_it_along(rig: Rig) -> None:
+    until(lambda: rig.replicas("dropped-main") == 2, "built and scaled")
+    until(lambda: rig.get("inferenceservice", "dropped")["metadata"].get("finalizers"), "a finalizer for Delete")
+    assert "finalizers" not in rig.get("inferenceservice", "kept")["metadata"]
+    for name in ("dropped", "kept"):
+        rig.delete("inferenceservice", name, "--wait=false")
+    deleted_s = time.time()
+    until(lambda: not rig.exists("deployment", "dropped-main"), "Delete")
+    until(lambda: not rig.exists("inferenceservice", "dropped"), "the finalizer is gone, too")
+    stays(lambda: rig.replicas("kept-main") == 2, "Orphan", 3)
+    assert rig.scale_writes("kept-main", since_s=deleted_s) == []
