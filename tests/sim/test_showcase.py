@@ -26,7 +26,7 @@ def test_a_seed_gives_the_same_requests_and_another_seed_others() -> None:
 
 def test_five_services_show_two_pools_tensorrt_zero_recommend_and_a_conflict() -> None:
     shown = services(SIX_MINUTES_S, 1)
-    assert [len(service.variants) for service in shown][0] == 2
+    assert len(shown[0].variants) == 2
     assert [service.engine for service in shown].count("trtllm") == 1
     assert [service.scale_to_zero for service in shown].count(True) == 1
     assert [service.mode.value for service in shown].count("Recommend") == 1

@@ -1,8 +1,8 @@
 """The fleet of `ebbtide demo`: its services, pools, start-up times and load, drawn from one seed.
 
 The same scenario runs on the real control plane (the demo), in virtual time (the static reference) and in tests. The
-load is a day in a few minutes: it begins at its peak, ebbs to a quarter and rises again to nearly half. A start-up takes
-an eighth of the shortest demo, so a replica for the rise must be asked for well before it is needed.
+load is a day in a few minutes: it begins at its peak, ebbs to a quarter and rises again to nearly half. A start-up
+takes an eighth of the shortest demo, so a replica for the rise must be asked for well before it is needed.
 """
 
 import itertools
