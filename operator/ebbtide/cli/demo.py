@@ -117,6 +117,7 @@ async def _watch_plain(running: Demo, screen: DemoScreen, console: Console, hint
     console.print(hint)
     shown_s = -_PLAIN_EVERY_S
     async for view in running.watch():
+        screen.note(view)
         if view.elapsed_s - shown_s >= _PLAIN_EVERY_S:
             shown_s = view.elapsed_s
             for line in screen.plain_lines(view):

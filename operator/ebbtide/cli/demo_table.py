@@ -14,6 +14,7 @@ from ebbtide.units import format_duration
 
 _BARS = "▁▂▃▄▅▆▇█"
 _TRAIL = 24
+_RATE_VIEWS = 11  # arrivals of ten views, a second apart, make the rate that is shown
 
 
 class DemoScreen:
@@ -24,12 +25,14 @@ class DemoScreen:
         self._console = console
         self._hint = hint
         self._trail: dict[str, list[float]] = {service.name: [] for service in services}
+        self._arrived: dict[str, list[tuple[float, int]]] = {service.name: [] for service in services}
         self._seen: set[str] = set()
         self._decisions: list[str] = []
+        self._fresh: list[str] = []
 
     def update(self, view: View) -> Group:
         """The whole screen for one view."""
-        self._remember(view)
+        self.note(view)
         parts: list[RenderableType] = [
             self._services_table(view),
             _pools_table(view),
@@ -39,24 +42,26 @@ class DemoScreen:
         return Group(self._headline(view), *parts)
 
     def plain_lines(self, view: View) -> list[str]:
-        """New decisions, and one line a service; for logs and pipes."""
-        fresh = self._remember(view)
+        """What was decided since the last call, and one line a service; for logs and pipes. Needs `note` before."""
+        fresh, self._fresh = self._fresh, []
         rows = [self._plain_row(view, service) for service in self._services]
         return [*(f"  decided  {text}" for text in fresh), f"{self._headline(view)}", *rows]
 
-    def _remember(self, view: View) -> list[str]:
+    def note(self, view: View) -> None:
+        """Take in one view, shown or not: rates and decisions come from all of them."""
         for service in self._services:
-            rate = view.traffic.get(service.name, {}).get("requests_per_second", 0.0)
+            arrived = (view.elapsed_s, view.traffic.get(service.name, {}).get("requests", 0))
+            seen = self._arrived[service.name] = [*self._arrived[service.name], arrived][-_RATE_VIEWS:]
+            span_s = seen[-1][0] - seen[0][0]
+            rate = (seen[-1][1] - seen[0][1]) / span_s if span_s > 0 else 0.0
             self._trail[service.name] = [*self._trail[service.name], rate][-_TRAIL:]
-        fresh = []
         for name, item in view.services.items():
             for decision in reversed(item.get("status", {}).get("decisions", [])):
                 identity = f"{name} {decision['at']} {decision['message']}"
                 if identity not in self._seen:
                     self._seen.add(identity)
-                    fresh.append(f"{name}: {decision['message']}")
-        self._decisions = [*self._decisions, *fresh][-6:]
-        return fresh
+                    self._fresh.append(f"{name}: {decision['message']}")
+                    self._decisions = [*self._decisions, self._fresh[-1]][-6:]
 
     @staticmethod
     def _headline(view: View) -> Text:
@@ -75,7 +80,7 @@ class DemoScreen:
             table.add_row(
                 service.name,
                 service.mode.value,
-                f"{traffic.get('requests_per_second', 0.0):6.1f}",
+                f"{self._trail[service.name][-1]:6.1f}",
                 _sparkline(self._trail[service.name]),
                 _milliseconds(traffic.get("recent_time_to_first_token_s")),
                 _milliseconds(traffic.get("recent_inter_token_latency_s")),
@@ -89,7 +94,7 @@ class DemoScreen:
     def _plain_row(self, view: View, service: ShowcaseService) -> str:
         traffic, status = view.traffic.get(service.name, {}), _status(view, service.name)
         return (
-            f"  {service.name:<10} {traffic.get('requests_per_second', 0.0):6.1f} req/s"
+            f"  {service.name:<10} {self._trail[service.name][-1]:6.1f} req/s"
             f"  TTFT p95 {_milliseconds(traffic.get('recent_time_to_first_token_s')):>7}"
             f"  ITL p95 {_milliseconds(traffic.get('recent_inter_token_latency_s')):>6}"
             f"  met {_percent(traffic.get('met_both')):>6}  {_replicas(view, service.name, status):<24}"

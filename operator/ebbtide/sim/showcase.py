@@ -184,7 +184,7 @@ def service_spec(service: ShowcaseService, activator_url: str) -> ServiceSpec:
         scaling=Scaling(
             min_replicas=0 if service.scale_to_zero else 1,
             max_replicas=sum(most for _, most, _ in service.variants),
-            down_delay_s=2.0,
+            down_delay_s=5.0,
             down_max_per_minute=30,
             scale_to_zero=zero if service.scale_to_zero else None,
         ),

@@ -28,7 +28,8 @@ def _to_zero(draft: Draft, cycle: Cycle) -> Verdict | None:
     if draft.activator_seen_at is None or not view.queue_known:
         text = f"the queue of {scaling.scale_to_zero.activator.url} cannot be read: nobody would wake the service"
         return Verdict(counts, Code.ACTIVATOR_UNSEEN, text)
-    idle_s = cycle.now_s - (draft.last_request_at if draft.last_request_at is not None else cycle.now_s)
+    # the remembered moment is rounded to a tenth of a second, so it may lie a little ahead
+    idle_s = max(0.0, cycle.now_s - (draft.last_request_at if draft.last_request_at is not None else cycle.now_s))
     if not view.zero or idle_s < scaling.scale_to_zero.after_s:
         text = f"no request for {idle_s:.0f}s of {scaling.scale_to_zero.after_s:.0f}s (scaleToZero.after)"
         return Verdict(counts, Code.REQUESTS_NOT_SEEN_ZERO, text)
