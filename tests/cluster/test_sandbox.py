@@ -307,9 +307,13 @@ def test_the_autoscaled_pool_grows_fails_when_told_to_and_shrinks(
     sandbox: Sandbox, namespace: str, apply_yaml: ApplyYaml
 ) -> None:
     pool = nodes.L40S_ON_DEMAND
+    # other tests share this pool: begin when their nodes are gone, and count failures from here
+    before = until(
+        lambda: (now := sandbox.autoscaler_state(pool.name)).get("nodes") == ["l40s-on-demand-0"] and now, 90
+    )
     sandbox.fail_autoscaler(pool.name)
     apply_yaml(deployment(namespace, "big", 2, pool=pool.name, gpus=4, startup="0s", drain="0s"))
-    shown = until(lambda: (now := sandbox.autoscaler_state(pool.name)).get("failures") and now)
+    shown = until(lambda: (now := sandbox.autoscaler_state(pool.name))["failures"] > before["failures"] and now)
     assert shown["failing"]
     assert "no capacity" in shown["last_error"]
     assert shown["nodes"] == ["l40s-on-demand-0"]

@@ -129,7 +129,7 @@ def _replicas(view: View, name: str, status: Mapping[str, Any]) -> str:
     pods = view.pods.get(name, {})
     now = f"{pods.get('ready', 0)}"
     extra = "".join(f" {sign}{pods[key]}" for key, sign in (("starting", "+"), ("ending", "-")) if pods.get(key))
-    wanted = ", ".join(f"{row['name']} {row['wanted']}" for row in status.get("variants", []))
+    wanted = ", ".join(f"{row['name']} {row['allowed']}" for row in status.get("variants", []))
     return f"{now}{extra} → {wanted or '?'}"
 
 
