@@ -38,6 +38,7 @@ from ebbtide.record.metrics import Metrics
 CYCLE_S = 10
 STEPS = ("observe", "plan", "record", "remember", "act", "report")
 _SETTLING_LIMIT_S = 3600
+_WARM_UP = 6  # cycles before the steady ones
 
 
 @dataclass
@@ -148,8 +149,9 @@ async def measure(services: int, url: str, cycles: int, surge: float) -> dict[st
                 first = await bench.period()
                 _say(services, "first cycle")
                 settling_s = await bench.settle()
-                await bench.period()  # what only comes with time: warming up has ended
-                settling_s += await bench.settle()
+                for seed in range(_WARM_UP):  # capacities are learnt from several cycles, and told once
+                    await _next(bench, seed, 0.0)
+                    settling_s += await bench.settle()
             result |= {"first": first, "settling": settling, "settling_s": settling_s}
             _say(services, f"first statuses, {settling_s} s of the operator's time")
             result["steady"] = [await _next(bench, seed, 0.0) for seed in range(1, cycles + 1)]

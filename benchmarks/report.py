@@ -10,7 +10,8 @@ from rich.table import Table
 Result = Mapping[str, Any]
 
 STEPS = ("observe", "plan", "record", "remember", "act", "report")
-CPU_LIMIT_S, MEMORY_LIMIT_MIB, WRITES_LIMIT, QUERIES_LIMIT = 10.0, 512.0, 20.0, 12
+CPU_LIMIT_S, WRITES_LIMIT, QUERIES_LIMIT = 10.0, 20.0, 12
+MEMORY_LIMIT_MIB = 488.0  # 512 MB
 
 
 @dataclass(frozen=True)

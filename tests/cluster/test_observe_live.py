@@ -151,7 +151,7 @@ async def test_pods_without_room_and_targets_that_go(
 async def test_an_api_server_that_is_killed_and_a_prometheus_that_is_gone(own_sandbox: Sandbox) -> None:
     own_sandbox.kubectl("create", "namespace", "team-a")
     own_sandbox.apply(list(yaml.safe_load_all(OBJECTS.format(namespace="team-a", gpus=1))))
-    async with observing(own_sandbox.admin_kubeconfig, own_sandbox.prometheus_url) as observer:
+    async with observing(own_sandbox.operator_kubeconfig(), own_sandbox.prometheus_url) as observer:
         await until(observer, "team-a/chat", lambda state: phases(state) == [PodPhase.READY] * 2)
 
         own_sandbox.kill("kube-apiserver")

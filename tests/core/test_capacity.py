@@ -5,7 +5,19 @@ from hypothesis import strategies as st
 from ebbtide.core.capacity import allowed_concurrency, pooled_spread, rate_at
 from ebbtide.core.priors import length_shape, prior_for
 from ebbtide.model.spec import CapacityPrior, Objectives
-from tests.builders import Loop, condition, engine, pods, service, settled, snapshot, spec, variant, variant_spec
+from tests.builders import (
+    Loop,
+    condition,
+    engine,
+    fresh,
+    pods,
+    service,
+    settled,
+    snapshot,
+    spec,
+    variant,
+    variant_spec,
+)
 
 
 @pytest.mark.parametrize(
@@ -121,3 +133,24 @@ def test_kv_cache_binds_before_latency_for_long_prompts():
     tight = settled(snapshot(service(variant("h100", pods(2, 3.0, **small)))), 300).plan.services[0]
     assert tight.variants[0].capacity.requests_per_second < 0.5 * roomy.variants[0].capacity.requests_per_second
     assert "KV cache" in tight.variants[0].capacity.evidence
+
+
+def test_a_proof_is_taken_back_by_clear_misses_also_of_few_requests():
+    """A slower build after a busy day: 60 requests a minute and replica are enough to see that all of them miss."""
+    loop = settled(snapshot(service(variant("h100", pods(2, 20.0)))))
+    proven = loop.memory.services[0].variants[0].capacity.proven_tokens
+    loop.run(snapshot(service(variant("h100", pods(2, 1.0, itl_s=0.06, missed=1.0)))), 600)
+    assert loop.memory.services[0].variants[0].capacity.proven_tokens < 0.1 * proven
+
+
+def test_a_proof_on_short_prompts_is_not_believed_of_long_ones():
+    """What was carried at 1024/256 says little of 4096/64, where prefill decides."""
+
+    def rate(prompt, answer):
+        tokens = {"prompt_tokens": fresh(0.5 * prompt), "generation_tokens": fresh(0.5 * answer)}
+        loop = settled(snapshot(service(variant("h100", pods(3, 20.0)))))
+        decided = loop.one(snapshot(service(variant("h100", pods(3, 0.5, **tokens)))), 1200)
+        return decided.variants[0].capacity.requests_per_second
+
+    assert rate(4096.0, 64.0) < 15.0
+    assert rate(1024.0, 256.0) >= 20.0 * 0.95

@@ -5,6 +5,7 @@ import pytest
 
 from ebbtide.model.snapshot import NOT_APPLICABLE, Source
 from tests.builders import (
+    NOW,
     Fleet,
     Loop,
     condition,
@@ -118,3 +119,13 @@ def test_recovery_after_an_outage_waits_the_down_delay_again():
         fleet.now_s += 10.0
     fleet.run(5.0, 200)
     assert fleet.total == peak
+
+
+def test_pods_that_were_never_read_are_not_taken_for_an_idle_fleet():
+    """Ready for a moment and without any series: demand is unknown, and the condition does not say "fresh"."""
+    silent = tuple(msgspec.structs.replace(p, engine=None, ready_at=NOW - 5.0) for p in pods(2, 0.0))
+    decided = Loop().run(snapshot(service(variant("h100", silent)))).services[0]
+    fresh = next(item for item in decided.conditions if item.type == "MetricsFresh")
+    assert decided.demand is None
+    assert fresh.status.value == "Unknown"
+    assert [item.allowed for item in decided.variants] == [2]

@@ -12,7 +12,7 @@ from ebbtide.observe.engines.signals import Counter, Histogram, Signal
 from ebbtide.observe.engines.vllm import VLLM
 from ebbtide.observe.prometheus import Labels, Point, Sample
 from ebbtide.observe.queries import QUERY_COUNT, queries, slots
-from ebbtide.observe.readings import Collected, Floats, Identities, Limits, Values, engine_readings
+from ebbtide.observe.readings import Buckets, Collected, Floats, Identities, Limits, Values, engine_readings
 
 SCRAPES = Path(__file__).parents[3] / "shared" / "engine-metrics"
 LIMITS = Limits(max_age_s=60, forget_s=300, window_s=60)
@@ -60,6 +60,11 @@ def test_the_number_of_queries_does_not_depend_on_anything() -> None:
     assert all('cluster="prod"' in query.text for query in queries(60, 'cluster="prod"'))
 
 
+def columns(values: dict[str, float] | None) -> dict[str, Floats]:
+    """Values of the second of two pods."""
+    return {slot: array("d", [float("nan"), value]) for slot, value in (values or {}).items()}
+
+
 def reading(
     *,
     gauges: dict[str, float] | None = None,
@@ -72,12 +77,14 @@ def reading(
     """What `engine_readings` makes of these rows of one pod."""
     found = Collected(
         at_s=1000.0,
-        gauges={"ns/p": gauges or {}},
-        counters={"ns/p": counters or {}},
-        changes={"ns/p": changes or {}},
-        ages={} if age_s is None else {"ns/p": {"running.0.0": age_s}},
-        buckets={kind: {"ns/p": rows} for kind, rows in (buckets or {}).items()},
+        numbers={"ns/other": 0, "ns/p": 1},
+        gauges=columns(gauges),
+        counters=columns(counters),
+        changes=columns(changes),
+        ages={} if age_s is None else columns({"running.0.0": age_s}),
+        buckets={kind: {slot: [None, row] for slot, row in rows.items()} for kind, rows in (buckets or {}).items()},
     )
+    assert engine_readings(found, "ns/other", 1000.0, LIMITS) is None, "rows of one pod say nothing of another"
     return engine_readings(found, "ns/p", 1000.0 + asked_after_s, LIMITS)
 
 
@@ -231,11 +238,21 @@ def test_sizes_of_the_cache_come_from_gauges_or_blocks() -> None:
     ],
 )
 def test_a_row_belongs_to_a_live_pod_or_to_none(labels: Labels, pod: str) -> None:
-    assert Identities({"a/p", "mon/proxy"} if "mon" in labels.namespace else {"a/p"}).find(labels) == pod
+    live = ["x/first", "a/p", *(["mon/proxy"] if "mon" in labels.namespace else [])]
+    found = Identities(live).find(labels)
+    assert (live[found] if found >= 0 else "") == pod
 
 
 def test_nan_and_infinity_are_no_values() -> None:
-    values = Values(Identities({"a/p"}))
+    values = Values(Identities(["a/p"]))
     who = {"namespace": "a", "pod": "p"}
     values.take([Sample(Labels(**who, slot=text), Point(1.0, text)) for text in ("NaN", "+Inf", "-Inf", "3")])
-    assert values.by_pod == {"a/p": {"3": 3.0}}
+    assert values.columns == {"3": array("d", [3.0])}
+
+
+def test_a_bucket_that_is_no_number_leaves_the_others_usable() -> None:
+    """One exporter that prints NaN must not end the reading of a histogram, and so of the whole cycle."""
+    buckets = Buckets(Identities(["a/p"]))
+    rows = [("0.5", "3"), ("1.0", "NaN"), ("+Inf", "NaN")]
+    buckets.take([Sample(Labels(namespace="a", pod="p", slot="s", le=le), Point(1.0, text)) for le, text in rows])
+    assert buckets.columns == {"s": [array("d", [0.5, 3.0])]}

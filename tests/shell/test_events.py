@@ -1,5 +1,6 @@
 """Events: what is worth one, said once, on the right object, within the budget."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -136,6 +137,14 @@ async def test_beyond_the_budget_it_is_said_later_and_not_twice(client: KubeClie
     crowd = [note(topic=str(i)) for i in range(5)]
     assert [await recorder.emit(crowd if i == 0 else crowd[:1], world.NOW_S + i) for i in range(4)] == [2, 2, 1, 0]
     assert len(api.writes()) == 5
+
+
+async def test_what_waits_goes_out_between_cycles_once(client: KubeClient, api: FakeApi) -> None:
+    recorder = EventRecorder(client, budget=TokenBucket(2))
+    assert await recorder.emit([note(topic=str(i)) for i in range(6)], world.NOW_S) == 2
+    assert await asyncio.gather(*(recorder.flush(world.NOW_S + 1) for _ in range(2))) == [2, 0], "one budget for both"
+    assert [await recorder.flush(world.NOW_S + after_s) for after_s in (2, 3)] == [2, 0]
+    assert len(api.writes()) == 6
 
 
 async def test_what_cannot_wait_either_is_counted(client: KubeClient) -> None:

@@ -48,11 +48,13 @@ class Gateway:
     def __init__(self) -> None:
         self.queue: float | None = 0.0
         self.status = 200
+        self.before = ""
         self.requests = 0
 
     def answer(self, _path: str) -> tuple[int, str]:
         self.requests += 1
-        return self.status, "" if self.queue is None else f'{NAMES[0]}{{inference_pool="chat"}} {self.queue}\n'
+        line = "" if self.queue is None else f'{NAMES[0]}{{inference_pool="chat"}} {self.queue}\n'
+        return self.status, self.before + line
 
 
 @pytest.fixture
@@ -117,3 +119,25 @@ async def test_a_service_without_activator_has_no_queue(gateway: tuple[Gateway, 
         await gateways.poll(session)
     gateways.follow({"ns/chat": activator("mail", url=gateway[1])})
     assert gateways.reading("ns/chat") is UNKNOWN, "another activator is another queue"
+
+
+async def test_a_page_that_comes_in_many_pieces_is_read_to_its_end(gateway: tuple[Gateway, str]) -> None:
+    """A gateway's page has megabytes; what is cut off would look like no queue, or like a shorter one."""
+    page, url = gateway
+    page.before = "".join(f'other_metric{{backend="{n}"}} 1\n' for n in range(50_000))
+    page.queue = 123.0
+    gateways = Gateways(GatewaySettings(), lambda: None)
+    gateways.follow({"team-a/chat": activator(url=url)})
+    async with aiohttp.ClientSession() as session:
+        await gateways.poll(session)
+    assert gateways.reading("team-a/chat").value == 123.0
+
+
+async def test_a_page_beyond_all_bounds_is_no_reading(gateway: tuple[Gateway, str]) -> None:
+    page, url = gateway
+    page.before, page.queue = f'{NAMES[0]}{{inference_pool="chat",priority="1"}} 2\n' + "# filler\n" * 1000, 5.0
+    gateways = Gateways(GatewaySettings(max_bytes=4096), lambda: None)
+    gateways.follow({"team-a/chat": activator(url=url)})
+    async with aiohttp.ClientSession() as session:
+        await gateways.poll(session)
+    assert gateways.reading("team-a/chat") == UNKNOWN

@@ -11,8 +11,10 @@ from ebbtide.model.snapshot import NodeState, PodPhase, PodState
 from ebbtide.model.spec import CapacityType, InterruptionTaint, PoolSpec, Price, Provisioning
 from ebbtide.observe.pods import PodIndex, Surroundings, pod_state
 from ebbtide.observe.pools import Allocation, pool_state
-from ebbtide.observe.projections import LabelSelector, Node, Pod
+from ebbtide.observe.projections import LabelSelector, Node, Pod, Workload
 from ebbtide.observe.scales import parse_selector
+from ebbtide.observe.slim import Slim
+from ebbtide.observe.workloads import TargetView, deployment_view, stateful_set_view
 from tests.shell.observing import pod
 
 GPU = "nvidia.com/gpu"
@@ -193,7 +195,7 @@ def node(name: str, labels: dict[str, str] | None = None, **spec: Any) -> Node:
         "spec": spec,
         "status": {"allocatable": {GPU: "8", "cpu": "64"}, "conditions": [{"type": "Ready", "status": "True"}]},
     }
-    return msgspec.convert(raw, Node)
+    return Slim().node(msgspec.convert(raw, Node))
 
 
 def test_a_pool_sees_its_own_nodes_and_everybodys_gpus() -> None:
@@ -228,7 +230,65 @@ def test_interruption_taints(taint: dict[str, str], interrupted: bool) -> None:
 
 
 def test_a_cordoned_node_and_one_without_status() -> None:
-    bare = msgspec.convert({"metadata": {"name": "b", "labels": {"pool": "spot"}}}, Node)
+    bare = Slim().node(msgspec.convert({"metadata": {"name": "b", "labels": {"pool": "spot"}}}, Node))
     first, second = pool_state(POOL, {"a": node("a", unschedulable=True), "b": bare}, Allocation([]), 0.0).nodes
     assert (first.cordoned, first.ready) == (True, True)
     assert (second.cordoned, second.ready, second.gpus) == (False, False, 0)
+
+
+TEMPLATE = {
+    "nodeSelector": {"pool": "spot"},
+    "terminationGracePeriodSeconds": 150,
+    "containers": [
+        {"args": ["--model", "m", "--shutdown-timeout", "120"], "resources": {"limits": {GPU: "4", "cpu": "8"}}},
+        {"command": ["sidecar"], "resources": {"requests": {"cpu": "1"}}},
+    ],
+}
+REFUSED = condition("ReplicaFailure", "True", "FailedCreate", "exceeded quota")
+
+
+def workload(spec: dict[str, Any], status: dict[str, Any]) -> Workload:
+    raw = {
+        "metadata": {"name": "w", "namespace": "n", "uid": "u", "resourceVersion": "7", "creationTimestamp": AT},
+        "spec": {"replicas": 4, "selector": {"matchLabels": {"app": "w"}}} | spec,
+        "status": {"observedGeneration": 3, "replicas": 5} | status,
+    }
+    return msgspec.convert(raw, Workload)
+
+
+def seen(view: TargetView) -> tuple[Any, ...]:
+    return (
+        *(view.metadata, view.selector, view.gpus_per_replica(GPU), view.node_selector, view.pods_per_replica),
+        *(view.termination_grace_s, view.shutdown_timeout_s, view.spec_replicas, view.status_replicas),
+        *(view.observed_generation, view.rolling_out, view.surge_replicas, view.ordinal, view.replica_failure),
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "status"),
+    [
+        pytest.param({"template": {"spec": TEMPLATE}}, {"updatedReplicas": 5}, id="a template with all that is read"),
+        pytest.param({"template": {"spec": {}}}, {}, id="one with nothing"),
+        pytest.param({}, {"conditions": [condition("Available", "True"), REFUSED]}, id="its pods are refused"),
+        pytest.param(
+            {"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%"}}},
+            {"updatedReplicas": 1},
+            id="a rollout with surge",
+        ),
+        pytest.param(
+            {"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 2}}},
+            {"currentRevision": "a", "updateRevision": "b"},
+            id="a partition",
+        ),
+    ],
+)
+def test_a_slim_workload_shows_what_the_whole_one_shows(spec: dict[str, Any], status: dict[str, Any]) -> None:
+    whole, slim = workload(spec, status), Slim()
+    for view in (deployment_view, stateful_set_view):
+        assert seen(view(slim.workload(whole))) == seen(view(whole))
+
+
+def test_a_slim_workload_keeps_the_numbers_of_its_template() -> None:
+    view = deployment_view(Slim().workload(workload({"template": {"spec": TEMPLATE}}, {"conditions": [REFUSED]})))
+    assert (view.gpus_per_replica(GPU), view.shutdown_timeout_s, view.termination_grace_s) == (4, 120.0, 150.0)
+    assert (view.node_selector, view.replica_failure) == ((("pool", "spot"),), "exceeded quota")

@@ -380,11 +380,16 @@ async def test_a_kind_known_by_discovery_is_scaled_by_its_groups(tmp_path: Path)
     spec = {"replicas": 1, "leaderWorkerTemplate": {"size": 2, "workerTemplate": worker}}
     cluster.add(f"{LWS}/leaderworkersets", {"metadata": meta("chat-h100"), "spec": spec, "status": {"replicas": 1}})
     scale_path = f"{LWS}/namespaces/team-a/leaderworkersets/chat-h100/scale"
-    cluster.other[scale_path] = {"spec": {"replicas": 1}, "status": {"replicas": 1, "selector": "app=chat"}}
+    cluster.other[scale_path] = {
+        "metadata": {"resourceVersion": "3"},
+        "spec": {"replicas": 1},
+        "status": {"replicas": 1, "selector": "app=chat"},
+    }
     async with observing(cluster, tmp_path) as observer:
         variant = (await settled(observer)).services[0].variants[0]
         await observer.snapshot(3.0, {})
     seen = variant.target
+    assert seen.resource_version == "3", "replicas and version must be of one moment, or a write passes over another's"
     assert (seen.exists, seen.ordinal, seen.pods_per_replica, seen.gpus_per_replica) == (True, True, 2, 16)
     assert (seen.spec_replicas, seen.uid, seen.faults) == (1, "uid-chat-h100", ())
     assert [item.name for item in variant.pods] == ["a", "b"]

@@ -98,6 +98,15 @@ def test_what_did_not_change_is_stored_once(tmp_path: Path) -> None:
     assert [recorder.load(id_).snapshot for id_ in recorder.ids()] == [first, second, second]
 
 
+def test_what_comes_back_after_another_recording_is_read_back(tmp_path: Path) -> None:
+    recorder = FlightRecorder(tmp_path, max_bytes=100_000_000)
+    seen = [snapshot_with(value, services=200) for value in (1.0, 2.0, 1.0, 3.0, 2.0)]
+    for now_s, snapshot in enumerate(seen):
+        recorder.record(snapshot, MEMORY, float(now_s), world.plan())
+    assert len(list(tmp_path.iterdir())) == 1
+    assert [recorder.load(id_).snapshot for id_ in recorder.ids()] == seen
+
+
 def size(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.iterdir())
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ebbtide.api.pool import GPUPoolStatus
 from ebbtide.api.service_status import InferenceServiceStatus
 from ebbtide.kube.client import KubeClient
-from ebbtide.model.plan import Demand, Plan, ServicePlan
+from ebbtide.model.plan import Demand, Forecast, Plan, ServicePlan
 from ebbtide.model.reasons import Code
 from ebbtide.record.budget import TokenBucket
 from ebbtide.record.significance import Difference, difference, only_shared
@@ -158,6 +158,10 @@ def demand(requests: float) -> ServicePlan:
     return world.service_plan(demand=Demand(requests, 1024.0, 256.0, 0.0))
 
 
+def forecast(method: str, expected: float = 9.6) -> ServicePlan:
+    return world.service_plan(forecast=Forecast(60.0, expected, 8.1, 11.2, method))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "want"),
     [
@@ -166,6 +170,8 @@ def demand(requests: float) -> ServicePlan:
         pytest.param(demand(9.0), demand(11.0), Difference.MOVED, id="it moves"),
         pytest.param(demand(0.001), demand(0.004), Difference.NOTHING, id="next to nothing doubles"),
         pytest.param(world.service_plan(demand=None), demand(9.0), Difference.MOVED, id="it becomes known"),
+        pytest.param(forecast("trend"), forecast("growth"), Difference.NOTHING, id="another forecaster, one number"),
+        pytest.param(forecast("trend"), forecast("growth", 14.0), Difference.MOVED, id="and another number"),
         pytest.param(
             demand(9.0), world.service_plan(reason=world.reason(Code.PAUSED)), Difference.DECIDED, id="another reason"
         ),

@@ -350,6 +350,17 @@ async def test_what_goes_with_a_service(
     assert api.writes()[-1].body["metadata"]["finalizers"] == ["other/keep"]
 
 
+@pytest.mark.parametrize("mode", ["Off", "Recommend"])
+async def test_a_service_that_left_auto_before_it_was_deleted_leaves_its_fleet(
+    client: KubeClient, api: FakeApi, mode: str
+) -> None:
+    api.objects |= {CRD: {"metadata": {}}, DEPLOYMENT: ours(), SERVICE: ours()}
+    result = await Farewell(client).sync(raw(mode=mode, deleting=True, finalizer=True))
+    assert result is not None and result.outcome is Outcome.DONE and "mode Auto" in result.message
+    assert [asked.method for asked in api.writes()] == ["PATCH"]
+    assert api.writes()[-1].body["metadata"]["finalizers"] == ["other/keep"]
+
+
 async def test_when_it_is_not_known_whether_the_crd_goes_nothing_is_deleted(client: KubeClient, api: FakeApi) -> None:
     api.will("GET", CRD, (403, {"message": "no"}))
     api.objects |= {DEPLOYMENT: ours()}

@@ -33,7 +33,7 @@ def test_five_services_show_two_pools_tensorrt_zero_recommend_and_a_conflict() -
     assert [service.rival_hpa for service in shown].count(True) == 1
 
 
-@pytest.mark.parametrize("seed", [1, 3])
+@pytest.mark.parametrize("seed", [1, 2, 3, 4, 5])
 def test_the_scaled_services_meet_97_percent_with_three_quarters_of_the_static_gpu_hours(seed: int) -> None:
     """The demo's claim, in virtual time at its pace: scrapes each second, cycles of 3 s, rates over 15 s."""
     fleet = scenario(SIX_MINUTES_S, seed)

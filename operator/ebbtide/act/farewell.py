@@ -50,7 +50,9 @@ class Farewell:
         return _farewell(raw, Outcome.DONE, f"finalizer {self.FINALIZER} {verb}")
 
     async def _part(self, raw: Mapping[str, Any]) -> ActResult:
-        if await self._crd_is_going():
+        if raw["spec"].get("mode") != Mode.AUTO.value:
+            message = "the service was not in mode Auto any more: workloads keep running"
+        elif await self._crd_is_going():
             message = "the CRD is being deleted: workloads keep running"
         else:
             deleted = [name for path, name in _deletable(raw) if await self._delete(path, raw)]

@@ -79,7 +79,7 @@ class Price(ApiModel):
     schedule: Annotated[
         tuple[PriceWindow, ...], Field(max_length=24, json_schema_extra={"x-kubernetes-list-type": "atomic"})
     ] = ()
-    """Windows with a price of their own, up to 24; where two overlap the later in the list wins. Unset: the price never
+    """Windows with a price of their own, up to 24; where two overlap the first in the list wins. Unset: the price never
     changes."""
 
 
@@ -97,9 +97,11 @@ class GPUPoolSpec(ApiModel):
     """Static: the GPUs of the nodes that exist. Autoscaled: nodes come when pods wait for them, up to limits.maxGPUs.
     Unset: Static."""
     capacity_type: CapacityType = CapacityType.ON_DEMAND
-    """How the GPUs are bought: OnDemand, Spot, Reserved or OnPrem. Unset: OnDemand."""
+    """How the GPUs are bought: OnDemand, Spot, Reserved or OnPrem; shown in tables and in the metric ebbtide_pool_info.
+    Interruptions are declared apart, by interruptionTaints. Unset: OnDemand."""
     node_selector: Annotated[dict[str, LabelValue], Field(min_length=1, max_length=16, json_schema_extra=LABEL_KEYS)]
-    """Labels that the pool's nodes carry, 1 to 16; all must match. A node belongs to one pool only. Required."""
+    """Labels that the pool's nodes carry, 1 to 16; all must match. A node that matches several
+    pools counts in each of them, so select by labels that tell them apart. Required."""
     resource: Annotated[
         str,
         # limits, prices and every variant's gpusPerReplica are counted in it

@@ -35,8 +35,7 @@ class Model(ApiModel):
             "must be a model name: letters, digits, . _ : / and -, starting with a letter or digit",
         ),
     ]
-    """Name of the model, such as llama-3-8b or meta-llama/Llama-3-8B; 1 to 253 characters. It is shown in status,
-    metrics and reports, and an engine block serves under it. Required."""
+    """Name of the model as its users call it, shown in the metric ebbtide_service_info. Required."""
     parameters: Annotated[str, Field(max_length=16, pattern=r"^[0-9]+(\.[0-9]+)?[MB]$")] | None = None
     """Number of weights in millions (M) or billions (B), such as 500M or 70B. With the pool's accelerator it gives the
     first estimate of what a replica carries. Unset: the first estimate is conservative until load has been observed."""

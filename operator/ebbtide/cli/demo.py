@@ -130,7 +130,7 @@ def _report(console: Console, document: dict[str, Any], json_path: Path | None) 
     joined = auto_together(document)
     console.print(
         f"Auto services together: {joined['met_both_after_60s'] * 100:.1f} % met both after the first minute with "
-        f" {joined['share_of_static'] * 100:.0f} % of the GPU-hours of the smallest static fleet that reaches "
+        f"{joined['share_of_static'] * 100:.0f} % of the GPU-hours of the smallest static fleet that reaches "
         f"{STATIC_SHARE * 100:.0f} % ({joined['gpu_hours']:.2f} of {joined['static_peak_gpu_hours']:.2f})."
     )
     console.print(

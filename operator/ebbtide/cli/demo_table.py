@@ -13,7 +13,7 @@ from ebbtide.sim.showcase import ShowcaseService
 from ebbtide.units import format_duration
 
 _BARS = "▁▂▃▄▅▆▇█"
-_TRAIL = 24
+_TRAIL = 12
 _RATE_VIEWS = 11  # arrivals of ten views, a second apart, make the rate that is shown
 
 
@@ -70,7 +70,7 @@ class DemoScreen:
 
     def _services_table(self, view: View) -> Table:
         table = Table(expand=True, pad_edge=False)
-        for name in ("service", "mode", "load req/s", "", "TTFT p95", "ITL p95", "met both"):
+        for name in ("service", "mode", "load req/s", "", "TTFT p95 / max", "ITL p95 / max", "met both"):
             table.add_column(name, no_wrap=True)
         table.add_column("replicas now → want", no_wrap=True)
         table.add_column("$/h", justify="right", no_wrap=True)
@@ -82,8 +82,8 @@ class DemoScreen:
                 service.mode.value,
                 f"{self._trail[service.name][-1]:6.1f}",
                 _sparkline(self._trail[service.name]),
-                _milliseconds(traffic.get("recent_time_to_first_token_s")),
-                _milliseconds(traffic.get("recent_inter_token_latency_s")),
+                _against(traffic.get("recent_time_to_first_token_s"), view, service, "timeToFirstToken"),
+                _against(traffic.get("recent_inter_token_latency_s"), view, service, "interTokenLatency"),
                 _percent(traffic.get("met_both")),
                 _replicas(view, service.name, status),
                 status.get("spendPerHour", "?"),
@@ -131,6 +131,11 @@ def _replicas(view: View, name: str, status: Mapping[str, Any]) -> str:
     extra = "".join(f" {sign}{pods[key]}" for key, sign in (("starting", "+"), ("ending", "-")) if pods.get(key))
     wanted = ", ".join(f"{row['name']} {row['allowed']}" for row in status.get("variants", []))
     return f"{now}{extra} → {wanted or '?'}"
+
+
+def _against(seen: Mapping[str, float] | None, view: View, service: ShowcaseService, objective: str) -> str:
+    declared = view.services.get(service.name, {}).get("spec", {}).get("objectives", {})
+    return f"{_milliseconds(seen)} / {declared.get(objective, '?')}"
 
 
 def _sparkline(values: list[float]) -> str:

@@ -79,7 +79,7 @@ def up(
     scrape_interval: float,
     node_lead_time: float,
 ) -> None:
-    """Start a sandbox; stays in the foreground until Ctrl-C unless --detach is given.
+    """Start a sandbox that knows Ebbtide's kinds; stays in the foreground until Ctrl-C unless --detach is given.
 
     The first time, binaries are fetched or built, which can take about ten minutes.
     """
@@ -89,6 +89,7 @@ def up(
         _detached(name, options)
         return
     # imported late: --help and status need none of it
+    from ebbtide.api.crd import crd_documents
     from ebbtide.sandbox.autoscaler import AutoscalerSettings
     from ebbtide.sandbox.sandbox import Sandbox, SandboxConfig
 
@@ -102,6 +103,7 @@ def up(
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `down` ends it as Ctrl-C does
     with contextlib.suppress(KeyboardInterrupt), Sandbox.start(config) as running:
+        running.apply(list(crd_documents().values()))
         click.echo(f"export KUBECONFIG={running.admin_kubeconfig}")
         click.echo(f"Prometheus: {running.prometheus_url}   logs: {running.directory / 'logs'}   Ctrl-C ends it")
         _stay(running)

@@ -67,6 +67,7 @@ class Wiring:
         self.store = Store(settings.data_dir / "ebbtide.sqlite")
         self._recorder = FlightRecorder(settings.data_dir / "flight", settings.flight_recorder_bytes)
         self._receipts: dict[str, WriteReceipt] = self.store.receipts()
+        self._remembered: Memory | None = None
         self._farewell = Farewell(writer)
         budget = TokenBucket(settings.writes_per_second)
         self._statuses = StatusWriter(writer, self._previous_status, budget)
@@ -91,23 +92,37 @@ class Wiring:
     @property
     def background(self) -> tuple[Callable[[], Awaitable[None]], ...]:
         """What runs beside the cycle for as long as the process lives."""
-        return (lambda: self._statuses.run(unix_time_s, self._drained),)
+        return (self._write_each_second,)
+
+    @property
+    def receipts(self) -> dict[str, WriteReceipt]:
+        """Our last scale writes by `namespace/service/variant`."""
+        return dict(self._receipts)
 
     async def write_statuses(self, now_s: float) -> None:
-        """What `background` does once a second: writes the statuses that are due at `now_s` (unix seconds)."""
+        """What `background` does once a second: writes the statuses that are due at `now_s` (unix seconds), and with
+        what is left of the budget the Events that wait."""
         self._drained(await self._statuses.drain(now_s))
+        self._metrics.writes.labels("event", "done").inc(await self._events.flush(now_s))
+
+    async def _write_each_second(self) -> None:
+        while True:
+            await self.write_statuses(unix_time_s())
+            await asyncio.sleep(1.0)
 
     def load_memory(self) -> Memory:
         """What the last leader on this volume remembered; its start is that of the first cycle ever."""
         memory = self.store.load_memory()
+        self._remembered = None
+        self._receipts = self.store.receipts()  # another may have led, and written, since this process started
         self._say_notices()
         return memory
 
     def close(self, memory: Memory | None) -> None:
-        """Keep all of the memory and close the store."""
+        """Keep all of the memory and close the store. Of a cycle that was cut off, what it remembered is the newest."""
         try:
             if memory is not None:
-                self.store.save_memory(memory, everything=True)
+                self.store.save_memory(self._remembered or memory, everything=True)
         except EbbtideError as error:
             log.error("the memory of the last minute is lost: %s", error)
         finally:
@@ -140,6 +155,7 @@ class Wiring:
         return decision_id
 
     def _remember(self, memory: Memory) -> None:
+        self._remembered = memory
         self.store.save_memory(memory)
 
     def _store_receipt(self, key: str, receipt: WriteReceipt) -> None:

@@ -32,6 +32,9 @@ MOST_CORRECTION = 2.5
 CORRECTION_TAU_S = 6 * 3600.0
 IDLE_SHARE = 0.5  # below this share of the uncorrected concurrency, misses are not for want of replicas
 PROOF_TAU_S = 24 * 3600.0
+CLEAR_MISSES = 10.0  # requests of a window: too many to be chance where one or two are allowed
+LONGEST_GAP_S = 3600.0  # between two tokens: beyond it a reading is no latency
+ALIKE = 1.25  # shapes of lengths this near to each other are the same load
 ENOUGH = 30.0  # requests behind a share of misses before it speaks at full weight
 
 
@@ -167,7 +170,8 @@ def replica_rate(draft: Draft, variant: VariantDraft, replicas: float) -> tuple[
             most,
             most * view.output_tokens * model.a_s / max(0.05, 1.0 - most * view.output_tokens * model.b_s),
         )
-    proven = variant.memory.capacity.proven_tokens / view.output_tokens
+    shape = priors.length_shape(view.input_tokens, view.output_tokens)
+    proven = _proven_at(variant.memory.capacity, shape) / view.output_tokens
     if proven > rate:
         rate, concurrency = (
             proven,
@@ -211,7 +215,7 @@ def learn(
     seen = _Seen(
         requests, missed, _mean_concurrency(pods), elapsed_s, cycle.snapshot.rate_window_s, _was_even(variant, pods)
     )
-    changes = _learn_edge(draft, variant, memory, seen) | {"proven_tokens": _proof(draft, pods, memory, seen)}
+    changes = _learn_edge(draft, variant, memory, seen) | _proof(draft, pods, memory, seen)
     dispersion = _learn_dispersion(variant, memory, pods, elapsed_s)
     return (
         msgspec.structs.replace(memory, **line, **changes, dispersion=dispersion, learnt_at=round(now_s, 1)),
@@ -232,11 +236,18 @@ def settled_pods(variant: VariantDraft, cycle: Cycle) -> list[EngineReadings]:
 
 def batch_size(engine: EngineReadings) -> float | None:
     """Mean requests decoding over the rate window: tokens/s x seconds a token; the gauge without token counts."""
-    speed = engine.itl or engine.tpot
-    tokens = engine.generation_tokens.fresh
-    if tokens is not None and speed is not None and speed.mean_s is not None:
-        return tokens * speed.mean_s
+    tokens, gap_s = engine.generation_tokens.fresh, token_gap_s(engine)
+    if tokens is not None and gap_s is not None:
+        return tokens * gap_s
     return engine.running.fresh
+
+
+def token_gap_s(engine: EngineReadings) -> float | None:
+    """Mean seconds from token to token; None where nothing was observed, or no number."""
+    speed = engine.itl or engine.tpot
+    if speed is None or speed.mean_s is None or not 0.0 <= speed.mean_s <= LONGEST_GAP_S:
+        return None
+    return speed.mean_s
 
 
 def _was_even(variant: VariantDraft, pods: list[EngineReadings]) -> bool:
@@ -260,10 +271,10 @@ def _learn_line(draft: Draft, pods: list[EngineReadings], memory: CapacityMemory
     """
     total_n = total_y = weight = 0.0
     for engine in pods:
-        speed, size = engine.itl or engine.tpot, batch_size(engine)
-        if speed is None or speed.mean_s is None or size is None or speed.per_second <= 0.0 or size <= 0.05:
+        speed, size, gap_s = engine.itl or engine.tpot, batch_size(engine), token_gap_s(engine)
+        if speed is None or gap_s is None or size is None or speed.per_second <= 0.0 or size <= 0.05:
             continue
-        total_n, total_y, weight = total_n + size, total_y + speed.mean_s, weight + 1.0
+        total_n, total_y, weight = total_n + size, total_y + gap_s, weight + 1.0
     if not weight:
         return {}
     keep = math.exp(-elapsed_s / FIT_TAU_S)
@@ -342,22 +353,39 @@ def _learn_edge(draft: Draft, variant: VariantDraft, memory: CapacityMemory, see
     return changes
 
 
-def _proof(draft: Draft, pods: list[EngineReadings], memory: CapacityMemory, seen: _Seen) -> float:
+def _proven_at(memory: CapacityMemory, shape: float) -> float:
+    """Output tokens/s that the proof is worth at lengths of this shape.
+
+    Proven on 1024/256 says little of 4096/64, where a token costs twelve times as much: 5000 are then worth 520. Up to
+    a quarter more is within what means of lengths wander by.
+    """
+    if memory.proven_shape <= 0.0 or shape <= ALIKE * memory.proven_shape:
+        return memory.proven_tokens
+    return memory.proven_tokens * ALIKE * memory.proven_shape / shape
+
+
+def _proof(draft: Draft, pods: list[EngineReadings], memory: CapacityMemory, seen: _Seen) -> dict[str, float]:
     """Output tokens/s a replica was seen to carry within the objectives: no model may say that it cannot.
 
     It takes as many requests as make two misses at the allowed share (100 at 98 %). Misses beyond the share at no more
-    than what was proven take the proof back.
+    than what was proven take the proof back; of fewer requests, at least `CLEAR_MISSES` must have missed.
     """
-    proven = memory.proven_tokens * math.exp(-seen.elapsed_s / PROOF_TAU_S)
+    keep = math.exp(-seen.elapsed_s / PROOF_TAU_S)
+    faded = {"proven_tokens": round(memory.proven_tokens * keep, 1)}
     allowed = 1.0 - draft.state.spec.objectives.attainment
-    if seen.requests * allowed < 2.0:
-        return round(proven, 1)
+    enough = seen.requests * allowed >= 2.0
+    if not enough and seen.missed < CLEAR_MISSES:
+        return faded
+    shape = priors.length_shape(draft.demand.input_tokens, draft.demand.output_tokens)
+    proven = _proven_at(memory, shape) * keep
     carried = sum(engine.generation_tokens.fresh or 0.0 for engine in pods) / len(pods)
     base = memory.unbuyable if memory.unbuyable_weight >= ENOUGH else 0.0
     share = max(0.0, seen.missed / seen.requests - base)
-    if share <= PLANNED * allowed:
-        return round(max(proven, carried), 1)
-    return round(min(proven, 0.95 * carried), 1) if share > allowed and carried <= proven else round(proven, 1)
+    if enough and share <= PLANNED * allowed and carried > proven:
+        return {"proven_tokens": round(carried, 1), "proven_shape": round(shape, 3)}
+    if share > allowed and carried <= proven:
+        return {"proven_tokens": round(min(proven, 0.95 * carried), 1), "proven_shape": round(shape, 3)}
+    return faded
 
 
 def _expected_share(model: Model, correction: float, concurrency: float, spread: float) -> float:

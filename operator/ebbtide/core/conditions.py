@@ -62,6 +62,9 @@ def _metrics(draft: Draft, cycle: Cycle) -> Condition:
         return Condition("MetricsFresh", _FALSE, code.value, text)
     if view.quality == "none":
         return Condition("MetricsFresh", _UNKNOWN, Code.NOTHING_RUNS.value, "no ready pod to measure")
+    if view.quality == "young" and not view.pods_read:
+        code, text = describe_metrics(view, cycle)
+        return Condition("MetricsFresh", _UNKNOWN, code.value, text)
     return Condition("MetricsFresh", _TRUE, Code.METRICS_FRESH.value, "every ready pod was read")
 
 

@@ -67,9 +67,9 @@ def measure(draft: Draft, cycle: Cycle) -> DemandView:
         for pod in variant.state.pods:
             if pod.phase in _STILL_COUNTED:
                 _add_pod(sums, pod, cycle.now_s)
-    view = DemandView(_quality(sums), silent=sums.silent, age_s=sums.oldest)
+    view = DemandView(_quality(sums), pods_read=sums.pods, silent=sums.silent, age_s=sums.oldest)
     queue = draft.state.gateway_queue
-    view.queue, view.queue_known = max(0.0, queue.fresh or 0.0), queue.quality is Quality.FRESH
+    view.queue, view.queue_known = max(0.0, queue.fresh or 0.0), queue.fresh is not None
     scale = (sums.pods + sums.silent) / sums.pods if sums.pods else 1.0  # silent pods get what the others get
     view.rate, view.running, view.waiting = sums.rate * scale, sums.running * scale, sums.waiting * scale
     _lengths(view, draft, sums, cycle)
@@ -124,7 +124,7 @@ def _lengths(view: DemandView, draft: Draft, sums: _Sums, cycle: Cycle) -> None:
         return  # the batch is filling up or overloaded: tokens belong to answers that have not ended
     # A plain mean of what was seen at first, then a window of LENGTH_TAU_S that moves on.
     view.lengths_s = memory.lengths_s + cycle.snapshot.cycle_s
-    weight = cycle.snapshot.cycle_s / min(view.lengths_s, LENGTH_TAU_S)
+    weight = cycle.snapshot.cycle_s / min(view.lengths_s, max(LENGTH_TAU_S, cycle.snapshot.cycle_s))
     view.input_tokens += weight * (sums.prompt / sums.rate - view.input_tokens)
     view.output_tokens += weight * (sums.generated / max(sums.finished, 0.5 * sums.rate) - view.output_tokens)
     view.output_tokens = max(1.0, view.output_tokens)

@@ -49,7 +49,9 @@ def step(cycle: Cycle) -> None:
 
 def horizon(draft: Draft, cycle: Cycle) -> float:
     """Seconds to look ahead: start-up of the variant with most replicas, a cycle, the metrics' own lag."""
-    main = max(draft.variants, key=lambda variant: (variant.observed, -variant.startup_s, -variant.index))
+    main = max(draft.variants, key=lambda variant: (variant.observed, -variant.startup_s, -variant.index), default=None)
+    if main is None:
+        return cycle.reaction_s
     return main.startup_s + cycle.reaction_s
 
 
@@ -198,10 +200,12 @@ def mixture(mix: Triple, line: Line, ahead_s: float) -> float:
 def _say(draft: Draft, memory: ForecastMemory, horizon_s: float, cycle: Cycle) -> None:
     draft.mix = mix = weights(memory)
     draft.sigma = draft.calm_sigma = PRIOR_SIGMA
-    if not memory.samples:
-        return
+    if not memory.samples or abs(cycle.now_s - memory.samples[-1].at) > trend_window_s(horizon_s):
+        return  # samples from before a night at zero, or before an outage, say nothing about now
     line = draft.line = fit(memory.samples, horizon_s, cycle.now_s, cycle.snapshot.rate_window_s)
     expected = mixture(mix, line, horizon_s)
+    if draft.demand.quality == "partial":
+        expected = max(expected, draft.demand.rate)
     draft.sigma = spread_of(memory, line.candidates(horizon_s))
     draft.moving = abs(expected - line.level) > STEADY * line.level
     draft.steady = not draft.moving and memory.scored >= PRIOR_WEIGHT
@@ -219,6 +223,12 @@ def _say(draft: Draft, memory: ForecastMemory, horizon_s: float, cycle: Cycle) -
 
 
 def expected_at(draft: Draft, ahead_s: float) -> float:
-    """Requests/s expected over the next `ahead_s`: the higher of now and then, because both must be carried."""
-    line = draft.line
-    return draft.demand.rate if line is None else max(line.level, mixture(draft.mix, line, ahead_s))
+    """Requests/s expected over the next `ahead_s`: the higher of now and then, because both must be carried.
+
+    Partial demand is not learnt from, so the line stays behind; what arrives now still counts, and may raise.
+    """
+    line, rate = draft.line, draft.demand.rate
+    if line is None:
+        return rate
+    known = max(line.level, mixture(draft.mix, line, ahead_s))
+    return max(known, rate) if draft.demand.quality == "partial" else known

@@ -105,7 +105,8 @@ def _room(variant: VariantDraft, claim: bool) -> int:
     most = 1_000_000 if math.isinf(left) else math.floor(left + 1e-9)
     if most <= 0:
         return most
-    free = pools.slots(pool, variant.gpus) + (math.floor(pool.lower / variant.gpus) if claim else 0)
+    lower = max(0.0, pool.lower - pool.stuck)  # what leaves a cordoned node makes no room
+    free = pools.slots(pool, variant.gpus) + (math.floor(lower / variant.gpus) if claim else 0)
     return min(most, free)
 
 

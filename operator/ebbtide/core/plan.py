@@ -57,7 +57,7 @@ def _observe(cycle: Cycle) -> None:
     watch.step(cycle)
     demand.step(cycle)
     for draft in cycle.drafts:
-        _note_requests(draft, cycle.now_s)
+        _note_requests(draft, cycle)
 
 
 def _reasons(cycle: Cycle) -> None:
@@ -118,11 +118,16 @@ def _draft(state: ServiceState, memory: ServiceMemory, cycle: Cycle) -> Draft:
     return draft
 
 
-def _note_requests(draft: Draft, now_s: float) -> None:
-    """When the last request was seen, and when the activator's queue was last read."""
-    view = draft.demand
+def _note_requests(draft: Draft, cycle: Cycle) -> None:
+    """When the last request was seen or could have come unseen, and when the activator's queue was last read.
+
+    An outage of the metrics, or of the operator, is no idle time: what came meanwhile nobody knows.
+    """
+    view, known_at = draft.demand, draft.memory.last_fresh_at
     draft.last_request_at = draft.memory.last_request_at
-    if view.rate + view.running + view.waiting + view.queue > 0.0:
+    unseen = view.quality == "fresh" and (known_at is None or cycle.now_s - known_at > cycle.unwatched_s)
+    now_s = cycle.now_s
+    if unseen or view.rate + view.running + view.waiting + view.queue > 0.0:
         draft.last_request_at = round(now_s, 1)
     if view.queue_known:
         draft.activator_seen_at = round(now_s, 1)

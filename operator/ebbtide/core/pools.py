@@ -1,6 +1,7 @@
 """The GPUs that services may be given: what exists, what may come, and when to stop waiting for nodes.
 
-Counts GPUs that others use as gone. A node that is not ready, cordoned or about to be interrupted holds no new replica.
+Counts GPUs that others use as gone. A node that is not ready, cordoned or about to be interrupted holds no new replica;
+what runs there already keeps its GPUs: a cordon, or a node selector that finds no node, takes nothing from anybody.
 """
 
 import msgspec
@@ -66,8 +67,9 @@ def prepare(cycle: Cycle) -> None:
 
 
 def _charge_others(cycle: Cycle) -> None:
-    """Take out of each budget what foreign pods hold, and the surge of rollouts."""
+    """Take out of each budget what foreign pods hold, and the surge of rollouts; never what runs and is to stay."""
     ours: dict[str, int] = {}
+    bound_gpus: dict[str, int] = {}
     going = {node.name for pool in cycle.pools.values() for node in pool.state.nodes if not counts(node)}
     for draft in cycle.drafts:
         for variant in draft.variants:
@@ -77,13 +79,29 @@ def _charge_others(cycle: Cycle) -> None:
             ours[variant.pool.name] = ours.get(variant.pool.name, 0) + sum(
                 pod.gpus for pod in variant.state.pods if pod.node and pod.node not in going
             )
+            staying, on_going = _staying_gpus(variant, going)
+            bound_gpus[variant.pool.name] = bound_gpus.get(variant.pool.name, 0) + staying
+            variant.pool.stuck += on_going
             target = variant.state.target
             per_replica = max(1, target.pods_per_replica)
             take(variant.pool, variant.gpus, max(0, variant.observed - bound // per_replica))
             if target.rolling_out:
                 variant.pool.budget -= target.surge_replicas * variant.gpus
     for name, pool in cycle.pools.items():
-        pool.budget -= max(0, pool.allocated_counting - ours.get(name, 0))
+        foreign = max(0, pool.allocated_counting - ours.get(name, 0))
+        most = pool.state.spec.max_gpus
+        ceiling = float("inf") if most is None else float(most - foreign)
+        # A cordoned node of 8 with our 8 pods, and a node with 4 of 8 in use: 16 are ours to keep or fill, not 8.
+        stuck = 0.0 if pool.elastic else pool.stuck
+        pool.budget = min(ceiling, max(pool.budget - foreign + stuck, float(bound_gpus.get(name, 0))))
+
+
+def _staying_gpus(variant: VariantDraft, going: set[str]) -> tuple[int, int]:
+    """GPUs of the variant's pods that are on a node and are to stay: (all, those on nodes that take nothing new)."""
+    staying = [
+        pod for pod in variant.state.pods if pod.node and pod.phase not in (PodPhase.INTERRUPTED, PodPhase.TERMINATING)
+    ]
+    return sum(pod.gpus for pod in staying), sum(pod.gpus for pod in staying if pod.node in going)
 
 
 def slots(pool: PoolDraft, gpus: int) -> int:

@@ -47,8 +47,11 @@ def count(variant: VariantDraft, now_s: float) -> None:
     per_replica = max(1, variant.state.target.pods_per_replica)
     if per_replica > 1:
         variant.ready //= per_replica
+        # Pods of one group may all be counted: eight doomed pods of groups of four are two replicas at least.
         variant.starting = -(-variant.starting // per_replica)
-    _refused(variant)
+        variant.doomed = -(-variant.doomed // per_replica)
+        variant.failing = -(-variant.failing // per_replica)
+    _refused(variant, per_replica)
 
 
 def _fail(variant: VariantDraft, code: Code, pod: PodState) -> None:
@@ -58,9 +61,10 @@ def _fail(variant: VariantDraft, code: Code, pod: PodState) -> None:
         variant.failing_text = f"{pod.name}: {pod.message or 'no further message'}"
 
 
-def _refused(variant: VariantDraft) -> None:
+def _refused(variant: VariantDraft, per_replica: int) -> None:
     target = variant.state.target
-    missing = target.spec_replicas - len([pod for pod in variant.state.pods if pod.phase is not PodPhase.TERMINATING])
+    alive = len([pod for pod in variant.state.pods if pod.phase is not PodPhase.TERMINATING])
+    missing = -(-(target.spec_replicas * per_replica - alive) // per_replica)
     if target.replica_failure and missing > 0:
         variant.failing += missing
         variant.failing_code = Code.QUOTA_REFUSED
@@ -107,8 +111,9 @@ def _cause(variant: VariantDraft, memory: CapacityMemory) -> tuple[str, str]:
         return "", ""
     if variant.failing and variant.failing_code is not None:
         return variant.failing_code.value, variant.failing_text[:LONGEST_TEXT]
-    if memory.failing_code:
-        variant.failing_code, variant.failing_text = Code(memory.failing_code), memory.failing_text
+    known = next((code for code in Code if code.value == memory.failing_code), None)  # another release may name others
+    if known is not None:
+        variant.failing_code, variant.failing_text = known, memory.failing_text
     return memory.failing_code, memory.failing_text
 
 

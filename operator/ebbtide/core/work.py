@@ -110,13 +110,14 @@ class DemandView:
     queue_known: bool = False
     lengths_s: float = 0.0  # for how long token lengths were measured
     lengths_known: bool = False  # token lengths were measured, or cannot be
+    pods_read: int = 0  # ready pods whose arrivals are known
     silent: int = 0  # ready pods without usable series
     age_s: float | None = None
 
     @property
     def known(self) -> bool:
         """Some pods were read: enough to raise."""
-        return self.quality in ("fresh", "young", "partial")
+        return self.quality in ("fresh", "young", "partial") and self.pods_read > 0
 
     @property
     def zero(self) -> bool:
@@ -207,6 +208,7 @@ class PoolDraft:
     held: float = 0.0  # GPUs of services of the same priority that are still to be placed
     lower: float = 0.0  # GPUs of services of lower priority
     waiting: int = 0  # pods of ours that wait for a node
+    stuck: float = 0.0  # GPUs of our pods on nodes that take nothing new: theirs to keep, nobody else's to claim
     conditions: list[Condition] = field(default_factory=list)
 
     @property
@@ -226,6 +228,11 @@ class Cycle:
     pools: dict[str, PoolDraft] = field(default_factory=dict)
     reaction_s: float = 40.0  # a rate over the last minute is half a minute old on average, and a cycle passes too
     metrics_down: str = ""  # why Prometheus is out of reach; empty: it is not
+
+    @property
+    def unwatched_s(self) -> float:
+        """After longer than this without a look, nobody knows what was wanted meanwhile."""
+        return max(60.0, 3.0 * self.snapshot.cycle_s)
 
 
 def public_demand(view: DemandView) -> Demand | None:

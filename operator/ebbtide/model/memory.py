@@ -53,6 +53,7 @@ class CapacityMemory(Spec, frozen=True):
     proven_tokens: float = (
         0.0  # most output tokens/s a replica was seen to carry within the objectives, slowly forgotten
     )
+    proven_shape: float = 0.0  # the lengths' shape (see core.priors) at which that was; 0: not known
     startup_s: tuple[float, ...] = ()
     seen_ready: tuple[str, ...] = ()  # uids of pods whose start-up was counted
     failing_since: float | None = None  # when its starting pods stopped making progress

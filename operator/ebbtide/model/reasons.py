@@ -1,7 +1,4 @@
-"""The one catalogue of reasons. A reason is a code from here and the text built from the numbers that decided.
-
-The user reference `docs/reference/reasons.md` is generated from this enum.
-"""
+"""The one catalogue of reasons. A reason is a code from here and the text built from the numbers that decided."""
 
 from enum import StrEnum
 

@@ -18,6 +18,9 @@ class Quality(StrEnum):
     NOT_APPLICABLE = "NotApplicable"  # this engine has no such signal, or nothing runs
 
 
+MOST_VALUE = 1e15  # beyond any count or rate that one pod can have
+
+
 class Reading(Spec, frozen=True):
     """One value with its quality and age. `value` is set for FRESH and STALE only."""
 
@@ -27,8 +30,11 @@ class Reading(Spec, frozen=True):
 
     @property
     def fresh(self) -> float | None:
-        """The value if it may be acted on, else None."""
-        return self.value if self.quality is Quality.FRESH else None
+        """The value if it may be acted on, else None. NaN, infinity or an absurd number is no value, least of all 0."""
+        value = self.value
+        if self.quality is not Quality.FRESH or value is None or not -MOST_VALUE <= value <= MOST_VALUE:
+            return None
+        return value
 
 
 UNKNOWN = Reading(quality=Quality.UNKNOWN)

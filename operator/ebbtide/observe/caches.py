@@ -15,8 +15,9 @@ from ebbtide.observe.build import DEPLOYMENT, STATEFUL_SET, Kind
 from ebbtide.observe.declared import API_VERSION
 from ebbtide.observe.discovery import Discovery, KindInfo
 from ebbtide.observe.informer import Change, Informer
-from ebbtide.observe.projections import Autoscaler, Node, Opaque, Pod, Slim, Workload, detached, packed
+from ebbtide.observe.projections import Autoscaler, Node, Opaque, Pod, Workload, detached, packed
 from ebbtide.observe.settings import ObserveSettings
+from ebbtide.observe.slim import Slim
 
 SCALED_OBJECT: Kind = ("keda.sh/v1alpha1", "ScaledObject")
 
@@ -35,10 +36,11 @@ class Caches:
         self.scaled_objects: Informer[Autoscaler] | None = None
         self.ready_uids: set[str] = set()  # pods that were seen ready and still exist
         self.discovery_error = ""
-        self.pods = self._informer(resource_path("v1", "pods"), Pod, keep=Slim().pod, on_change=self._note_ready)
-        self.nodes = self._informer(resource_path("v1", "nodes"), Node)
-        self.deployments = self._informer(resource_path("apps/v1", "deployments"), Workload)
-        self.stateful_sets = self._informer(resource_path("apps/v1", "statefulsets"), Workload)
+        slim = Slim()
+        self.pods = self._informer(resource_path("v1", "pods"), Pod, keep=slim.pod, on_change=self._note_ready)
+        self.nodes = self._informer(resource_path("v1", "nodes"), Node, keep=slim.node)
+        self.deployments = self._informer(resource_path("apps/v1", "deployments"), Workload, keep=slim.workload)
+        self.stateful_sets = self._informer(resource_path("apps/v1", "statefulsets"), Workload, keep=slim.workload)
         self.autoscalers = self._informer(resource_path("autoscaling/v2", "horizontalpodautoscalers"), Autoscaler)
         self.services = self._own("inferenceservices")
         self.pools = self._own("gpupools")

@@ -89,7 +89,7 @@ class Gateways:
         try:
             async with gate, session.get(url) as response:
                 response.raise_for_status()
-                body = await response.content.read(self._settings.max_bytes)
+                body = await self._whole(response)
             queues = self._queues(url, body.decode(errors="replace"), [key for key in keys if key in self._wanted])
         except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
             self._failed(url, str(error) or type(error).__name__)
@@ -97,6 +97,15 @@ class Gateways:
         self._broken.pop(url, None)
         for key, queue in queues.items():
             self._note(key, queue)
+
+    async def _whole(self, response: aiohttp.ClientResponse) -> bytes:
+        """All of the page: of a part, a series beyond its end would be missing, or a number be cut short."""
+        body = bytearray()
+        async for piece in response.content.iter_any():
+            body += piece
+            if len(body) > self._settings.max_bytes:
+                raise ValueError(f"the page has more than {self._settings.max_bytes} bytes")
+        return bytes(body)
 
     def _queues(self, url: str, text: str, keys: list[str]) -> dict[str, float | None]:
         """The page is parsed once for all services, and not at all while its queues say what they said before."""

@@ -35,7 +35,8 @@ class EngineMetrics:
         """Ask everything once. On failure of a required query the previous round stays; see `sources`."""
         if self._prometheus is None:
             return
-        tables = _tables(live)
+        who = Identities(live)  # one for all: its findings are the same for every query
+        tables = _tables(who)
         outcomes = await asyncio.gather(*(self._ask(query, at_s, tables[query.name].take) for query in self._queries))
         failed = {query.name: error for query, error in zip(self._queries, outcomes, strict=True) if error}
         required = [failed[query.name] for query in self._queries if query.required and query.name in failed]
@@ -43,7 +44,7 @@ class EngineMetrics:
         optional = [f"{name}: {error}" for name, error in failed.items() if error not in required]
         self._partial = "" if required else "; ".join(optional)
         if not required:
-            self._found = _collected(at_s, tables, frozenset(failed))
+            self._found = _collected(at_s, who, tables, frozenset(failed))
 
     async def _ask(self, query: Query, at_s: float, consume: Consumer) -> str:
         assert self._prometheus is not None
@@ -79,17 +80,17 @@ class MetricsView:
         return None if self._found is None else engine_readings(self._found, pod, now_s, self._limits)
 
 
-def _tables(live: Collection[str]) -> dict[str, Any]:
-    who = Identities(live)  # one for all: its findings are the same for every query
+def _tables(who: Identities) -> dict[str, Any]:
     tables: dict[str, Any] = {name: Values(who) for name in _TABLES}
     return tables | {"cache": CacheSizes(who)} | {f"{kind}_buckets": Buckets(who) for kind in Histogram}
 
 
-def _collected(at_s: float, tables: dict[str, Any], failed: frozenset[str]) -> Collected:
+def _collected(at_s: float, who: Identities, tables: dict[str, Any], failed: frozenset[str]) -> Collected:
     return Collected(
         at_s=at_s,
-        **{name: tables[name].by_pod for name in _TABLES},
-        cache=None if "cache" in failed else tables["cache"],
+        numbers=who.numbers,
+        **{name: tables[name].columns for name in _TABLES},
+        cache={} if "cache" in failed else tables["cache"].by_engine,
         # half a histogram is none
-        buckets={kind: tables[f"{kind}_buckets"].by_pod for kind in Histogram if f"{kind}_buckets" not in failed},
+        buckets={kind: tables[f"{kind}_buckets"].columns for kind in Histogram if f"{kind}_buckets" not in failed},
     )

@@ -6,7 +6,7 @@ server adds cannot break anything. Nothing here decides; helpers only spell out 
 
 import zlib
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -312,8 +312,6 @@ class OwnMeta(LabelledMeta, frozen=True, gc=False):
 
 
 _EMPTY = msgspec.Raw(b"{}")
-_MOST_TEXTS = 100_000
-_Text = TypeVar("_Text", str, str | None)
 # kubectl's copy of the whole object: as large as the object, and never read
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
@@ -350,77 +348,6 @@ def packed(item: Opaque) -> Opaque:
     """Detached, its status compressed: it is read once after a start, and 10,000 of them are 50 MB."""
     own = detached(item)
     return Opaque(own.metadata, own.spec, _EMPTY, zlib.compress(bytes(item.status), 1))
-
-
-class Slim:
-    """Keeps of each pod what is read, once: 20,000 pods share their few kinds of containers, conditions and words.
-
-    A pod as decoded takes 5 kB, most of it texts that every pod repeats; slim 1.5 kB.
-    """
-
-    _READ = ("Ready", "PodScheduled")
-
-    def __init__(self) -> None:
-        self._texts: dict[str, str] = {}
-        self._containers: dict[bytes, tuple[Container, ...]] = {}
-
-    def pod(self, pod: Pod) -> Pod:
-        """The same for every property and method, for extended resources (whose names have a domain) alone."""
-        meta, spec, status = pod.metadata, pod.spec, pod.status
-        labels = {key: self._text(value) for key, value in (meta.labels or {}).items()}
-        replace = msgspec.structs.replace
-        return Pod(
-            metadata=replace(
-                meta,
-                namespace=self._text(meta.namespace),
-                creation_timestamp=self._text(meta.creation_timestamp),
-                labels=labels,
-                owner_references=None,
-            ),
-            spec=PodSpecView(
-                node_name=self._text(spec.node_name),
-                containers=self._shared(spec.containers),
-                init_containers=self._shared(spec.init_containers),
-            ),
-            status=PodStatusView(
-                phase=self._text(status.phase),
-                conditions=tuple(self._condition(item) for item in status.conditions or () if item.type in self._READ),
-                container_statuses=None if pod.ready else status.container_statuses,
-            ),
-        )
-
-    def _condition(self, condition: Condition) -> Condition:
-        return Condition(
-            type=self._text(condition.type),
-            status=self._text(condition.status),
-            reason=self._text(condition.reason),
-            message=condition.message,
-            last_transition_time=self._text(condition.last_transition_time),
-        )
-
-    def _shared(self, containers: tuple[Container, ...] | None) -> tuple[Container, ...] | None:
-        if not containers:
-            return None
-        slim = tuple(Container(_extended(container.resources)) for container in containers)
-        return self._containers.setdefault(msgspec.msgpack.encode(slim), slim)
-
-    def _text(self, text: _Text) -> _Text:
-        if text is None:
-            return text
-        if len(self._texts) > _MOST_TEXTS:  # times and nodes come and go for as long as the process lives
-            self._texts.clear()
-        return self._texts.setdefault(text, text)
-
-
-def _extended(resources: Resources | None) -> Resources | None:
-    if resources is None:
-        return None
-    named = [{key: value for key, value in (part or {}).items() if "/" in key} for part in _parts(resources)]
-    return Resources(*(part or None for part in named)) if any(named) else None
-
-
-def _parts(resources: Resources) -> tuple[dict[str, Any] | None, ...]:
-    return resources.requests, resources.limits
 
 
 def quantity(amount: Any) -> int:

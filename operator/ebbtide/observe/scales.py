@@ -21,11 +21,13 @@ _TIMEOUT_S = 5.0  # a cycle waits for this
 
 @dataclass(frozen=True, slots=True)
 class ScaleView:
-    """What `/scale` said."""
+    """What `/scale` said, and at which resourceVersion of the object: replicas of one and the version of another moment
+    would let a write pass over what somebody set in between."""
 
     spec_replicas: int
     status_replicas: int
     selector: LabelSelector
+    resource_version: str = ""
 
 
 class Scales:
@@ -74,6 +76,7 @@ def scale_view(scale: dict[str, Any]) -> ScaleView:
         spec_replicas=int((scale.get("spec") or {}).get("replicas") or 0),
         status_replicas=int(status.get("replicas") or 0),
         selector=parse_selector(status.get("selector") or ""),
+        resource_version=str((scale.get("metadata") or {}).get("resourceVersion") or ""),
     )
 
 

@@ -140,8 +140,9 @@ def custom_view(kind: str, item: Opaque, scale: ScaleView) -> TargetView:
     status = _lenient(item.status, _CustomStatus)
     updating = find_condition(status.conditions, "UpdateInProgress")
     behind = status.updated_replicas is not None and status.updated_replicas < status.replicas
+    seen_at = scale.resource_version or item.metadata.resource_version
     return TargetView(
-        metadata=item.metadata,
+        metadata=msgspec.structs.replace(item.metadata, resource_version=seen_at),
         spec_replicas=scale.spec_replicas,
         status_replicas=scale.status_replicas,
         observed_generation=status.observed_generation,

@@ -139,7 +139,7 @@ class EventRecorder:
     async def emit(self, notes: Iterable[Note], now_s: float) -> int:
         """Sends what is new; returns how many were sent. Never raises for a failed write.
 
-        Notes beyond the budget wait for the next call, up to a thousand: a move is told once or never.
+        Notes beyond the budget wait for the next call or `flush`, up to a thousand: a move is told once or never.
         """
         self._said = {key: at for key, at in self._said.items() if now_s - at < _SILENCE_S}
         for note in notes:
@@ -151,8 +151,13 @@ class EventRecorder:
                 continue
             self._said[key] = now_s
             self._waiting.append(note)
+        return await self.flush(now_s)
+
+    async def flush(self, now_s: float) -> int:
+        """Sends what waits, as much as the budget allows; returns how many were sent."""
         granted = self._budget.take(len(self._waiting), now_s)
-        return sum([await self._send(self._waiting.popleft(), now_s) for _ in range(granted)])
+        notes = [self._waiting.popleft() for _ in range(granted)]  # another task may flush while this one awaits
+        return sum([await self._send(note, now_s) for note in notes])
 
     async def _send(self, note: Note, now_s: float) -> int:
         body = self._body(note, now_s)

@@ -71,6 +71,9 @@ CATALOGUE: tuple[Described, ...] = (
     ),
     Described("ebbtide_services", "plan", ("mode",), "Inference services by mode."),
     Described(
+        "ebbtide_service_info", "plan", (*_SERVICE, "model", "mode"), "Always 1; the labels describe the service."
+    ),
+    Described(
         "ebbtide_service_reason", "plan", (*_SERVICE, "reason"), "1 for the reason that decided the service's plan."
     ),
     Described(
@@ -99,6 +102,9 @@ CATALOGUE: tuple[Described, ...] = (
     ),
     Described("ebbtide_startup_seconds", "plan", _VARIANT, "Median seconds from creation to ready, as measured."),
     Described("ebbtide_spend_per_hour", "plan", (*_SERVICE, "currency"), "Money per hour at present prices."),
+    Described(
+        "ebbtide_pool_info", "plan", ("pool", "accelerator", "capacity_type"), "Always 1; the labels describe the pool."
+    ),
     Described("ebbtide_pool_nodes", "plan", ("pool",), "Nodes of the pool."),
     Described("ebbtide_pool_gpus", "plan", ("pool", "state"), "GPUs of the pool: total, allocated or free."),
     Described("ebbtide_pool_price_per_gpu_hour", "plan", ("pool", "currency"), "Price of one GPU for an hour now."),
@@ -219,6 +225,8 @@ def _cluster_samples(plan: Plan, snapshot: Snapshot) -> Iterator[Sample]:
     modes: dict[str, int] = {}
     for service in snapshot.services:
         modes[service.spec.mode.value] = modes.get(service.spec.mode.value, 0) + 1
+        spec = service.spec
+        yield "ebbtide_service_info", (spec.namespace, spec.name, spec.model_name, spec.mode.value), 1.0
     for mode, count in sorted(modes.items()):
         yield "ebbtide_services", (mode,), float(count)
 
@@ -262,6 +270,8 @@ def _pool_samples(plan: Plan, snapshot: Snapshot) -> Iterator[Sample]:
         if pool.lead_time_s is not None:
             yield "ebbtide_pool_lead_time_seconds", (pool.name,), pool.lead_time_s
     for state_ in snapshot.pools:
+        described = (state_.spec.name, state_.spec.accelerator, state_.spec.capacity_type.value)
+        yield "ebbtide_pool_info", described, 1.0
         if state_.price_per_gpu_hour is not None:
             labels = (state_.spec.name, state_.currency)
             yield "ebbtide_pool_price_per_gpu_hour", labels, float(state_.price_per_gpu_hour)

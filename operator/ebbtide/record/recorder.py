@@ -1,8 +1,8 @@
 """The flight recorder: what recent cycles saw, remembered and decided, so that any of them can be decided again.
 
-One chunk a service and a pool; identical chunks are stored once a file, so an unchanged object costs a number. Files
-are bounded together: when `max_bytes` is exceeded the oldest goes. Recording must never disturb a cycle: a full disk
-is said in `notice` and the cycle goes on.
+One chunk a service and a pool; one that the recording before had too is not stored again, so an unchanged object costs
+a number. Files are bounded together: when `max_bytes` is exceeded the oldest goes. Recording must never disturb a
+cycle: a full disk is said in `notice` and the cycle goes on.
 
 The encoding is MessagePack, not JSON: histograms end in an infinite bucket, which JSON cannot say, and bit-for-bit
 replay needs exactly the floats that were seen. Money stays `Decimal` (as text). No part of it is a map, so the bytes

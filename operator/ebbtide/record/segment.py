@@ -1,8 +1,8 @@
 """One file of the flight recorder: appended blocks of chunks, and the recordings that refer to them.
 
 A frame is `type (1 byte) | length (4) | crc32 (4) | payload`. Block frames hold new chunks, numbered in the order in
-which they were first seen; recording frames hold an id and numbers. A chunk is stored once a file, so a file is
-complete in itself and can be deleted whole. A tail that was cut off by a crash is ignored.
+which they were first seen; recording frames hold an id and numbers. A chunk that the recording before had too is not
+stored again; a file is complete in itself and can be deleted whole. A tail that was cut off by a crash is ignored.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ _HEADER = struct.Struct(">cII")
 _BLOCK, _RECORDING = b"B", b"R"
 # Chunks compressed together: alone, 2 KB of one service shrink by 2, next to 127 like it by 8
 _CHUNKS_A_BLOCK = 128
+_KEY_BYTES = 16  # of a chunk's SHA-256: plenty to tell 100,000s of chunks apart
 _LEVEL = 1  # zlib's fastest: 3 times faster than the default for 10 % more bytes
 
 
@@ -45,7 +46,11 @@ class SegmentWriter:
         self.path = path
         self.size = 0
         self._file: BinaryIO = path.open("xb")
+        # by digest: the chunks of the last recording and of the one in progress. All of a file would be a dictionary of
+        # 100,000s, and what changed hardly ever comes back
+        self._last: dict[bytes, int] = {}
         self._numbers: dict[bytes, int] = {}
+        self._count = 0
         self._fresh: list[bytes] = []  # numbered, not written yet
 
     def add(self, chunks: Iterable[bytes], digest: Digest) -> list[int]:
@@ -65,19 +70,28 @@ class SegmentWriter:
         self._write_fresh()
         self._write(_RECORDING, entry)
         self._file.flush()
+        self._last, self._numbers = self._numbers, {}
 
     def close(self) -> None:
         """Closes the file; it stays readable by `read_entry`."""
         self._file.close()
 
     def _number(self, key: bytes, chunk: bytes) -> int:
+        key = key[:_KEY_BYTES]
         number = self._numbers.get(key)
         if number is None:
-            number = self._numbers[key] = len(self._numbers)
-            self._fresh.append(chunk)
-            if len(self._fresh) >= _CHUNKS_A_BLOCK:
-                self._write_fresh()
+            number = self._last.pop(key, None)
+            if number is None:
+                number = self._new_number(chunk)
+            self._numbers[key] = number
         return number
+
+    def _new_number(self, chunk: bytes) -> int:
+        self._count += 1
+        self._fresh.append(chunk)
+        if len(self._fresh) >= _CHUNKS_A_BLOCK:
+            self._write_fresh()
+        return self._count - 1
 
     def _write_fresh(self) -> None:
         if self._fresh:

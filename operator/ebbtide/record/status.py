@@ -41,13 +41,13 @@ PreviousStatus = Callable[[str, str], Mapping[str, Any] | None]
 class _Object:
     """What is known of one object's status. Times are unix seconds.
 
-    Statuses are kept encoded: 10,000 of them are 10 MB compressed, 40 MB as JSON and 400 MB as dictionaries.
+    Statuses are kept as compressed JSON: 10,000 of them are 10 MB, 40 MB as JSON and 400 MB as dictionaries.
     """
 
     kind: str
     key: str
     uid: str
-    written: bytes = b""  # compressed
+    written: bytes = b""
     written_decided: bytes = b""  # digest of the decided part of `written`
     written_at: float = float("-inf")
     wanted: bytes = b""
@@ -69,7 +69,12 @@ class _Object:
     def body(self) -> dict[str, Any]:
         namespace, _, name = self.key.rpartition("/")
         metadata = {"name": name} | ({"namespace": namespace} if namespace else {})
-        return {"apiVersion": API_VERSION, "kind": self.kind, "metadata": metadata, "status": msgspec.Raw(self.wanted)}
+        return {
+            "apiVersion": API_VERSION,
+            "kind": self.kind,
+            "metadata": metadata,
+            "status": msgspec.Raw(zlib.decompress(self.wanted)),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +117,8 @@ class StatusWriter:
             self._note_decided(item, status, now_s, count)
             if key in looked:
                 self._note_moved(item, status, now_s)
-            if not item.due and not item.writing:
-                item.wanted = b""  # it says what is written
+            # what says the same as the status that is written need not be kept
+            item.wanted = _encode(status) if item.due or item.writing else b""
         self._objects = {key: item for key, item in self._objects.items() if key in offered}
         return self.waiting
 
@@ -127,12 +132,6 @@ class StatusWriter:
         return DrainReport(
             written=granted - len(failed), failed=len(failed), waiting=self.waiting, problem=next(iter(failed), "")
         )
-
-    async def run(self, now: Callable[[], float], report: Callable[[DrainReport], None], every_s: float = 1.0) -> None:
-        """Drains once a second until cancelled."""
-        while True:
-            report(await self.drain(now()))
-            await asyncio.sleep(every_s)
 
     def _wanted(
         self, plan: Plan, snapshot: Snapshot, now_s: float, decision_id: str
@@ -161,7 +160,6 @@ class StatusWriter:
 
     def _note_decided(self, item: _Object, status: Status, now_s: float, count: int) -> None:
         was_due = item.due
-        item.wanted = _encode(status)
         if _digest(status) != item.written_decided:
             item.due = Difference.DECIDED
             item.dirty_since = item.dirty_since if was_due else now_s
@@ -232,15 +230,15 @@ class StatusWriter:
 
 def _said(item: _Object) -> Status:
     """What transitions and decisions continue from: what waits to be written, else what was written."""
-    return _decode(item.wanted) if item.wanted else _written(item)
+    return _decode(item.wanted or item.written)
 
 
 def _written(item: _Object) -> Status:
-    return _decode(zlib.decompress(item.written))
+    return _decode(item.written)
 
 
 def _set_written(item: _Object, encoded: bytes) -> None:
-    item.written = zlib.compress(encoded, 1)
+    item.written = encoded
     item.written_decided = _digest(_decode(encoded))
 
 
@@ -250,8 +248,8 @@ def _digest(status: Status) -> bytes:
 
 
 def _encode(status: Mapping[str, Any]) -> bytes:
-    return msgspec.json.encode(status)
+    return zlib.compress(msgspec.json.encode(status), 1)
 
 
 def _decode(encoded: bytes) -> Status:
-    return msgspec.json.decode(encoded, type=dict[str, Any])
+    return msgspec.json.decode(zlib.decompress(encoded), type=dict[str, Any])

@@ -234,7 +234,7 @@ class FleetSimulation:
         variants = tuple(self._variant_state(service, fleet, now_s) for fleet in service.fleets.values())
         zero = service.scenario.spec.scaling.scale_to_zero is not None
         queue = Reading(quality=Quality.FRESH, value=float(len(service.held)), age_s=1.0) if zero else NOT_APPLICABLE
-        return ServiceState(spec=service.scenario.spec, variants=variants, gateway_queue=queue, gateway_load_aware=True)
+        return ServiceState(spec=service.scenario.spec, variants=variants, gateway_queue=queue)
 
     @staticmethod
     def _variant_state(service: _Service, fleet: VariantFleet, now_s: float) -> VariantState:

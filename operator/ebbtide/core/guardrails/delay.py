@@ -1,7 +1,8 @@
 """Delays in both directions, and the wait after a start with an empty memory.
 
 Down: only as far as the most that was wanted at any moment of `down.delay`. Up: only once more was wanted for all of
-`up.delay`. With an empty memory (first start, lost database) nothing is lowered until the delay was watched.
+`up.delay`. With an empty memory (first start, lost database) nothing is lowered until the delay was watched, and after
+a gap (the operator was down) what ran through it counts as wanted.
 """
 
 from ebbtide.core.guardrails.bounds import minimum
@@ -22,7 +23,8 @@ def apply(draft: Draft, cycle: Cycle) -> Verdict | None:
     now_s, observed, total = cycle.now_s, draft.observed, draft.total
     scaling = draft.state.spec.scaling
     trusted = draft.demand.quality in ("fresh", "young", "none") and not cycle.metrics_down
-    _remember(draft, total if trusted else max(total, observed), now_s)
+    watched = not _gap(draft, cycle)
+    _remember(draft, total if trusted and watched else max(total, observed), now_s, watched)
     warming = _warming(draft, cycle)
     if warming is not None:
         return warming
@@ -76,7 +78,13 @@ def _outcomes_unknown(draft: Draft, cycle: Cycle) -> bool:
     return all(speed is None or speed <= STRAINED * objectives.itl_s for speed in speeds)
 
 
-def _remember(draft: Draft, total: int, now_s: float) -> None:
+def _gap(draft: Draft, cycle: Cycle) -> bool:
+    """No cycle for so long that the memory does not say what was wanted meanwhile: the operator was down."""
+    known = draft.memory.recommendations
+    return bool(known) and cycle.now_s - known[-1].at > cycle.unwatched_s
+
+
+def _remember(draft: Draft, total: int, now_s: float, watched: bool) -> None:
     """Keep the sliding maximum: earlier entries that are not larger than the new one can never be the maximum again."""
     memory, scaling = draft.memory, draft.state.spec.scaling
     since = now_s - scaling.down_delay_s
@@ -87,7 +95,7 @@ def _remember(draft: Draft, total: int, now_s: float) -> None:
     draft.recommendations = tuple(kept)
     if total <= draft.observed:
         draft.raise_since, draft.raise_to = None, 0
-    elif memory.raise_since is None:
+    elif memory.raise_since is None or not watched:
         draft.raise_since, draft.raise_to = round(now_s, 1), total
     else:
         draft.raise_since, draft.raise_to = memory.raise_since, min(memory.raise_to, total)

@@ -1,0 +1,36 @@
+"""`ebbtide demo` as a user runs it: exit code 0, a summary with every number, and no write where none is allowed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+KEYS = {
+    *("namespace", "name", "mode", "requests", "met_both", "met_both_after_60s", "replicas_min", "replicas_max"),
+    *("scale_changes", "writes_to_target", "gpu_hours", "static_peak_gpu_hours", "cost", "currency"),
+}
+
+
+@pytest.mark.full
+@pytest.mark.timeout(420)
+def test_the_demo_ends_with_a_summary_and_writes_only_where_it_may(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    argv = [sys.executable, "-m", "ebbtide", "demo", "--duration", "90s", "--plain", "--json", str(out)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    summary = json.loads(out.read_text())
+    assert summary["seed"] == 1
+    assert summary["duration_s"] == 90.0
+    assert summary["cycles"] > 10
+    assert summary["cycle_seconds_p50"] <= summary["cycle_seconds_p99"]
+    assert 0 < summary["promql_queries_per_cycle"] <= 12
+    services = {service["name"]: service for service in summary["services"]}
+    assert set(services) == {"chat", "summaries", "drafts", "pilot", "legacy"}
+    for service in services.values():
+        assert set(service) >= KEYS
+        assert 0.0 <= service["met_both"] <= 1.0
+    assert services["pilot"]["writes_to_target"] == 0
+    assert services["legacy"]["writes_to_target"] == 0
+    assert sum(services[name]["writes_to_target"] for name in ("chat", "summaries", "drafts")) > 0

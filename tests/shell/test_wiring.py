@@ -1,0 +1,43 @@
+"""What one process knows of another's writes, and what it leaves behind."""
+
+from pathlib import Path
+
+import pytest
+
+from ebbtide.controller.leadership import AlwaysLeading
+from ebbtide.controller.settings import Settings
+from ebbtide.controller.wiring import Wiring
+from ebbtide.model.memory import Memory, Recommendation, ServiceMemory
+from ebbtide.model.snapshot import WriteReceipt
+from ebbtide.record.metrics import Metrics
+from ebbtide.record.store import Store
+from tests.shell.fake_api import FakeApi, serving
+
+KEY = "team/chat"
+
+
+def moved(replicas: int) -> Memory:
+    return Memory(started_at=1.0, services=(ServiceMemory(KEY, moves=(Recommendation(5.0, replicas),)),))
+
+
+@pytest.fixture
+async def wiring(tmp_path: Path):
+    async with serving(FakeApi(), tmp_path) as client:
+        yield Wiring(Settings(data_dir=tmp_path / "data"), client, client, AlwaysLeading(), Metrics())
+
+
+async def test_of_a_cycle_that_was_cut_off_the_newest_memory_is_kept(wiring: Wiring, tmp_path: Path) -> None:
+    before = moved(0)
+    wiring.parts.remember(moved(3))
+    wiring.close(before)
+    assert Store(tmp_path / "data" / "ebbtide.sqlite").load_memory() == moved(3)
+
+
+async def test_a_standby_that_comes_to_lead_knows_what_the_last_leader_wrote(wiring: Wiring, tmp_path: Path) -> None:
+    receipt = WriteReceipt("uid", 4, 9.0)
+    other = Store(tmp_path / "data" / "ebbtide.sqlite")
+    other.store_receipt(f"{KEY}/h100", receipt)
+    other.close()
+    wiring.load_memory()
+    assert wiring.receipts == {f"{KEY}/h100": receipt}
+    wiring.close(None)
