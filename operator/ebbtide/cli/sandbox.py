@@ -96,14 +96,13 @@ def up(
     config = SandboxConfig(
         name=name,
         kubernetes=kubernetes,
-        manifests=manifests,
+        manifests=(*crd_documents().values(), *manifests),
         scrape_interval_s=scrape_interval,
         autoscaler=AutoscalerSettings(lead_time_s=node_lead_time),
         progress=click.echo,
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `down` ends it as Ctrl-C does
     with contextlib.suppress(KeyboardInterrupt), Sandbox.start(config) as running:
-        running.apply(list(crd_documents().values()))
         click.echo(f"export KUBECONFIG={running.admin_kubeconfig}")
         click.echo(f"Prometheus: {running.prometheus_url}   logs: {running.directory / 'logs'}   Ctrl-C ends it")
         _stay(running)

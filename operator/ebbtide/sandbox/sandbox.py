@@ -43,8 +43,8 @@ _TOKEN_LIFE = "720h"
 class SandboxConfig:
     """What a sandbox is made of. `directory` unset: `$XDG_STATE_HOME/ebbtide/sandbox/NAME`.
 
-    `manifests` (files or folders) are applied in order before the sandbox counts as ready. `scrape_interval_s` is in
-    seconds, from 0.5 to 300. `autoscaler` holds for each autoscaled pool (which brings its own `min_nodes` and
+    `manifests` (files, folders or objects) are applied in order before the sandbox counts as ready.
+    `scrape_interval_s` is in seconds, from 0.5 to 300. `autoscaler` holds for each autoscaled pool (which brings its own `min_nodes` and
     `max_nodes`); None leaves these pools at their starting size.
     """
 
@@ -52,7 +52,7 @@ class SandboxConfig:
     directory: Path | None = None
     kubernetes: str = DEFAULT_KUBERNETES_MINOR
     pools: tuple[nodes.NodePool, ...] = nodes.DEFAULT_POOLS
-    manifests: tuple[Path, ...] = ()
+    manifests: tuple[Path | Mapping[str, Any], ...] = ()
     scrape_interval_s: float = 5.0
     autoscaler: AutoscalerSettings | None = field(default_factory=AutoscalerSettings)
     binaries: BinarySettings | None = None
