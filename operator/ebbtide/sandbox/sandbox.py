@@ -44,8 +44,8 @@ class SandboxConfig:
     """What a sandbox is made of. `directory` unset: `$XDG_STATE_HOME/ebbtide/sandbox/NAME`.
 
     `manifests` (files, folders or objects) are applied in order before the sandbox counts as ready.
-    `scrape_interval_s` is in seconds, from 0.5 to 300. `autoscaler` holds for each autoscaled pool (which brings its own `min_nodes` and
-    `max_nodes`); None leaves these pools at their starting size.
+    `scrape_interval_s` is in seconds, from 0.5 to 300. `autoscaler` holds for each autoscaled pool (which brings its
+    own `min_nodes` and `max_nodes`); None leaves these pools at their starting size.
     """
 
     name: str = "default"
