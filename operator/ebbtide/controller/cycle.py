@@ -25,39 +25,20 @@ from ebbtide.errors import EbbtideError
 from ebbtide.model.memory import Memory
 from ebbtide.model.plan import Plan
 from ebbtide.model.snapshot import Snapshot
+from ebbtide.record.refusals import Written
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
-class Acted(Protocol):
-    """What became of one write."""
-
-    @property
-    def service(self) -> str:
-        """`namespace/name`."""
-
-    @property
-    def variant(self) -> str:
-        """Name of the variant."""
-
-    @property
-    def outcome(self) -> str:
-        """`done`, `unchanged`, or how it failed."""
-
-    @property
-    def message(self) -> str:
-        """For people."""
-
-
 class Acting(Protocol):
     """The only way to targets."""
 
-    async def reconcile_workloads(self, snapshot: Snapshot) -> Sequence[Acted]:
+    async def reconcile_workloads(self, snapshot: Snapshot) -> Sequence[Written]:
         """Create and update what engine blocks declare."""
 
-    async def apply(self, plan: Plan, snapshot: Snapshot) -> Sequence[Acted]:
+    async def apply(self, plan: Plan, snapshot: Snapshot) -> Sequence[Written]:
         """Carry out the plan's scale actions."""
 
 
@@ -69,7 +50,7 @@ class Finished:
     snapshot: Snapshot
     plan: Plan
     decision_id: str  # empty: the flight recorder failed
-    results: Sequence[Acted]
+    results: Sequence[Written]
 
 
 @dataclass(frozen=True)
@@ -120,7 +101,7 @@ async def _run(parts: Parts, steps: "_Steps", memory: Memory, now_s: float) -> M
     return after
 
 
-async def _act(parts: Parts, plan: Plan, snapshot: Snapshot) -> list[Acted]:
+async def _act(parts: Parts, plan: Plan, snapshot: Snapshot) -> list[Written]:
     if not parts.leadership.may_write():
         raise NotLeadingError("the lease went while planning: nothing was written")
     built = await parts.actuator.reconcile_workloads(snapshot)
