@@ -55,6 +55,7 @@ crds: .venv/.synced ## Regenerate crds/ and the generated reference pages
 	@$(BIN)/python -m ebbtide.api.crd crds
 	$(BIN)/python -m ebbtide.api.reference docs/reference/api.md
 	$(BIN)/python -m ebbtide.record.metrics docs/reference/metrics.md
+	$(BIN)/python -m ebbtide.record.reasons docs/reference/reasons.md
 
 .PHONY: bench
 bench: .venv/.synced ## One cycle of the whole pipeline at 10 to 10,000 services: CPU per step, memory, requests

@@ -10,8 +10,10 @@ from typing import Any
 import msgspec
 
 from ebbtide.core.plan import plan
+from ebbtide.model.catalogue import CATALOGUE, DECISION, DEPLOYMENT
 from ebbtide.model.memory import Memory
-from ebbtide.model.plan import Plan, ServicePlan
+from ebbtide.model.plan import ConditionStatus, Plan, ServicePlan
+from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import (
     NOT_APPLICABLE,
     EngineReadings,
@@ -166,7 +168,7 @@ def service(
 ) -> ServiceState:
     variants = (state,) if isinstance(state, VariantState) else tuple(state)
     declared = service_spec or spec(variants=[variant_spec(v.name, v.name) for v in variants])
-    fields: dict[str, Any] = {"gateway_queue": NOT_APPLICABLE, "gateway_load_aware": True}
+    fields: dict[str, Any] = {"gateway_queue": NOT_APPLICABLE}
     return ServiceState(declared, variants, **(fields | changes))
 
 
@@ -227,6 +229,7 @@ class Loop:
         cycles = max(1, round(seconds / self.cycle_s))
         for _ in range(cycles):
             self.plan, memory = plan(state, self.memory, self.now_s)
+            assert not misplaced(self.plan), f"where the catalogue does not know of it: {misplaced(self.plan)}"
             # Nothing was applied, so nothing was moved.
             unmoved = tuple(msgspec.structs.replace(service, moves=()) for service in memory.services)
             self.memory = msgspec.structs.replace(memory, services=unmoved)
@@ -236,6 +239,19 @@ class Loop:
     def one(self, state: Snapshot, seconds: float = 0.0) -> ServicePlan:
         """The first service's plan."""
         return self.run(state, seconds).services[0]
+
+
+def misplaced(decided: Plan) -> set[tuple[str, str]]:
+    """(place, reason) of what a plan says where the catalogue of reasons, and so its page, does not know of it."""
+    said: set[tuple[str, str]] = set()
+    for item in decided.services:
+        said.add((DECISION, item.reason.code.value))
+        said |= {(each.type, each.reason) for each in item.conditions}
+        said |= {("Limited", variant.limited_by) for variant in item.variants if variant.limited_by}
+    said |= {(f"GPUPool.{each.type}", each.reason) for pool in decided.pools for each in pool.conditions}
+    causes = [each for each in decided.cluster_conditions if each.status is ConditionStatus.FALSE]
+    said |= {(DEPLOYMENT, each.reason) for each in causes}
+    return {(place, reason) for place, reason in said if place not in CATALOGUE[Code(reason)].where}
 
 
 def settled(state: Snapshot, seconds: float = 900.0) -> Loop:

@@ -1,10 +1,6 @@
-"""Durations and money as the API writes them, and back.
-
-Durations are Go strings (`500ms`, `1h30m`); money is a `Decimal` next to its currency, never a float.
-"""
+"""Durations as the API writes them, Go strings such as `500ms` and `1h30m`, and back."""
 
 import re
-from decimal import Decimal
 
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -32,8 +28,3 @@ def format_duration(seconds: float) -> str:
         if count:
             shown.append(f"{count}{unit}")
     return "".join(shown[:2])
-
-
-def format_money(amount: Decimal, currency: str) -> str:
-    """Two decimals and the currency, as tables and reasons show it: `12.40 USD`."""
-    return f"{amount:.2f} {currency}"

@@ -83,7 +83,6 @@ def test_a_service_with_every_field():
         args=("--max-num-seqs=128",),
         env=(("LOG_LEVEL", "info"),),
         port=8000,
-        delete_with_service=True,
         pod_template_json=json.dumps(
             {
                 "metadata": {"annotations": {"example.com/note": "hello"}, "labels": {"team": "chat"}},

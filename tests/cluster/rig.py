@@ -75,11 +75,12 @@ class Rig:
 
     # --- processes -------------------------------------------------------------------------------------------------
 
-    def start_emulator(self) -> None:
-        """Plays every engine pod of the sandbox and the gateway before them."""
+    def start_emulator(self, dispatch: str = "least-loaded") -> None:
+        """Plays every engine pod of the sandbox and the gateway before them, which picks engines by `dispatch`."""
         name = f"emulator-{self.namespace}"
         argv = ["-m", "ebbtide.sandbox.emulator", "--kubeconfig", str(self.sandbox.emulator_kubeconfig)]
-        self.sandbox.spawn(name, [sys.executable, *argv, "--port", str(self.gateway_port), "--seed", "1"])
+        argv += ["--port", str(self.gateway_port), "--seed", "1", "--dispatch", dispatch]
+        self.sandbox.spawn(name, [sys.executable, *argv])
         healthy = f"http://127.0.0.1:{self.gateway_port}/healthz"
         self.sandbox.processes.wait_until(name, lambda: self._answers(healthy), 30)
 

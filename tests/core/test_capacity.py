@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebbtide.core.capacity import allowed_concurrency, pooled_spread, rate_at
 from ebbtide.core.priors import length_shape, prior_for
+from ebbtide.core.queueing import allowed_concurrency, pooled_spread, rate_at
 from ebbtide.model.spec import CapacityPrior, Objectives
 from tests.builders import (
     Loop,

@@ -240,27 +240,6 @@ def test_replicas_on_doomed_nodes_are_replaced_before_they_go():
     assert decided.reason.code.value == "Interruption"
 
 
-def uneven(h100_rps, a100_rps, aware=None):
-    state = service(
-        [variant("h100", pods(2, h100_rps)), variant("a100", pods(2, a100_rps, "b", itl_s=0.03))],
-        two(),
-        gateway_load_aware=aware,
-    )
-    return settled(snapshot(state, [pool("h100"), pool("a100", price="1.40")]))
-
-
-def test_even_dispatch_over_unlike_variants_is_detected_and_said():
-    loop = uneven(9.0, 9.0)
-    assert loop.memory.services[0].even_dispatch > 0.9
-    assert any("spread evenly" in step.text for step in loop.plan.services[0].waterfall)
-    assert uneven(20.0, 8.0).memory.services[0].even_dispatch < 0.1
-
-
-def test_a_load_aware_gateway_needs_no_detection():
-    assert uneven(9.0, 9.0, aware=True).memory.services[0].even_dispatch == 0.0
-    assert uneven(20.0, 8.0, aware=False).memory.services[0].even_dispatch == 1.0
-
-
 def test_a_move_to_a_cheaper_mix_waits_for_its_stand_ins():
     """The dear replicas stay until the cheap ones are ready, and load never falls between."""
     fleet = Fleet(two(down_delay_s=60.0), {"h100": 3}, startup_s=120.0)

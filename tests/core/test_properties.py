@@ -185,6 +185,7 @@ def test_every_outcome_has_a_reason_and_all_conditions(state):
         "TargetResolved",
         "MetricsFresh",
         "CapacityKnown",
+        "TrafficBalanced",
         "PricesKnown",
         "SLOAttainable",
         "Acting",

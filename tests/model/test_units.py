@@ -1,12 +1,10 @@
-"""Durations and money: the text people write, and back."""
-
-from decimal import Decimal
+"""Durations: the text people write, and back."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebbtide.units import format_duration, format_money, parse_duration_s
+from ebbtide.units import format_duration, parse_duration_s
 
 
 @pytest.mark.parametrize(
@@ -33,7 +31,3 @@ def test_durations_are_shown_in_two_units_at_most(seconds: float, text: str) -> 
 @given(st.integers(min_value=1, max_value=3600))
 def test_a_shown_duration_reads_back_within_its_rounding(seconds: int) -> None:
     assert parse_duration_s(format_duration(seconds)) == pytest.approx(seconds, abs=0.5)
-
-
-def test_money_is_shown_with_two_decimals_and_its_currency() -> None:
-    assert format_money(Decimal("12.4"), "USD") == "12.40 USD"

@@ -49,6 +49,13 @@ def test_which_reason_is_an_event(mode: Mode, code: Code, want: tuple[str, str] 
     assert found == ([("InferenceService", *want)] if want else [])
 
 
+def test_requests_spread_evenly_over_unlike_variants_are_an_event_whatever_decides() -> None:
+    uneven = world.condition("TrafficBalanced", "False", "SpreadEvenly", "each replica is planned at 8 requests/s")
+    assert notes(world.service_plan(conditions=(uneven,))) == [("InferenceService", "Warning", "SpreadEvenly")]
+    balanced = world.condition("TrafficBalanced", "True", "FollowsCapacity", "the faster gets more")
+    assert notes(world.service_plan(conditions=(balanced,))) == []
+
+
 def test_a_write_that_was_confirmed_is_told_with_its_numbers() -> None:
     snapshot = world.snapshot(world.service_state())
     [note] = cycle_events(world.plan(), snapshot, [world.action()])

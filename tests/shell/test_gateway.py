@@ -200,3 +200,13 @@ def test_an_empty_ledger_claims_nothing() -> None:
     summary = Ledger().summary(now_s=5.0)
 
     assert (summary["requests"], summary["met_both"], summary["time_to_first_token_s"]) == (0, None, None)
+
+
+def test_what_warms_the_fleet_up_is_served_and_appears_in_no_result() -> None:
+    gateway, _ = gateway_with("a")
+    gateway.start_load(CHAT, every(0.1, 50), 0.0, ONE_SECOND, counted=False)
+    gateway.start_load(CHAT, every(0.5, 10), 5.0, ONE_SECOND)
+    tick(gateway, 0.0, 4.0)
+    assert gateway.summary(CHAT, 4.0)["running"] > 0
+    tick(gateway, 4.0, 60.0)
+    assert gateway.summary(CHAT, 60.0)["requests"] == gateway.summary(CHAT, 60.0)["ended"] == 10

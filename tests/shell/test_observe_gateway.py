@@ -8,7 +8,7 @@ import pytest
 
 from ebbtide.model.snapshot import NOT_APPLICABLE, UNKNOWN, Quality
 from ebbtide.model.spec import Activator
-from ebbtide.observe.gateway import Gateways, queue_length
+from ebbtide.observe.gateway import Gateways
 from ebbtide.observe.settings import GatewaySettings
 from tests.shell.observing import Exposition
 
@@ -38,8 +38,13 @@ def activator(pool: str = "chat", names: tuple[str, ...] = NAMES, url: str = "ht
         pytest.param(msgspec.structs.replace(activator(), labels=()), 12.0, id="without labels all series count"),
     ],
 )
-def test_the_length_of_a_queue(asked: Activator, length: float | None) -> None:
-    assert queue_length(PAGE, asked) == length
+async def test_the_length_of_a_queue(asked: Activator, length: float | None) -> None:
+    gateways = Gateways(GatewaySettings(), lambda: None)
+    with Exposition(lambda _path: (200, PAGE)).running() as server:
+        gateways.follow({"ns/chat": msgspec.structs.replace(asked, url=f"http://{server.address}/metrics")})
+        async with aiohttp.ClientSession() as session:
+            await gateways.poll(session)
+    assert gateways.reading("ns/chat").value == length
 
 
 class Gateway:

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import PodPhase, Quality, ServiceState, Snapshot, TargetState, WriteReceipt
+from ebbtide.observe.discovery import Discovery
 from ebbtide.observe.gather import Observer
 from ebbtide.observe.settings import ObserveSettings
 from tests.shell.observing import QUICK, api_client, eventually, pod
@@ -30,6 +31,8 @@ ALWAYS = (
 )
 NEVER_HEALTHY = ("prometheus", "histograms", "declarations")  # there is no Prometheus in these tests
 LWS = "/apis/leaderworkerset.x-k8s.io/v1"
+LWS_SCALE = f"{LWS}/namespaces/team-a/leaderworkersets/chat-h100/scale"
+BOUND = {"nodeName": "n1", "containers": [{"resources": {"requests": {GPU: "4"}}}]}
 
 
 class Cluster:
@@ -38,6 +41,7 @@ class Cluster:
     def __init__(self) -> None:
         self.objects: dict[str, list[dict[str, Any]]] = {path: [] for path in ALWAYS}
         self.other: dict[str, dict[str, Any]] = {}  # discovery and /scale
+        self.forbidden: set[str] = set()
         self.asked: list[str] = []
         self.version = 1
         self._moved = asyncio.Condition()
@@ -49,6 +53,8 @@ class Cluster:
                 await self._moved.wait_for(lambda: request.query["resourceVersion"] != str(self.version))
             return web.json_response({"message": "scripted"}, status=410)
         self.asked.append(path)
+        if path in self.forbidden:
+            return web.json_response({"message": f"no right to {path}"}, status=403)
         if path in self.other:
             return web.json_response(self.other[path])
         if path in self.objects:
@@ -107,9 +113,8 @@ def node(name: str = "n1", pool_name: str = "h100") -> dict[str, Any]:
 def usual() -> Cluster:
     """A service with one Deployment of two pods on a pool of one node."""
     cluster = Cluster()
-    bound = {"nodeName": "n1", "containers": [{"resources": {"requests": {GPU: "4"}}}]}
     ready = [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:01:00Z"}]
-    cluster.add("/api/v1/pods", pod("b", spec=bound), pod("a", spec=bound, conditions=ready))
+    cluster.add("/api/v1/pods", pod("b", spec=BOUND), pod("a", spec=BOUND, conditions=ready))
     cluster.add("/api/v1/nodes", node())
     cluster.add("/apis/apps/v1/deployments", deployment())
     cluster.add(f"{OWN}/inferenceservices", service())
@@ -310,8 +315,21 @@ async def test_rivals_are_named(tmp_path: Path) -> None:
     keda = {"metadata": meta("keda"), "spec": {"scaleTargetRef": {"name": "chat-h100"}}}
     cluster.add("/apis/keda.sh/v1alpha1/scaledobjects", keda)
     async with observing(cluster, tmp_path) as observer:
-        seen = (await settled(observer)).services[0].variants[0].target.rivals
+        # the very first: a plan made before the ScaledObjects are known would write to what KEDA scales
+        seen = (await observer.snapshot(1.0, {})).services[0].variants[0].target.rivals
     assert seen == ("HorizontalPodAutoscaler hpa", "InferenceService team-a/other", "ScaledObject keda")
+
+
+async def test_a_kind_that_is_not_served_is_asked_for_again_sooner_than_one_that_is(tmp_path: Path) -> None:
+    cluster = Cluster()
+    cluster.other["/apis/example.com/v1"] = {"resources": [{"name": "fleets", "kind": "Fleet", "namespaced": True}]}
+    async with api_client(cluster.answer, tmp_path) as client:
+        discovery = Discovery(client, ttl_s=600.0, absent_ttl_s=0.0)
+        assert await discovery.find("example.com/v1", "Fleet") is not None
+        cluster.other["/apis/example.com/v1"]["resources"].append({"name": "convoys", "kind": "Convoy"})
+        assert await discovery.find("example.com/v1", "Fleet") is not None
+        assert len(cluster.asked) == 1, "what is known is believed"
+        assert await discovery.find("example.com/v1", "Convoy") is not None, "installed a moment ago"
 
 
 async def test_kinds_whose_definition_is_removed_are_no_sick_sources(tmp_path: Path) -> None:
@@ -394,6 +412,66 @@ async def test_a_kind_known_by_discovery_is_scaled_by_its_groups(tmp_path: Path)
     assert (seen.spec_replicas, seen.uid, seen.faults) == (1, "uid-chat-h100", ())
     assert [item.name for item in variant.pods] == ["a", "b"]
     assert cluster.asked.count(scale_path) == 1, "an unchanged object is not asked again"
+
+
+def leader_worker_set() -> Cluster:
+    """One group of a leader and a worker; `/scale` selects leaders alone, as the real kind's does."""
+    kinds = [
+        {"name": "leaderworkersets", "kind": "LeaderWorkerSet", "namespaced": True},
+        {"name": "leaderworkersets/scale", "kind": "Scale", "namespaced": True},
+    ]
+    cluster = aims_at("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet", **{LWS: {"resources": kinds}})
+    both = template(containers=[{"resources": {"limits": {GPU: "4"}}}])
+    spec = {"replicas": 1, "leaderWorkerTemplate": {"size": 2, "leaderTemplate": both, "workerTemplate": both}}
+    cluster.add(f"{LWS}/leaderworkersets", {"metadata": meta("chat-h100"), "spec": spec, "status": {"replicas": 1}})
+    prefix = "leaderworkerset.sigs.k8s.io"
+    cluster.objects["/api/v1/pods"] = [
+        pod(name, spec=BOUND, labels={f"{prefix}/name": of, f"{prefix}/worker-index": index})
+        for name, of, index in (("c-0", "chat-h100", "0"), ("c-0-1", "chat-h100", "1"), ("d-0", "other", "0"))
+    ]
+    cluster.other[LWS_SCALE] = {
+        "metadata": {"resourceVersion": "3"},
+        "spec": {"replicas": 1},
+        "status": {"replicas": 1, "selector": f"{prefix}/name=chat-h100,{prefix}/worker-index=0"},
+    }
+    return cluster
+
+
+async def test_a_group_is_its_leader_which_serves_and_its_workers_which_hold_gpus(tmp_path: Path) -> None:
+    variant = only(await look(leader_worker_set(), tmp_path)).variants[0]
+    assert [(seen.name, seen.gpus, seen.serves) for seen in variant.pods] == [("c-0", 4, True), ("c-0-1", 4, False)]
+    assert (variant.target.pods_per_replica, variant.target.gpus_per_replica) == (2, 8)
+
+
+@pytest.mark.parametrize(
+    ("path", "healthy_without"),
+    [
+        pytest.param(f"{LWS}/leaderworkersets", "leaderworkersets", id="the kind may not be listed"),
+        pytest.param(LWS_SCALE, "scales", id="its scale may not be read"),
+    ],
+)
+async def test_a_target_that_may_not_be_read_is_said_with_the_rights_it_needs(
+    tmp_path: Path, path: str, healthy_without: str
+) -> None:
+    cluster = leader_worker_set()
+    cluster.forbidden.add(path)
+    async with observing(cluster, tmp_path) as observer:
+        message = await fault(observer, Code.TARGET_UNREADABLE)
+        sick = {source.name for source in (await observer.snapshot(3.0, {})).sources if not source.healthy}
+    assert healthy_without in sick
+    assert f"HTTP 403: no right to {path}" in message
+    assert "get, list, watch on leaderworkersets and get, patch on leaderworkersets/scale" in message
+    assert 'of group "leaderworkerset.x-k8s.io"' in message
+
+
+async def fault(observer: Observer, code: Code) -> str:
+    """The target's message of that code, once there is one."""
+    async with asyncio.timeout(10):
+        while True:
+            faults = dict(only(await observer.snapshot(2.0, {})).variants[0].target.faults)
+            if code in faults:
+                return faults[code]
+            await asyncio.sleep(0.01)
 
 
 async def test_a_kind_that_is_not_listed_yet_is_not_missing(tmp_path: Path) -> None:

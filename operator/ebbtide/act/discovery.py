@@ -13,7 +13,7 @@ from ebbtide.model.spec import TargetRef
 Resolver = Callable[[TargetRef], Awaitable[str]]
 """Gives the plural of a target's kind; raises NotFoundError when it is not served."""
 
-_ASK_AGAIN_S = 60.0
+_ASK_AGAIN_S = 10.0  # somebody who has just installed a CRD is waiting
 
 
 class Discovery:

@@ -126,7 +126,6 @@ def _engine(engine: api_variant.Engine) -> m.EngineSpec:
         args=tuple(engine.args),
         env=tuple((each.name, each.value) for each in engine.env),
         port=engine.port,
-        delete_with_service=engine.deletion_policy is api_variant.DeletionPolicy.DELETE,
         pod_template_json=json.dumps(overlay, sort_keys=True, separators=(",", ":")),
     )
 

@@ -15,7 +15,8 @@ _INTRODUCTION = f"""# API reference: {GROUP}/{VERSION}
 
 Generated from `operator/ebbtide/api` by `make crds`. Change the models, not this file. `kubectl explain` shows the same
 texts. Durations are written like `500ms`, `30s` or `1m30s`; money, rates and percentages are decimal strings in quotes,
-never floats. Bounds on several fields at once stand below the object that holds them.
+never floats. Bounds on several fields at once stand below the object that holds them. What the reasons in status mean
+and what to do about them: [reasons.md](reasons.md).
 """
 
 

@@ -27,10 +27,11 @@ class ReplicasStatus(ApiModel):
 
 
 class CapacityStatus(ApiModel):
-    """What one ready replica carries."""
+    """What one ready replica carries beside those of the other variants."""
 
     requests_per_second: Decimal
-    """Requests per second inside the objectives, as a decimal string."""
+    """Requests per second inside the objectives, as a decimal string. Less than a replica could carry alone where the
+    service's requests are spread evenly over unlike variants, or where all hold the same number of them."""
     source: Name
     """Where the number comes from: declared, table or observed."""
     evidence: Annotated[str, Field(max_length=512)]

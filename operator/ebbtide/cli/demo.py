@@ -99,7 +99,7 @@ async def _run(
         for service in running.services:
             console.print(f"[dim]  {service.name}: {service.story}[/]")
         await running.bring_up()
-        await running.start_load()
+        await running.start()
         screen = DemoScreen(running.services, console, hint)
         view = await (_watch_plain if plain else _watch_live)(running, screen, console, hint)
         references = await asyncio.wrap_future(static)

@@ -1,11 +1,11 @@
 """The conditions of services, pools and the cluster: all of them at every cycle, True is good except for facts."""
 
-from ebbtide.core import pools
+from ebbtide.core import balance, pools
 from ebbtide.core.explain import first_fault
 from ebbtide.core.guardrails.pause import active, describe
 from ebbtide.core.guardrails.staleness import describe as describe_metrics
 from ebbtide.core.replicas import describe_failing
-from ebbtide.core.work import Cycle, Draft, PoolDraft
+from ebbtide.core.work import Cycle, Draft, PoolDraft, VariantDraft
 from ebbtide.model.plan import Condition, ConditionStatus
 from ebbtide.model.reasons import Code
 from ebbtide.model.spec import Mode
@@ -20,6 +20,7 @@ def of_service(draft: Draft, cycle: Cycle) -> tuple[Condition, ...]:
         _target(draft),
         _metrics(draft, cycle),
         _capacity(draft),
+        _balanced(draft),
         _prices(draft),
         _attainable(draft),
         _acting(draft),
@@ -86,6 +87,55 @@ def _capacity(draft: Draft) -> Condition:
     return Condition(
         "CapacityKnown", status, code.value, "; ".join(f"{v.spec.name}: {v.evidence}" for v in draft.variants)
     )
+
+
+def _balanced(draft: Draft) -> Condition:
+    """Whether the faster of unlike variants gets more requests; what it costs where it does not, and the way out."""
+    ready = [variant for variant in draft.variants if variant.ready and variant.rate > 0.0]
+    contrast = balance.unlikeness(draft, ready)
+    if draft.spread_evenly and contrast >= balance.ALIKE:
+        status, code, text = _FALSE, Code.SPREAD_EVENLY, _held_back(draft, ready)
+    elif not ready and len(draft.variants) > 1:
+        status, code, text = _UNKNOWN, Code.NOTHING_RUNS, "no ready pod to send requests to"
+    elif contrast < balance.UNLIKE:
+        text = "the variants that run carry about the same" if len(ready) > 1 else "all requests go to one variant"
+        text += "; beside a slower one, requests were spread evenly, which is planned with" if draft.even else ""
+        status, code = _TRUE, Code.NOTHING_TO_BALANCE
+    elif draft.spread_evenly is None:
+        text = f"too few requests so far to tell: {_shares(ready)}"
+        status, code = _UNKNOWN, Code.PENDING
+    else:
+        status, code, text = _TRUE, Code.FOLLOWS_CAPACITY, f"the faster gets more: {_shares(ready)}"
+    return Condition("TrafficBalanced", status, code.value, text)
+
+
+def _held_back(draft: Draft, ready: list[VariantDraft]) -> str:
+    """What is planned a replica, what is lost by it, the cure, and the numbers it was seen by."""
+    slowest = min(ready, key=lambda variant: (variant.rate, variant.index))
+    count = sum(variant.ready for variant in ready)
+    even = count * slowest.rate
+    aware = sum(variant.ready * rate for variant, rate in zip(ready, balance.beside(draft, ready), strict=True))
+    text = (
+        f"requests are spread evenly over unlike variants: each replica is planned at {slowest.rate:.3g} requests/s, "
+        f"what {slowest.spec.name} carries, and {count} ready ones at {even:.3g} together instead of {aware:.3g}"
+    )
+    currencies = {variant.pool.state.currency for variant in ready if variant.pool is not None}
+    costs = [variant.ready * variant.cost for variant in ready if variant.cost is not None]
+    if len(costs) == len(ready) and len(currencies) == 1:
+        idle = max(0.0, 1.0 - even / aware) * sum(costs)
+        text += f", so {idle:.2f} of their {sum(costs):.2f} {currencies.pop()} an hour buy no capacity"
+    cure = "put a gateway before them that looks at load (such as the Gateway API endpoint picker), or run one variant"
+    return f"{text}; {cure}; {_shares(ready)}"
+
+
+def _shares(ready: list[VariantDraft]) -> str:
+    """`a pod of h100 gets 9 of the 24.8 requests/s it can carry alone, of a100 9 of 8.66`."""
+    parts: list[str] = []
+    for variant in ready:
+        gets = "an unknown part" if variant.arrivals is None else f"{variant.arrivals:.3g}"
+        unit = "" if parts else " requests/s it can carry alone"
+        parts.append(f"of {variant.spec.name} gets {gets} of {'' if parts else 'the '}{variant.rate:.3g}{unit}")
+    return "a pod " + ", ".join(parts)
 
 
 def _prices(draft: Draft) -> Condition:

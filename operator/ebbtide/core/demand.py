@@ -77,6 +77,8 @@ def measure(draft: Draft, cycle: Cycle) -> DemandView:
 
 
 def _add_pod(sums: _Sums, pod: PodState, now_s: float) -> None:
+    if not pod.serves:
+        return  # its leader's series are the whole group's
     arrivals = pod_arrivals(pod.engine)
     serving = pod.phase in _SERVING
     if arrivals is not None and arrivals.fresh is not None and pod.engine is not None:

@@ -36,13 +36,13 @@ def open_waterfall(draft: Draft) -> None:
 
 def _mix(draft: Draft) -> str:
     parts = [
-        f"{v.wanted} {v.spec.name} at {v.rate:.3g} requests/s" + (f" ({v.limited_by})" if v.limited_by else "")
+        f"{v.wanted} {v.spec.name} at {v.carries:.3g} requests/s" + (f" ({v.limited_by})" if v.limited_by else "")
         for v in draft.variants
         if v.wanted or v.limited_by
     ]
     text = " + ".join(parts) or "none"
     if draft.even:
-        text += "; traffic is spread evenly, so each carries only what the slowest can"
+        text += "; requests are spread evenly, so beside each other each carries only what the slowest can"
     return text + (f"; {draft.unplaced_text}" if draft.unplaced_text else "")
 
 
@@ -84,7 +84,7 @@ def first_fault(draft: Draft) -> tuple[Code, str] | None:
     for variant in draft.variants:
         target = variant.state.target
         for code, text in target.faults:
-            return as_code(code), f"variant {variant.spec.name}: {text}"
+            return as_code(code), text  # it names the variant itself
         if not target.exists:
             name = f"{variant.spec.target.kind} {variant.spec.target.name}"
             return (
@@ -169,7 +169,7 @@ def _expectation(draft: Draft) -> str:
     if not carriers:
         return "demand is not known"
     main = max(carriers, key=lambda v: (v.wanted, v.observed, -v.index))
-    carries = f"one replica of {main.spec.name} carries {main.rate:.3g}"
+    carries = f"one replica of {main.spec.name} carries {main.carries:.3g}"
     forecast = draft.forecast
     if forecast is not None and draft.demand.known:
         return (

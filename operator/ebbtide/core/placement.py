@@ -6,8 +6,7 @@ a replica into a pool without a price, without GPUs, or whose replicas just fail
 
 import math
 
-from ebbtide.core import pools, replicas
-from ebbtide.core.capacity import rate_at
+from ebbtide.core import balance, pools, replicas
 from ebbtide.core.cover import Option, cheapest
 from ebbtide.core.numeric import clip
 from ebbtide.core.work import Cycle, Draft, PoolDraft, VariantDraft
@@ -15,7 +14,6 @@ from ebbtide.model.reasons import Code
 
 # A new replica must pay its start-up back within this time: 60 s of start-up make it 10 % dearer than one that runs.
 PAYBACK_S = 600.0
-UNLIKE = 1.25  # capacities further apart than this make even dispatch matter
 
 
 def step(cycle: Cycle) -> None:
@@ -42,10 +40,12 @@ def _place_equals(group: list[Draft], cycle: Cycle) -> None:
     for draft in group:
         for pool, gpus in pools.held(draft):
             pool.held -= gpus
+        balance.observe(draft, cycle)
         place(draft, cycle)
+        balance.share(draft)
         for variant in draft.variants:
             if variant.pool is not None and variant.gpus:
-                pools.take(variant.pool, variant.gpus, max(0, variant.wanted - variant.observed))
+                pools.take(variant.pool, variant, max(0, variant.wanted - variant.observed))
                 variant.pool.budget -= min(variant.wanted, variant.placed) * variant.gpus
 
 
@@ -57,7 +57,6 @@ def place(draft: Draft, cycle: Cycle) -> None:
             variant.high = _high(draft, variant, cycle, claim=False)
         return
     draft.waking = draft.observed == 0 and draft.demand.queue > 0.0
-    _detect_even(draft)
     highs = [_high(draft, variant, cycle, claim=False) for variant in draft.variants]
     for variant, high in zip(draft.variants, highs, strict=True):
         variant.high = high
@@ -106,7 +105,7 @@ def _room(variant: VariantDraft, claim: bool) -> int:
     if most <= 0:
         return most
     lower = max(0.0, pool.lower - pool.stuck)  # what leaves a cordoned node makes no room
-    free = pools.slots(pool, variant.gpus) + (math.floor(lower / variant.gpus) if claim else 0)
+    free = pools.slots(pool, variant) + (math.floor(lower / variant.gpus) if claim else 0)
     return min(most, free)
 
 
@@ -147,7 +146,7 @@ def _solve(draft: Draft, highs: list[int]) -> tuple[dict[int, int], float]:
 def carries_now(draft: Draft) -> float:
     """The part of the need that the replicas that run and start can carry together; infinite without any need."""
     running = [variant for variant in draft.variants if replicas.healthy(variant)]
-    rates = mix_rates(draft, running)
+    rates = balance.mix_rates(draft, running)
     if all(variant.need <= 1e-9 for variant in draft.variants):
         return math.inf
     return sum(replicas.healthy(v) * rate / max(v.need, 1e-12) for v, rate in zip(running, rates, strict=True))
@@ -209,52 +208,11 @@ def _sharing(draft: Draft, members: list[Option]) -> list[Option]:
     """
     if len(members) == 1:
         return members
-    rates = mix_rates(draft, [draft.variants[option.index] for option in members])
+    rates = balance.mix_rates(draft, [draft.variants[option.index] for option in members])
     return [
         Option(o.index, o.share * rate / max(alone, 1e-12), o.cost, o.new_cost, o.running, o.low, o.high)
         for o, rate, alone in zip(members, rates, (draft.variants[o.index].rate for o in members), strict=True)
     ]
-
-
-def mix_rates(draft: Draft, members: list[VariantDraft]) -> list[float]:
-    """Requests/s of one replica of each member while they share the service's traffic."""
-    if draft.even:
-        return [min((variant.rate for variant in members), default=0.0)] * len(members)
-    common = min((variant.concurrency for variant in members), default=0.0)
-    return [rate_beside(draft, variant, common) for variant in members]
-
-
-def rate_beside(draft: Draft, variant: VariantDraft, concurrency: float) -> float:
-    """Requests/s of a replica that holds `concurrency` requests, at most its own rate."""
-    model = variant.model
-    if model is None or concurrency >= variant.concurrency:
-        return variant.rate
-    return min(variant.rate, rate_at(model.a_s, model.b_s, concurrency, draft.demand.output_tokens))
-
-
-def _detect_even(draft: Draft) -> None:
-    """Is traffic spread evenly over unlike variants? From arrivals per pod; a gateway that says so decides at once."""
-    draft.even_confidence = draft.memory.even_dispatch
-    aware = draft.state.gateway_load_aware
-    per_pod = [(variant.rate, _arrivals_per_pod(variant)) for variant in draft.variants if variant.ready]
-    seen = [(rate, arrivals) for rate, arrivals in per_pod if arrivals is not None and rate > 0.0]
-    if aware is not None:
-        draft.even_confidence = 0.0 if aware else 1.0
-    elif len(seen) >= 2:
-        (slow, slow_arrivals), (fast, fast_arrivals) = min(seen), max(seen)
-        if fast / slow >= UNLIKE and slow_arrivals > 0.0 and fast_arrivals > 0.0:
-            # 0: arrivals are alike; 1: they follow capacity.
-            follows = math.log(fast_arrivals / slow_arrivals) / math.log(fast / slow)
-            draft.even_confidence += 0.1 * ((1.0 if follows < 0.5 else 0.0) - draft.even_confidence)
-    rates = [variant.rate for variant in draft.variants if variant.rate > 0.0]
-    unlike = bool(rates) and max(rates) / min(rates) >= UNLIKE
-    draft.even = draft.even_confidence > 0.5 and unlike
-
-
-def _arrivals_per_pod(variant: VariantDraft) -> float | None:
-    readings = [pod.engine.arrivals.fresh for pod in variant.state.pods if pod.engine is not None]
-    values = [value for value in readings if value is not None]
-    return sum(values) / len(values) if values else None
 
 
 def _fit_total(draft: Draft, highs: list[int]) -> None:
@@ -311,7 +269,7 @@ def _blocked(draft: Draft, variant: VariantDraft, cycle: Cycle) -> tuple[int, Co
         return 3, Code.POOL_BACKING_OFF, f"{name}: nodes of pool {pool.name} did not come, next try in {left_s:.0f}s"
     if variant.wanted >= most:
         return 5, Code.AT_MAXIMUM, f"{name}: its maximum is {most}"
-    return 4, Code.POOL_FULL, f"{name}: pool {pool.name} has no room for another {variant.gpus} GPUs on one node"
+    return 4, Code.POOL_FULL, f"{name}: pool {pool.name} has no room for another {pools.shape(variant)}"
 
 
 def _mark_limits(draft: Draft, cycle: Cycle) -> None:

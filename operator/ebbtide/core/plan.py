@@ -243,6 +243,7 @@ def _service_memory(draft: Draft, now_s: float) -> ServiceMemory:
         last_request_at=draft.last_request_at if draft.last_request_at is not None else round(now_s, 1),
         activator_seen=draft.activator_seen_at is not None,
         even_dispatch=round(draft.even_confidence, 3),
+        spread_evenly=draft.spread_evenly,
         last_fresh_at=round(now_s, 1) if view.quality == "fresh" else memory.last_fresh_at,
         pause_applied=draft.pause_applied if draft.pausing else "",
         watched_since=memory.watched_since,

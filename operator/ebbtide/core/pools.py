@@ -84,7 +84,7 @@ def _charge_others(cycle: Cycle) -> None:
             variant.pool.stuck += on_going
             target = variant.state.target
             per_replica = max(1, target.pods_per_replica)
-            take(variant.pool, variant.gpus, max(0, variant.observed - bound // per_replica))
+            take(variant.pool, variant, max(0, variant.observed - bound // per_replica))
             if target.rolling_out:
                 variant.pool.budget -= target.surge_replicas * variant.gpus
     for name, pool in cycle.pools.items():
@@ -104,22 +104,41 @@ def _staying_gpus(variant: VariantDraft, going: set[str]) -> tuple[int, int]:
     return sum(pod.gpus for pod in staying), sum(pod.gpus for pod in staying if pod.node in going)
 
 
-def slots(pool: PoolDraft, gpus: int) -> int:
-    """Replicas of `gpus` GPUs that fit on the nodes that exist; GPUs of different nodes do not add up."""
+def slots(pool: PoolDraft, variant: VariantDraft) -> int:
+    """Replicas that fit on the nodes that exist. GPUs of different nodes do not add up for one pod; a group's pods may
+    be on different nodes: 2 pods of 8 GPUs fit on two nodes of 8, one pod of 16 does not.
+    """
     if pool.elastic:
         return 1_000_000
-    return sum(count * (free // gpus) for free, count in pool.free.items() if free >= gpus)
+    gpus, per_replica = _pod_gpus(variant), max(1, variant.state.target.pods_per_replica)
+    return sum(count * (free // gpus) for free, count in pool.free.items() if free >= gpus) // per_replica
 
 
-def take(pool: PoolDraft, gpus: int, replicas: int) -> None:
+def take(pool: PoolDraft, variant: VariantDraft, replicas: int) -> None:
     """Occupy GPUs on nodes, fullest node that fits first (best fit keeps whole nodes for large replicas)."""
-    for _ in range(replicas):
+    gpus = _pod_gpus(variant)
+    for _ in range(replicas * max(1, variant.state.target.pods_per_replica)):
         fitting = [free for free, count in pool.free.items() if count > 0 and free >= gpus]
         if not fitting:
             return
         best = min(fitting)
         pool.free[best] -= 1
         pool.free[best - gpus] = pool.free.get(best - gpus, 0) + 1
+
+
+def shape(variant: VariantDraft) -> str:
+    """What one replica needs: `4 GPUs on one node`, or `3 pods with 12 GPUs together` of a group."""
+    per_replica = max(1, variant.state.target.pods_per_replica)
+    return (
+        f"{variant.gpus} GPUs on one node"
+        if per_replica == 1
+        else f"{per_replica} pods with {variant.gpus} GPUs together"
+    )
+
+
+def _pod_gpus(variant: VariantDraft) -> int:
+    """GPUs of one pod; a group's are taken to be alike, rounded up: 9 GPUs in 2 pods are 5 each."""
+    return max(1, -(-(variant.gpus or 0) // max(1, variant.state.target.pods_per_replica)))
 
 
 def _learn(pool: PoolDraft, cycle: Cycle) -> None:

@@ -7,9 +7,10 @@ about with load^10 at the edge, so an error of 10 % calls for 5 % more and one o
 import math
 from functools import lru_cache
 
-from ebbtide.core.capacity import MISS_EXPONENT, replica_rate
+from ebbtide.core.capacity import replica_rate
 from ebbtide.core.forecast import PRIOR_WEIGHT, expected_at
 from ebbtide.core.numeric import upper_tail
+from ebbtide.core.queueing import MISS_EXPONENT
 from ebbtide.core.work import Cycle, Draft, VariantDraft
 
 IGNORANCE = 0.2  # doubt about a forecaster that was never scored, in log units

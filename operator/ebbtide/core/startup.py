@@ -19,12 +19,16 @@ def learn(memory: CapacityMemory, draft: VariantDraft) -> CapacityMemory:
     fresh = sorted(
         (pod.ready_at, pod.ready_at - pod.created_at)
         for pod in draft.state.pods
-        if pod.phase is PodPhase.READY and pod.ready_at is not None and pod.ready_at > memory.startup_watermark
+        if pod.phase is PodPhase.READY and pod.ready_at is not None and _is_new(pod.ready_at, memory)
     )
     if not fresh:
         return memory
     seen = [round(took, 1) for _, took in fresh if 0.0 <= took <= LONGEST_S]
     return msgspec.structs.replace(memory, startup_s=(*memory.startup_s, *seen)[-KEPT:], startup_watermark=fresh[-1][0])
+
+
+def _is_new(ready_at: float, memory: CapacityMemory) -> bool:
+    return memory.startup_watermark is None or ready_at > memory.startup_watermark
 
 
 def estimate_s(memory: CapacityMemory, parameters_billion: float | None) -> tuple[float, bool]:

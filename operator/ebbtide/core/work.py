@@ -69,6 +69,9 @@ class VariantDraft:
     correction: float = 1.0
     rate: float = 0.0  # requests/s of one replica inside the objectives, as pooled in this service
     concurrency: float = 0.0
+    arrivals: float | None = None  # requests/s that one of its pods gets, over `settled` pods; None: not known
+    settled: int = 0
+    carries: float = 0.0  # of `rate`, what one replica carries beside the other variants
     evidence: str = ""
     need: float = 0.0  # requests/s the service would need if this variant carried all of it
     high: int = 0  # the most that limits and pools leave it
@@ -93,7 +96,7 @@ class VariantDraft:
         """The result of the capacity step, as plans show it."""
         if self.model is None:
             return None
-        return Capacity(round(self.rate, 3), self.model.source, round(self.concurrency, 1), self.evidence)
+        return Capacity(round(self.carries, 3), self.model.source, round(self.concurrency, 1), self.evidence)
 
 
 @dataclass(slots=True)
@@ -143,8 +146,9 @@ class Draft:
     sigma: float = 0.0  # of the forecast's log error
     calm_sigma: float = 0.0  # the same where the candidates agree
     keep_ratio: float = 1.0  # what is let go must be unneeded even at this many times the need
-    even: bool = False
-    even_confidence: float = 0.0
+    even: bool = False  # requests are spread evenly over unlike variants: each carries what the slowest does
+    even_confidence: float = 0.5
+    spread_evenly: bool | None = None  # None: not measured
     conflict: str = ""  # who else writes; not empty: hands off
     drifted: str = ""
     floor: int = 1  # the fewest replicas the service may have now

@@ -44,11 +44,11 @@ class Demand(Spec, frozen=True):
 
 
 class Capacity(Spec, frozen=True):
-    """What one ready replica of a variant carries inside the objectives."""
+    """What one ready replica of a variant carries inside the objectives, beside the service's other variants."""
 
     requests_per_second: float
     source: str  # "declared", "table", "observed"
-    concurrency: float  # requests in flight at that rate
+    concurrency: float  # requests in flight that it may hold on its own
     evidence: str  # the numbers in words, for status and explain
 
 

@@ -101,6 +101,7 @@ class PodState(Spec, frozen=True):
     scheduled_at: float | None = None
     message: str = ""  # the scheduler's, kubelet's or quota's own words where the phase needs them
     engine: EngineReadings | None = None  # None: no series for this pod
+    serves: bool = True  # False: a worker of a group, whose leader answers for it and has the series of both
     deletion_cost: int | None = None  # its annotation controller.kubernetes.io/pod-deletion-cost; None: not set
 
 
@@ -152,7 +153,6 @@ class ServiceState(Spec, frozen=True):
     spec: ServiceSpec
     variants: tuple[VariantState, ...]  # in the order of spec.variants
     gateway_queue: Reading = NOT_APPLICABLE  # requests held because nothing is ready (the activator's)
-    gateway_load_aware: bool | None = None  # None: not known
     faults: tuple[tuple[str, str], ...] = ()  # (reason, message) of the service's own cross-object faults
 
 

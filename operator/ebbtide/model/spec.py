@@ -85,7 +85,6 @@ class EngineSpec(Spec, frozen=True):
     args: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
     port: int = 8000
-    delete_with_service: bool = False  # deletionPolicy: Delete
     pod_template_json: str = "{}"
 
 

@@ -35,7 +35,8 @@ class View:
     """Frozen copies of all caches at one moment.
 
     `kinds`: what discovery said about each target kind (None: not served; absent: no answer yet). `customs` and
-    `scales`: objects of target kinds other than Deployment and StatefulSet, and what their `/scale` said.
+    `scales`: objects of target kinds other than Deployment and StatefulSet, and what their `/scale` said. `unread`:
+    what the API server said instead, by kind and name; name "" where the kind as a whole cannot be listed.
     """
 
     services: Mapping[str, ServiceSpec]
@@ -47,6 +48,7 @@ class View:
     kinds: Mapping[Kind, KindInfo | None]
     customs: Mapping[Kind, Mapping[str, Opaque]]
     scales: Mapping[tuple[Kind, str], ScaleView]
+    unread: Mapping[tuple[Kind, str], str]
     autoscalers: tuple[tuple[str, Autoscaler], ...]
     metrics: MetricsView
     gateways: Mapping[str, Reading]
@@ -129,11 +131,15 @@ class _Assembly:
         if info is None or not info.scalable:
             return Found(None, served=info is not None, scalable=info is not None and info.scalable)
         if kind not in self._view.customs:
-            return Found(None, served=None)  # its first list is still on the way
+            return self._not_yet(kind, "", info)  # its first list is still on the way
         item, scale = self._view.customs[kind].get(key), self._view.scales.get((kind, key))
         if item is not None and scale is None:
-            return Found(None, served=None)
+            return self._not_yet(kind, key, info)
         return Found(custom_view(kind[1], item, scale) if item is not None and scale is not None else None)
+
+    def _not_yet(self, kind: Kind, key: str, info: KindInfo) -> Found:
+        unread = self._view.unread.get((kind, key), "")
+        return Found(None, served=True if unread else None, unread=unread, plural=info.plural)
 
 
 def _named(nodes: Mapping[str, Node], states: tuple[NodeState, ...]) -> dict[str, Node]:

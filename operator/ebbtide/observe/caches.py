@@ -5,6 +5,7 @@ them: KEDA's ScaledObjects, and every other kind that a service names as a scale
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -20,6 +21,8 @@ from ebbtide.observe.settings import ObserveSettings
 from ebbtide.observe.slim import Slim
 
 SCALED_OBJECT: Kind = ("keda.sh/v1alpha1", "ScaledObject")
+
+_FIRST_LIST_S = 5.0  # a cycle waits for this, once
 
 
 class Caches:
@@ -116,6 +119,9 @@ class Caches:
         elif info is not None and self.scaled_objects is None:
             self.scaled_objects = self._informer(resource_path(info.api_version, info.plural), Autoscaler)
             self._run("scaledobjects", self.scaled_objects)
+            # a plan made before the first list would write to what KEDA scales
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.scaled_objects.wait_synced(), _FIRST_LIST_S)
 
     async def _find(self, kind: Kind) -> KindInfo | None:
         try:

@@ -24,20 +24,24 @@ class KindInfo:
 
 
 class Discovery:
-    """Looks kinds up by apiVersion, one request for a whole group version, kept for `ttl_s`."""
+    """Looks kinds up by apiVersion, one request for a whole group version, kept for `ttl_s`.
 
-    def __init__(self, client: KubeClient, ttl_s: float = 60.0) -> None:
+    That a kind is not served is believed for `absent_ttl_s`: somebody who has just installed its CRD is waiting.
+    """
+
+    def __init__(self, client: KubeClient, ttl_s: float = 60.0, absent_ttl_s: float = 10.0) -> None:
         self._client = client
-        self._ttl_s = ttl_s
+        self._ttl_s, self._absent_ttl_s = ttl_s, min(ttl_s, absent_ttl_s)
         self._known: dict[str, tuple[float, dict[str, KindInfo]]] = {}
 
     async def find(self, api_version: str, kind: str) -> KindInfo | None:
         """The kind, or None when this API server does not serve it. RetryableError when it does not answer."""
-        return (await self._group_version(api_version)).get(kind)
+        return (await self._group_version(api_version, kind)).get(kind)
 
-    async def _group_version(self, api_version: str) -> dict[str, KindInfo]:
-        read_at, kinds = self._known.get(api_version, (0.0, {}))
-        if api_version in self._known and monotonic_s() - read_at < self._ttl_s:
+    async def _group_version(self, api_version: str, kind: str) -> dict[str, KindInfo]:
+        read_at, kinds = self._known.get(api_version, (float("-inf"), {}))
+        ttl_s = self._ttl_s if kind in kinds else self._absent_ttl_s
+        if monotonic_s() - read_at < ttl_s:
             return kinds
         try:
             path = f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"

@@ -133,11 +133,6 @@ class Gateways:
             self._on_wake()
 
 
-def queue_length(exposition: str, activator: Activator) -> float | None:
-    """The queue in a text exposition; None when no configured name has a series with the labels."""
-    return _Series(_lines(exposition, activator.queue_metrics)).queue(activator)
-
-
 class _Series:
     """The samples of one page, found by any of their labels: a thousand services on one page are one walk over it."""
 

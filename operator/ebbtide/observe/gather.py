@@ -133,6 +133,7 @@ class Observer:
             kinds=dict(caches.kinds),
             customs={kind: dict(informer.items) for kind, informer in caches.customs.items() if informer.synced},
             scales=self._known_scales(services),
+            unread=self._unread(services),
             autoscalers=(
                 *(("HorizontalPodAutoscaler", autoscaler) for autoscaler in caches.autoscalers.items.values()),
                 *(("ScaledObject", autoscaler) for autoscaler in scaled_objects),
@@ -170,6 +171,17 @@ class Observer:
                 if scale is not None:
                     known[kind, key] = scale
         return known
+
+    def _unread(self, services: Mapping[str, ServiceSpec]) -> dict[tuple[Kind, str], str]:
+        unread = {(kind, ""): informer.error for kind, informer in self._caches.customs.items() if informer.error}
+        for spec in services.values():
+            for target in _targets(spec):
+                kind, key = _named(spec, target)
+                info = self._caches.kinds.get(kind)
+                error = self._scales.error(info, key) if info is not None else ""
+                if error:
+                    unread[kind, key] = error
+        return unread
 
     def _own_sources(self) -> tuple[Source, ...]:
         broken = [*self._services.errors(), *self._pools.errors()]

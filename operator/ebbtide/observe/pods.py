@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ebbtide.clock import parse_rfc3339
 from ebbtide.model.snapshot import EngineReadings, PodPhase, PodState
 from ebbtide.observe.projections import LabelSelector, Pod, SelectorRequirement, selects
+from ebbtide.observe.workloads import WORKER_INDEX
 
 # Container states that do not end by waiting: the kubelet itself is backing off or cannot begin.
 _FAILING = frozenset(
@@ -89,8 +90,13 @@ def pod_state(pod: Pod, resource: str, around: Surroundings, engine: EngineReadi
         scheduled_at=_since(scheduled.last_transition_time) if scheduled and scheduled.status == "True" else None,
         message=message,
         engine=engine,
+        serves=engine is not None or not _is_worker(pod),
         deletion_cost=pod.deletion_cost,
     )
+
+
+def _is_worker(pod: Pod) -> bool:
+    return (pod.metadata.labels or {}).get(WORKER_INDEX, "0") != "0"
 
 
 def _phase(pod: Pod, around: Surroundings) -> tuple[PodPhase, str]:

@@ -36,20 +36,26 @@ class Scales:
     def __init__(self, client: KubeClient) -> None:
         self._client = client
         self._known: dict[tuple[str, str, str], tuple[str, ScaleView]] = {}
+        self._errors: dict[tuple[str, str, str], str] = {}
 
     def get(self, info: KindInfo, key: str) -> ScaleView | None:
         """The last answer, or None when it was never read."""
         known = self._known.get((info.api_version, info.kind, key))
         return known[1] if known else None
 
+    def error(self, info: KindInfo, key: str) -> str:
+        """Why the last answer is missing or old, or empty."""
+        return self._errors.get((info.api_version, info.kind, key), "")
+
     async def refresh(self, wanted: Iterable[tuple[KindInfo, Opaque]]) -> str:
         """Read what changed, and forget what is not wanted any more. Returns the first error, or empty."""
         gate = asyncio.Semaphore(_READS_AT_ONCE)
         pairs = list(wanted)
-        names = {(info.api_version, info.kind, item.metadata.key) for info, item in pairs}
-        self._known = {name: known for name, known in self._known.items() if name in names}
+        asked = [(info.api_version, info.kind, item.metadata.key) for info, item in pairs]
+        self._known = {name: self._known[name] for name in asked if name in self._known}
         errors = await asyncio.gather(*(self._read(gate, info, item) for info, item in pairs))
-        return next((error for error in errors if error), "")
+        self._errors = {name: error for name, error in zip(asked, errors, strict=True) if error}
+        return next(iter(self._errors.values()), "")
 
     async def _read(self, gate: asyncio.Semaphore, info: KindInfo, item: Opaque) -> str:
         name, meta = (info.api_version, info.kind, item.metadata.key), item.metadata

@@ -56,11 +56,16 @@ class Claims:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What discovery and the caches know about a target. `served` None: discovery has not answered yet."""
+    """What discovery and the caches know about a target. `served` None: discovery has not answered yet.
+
+    `unread`: what the API server said instead of the target or its `/scale`, and `plural` its kind's name there.
+    """
 
     view: TargetView | None
     served: bool | None = True
     scalable: bool = True
+    unread: str = ""
+    plural: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +121,7 @@ def _faults(
     checks = (
         _pool_missing(variant, pool),
         _shared(service, variant, claims),
-        _not_scalable(service, variant, found) or _not_found(service, variant, found),
+        _not_scalable(variant, found) or _unread(service, variant, found) or _not_found(service, variant, found),
         _mismatch(variant, found.view, pool, place.nodes) if found.view and pool else None,
         _gpus_unknown(variant, found.view, pool) if found.view else None,
     )
@@ -142,7 +147,7 @@ def _shared(service: ServiceSpec, variant: VariantSpec, claims: Claims) -> Fault
     )
 
 
-def _not_scalable(service: ServiceSpec, variant: VariantSpec, found: Found) -> Fault | None:
+def _not_scalable(variant: VariantSpec, found: Found) -> Fault | None:
     ref = variant.target
     if found.served is None:
         return Code.PENDING, f"variant {variant.name}: the API server has not said yet whether it serves {ref.kind}"
@@ -157,6 +162,16 @@ def _not_scalable(service: ServiceSpec, variant: VariantSpec, found: Found) -> F
             "its replicas; name what owns it, such as a Deployment, StatefulSet or LeaderWorkerSet"
         )
     return None
+
+
+def _unread(service: ServiceSpec, variant: VariantSpec, found: Found) -> Fault | None:
+    if not found.unread:
+        return None
+    group = variant.target.api_version.rpartition("/")[0]
+    return Code.TARGET_UNREADABLE, (
+        f"variant {variant.name}: {_named(service, variant)} cannot be read: {found.unread}; Ebbtide's account needs a "
+        f'ClusterRole with get, list, watch on {found.plural} and get, patch on {found.plural}/scale of group "{group}"'
+    )
 
 
 def _not_found(service: ServiceSpec, variant: VariantSpec, found: Found) -> Fault | None:

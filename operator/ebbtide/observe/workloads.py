@@ -23,6 +23,8 @@ from ebbtide.observe.projections import (
 )
 from ebbtide.observe.scales import ScaleView
 
+# On every pod of a LeaderWorkerSet; 0 is the group's leader
+WORKER_INDEX = "leaderworkerset.sigs.k8s.io/worker-index"
 _SHUTDOWN_TIMEOUT = re.compile(r"--shutdown[-_]timeout[=\s]+(\d+(?:\.\d+)?)")
 
 
@@ -146,12 +148,20 @@ def custom_view(kind: str, item: Opaque, scale: ScaleView) -> TargetView:
         spec_replicas=scale.spec_replicas,
         status_replicas=scale.status_replicas,
         observed_generation=status.observed_generation,
-        selector=scale.selector,
+        selector=_whole_groups(scale.selector),
         templates=_templates(spec),
         rolling_out=behind or (updating is not None and updating.status == "True"),
         ordinal=kind in ("StatefulSet", "LeaderWorkerSet"),
         replica_failure=_failure_text(find_condition(status.conditions, "ReplicaFailure")),
     )
+
+
+def _whole_groups(selector: LabelSelector) -> LabelSelector:
+    """The same without the choice of leaders: a LeaderWorkerSet's `/scale` selects them alone, which is what an HPA
+    averages over, but the workers hold GPUs too, and a group without one of them does not serve.
+    """
+    pairs = {label: value for label, value in (selector.match_labels or {}).items() if label != WORKER_INDEX}
+    return LabelSelector(pairs, selector.match_expressions)
 
 
 def _templates(spec: _CustomSpec) -> tuple[tuple[TemplateSpec, int], ...]:

@@ -24,7 +24,3 @@ class TokenBucket:
         given = min(wanted, int(self._tokens))
         self._tokens -= given
         return given
-
-    def give_back(self, count: int) -> None:
-        """Returns tokens that were taken and not used."""
-        self._tokens = min(self._burst, self._tokens + count)

@@ -27,7 +27,7 @@ _MAX_NAME = 200
 _MAX_WAITING = 1000
 
 # The Event that a service's deciding reason stands for; codes that are not here are told by status alone
-_BY_CODE: Mapping[Code, tuple[str, str]] = {
+BY_CODE: Mapping[Code, tuple[str, str]] = {
     Code.METRICS_MISSING: ("Warning", "Held"),
     Code.METRICS_STALE: ("Warning", "Held"),
     Code.PROMETHEUS_UNREACHABLE: ("Warning", "Held"),
@@ -40,13 +40,15 @@ _BY_CODE: Mapping[Code, tuple[str, str]] = {
     Code.QUOTA_REFUSED: ("Warning", "Limited"),
     Code.UNSCHEDULABLE: ("Warning", "Limited"),
     Code.CRASH_LOOPING: ("Warning", "Limited"),
-    Code.SLO_UNATTAINABLE: ("Warning", "Limited"),
     Code.PRICE_UNKNOWN: ("Warning", "PriceMissing"),
     Code.PAUSED: ("Normal", "Paused"),
     Code.TARGET_CONFLICT: ("Warning", "ConflictDetected"),
     Code.TARGET_SHARED: ("Warning", "ConflictDetected"),
     Code.DRIFTED: ("Normal", "Drifted"),
 }
+
+# Reasons of conditions that are worth an Event whatever decides the plan, and the action that met them
+BY_CONDITION: Mapping[str, str] = {Code.WRITE_REFUSED.value: "Scale", Code.SPREAD_EVENLY.value: "Observe"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +104,13 @@ def _scaled(spec: ServiceSpec, action: ScaleAction) -> Note:
 
 def _of_service(spec: ServiceSpec, plan: ServicePlan, shared: set[str]) -> Iterator[Note]:
     code = plan.reason.code
-    if code in _BY_CODE and code.value not in shared:
-        type_, reason = _BY_CODE[code]
+    if code in BY_CODE and code.value not in shared:
+        type_, reason = BY_CODE[code]
         yield Note(_subject(spec), type_, reason, "Decide", f"{code.value}: {plan.reason.text}", topic=code.value)
-    refused = next((item for item in plan.conditions if item.reason == Code.WRITE_REFUSED.value), None)
-    if refused is not None:
-        yield Note(_subject(spec), "Warning", refused.reason, "Scale", refused.message, topic=refused.reason)
+    for condition in plan.conditions:
+        action = BY_CONDITION.get(condition.reason)
+        if action is not None:
+            yield Note(_subject(spec), "Warning", condition.reason, action, condition.message, topic=condition.reason)
     moves = [f"{v.name} {v.observed} -> {v.allowed}" for v in plan.variants if v.allowed != v.observed]
     if spec.mode is Mode.RECOMMEND and moves:
         text = f"{', '.join(moves)}: {plan.reason.text} (mode Recommend: nothing was written)"

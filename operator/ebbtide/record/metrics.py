@@ -98,7 +98,7 @@ CATALOGUE: tuple[Described, ...] = (
         "ebbtide_capacity_requests_per_second",
         "plan",
         (*_VARIANT, "source"),
-        "Requests per second that one ready replica carries inside the objectives.",
+        "Requests per second that one ready replica carries inside the objectives, beside other variants.",
     ),
     Described("ebbtide_startup_seconds", "plan", _VARIANT, "Median seconds from creation to ready, as measured."),
     Described("ebbtide_spend_per_hour", "plan", (*_SERVICE, "currency"), "Money per hour at present prices."),

@@ -288,7 +288,7 @@ def _decisive(value: ServiceMemory | PoolMemory) -> ServiceMemory | PoolMemory:
         last_request_at=None,
         last_fresh_at=None,
         activator_seen_at=None,
-        even_dispatch=0.0,
+        even_dispatch=0.5,
         input_tokens=0.0,
         output_tokens=0.0,
         lengths_s=0.0,

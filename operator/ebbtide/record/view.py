@@ -24,6 +24,7 @@ SERVICE_CONDITIONS = (
     "TargetResolved",
     "MetricsFresh",
     "CapacityKnown",
+    "TrafficBalanced",
     "PricesKnown",
     "SLOAttainable",
     "Acting",

@@ -8,13 +8,14 @@ import asyncio
 import shutil
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 
 from ebbtide.api.crd import crd_documents
 from ebbtide.clock import monotonic_s
@@ -99,7 +100,7 @@ class Demo:
         return f"http://127.0.0.1:{self._gateway_port}/metrics"
 
     async def bring_up(self) -> None:
-        """Applies the fleet, starts gateway and operator; returns when every pod of the start is Ready."""
+        """Applies the fleet and starts the gateway; returns when every pod of the start is Ready."""
         for service in self.services:
             self.sandbox.apply(showcase.deployments(service))
         self.sandbox.apply(showcase.pools())
@@ -108,26 +109,47 @@ class Demo:
         emulator = ["-m", "ebbtide.sandbox.emulator", "--kubeconfig", str(self.sandbox.emulator_kubeconfig)]
         flags = ["--port", str(self._gateway_port), "--seed", str(self.options.seed)]
         self.sandbox.spawn("emulator", [sys.executable, *emulator, *flags])
-        self.sandbox.spawn("operator", [sys.executable, "-m", "ebbtide", "operator"], self._operator_settings())
-        await self._until("the operator", f"http://127.0.0.1:{self._operator_port}/readyz", 30.0)
         await self._until_ready()
 
-    async def start_load(self) -> None:
-        """Second 0 of every stream is now."""
+    async def start(self) -> None:
+        """Warms the fleet up, starts the operator beside it, and returns at second 0 of every stream."""
+        began_s = monotonic_s()
         for service in self.services:
-            spec = fleet.service_spec(service, "")
-            body = {
-                "route": spec.key,
-                "requests": [(r.arrival_s, r.prompt_tokens, r.output_tokens) for r in self.requests(service)],
-                "objectives": {
-                    "time_to_first_token_s": spec.objectives.ttft_s,
-                    "inter_token_latency_s": spec.objectives.itl_s,
-                },
-                "after_s": 60.0,
-            }
-            async with self._session().post(f"http://127.0.0.1:{self._gateway_port}/load", json=body) as answer:
-                if answer.status != 200:
-                    raise SandboxError(f"the gateway refused the load of {spec.key}: {await answer.text()}")
+            counted = self.requests(service)
+            await self._order(service, self._warm_up(service, counted), counted=False)
+            await self._order(service, counted, start_in_s=fleet.WARM_UP_S - (monotonic_s() - began_s))
+        self.sandbox.spawn("operator", [sys.executable, "-m", "ebbtide", "operator"], self._operator_settings())
+        await self._until("the operator", f"http://127.0.0.1:{self._operator_port}/readyz", fleet.WARM_UP_S)
+        left_s = fleet.WARM_UP_S - (monotonic_s() - began_s)
+        self._progress(f"the operator runs; it looks at the fleet for {left_s:.0f} s before the counted load begins")
+        await asyncio.sleep(max(0.0, left_s))
+
+    async def _order(
+        self, service: ShowcaseService, requests: Sequence[Request], *, start_in_s: float = 0.0, counted: bool = True
+    ) -> None:
+        spec = fleet.service_spec(service, "")
+        body = {
+            "route": spec.key,
+            "requests": [(r.arrival_s, r.prompt_tokens, r.output_tokens) for r in requests],
+            "objectives": {
+                "time_to_first_token_s": spec.objectives.ttft_s,
+                "inter_token_latency_s": spec.objectives.itl_s,
+            },
+            "start_in_s": max(0.0, start_in_s),
+            "after_s": 60.0,
+            "counted": counted,
+        }
+        async with self._session().post(f"http://127.0.0.1:{self._gateway_port}/load", json=body) as answer:
+            if answer.status != 200:
+                raise SandboxError(f"the gateway refused the load of {spec.key}: {await answer.text()}")
+
+    def _warm_up(self, service: ShowcaseService, counted: Sequence[Request]) -> list[Request]:
+        """At the rate with which the counted load begins, from second 0 of its own stream."""
+        per_second = service.shape.rate(0.0)
+        if service.name == "chat" and self.options.chat_requests is not None:
+            per_second = sum(r.arrival_s < fleet.WARM_UP_S for r in counted) / fleet.WARM_UP_S
+        before = fleet.warm_up(service, per_second, self.options.seed)
+        return [msgspec.structs.replace(r, arrival_s=r.arrival_s + fleet.WARM_UP_S) for r in before]
 
     def requests(self, service: ShowcaseService) -> list[Request]:
         """What that service will be asked."""

@@ -52,8 +52,10 @@ class Route:
 class _Stream:
     """Requests of one `start_load`; `origin_s` is the gateway time of its second 0."""
 
-    def __init__(self, route: Route, requests: Iterable[Request], origin_s: float, objectives: Objectives) -> None:
-        self.route, self.origin_s, self.objectives = route, origin_s, objectives
+    def __init__(
+        self, route: Route, requests: Iterable[Request], origin_s: float, objectives: Objectives, counted: bool
+    ) -> None:
+        self.route, self.origin_s, self.objectives, self.counted = route, origin_s, objectives, counted
         self._requests: Iterator[Request] = iter(requests)
 
     def following(self) -> Request | None:
@@ -75,9 +77,20 @@ class Gateway:
         """The route `<namespace>/<name>`, made when it is first named."""
         return self.routes.setdefault(key, Route(key))
 
-    def start_load(self, route: str, requests: Iterable[Request], start_s: float, objectives: Objectives) -> None:
-        """Send `requests` (in the order of arrival; their second 0 is `start_s`) to `route`."""
-        self._push(_Stream(self.route(route), requests, start_s, objectives))
+    def start_load(
+        self,
+        route: str,
+        requests: Iterable[Request],
+        start_s: float,
+        objectives: Objectives,
+        *,
+        counted: bool = True,
+    ) -> None:
+        """Send `requests` (in the order of arrival; their second 0 is `start_s`) to `route`.
+
+        What is not `counted` warms the fleet up: it is served like any other and appears in no result.
+        """
+        self._push(_Stream(self.route(route), requests, start_s, objectives, counted))
 
     def stop_load(self, route: str) -> int:
         """Drop what has not been sent to `route` yet; how many streams ended by it."""
@@ -148,7 +161,8 @@ class Gateway:
     def _arrive(self, stream: _Stream, request: Request, now_s: float) -> None:
         route = stream.route
         self._streams[request.id] = stream
-        route.ledger.arrived(now_s, now_s - stream.origin_s)
+        if stream.counted:
+            route.ledger.arrived(now_s, now_s - stream.origin_s)
         if route.ready:
             self._submit(route, request, now_s)
         else:
@@ -174,7 +188,8 @@ class Gateway:
     def _book(self, route: Route, outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:
             stream = self._streams.pop(outcome.request.id)
-            route.ledger.book(outcome, outcome.request.arrival_s - stream.origin_s, stream.objectives)
+            if stream.counted:
+                route.ledger.book(outcome, outcome.request.arrival_s - stream.origin_s, stream.objectives)
 
 
 def _gauges(route: Route) -> RouteGauges:

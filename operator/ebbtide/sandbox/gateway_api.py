@@ -25,7 +25,7 @@ class LoadOrder(msgspec.Struct, forbid_unknown_fields=True):
     """Body of POST /load: either `requests` as [arrival_s, prompt_tokens, output_tokens], or `shape` and `duration_s`.
 
     `start_in_s` is when second 0 of the stream is, from now; `objectives` judge its requests; `after_s` sets from
-    which second of the stream on requests are counted apart.
+    which second of the stream on requests are counted apart; a stream that is not `counted` appears in no result.
     """
 
     route: str
@@ -37,6 +37,7 @@ class LoadOrder(msgspec.Struct, forbid_unknown_fields=True):
     swing: float = 0.2
     start_in_s: float = 0.0
     after_s: float = 60.0
+    counted: bool = True
     objectives: Objectives = msgspec.field(default_factory=Objectives)
 
 
@@ -91,7 +92,8 @@ class GatewayApi:
         now_s = self._now_s()
         self._gateway.advance(now_s)
         self._gateway.route(order.route).ledger.after_s = order.after_s
-        self._gateway.start_load(order.route, requests, now_s + order.start_in_s, order.objectives)
+        origin_s = now_s + order.start_in_s
+        self._gateway.start_load(order.route, requests, origin_s, order.objectives, counted=order.counted)
         last_s = requests[-1].arrival_s if requests else 0.0
         return _json({"route": order.route, "requests": len(requests), "last_arrival_s": last_s})
 

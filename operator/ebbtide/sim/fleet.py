@@ -4,6 +4,7 @@ Everything happens at a known virtual second; nothing reads a clock. A policy se
 Prometheus and the API server would show at that moment.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -56,7 +57,11 @@ class Scenario(msgspec.Struct, frozen=True):
 
 
 class FleetSettings(msgspec.Struct, frozen=True):
-    """The pace of the outside: scrapes, rate window, cycles; the policy watches for `lead_s` before the load begins."""
+    """The pace of the outside: scrapes, rate window, cycles.
+
+    The policy watches from `lead_s` before second 0, or from the first request where that is earlier: requests with
+    a negative arrival warm the fleet up and are not counted.
+    """
 
     scrape_s: float = 5.0
     rate_window_s: float = 60.0
@@ -112,6 +117,8 @@ class FleetSimulation:
         self._scenario = scenario
         self._settings = settings
         self._decide = decide
+        first_s = min((r.arrival_s for service in scenario.services for r in service.requests[:1]), default=0.0)
+        self._lead_s = max(settings.lead_s, math.ceil(-first_s))
         self._cluster = VirtualCluster(scenario.pools, scenario.seed)
         self._services = [self._start(service) for service in scenario.services]
 
@@ -119,7 +126,7 @@ class FleetSimulation:
         """To the end of the load, then until every accepted request has ended (at most 5 virtual minutes more)."""
         settings = self._settings
         end_s, limit_s = self._scenario.duration_s, self._scenario.duration_s + 300.0
-        now_s, scrape_at, period_at = -settings.lead_s, 0.0, 0.0
+        now_s = scrape_at = period_at = -self._lead_s
         cycle_at = now_s + 0.5 * settings.cycle_s
         while now_s < end_s or (now_s < limit_s and self._busy()):
             now_s += TICK_S
@@ -148,10 +155,12 @@ class FleetSimulation:
             for variant in scenario.spec.variants
         }
         for fleet in fleets.values():
-            began_s = -self._settings.lead_s
+            began_s = -self._lead_s
             self._cluster.scale(scenario.spec.key, fleet, scenario.start_replicas.get(fleet.name, 0), began_s)
             for pod in fleet.pods:
-                pod.ready_at = 0.0 if pod.node is not None else None  # ready when the load begins
+                if pod.ready_at is not None:  # ready when the run begins, with the start-up behind it
+                    pod.ready_at = began_s
+                    pod.created_at = pod.bound_at = began_s - pod.startup_s
         return _Service(scenario=scenario, fleets=fleets)
 
     def _serve_until(self, service: _Service, to_s: float) -> None:
@@ -275,7 +284,8 @@ class FleetSimulation:
     def _result(self, service: _Service, end_s: float) -> ServiceResult:
         objectives = service.scenario.spec.objectives
         met = [o.request.arrival_s for o in service.outcomes if o.meets(objectives.ttft_s, objectives.itl_s)]
-        arrivals = [request.arrival_s for request in service.scenario.requests]
+        met = [at for at in met if at >= 0.0]
+        arrivals = [r.arrival_s for r in service.scenario.requests if r.arrival_s >= 0.0]
         late = sum(at >= 60.0 for at in arrivals)
         pods = [pod for fleet in service.fleets.values() for pod in (*fleet.pods, *fleet.gone)]
         gpu_s = sum(

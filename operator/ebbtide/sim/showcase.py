@@ -1,8 +1,9 @@
 """The fleet of `ebbtide demo`: its services, pools, start-up times and load, drawn from one seed.
 
 The same scenario runs on the real control plane (the demo), in virtual time (the static reference) and in tests. The
-load is a day in a few minutes: it begins at its peak, ebbs to a quarter and rises again to nearly half. A start-up
-takes an eighth of the shortest demo, so a replica for the rise must be asked for well before it is needed.
+load is a day in a few minutes: it rises by half to its peak, ebbs to a fifth and begins to rise again. A start-up
+takes an eighth of a demo of four minutes, so a replica for the rise must be asked for well before it is needed. The
+fleet serves already when Ebbtide arrives, as it would anywhere: `WARM_UP_S` seconds of steady load come before.
 """
 
 import itertools
@@ -35,10 +36,18 @@ from ebbtide.sim.profiles import profile
 
 NAMESPACE = "demo"
 POOL_LABEL = "sandbox.ebbtide.dev/pool"
-LENGTHS = Lengths(prompt_median=500.0, prompt_sigma=0.7, output_median=190.0, output_sigma=0.6, output_max=600)
-_SWING = 0.08
-# (share of the duration, share of the peak); between two of them half a cosine
-_WAVE = ((0.0, 1.0), (0.03, 0.99), (0.26, 0.24), (0.40, 0.23), (0.96, 0.45), (1.0, 0.45))
+WARM_UP_S = 30.0
+LENGTHS = Lengths(
+    prompt_median=500.0,
+    prompt_sigma=0.7,
+    output_median=190.0,
+    output_sigma=0.6,
+    output_max=600,
+    slow_share=0.05,
+)
+_SWING = 0.06
+# (share of the duration, share of the peak); between two of them half a cosine. Mean about 0.41: peak 2.4 times that.
+_WAVE = ((0.0, 0.62), (0.18, 1.0), (0.41, 0.205), (0.75, 0.205), (1.0, 0.28))
 _POINT_S = 2.0
 
 
@@ -98,7 +107,7 @@ def services(duration_s: float, seed: int) -> tuple[ShowcaseService, ...]:
     draw = random.Random(f"{seed}/showcase")
 
     def wave(peak: float) -> Sampled:
-        inner = [(at * draw.uniform(0.94, 1.06), height * draw.uniform(0.95, 1.05)) for at, height in _WAVE[1:-1]]
+        inner = [(at * draw.uniform(0.97, 1.03), height * draw.uniform(0.97, 1.03)) for at, height in _WAVE[1:-1]]
         return _smooth([_WAVE[0], *inner, _WAVE[-1]], duration_s, peak)
 
     return (
@@ -107,8 +116,8 @@ def services(duration_s: float, seed: int) -> tuple[ShowcaseService, ...]:
             story="vLLM on two pools: on-prem A100 first, H100 when they are full",
             engine="vllm",
             mode=Mode.AUTO,
-            variants=(("a100-on-prem", 8, 8), ("h100-on-demand", 6, 1)),
-            shape=wave(draw.uniform(98.0, 108.0)),
+            variants=(("a100-on-prem", 8, 8), ("h100-on-demand", 3, 0)),
+            shape=wave(draw.uniform(105.0, 109.0)),
             startup_s=draw.uniform(30.0, 34.0),
         ),
         ShowcaseService(
@@ -116,8 +125,8 @@ def services(duration_s: float, seed: int) -> tuple[ShowcaseService, ...]:
             story="TensorRT-LLM on L40S",
             engine="trtllm",
             mode=Mode.AUTO,
-            variants=(("l40s-on-demand", 16, 10),),
-            shape=wave(draw.uniform(52.0, 60.0)),
+            variants=(("l40s-on-demand", 12, 8),),
+            shape=wave(draw.uniform(58.0, 61.0)),
             startup_s=draw.uniform(30.0, 34.0),
         ),
         ShowcaseService(
@@ -184,7 +193,7 @@ def service_spec(service: ShowcaseService, activator_url: str) -> ServiceSpec:
         scaling=Scaling(
             min_replicas=0 if service.scale_to_zero else 1,
             max_replicas=sum(most for _, most, _ in service.variants),
-            down_delay_s=5.0,
+            down_delay_s=2.0,
             down_max_per_minute=30,
             scale_to_zero=zero if service.scale_to_zero else None,
         ),
@@ -194,6 +203,13 @@ def service_spec(service: ShowcaseService, activator_url: str) -> ServiceSpec:
 def requests(service: ShowcaseService, duration_s: float, seed: int) -> list[Request]:
     """The service's requests, the same for a seed wherever they are served."""
     return generate(service.shape, LENGTHS, duration_s, seed=_mix(seed, service.name), swing=_SWING)
+
+
+def warm_up(service: ShowcaseService, per_second: float, seed: int) -> list[Request]:
+    """The `WARM_UP_S` seconds of steady load before second 0: arrivals from `-WARM_UP_S` to 0, not counted."""
+    drawn = _mix(seed, f"{service.name}/warm-up")
+    steady = generate(Constant(per_second=per_second), LENGTHS, WARM_UP_S, seed=drawn, swing=_SWING)
+    return [msgspec.structs.replace(r, id=-1 - r.id, arrival_s=r.arrival_s - WARM_UP_S) for r in steady]
 
 
 def scenario(duration_s: float, seed: int) -> Scenario:
@@ -220,7 +236,7 @@ def _service_scenario(
         startup_s=dict.fromkeys(names, (service.startup_s, service.startup_s)),
         gpus_per_replica=dict.fromkeys(names, 1),
         start_replicas=dict(zip(names, (start for _, _, start in service.variants), strict=True)),
-        requests=tuple(requests(service, duration_s, seed)),
+        requests=(*warm_up(service, service.shape.rate(0.0), seed), *requests(service, duration_s, seed)),
     )
 
 

@@ -12,12 +12,12 @@ from tests.cluster.rig import Rig
 
 
 @contextlib.contextmanager
-def open_rig(sandbox: Sandbox, data: Path) -> Iterator[Rig]:
+def open_rig(sandbox: Sandbox, data: Path, dispatch: str = "least-loaded") -> Iterator[Rig]:
     """A namespace with an emulator; whoever uses it starts the operator when the objects are there."""
     made = Rig(sandbox, f"test-{uuid.uuid4().hex[:8]}", data)
     sandbox.kubectl("create", "namespace", made.namespace)
     try:
-        made.start_emulator()
+        made.start_emulator(dispatch)
         yield made
     finally:
         made.close()

@@ -1,0 +1,62 @@
+"""The laws of one batch: what its mean number of requests, its latency line and its misses have to do with each other.
+
+The concurrency that keeps the declared share of requests inside the objective follows from the spread of the number in
+the batch (processor sharing: variance N (1 + N b / a), less what averages out over a request's residence and over
+replicas), and the rate from Little's law. Formulas only: nothing here reads or keeps what was observed.
+"""
+
+import math
+
+from ebbtide.core.numeric import clip, tail_quantile, upper_tail
+from ebbtide.core.work import Model
+
+RESIDENCE = 0.75  # share of the variance of N that is left in a request's mean over its own residence
+ITL_SHARE = 0.7  # of the allowed misses; the rest is for first tokens
+PLANNED = 0.7  # plan to use this share of the allowed misses: the estimate of the edge is itself uncertain
+MISS_EXPONENT = 10.0  # misses grow about with load^10 at the edge, so log(load) is off by a tenth of log(misses)
+
+
+def allowed_concurrency(a_s: float, b_s: float, limit: float, attainment: float, spread: float) -> float:
+    """The mean number in a batch at which the declared share of requests stays below `limit`.
+
+    N + z sqrt(k N (1 + N b/a)) = limit, solved in closed form. a = 14.7 ms, b = 0.38 ms, limit 92, 99 % and spread 1
+    (one replica on its own) give about 62; spread 0.1 (perfect pooling over ten) gives about 80.
+    """
+    z = tail_quantile((1.0 - attainment) * ITL_SHARE * PLANNED)
+    k = RESIDENCE * spread * z * z
+    beta = b_s / a_s
+    root = math.sqrt(k * k + 4.0 * limit * k + 4.0 * k * beta * limit * limit)
+    return 2.0 * limit * limit / (2.0 * limit + k + root)
+
+
+def rate_at(a_s: float, b_s: float, concurrency: float, output_tokens: float) -> float:
+    """Little's law: requests/s of a replica that holds `concurrency` requests of `output_tokens` each."""
+    return concurrency / (output_tokens * (a_s + b_s * concurrency))
+
+
+def pooled_spread(dispersion: float, replicas: float) -> float:
+    """What is left of a lone replica's variance: each replica's own part, and the common part shared by all."""
+    return dispersion + (1.0 - dispersion) / max(1.0, replicas)
+
+
+def first_token_rate(model: Model, ttft_s: float, attainment: float, correction: float) -> float:
+    """Requests/s at which the wait for prefill keeps first tokens inside the objective (an M/G/1 tail).
+
+    Never below half of what prefill alone could do: beyond that more replicas buy nothing, and observed misses decide.
+    """
+    busy_s = 0.6 * model.prefill_s  # batching makes prefill cheaper than a lone prompt shows
+    slack = 0.8 * max(0.0, ttft_s - model.prefill_s) / max(1e-6, busy_s)
+    allowed = (1.0 - attainment) * (1.0 - ITL_SHARE) * PLANNED
+    share = 0.9
+    for _ in range(4):
+        share = clip(1.0 - math.log(max(share, 0.05) / allowed) / max(slack, 1e-6), 0.5, 0.9)
+    return correction * share / max(1e-6, busy_s)
+
+
+def expected_share(model: Model, correction: float, concurrency: float, spread: float) -> float:
+    """Share of requests the model expects beyond the limit at this mean concurrency; both kinds of misses together."""
+    if concurrency <= 0.0:
+        return 0.0
+    variance = RESIDENCE * spread * concurrency * (1.0 + concurrency * model.b_s / model.a_s)
+    beyond = upper_tail((model.limit * correction - concurrency) / math.sqrt(max(variance, 1e-9)))
+    return min(1.0, beyond / ITL_SHARE)

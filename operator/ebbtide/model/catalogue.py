@@ -1,0 +1,316 @@
+"""What each reason means, where it stands and what to do about it: the words of `docs/reference/reasons.md`.
+
+Data only. Must never say what a code decides by in numbers that live elsewhere: the text of each reason has those.
+"""
+
+from collections.abc import Mapping
+
+from ebbtide.model.reasons import Code
+from ebbtide.model.spec import Spec
+
+DECISION = "decision"  # status.reason, status.decisions and the Events of moves
+DEPLOYMENT = "deployment"  # an Event on Ebbtide's own Deployment, for what concerns every service
+_MOVE = (DECISION,)
+_HELD = (DECISION, "Limited")
+_FAILING = (DECISION, "Limited", "Ready")
+_UNMEASURED = (DECISION, "Limited", "MetricsFresh", "Ready")
+_FAULT = (DECISION, "TargetResolved", "Ready", "Acting")
+
+
+class Entry(Spec, frozen=True):
+    """One reason in words. `where`: `DECISION`, `DEPLOYMENT` and condition types, a pool's as `GPUPool.Ready`."""
+
+    where: tuple[str, ...]
+    meaning: str
+    fix: str
+
+
+_STEADY = {
+    Code.WITHIN_TARGET: Entry(_MOVE, "What runs carries what is expected.", "Nothing."),
+    Code.NO_LOAD_SEEN: Entry(
+        _MOVE,
+        "No request has arrived since Ebbtide began to watch, or none waits for a service that is at zero.",
+        "Nothing; if requests are sent, look whether they reach these pods or this gateway.",
+    ),
+    Code.NOTHING_RUNS: Entry(
+        (DECISION, "Limited", "MetricsFresh", "TrafficBalanced"),
+        "No pod is ready, so there is nothing to measure and nothing is lowered.",
+        "Nothing while pods start; else `kubectl describe` them.",
+    ),
+}
+
+_MOVES = {
+    Code.DEMAND_ROSE: Entry(
+        _MOVE,
+        "More replicas: what is expected by the time a new one is ready exceeds what runs can carry.",
+        "Nothing. `spec.scaling.up` sets how soon and how fast.",
+    ),
+    Code.DEMAND_FELL: Entry(
+        _MOVE,
+        "Fewer replicas: the rest carries what is expected.",
+        "Nothing. `spec.scaling.down` sets how late and how fast.",
+    ),
+    Code.CHEAPER_MIX: Entry(
+        _MOVE,
+        "Replicas move to another variant that carries the same load for less.",
+        "Nothing. A variant's own `spec.variants[].minReplicas` keeps it up.",
+    ),
+    Code.FIRST_REQUEST: Entry(
+        (DECISION, "Limited"), "From zero to the first replica: the gateway holds requests.", "Nothing."
+    ),
+    Code.IDLE: Entry(
+        _MOVE,
+        "To zero: no request for `spec.scaling.scaleToZero.after`.",
+        "Nothing. Without `spec.scaling.scaleToZero` one replica stays.",
+    ),
+    Code.BELOW_MINIMUM: Entry(
+        _MOVE, "Raised to a declared minimum.", "Nothing. The minimum is `spec.scaling.minReplicas` or a variant's own."
+    ),
+    Code.ABOVE_MAXIMUM: Entry(
+        _MOVE, "Lowered to the declared maximum.", "Nothing. The maximum is `spec.scaling.maxReplicas`."
+    ),
+    Code.INTERRUPTION: Entry(
+        _MOVE,
+        "Nodes are about to be taken away: their replicas are replaced.",
+        "Nothing. If there is no room elsewhere, give the service a variant on another pool.",
+    ),
+    Code.GIVES_WAY: Entry(
+        _MOVE,
+        "Fewer replicas: the pool no longer has the GPUs, or a service of higher priority needs them.",
+        "Raise `spec.priority`, add GPUs to the pool, or a variant on another pool.",
+    ),
+}
+
+_WAITING = {
+    Code.DOWN_DELAY: Entry(
+        _HELD, "Fewer would do, but more were wanted a short while ago.", "Nothing. See `spec.scaling.down.delay`."
+    ),
+    Code.UP_DELAY: Entry(
+        _HELD, "More are wanted, but not for long enough yet.", "Nothing. See `spec.scaling.up.delay`."
+    ),
+    Code.RATE_LIMITED: Entry(
+        _HELD,
+        "It moves as fast as it may within a minute.",
+        "Nothing. See `spec.scaling.up.maxPerMinute` and `spec.scaling.down.maxPerMinute`.",
+    ),
+    Code.PODS_STARTING: Entry(
+        (DECISION, "Limited", "MetricsFresh"),
+        "Pods are starting, or became ready so lately that they have no rates yet.",
+        "Nothing; if it stays, `kubectl describe` the pods. `status.variants[].startupSeconds` is what is usual.",
+    ),
+    Code.ROLLOUT_IN_PROGRESS: Entry(
+        _HELD,
+        "The target is replacing its pods; none of its replicas are removed meanwhile.",
+        "Nothing; if it stays, `kubectl rollout status`.",
+    ),
+    Code.WARMING_UP: Entry(
+        _HELD,
+        "Ebbtide has not watched for long enough, or all replicas are too young, to know what they carry.",
+        "Nothing; it passes within `spec.scaling.down.delay`, a minute at least.",
+    ),
+    Code.KEEPS_COVER: Entry(
+        _HELD,
+        "Those that are to go stay until what replaces them is ready: the rest could not carry the load.",
+        "Nothing.",
+    ),
+    Code.REQUESTS_NOT_SEEN_ZERO: Entry(
+        _HELD,
+        "The last replica stays: traffic was not seen to be zero for `spec.scaling.scaleToZero.after`.",
+        "Nothing; if it never passes, something still sends requests.",
+    ),
+}
+
+_LIMITS = {
+    Code.AT_MAXIMUM: Entry(
+        _HELD,
+        "A declared maximum binds: more are needed than may run.",
+        "Raise `spec.scaling.maxReplicas` or the variant's `spec.variants[].maxReplicas`.",
+    ),
+    Code.AT_MINIMUM: Entry(
+        _HELD,
+        "A declared minimum binds: fewer would do.",
+        "Lower `spec.scaling.minReplicas` or `spec.variants[].minReplicas`; zero needs `spec.scaling.scaleToZero`.",
+    ),
+    Code.POOL_FULL: Entry(
+        _HELD,
+        "No node of the pool has room for another replica, within the pool's limits.",
+        "Add nodes, raise the pool's `spec.limits.maxGPUs`, or add a variant on another pool.",
+    ),
+    Code.POOL_BACKING_OFF: Entry(
+        (DECISION, "Limited", "GPUPool.NodesComing"),
+        "Pods waited, and no node came to the pool in time; it is tried again later.",
+        "Look at the node autoscaler and at the cloud's quota. `spec.nodeLeadTime` is how long a node may take.",
+    ),
+    Code.PRICE_UNKNOWN: Entry(
+        (DECISION, "Limited", "PricesKnown", "Ready", "GPUPool.PricesKnown"),
+        "A pool has no price, or the service's pools have different currencies: no scale-up.",
+        "Set the pool's `spec.price`, with one currency for all pools of a service.",
+    ),
+    Code.GPUS_UNKNOWN: Entry(
+        (*_FAULT, "Limited", "PricesKnown"),
+        "How many GPUs a replica takes is neither declared nor in the pod template: no scale-up.",
+        "Set `spec.variants[].gpusPerReplica`, or the container's resource limits.",
+    ),
+    Code.QUOTA_REFUSED: Entry(
+        _FAILING,
+        "A ResourceQuota or an admission webhook refused the pods; other variants get the demand.",
+        "Raise the quota, or lower the variant's `spec.variants[].maxReplicas` to what it allows.",
+    ),
+    Code.UNSCHEDULABLE: Entry(
+        _FAILING,
+        "The scheduler finds no node for pods of the variant; other variants get the demand.",
+        "The message quotes the scheduler: mend selectors and tolerations, or add nodes.",
+    ),
+    Code.CRASH_LOOPING: Entry(
+        _FAILING,
+        "Pods of the variant crash again and again; other variants get the demand.",
+        "`kubectl logs --previous` of the pod that the message names.",
+    ),
+    Code.SLO_UNATTAINABLE: Entry(
+        ("SLOAttainable",),
+        "Requests miss an objective even on replicas with little load: more replicas do not help.",
+        "Loosen `spec.objectives`, or use a faster accelerator, more GPUs a replica or a smaller model.",
+    ),
+}
+
+_DATA = {
+    Code.METRICS_MISSING: Entry(
+        _UNMEASURED,
+        "Ready pods have no usable series: nothing is lowered.",
+        "See in Prometheus whether the pods are scraped, and whether series carry the labels `namespace` and `pod`.",
+    ),
+    Code.METRICS_STALE: Entry(
+        (*_UNMEASURED, DEPLOYMENT),
+        "The newest readings are too old, so replicas hold. On Ebbtide's Deployment: another source does not answer.",
+        "See in Prometheus whether the pods are still scraped; `--scrape-staleness` is how old a value may be.",
+    ),
+    Code.PROMETHEUS_UNREACHABLE: Entry(
+        (*_UNMEASURED, DEPLOYMENT),
+        "Prometheus does not answer: replicas hold everywhere.",
+        "See that it runs, and check `--prometheus-url` and the network between them.",
+    ),
+    Code.ACTIVATOR_UNSEEN: Entry(
+        _HELD,
+        "The gateway's queue cannot be read, so nobody would wake the service: one replica stays or is started.",
+        "Check `spec.scaling.scaleToZero.activator`: its URL from Ebbtide's pod, its metrics and its labels.",
+    ),
+    Code.METRICS_FRESH: Entry(("MetricsFresh",), "Every ready pod was read.", "Nothing."),
+    Code.CAPACITY_OBSERVED: Entry(
+        ("CapacityKnown",), "What a replica carries is known from what replicas do.", "Nothing."
+    ),
+    Code.CAPACITY_PRIOR: Entry(
+        ("CapacityKnown",),
+        "What a replica carries comes from the declaration or from a table; load will correct it.",
+        "Nothing; `spec.variants[].capacity` makes the start better.",
+    ),
+    Code.CAPACITY_ASSUMED: Entry(
+        ("CapacityKnown",),
+        "Accelerator or model size is not known: a cautious default holds until load was seen.",
+        "Set the pool's `spec.accelerator` and `spec.model.parameters`, or `spec.variants[].capacity`.",
+    ),
+    Code.SPREAD_EVENLY: Entry(
+        ("TrafficBalanced",),
+        "Requests are spread evenly over unlike variants: each replica carries only what the slowest does.",
+        "Put a gateway before them that looks at load, or run one variant.",
+    ),
+    Code.FOLLOWS_CAPACITY: Entry(("TrafficBalanced",), "The faster variant gets more requests.", "Nothing."),
+    Code.NOTHING_TO_BALANCE: Entry(
+        ("TrafficBalanced",), "One variant serves, or those that run carry about the same.", "Nothing."
+    ),
+    Code.PRICES_KNOWN: Entry(("PricesKnown", "GPUPool.PricesKnown"), "Every pool has a price.", "Nothing."),
+    Code.ATTAINABLE: Entry(("SLOAttainable",), "Nothing seen so far rules the objectives out.", "Nothing."),
+}
+
+_WRITERS = {
+    Code.MODE_OFF: Entry(("Acting",), "Mode is Off: nothing is written to the targets.", "Nothing. See `spec.mode`."),
+    Code.MODE_RECOMMEND: Entry(
+        ("Acting",), "Mode is Recommend: what would be done is said, and nothing written.", "Set `spec.mode` to Auto."
+    ),
+    Code.ACTING: Entry(("Acting",), "Mode is Auto: targets are scaled.", "Nothing."),
+    Code.PAUSED: Entry(
+        (DECISION, "Limited", "Paused"),
+        "A pause is in force and holds replicas, in one direction or both.",
+        "Remove `spec.scaling.pause`, or wait for its `until`.",
+    ),
+    Code.NOT_PAUSED: Entry(("Paused",), "No pause is in force.", "Nothing."),
+    Code.NOT_LIMITED: Entry(("Limited",), "What is wanted is allowed.", "Nothing."),
+    Code.TARGET_CONFLICT: Entry(
+        (DECISION, "Acting", "Limited", "Ready"),
+        "Another controller writes the target's replicas: Ebbtide keeps its hands off.",
+        "Remove the rival that the message names; with a GitOps tool, leave `replicas` out of what it applies.",
+    ),
+    Code.DRIFTED: Entry(
+        (DECISION, "Acting", "Limited"),
+        "Somebody scaled the target by hand: that is the new starting point, and is left alone for a while.",
+        "Nothing; for longer, use `spec.scaling.pause`.",
+    ),
+    Code.WRITE_REFUSED: Entry(
+        ("Acting",),
+        "The API server refused a write of Ebbtide's, or the object belongs to somebody else.",
+        "The message quotes the refusal; for missing rights compare with `manifests/rbac.yaml`.",
+    ),
+}
+
+_CONFIGURATION = {
+    Code.RESOLVED: Entry(
+        ("TargetResolved", "Ready", "GPUPool.Ready", "GPUPool.NodesComing"), "All that is needed is there.", "Nothing."
+    ),
+    Code.PENDING: Entry(
+        (*_FAULT, "CapacityKnown", "TrafficBalanced"),
+        "Not looked at yet, or too little seen to tell.",
+        "Nothing; it passes.",
+    ),
+    Code.TARGET_NOT_FOUND: Entry(
+        _FAULT,
+        "The target, or its kind, does not exist; or it would be built, but the mode is not Auto.",
+        "Create it, or correct `spec.variants[].scaleTargetRef`; with an engine block set `spec.mode` to Auto.",
+    ),
+    Code.TARGET_NOT_SCALABLE: Entry(
+        _FAULT,
+        "The target's kind has no scale subresource.",
+        "Name what owns it in `spec.variants[].scaleTargetRef`: a Deployment, StatefulSet or LeaderWorkerSet.",
+    ),
+    Code.TARGET_UNREADABLE: Entry(
+        _FAULT,
+        "The API server refuses to show the target or its scale.",
+        "Give Ebbtide's account the rights that the message names.",
+    ),
+    Code.TARGET_SHARED: Entry(
+        _FAULT, "Two variants name one target: neither may write.", "Point one of them elsewhere, or delete it."
+    ),
+    Code.POOL_NOT_FOUND: Entry(
+        (*_FAULT, "Limited"), "There is no GPUPool of that name.", "Create it, or correct `spec.variants[].pool`."
+    ),
+    Code.POOL_MISMATCH: Entry(
+        _FAULT,
+        "The pod template's nodeSelector cannot be met by the variant's pool.",
+        "Correct the nodeSelector, the pool's `spec.nodeSelector` or `spec.variants[].pool`.",
+    ),
+    Code.INVALID_TIME_ZONE: Entry(
+        ("GPUPool.Ready",),
+        "The price schedule names a time zone that does not exist; the price is unknown until then.",
+        "Write an IANA name in the pool's `spec.price.schedule[].timeZone`, such as Europe/Berlin.",
+    ),
+    Code.INVALID_SCHEDULE: Entry(
+        ("GPUPool.Ready",),
+        "The price schedule has a cron expression that no calendar can follow; the price is unknown until then.",
+        "Write five fields in the pool's `spec.price.schedule[].cron`, such as `0 22 * * *`.",
+    ),
+    Code.ENGINE_NOT_DRAINING: Entry(
+        (),  # nothing says it yet, so the page leaves it out
+        "The engine ends at once when its pod is told to go: requests in flight are cut off.",
+        "Start vLLM with `--shutdown-timeout`.",
+    ),
+}
+
+SECTIONS: tuple[tuple[str, Mapping[Code, Entry]], ...] = (
+    ("Nothing to do", _STEADY),
+    ("Moves", _MOVES),
+    ("Waiting", _WAITING),
+    ("Limits", _LIMITS),
+    ("Measurements", _DATA),
+    ("Modes, people and other controllers", _WRITERS),
+    ("Configuration", _CONFIGURATION),
+)
+
+CATALOGUE: Mapping[Code, Entry] = {code: entry for _, entries in SECTIONS for code, entry in entries.items()}
