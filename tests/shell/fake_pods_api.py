@@ -25,6 +25,7 @@ class FakePodsApi:
         application = web.Application()
         application.router.add_get("/api/v1/pods", self._pods)
         application.router.add_get("/api/v1/nodes/{name}", self._node)
+        application.router.add_delete("/api/v1/namespaces/team-a/pods/{name}", self._removed)
         self._server = TestServer(application)
 
     async def __aenter__(self) -> "FakePodsApi":
@@ -98,6 +99,18 @@ class FakePodsApi:
             await response.write(line)
         self._watches.remove(queue)
         return response
+
+    async def _removed(self, http: web.Request) -> web.Response:
+        """What a kubelet asks for when the containers have ended: no grace, and this very pod."""
+        name, options = http.match_info["name"], await http.json()
+        assert options["gracePeriodSeconds"] == 0
+        pod = self.pods.get(f"team-a/{name}")
+        if pod is None:
+            return web.json_response({"message": "pod not found"}, status=404)
+        if options["preconditions"]["uid"] != pod["metadata"]["uid"]:
+            return web.json_response({"message": "the UID in the precondition differs"}, status=409)
+        self.delete(name)
+        return web.json_response({})
 
     async def _node(self, http: web.Request) -> web.Response:
         if http.match_info["name"] not in NODES:

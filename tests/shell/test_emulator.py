@@ -164,6 +164,20 @@ async def test_a_terminating_pod_drains_and_a_deleted_one_aborts_and_closes(emul
     await emulated.until_closed(1)
 
 
+async def test_the_process_of_a_terminating_pod_ends_with_its_last_answer_and_not_before(emulated: Emulated) -> None:
+    emulated.api.put("chat-1", POD_IP(1))
+    emulated.api.put("chat-2", POD_IP(2))
+    await emulated.load(0.0, 4, output=300)
+    await emulated.until(lambda chat: chat.get("running") == 4)
+
+    emulated.api.put("chat-1", POD_IP(1), going=True)
+    gone = await emulated.until(lambda chat: chat["endpoints"] == 1)
+
+    assert gone["ended"] == gone["served"] >= 2  # nothing was cut off
+    assert list(emulated.api.pods) == ["team-a/chat-2"]
+    await emulated.until_closed(1)
+
+
 @pytest.mark.parametrize("how", ["broken", "expired"])
 async def test_what_happens_in_a_gap_of_the_watch_is_seen_by_the_next_list(emulated: Emulated, how: str) -> None:
     for number in (1, 2, 3, 4):

@@ -44,7 +44,7 @@ async def run(
     try:
         await web.TCPSite(runner, host, port).start()
         log.info("gateway on http://%s:%d, dispatch %s", host, port, dispatch)
-        await _until(ended, asyncio.create_task(pods.follow()), asyncio.create_task(_tick(gateway)))
+        await _until(ended, *map(asyncio.create_task, (pods.follow(), pods.end_drained(), _tick(gateway))))
     finally:
         await runner.cleanup()
         await pods.close()

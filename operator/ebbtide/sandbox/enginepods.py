@@ -1,8 +1,9 @@
 """Plays every engine pod that the control plane says is running: an engine and a server on the pod's own address.
 
 Watches pods with the label `sandbox.ebbtide.dev/route`. A pod that runs gets its server (metrics, health); one that is
-Ready joins the gateway's rotation, one that is terminating leaves it and finishes what it has until the pod is gone.
-It never writes to the API server.
+Ready joins the gateway's rotation, one that is terminating leaves it and finishes what it has until the pod is gone:
+when the last request has its answer the process ends, as a real engine's does, or when the grace period is over.
+The removal of such a pod, which elsewhere the kubelet does, is all that it ever writes to the API server.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ import msgspec
 from aiohttp import web
 
 from ebbtide import clock
-from ebbtide.errors import ConfigurationError, EbbtideError, RetryableError
+from ebbtide.errors import ConfigurationError, ConflictError, EbbtideError, NotFoundError, RetryableError
 from ebbtide.kube.client import KubeClient, resource_path
 from ebbtide.sandbox.gateway import Endpoint, Gateway
 from ebbtide.sim.engine import Engine
@@ -31,6 +32,8 @@ _METRICS_PATHS = {"vllm": "/metrics", "trtllm": "/prometheus/metrics"}
 _PAGE = "500"
 _RELIST_PAUSE_S = 1.0
 _WATCH_SILENCE_S = 120.0
+_LOOK_S = 0.25
+_EXIT_S = 1.0  # from SIGTERM to the end of an idle process, and between two tries to remove its pod
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +118,7 @@ class _Player:
 
     def __init__(self, pod: Pod, endpoint: Endpoint, port: int) -> None:
         self.uid, self.endpoint = pod.metadata.uid, endpoint
+        self.ends_at_s: float | None = None  # terminating: not before this moment, on the gateway's clock
         self._address, self._port = pod.status.pod_ip, port
         self._model_name = endpoint.route.partition("/")[2]
         self._started_unix_s = clock.unix_time_s()
@@ -175,6 +179,26 @@ class EnginePods:
                 log.warning("pods: %s; listing again", error)
                 await asyncio.sleep(_RELIST_PAUSE_S)
 
+    async def end_drained(self) -> None:
+        """Remove terminating pods whose last request has its answer, until cancelled."""
+        while True:
+            for key, player in list(self._players.items()):
+                now_s = self._now_s()
+                if player.ends_at_s is not None and now_s >= player.ends_at_s and player.endpoint.load == 0:
+                    player.ends_at_s = now_s + _EXIT_S
+                    await self._remove(key, player.uid)
+            await asyncio.sleep(_LOOK_S)
+
+    async def _remove(self, key: str, uid: str) -> None:
+        namespace, _, name = key.partition("/")
+        body = {"gracePeriodSeconds": 0, "preconditions": {"uid": uid}}
+        try:
+            await self._client.request("DELETE", resource_path("v1", "pods", namespace, name), body=body)
+        except (NotFoundError, ConflictError):
+            return  # gone already
+        except EbbtideError as error:
+            log.warning("pod %s has drained and cannot be removed: %s", key, error)
+
     async def close(self) -> None:
         """Close every port."""
         for player in self._players.values():
@@ -218,8 +242,12 @@ class EnginePods:
             return
         if player is None:
             player = await self._play(pod)
-        if player is not None and player.endpoint.ready != pod.ready:
+        if player is None:
+            return
+        if player.endpoint.ready != pod.ready:
             self._gateway.set_ready(player.endpoint, pod.ready, self._now_s())
+        if pod.metadata.deletion_timestamp is not None and player.ends_at_s is None:
+            player.ends_at_s = self._now_s() + _EXIT_S
 
     async def _gone(self, key: str) -> None:
         self._problems.pop(key, None)

@@ -13,7 +13,6 @@ from ebbtide.units import format_duration
 
 _FAMILIES = {"NVIDIA-A100-SXM4-80GB": "ampere", "NVIDIA-L40S": "ada-lovelace", "NVIDIA-H100-80GB-HBM3": "hopper"}
 _IMAGES = {"vllm": "vllm/vllm-openai:v0.32.0", "trtllm": "tensorrt-llm/release:1.1.0"}
-_DRAIN_S = 25
 
 
 def node_pools() -> tuple[NodePool, ...]:
@@ -75,7 +74,6 @@ def _deployment(service: ShowcaseService, variant: VariantSpec, replicas: int) -
     labels = {"app": variant.target.name, "sandbox.ebbtide.dev/route": service.name}
     annotations = {
         "sandbox.ebbtide.dev/startup": f"{service.startup_s:.0f}s",
-        "sandbox.ebbtide.dev/drain": f"{_DRAIN_S}s",
         "sandbox.ebbtide.dev/engine": service.engine,
         "sandbox.ebbtide.dev/model": "8B",
         "prometheus.io/scrape": "true",
