@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from tests.builders import engine, node, pod, pool, service, settled, snapshot, spec, variant
+from tests.builders import NOW, engine, node, pod, pool, service, settled, snapshot, spec, variant
 
 SIZE = 4
 
@@ -56,3 +56,38 @@ def test_a_leader_without_metrics_is_still_missed():
 def test_a_group_fits_where_each_of_its_pods_does(free, allowed):
     state = snapshot(fleet(1, 1.0, least=3), pool(nodes=nodes(free)))
     assert settled(state).plan.services[0].variants[0].allowed == allowed
+
+
+@pytest.mark.parametrize(
+    ("pods_per_replica", "free", "needs"),
+    [
+        pytest.param(SIZE, (8,), "4 pods with 16 GPUs together", id="a group larger than a node"),
+        pytest.param(1, (8, 8), "16 GPUs on one node", id="a pod larger than a node"),
+    ],
+)
+def test_a_full_pool_names_what_a_whole_replica_needs(pods_per_replica, free, needs):
+    made = [pod("g0", engine(60.0), gpus=16, node="n0")] if pods_per_replica == 1 else members(0, 60.0)
+    state = variant("h100", made, 1, pods_per_replica=pods_per_replica, gpus_per_replica=16)
+    decided = settled(snapshot(service(state), pool(nodes=nodes(free)))).plan.services[0]
+    assert decided.reason.code.value == "PoolFull"
+    assert decided.reason.text.endswith(f"h100: pool h100 has no room for another replica of {needs}")
+    assert decided.variants[0].limited_by == "PoolFull"
+
+
+def learnt(*more, missed):
+    """The correction of the allowed concurrency after a busy minute of two groups, and of more pods."""
+    made = [member for index in range(2) for member in members(index, 24.0)]
+    leaders = {p.name: engine(24.0, missed=missed) for p in made if p.serves}
+    made = [msgspec.structs.replace(p, engine=leaders[p.name]) if p.serves else p for p in made]
+    state = variant("h100", [*made, *more], 2, pods_per_replica=SIZE, gpus_per_replica=16)
+    loop = settled(snapshot(service(state, spec(max_replicas=2))), 120)
+    return loop.memory.services[0].variants[0].capacity.correction
+
+
+def test_what_groups_miss_teaches_although_their_workers_have_no_readings():
+    assert learnt(missed=0.3) < 0.9
+
+
+def test_nothing_is_learnt_from_a_minute_in_which_a_leader_joined():
+    young = pod("g2", engine(1.0), gpus=4, ready_at=NOW + 60.0)
+    assert learnt(young, missed=0.3) == 1.0

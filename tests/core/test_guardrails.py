@@ -4,7 +4,8 @@ import msgspec
 import pytest
 
 from ebbtide.core.guardrails.chain import ORDER
-from ebbtide.model.snapshot import PodPhase, Quality, Reading, WriteReceipt
+from ebbtide.model.memory import Recommendation
+from ebbtide.model.snapshot import NOT_APPLICABLE, PodPhase, Quality, Reading, WriteReceipt
 from ebbtide.model.spec import Mode, Pause, PauseDirection
 from tests.builders import (
     NOW,
@@ -46,6 +47,7 @@ def decide(replicas, rps, service_spec, seconds=900.0, **changes):
 def test_the_order_is_the_documented_precedence():
     assert [name for name, _ in ORDER] == [
         "bounds",
+        "room",
         "delay",
         "rate",
         "rollout",
@@ -148,6 +150,57 @@ def test_down_delay_holds_for_exactly_its_time():
     assert 300.0 <= first * 10.0 <= 430.0  # the delay, plus what the level takes to be believed
 
 
+def words(decided, guard):
+    return next((step.text for step in decided.waterfall if step.name == guard), "")
+
+
+@pytest.mark.parametrize(
+    ("story", "fleet", "watched_s", "said"),
+    [
+        (
+            "a first look, at a moment that rounds up, lowers nothing",
+            pods(8, LOW),
+            0.0,
+            "watched for 0s of the 300s before anything is lowered",
+        ),
+        ("half-way there", pods(8, LOW), 150.0, "watched for 150s of the 300s before anything is lowered"),
+        (
+            "a first look raises nothing",
+            pods(2, HIGH),
+            0.0,
+            "watched for 0s of the 10s before anything is raised",
+        ),
+        (
+            "lengths of requests that nobody saw",
+            pods(2, HIGH, prompt_tokens=NOT_APPLICABLE, generation_tokens=NOT_APPLICABLE),
+            60.0,
+            "no token lengths seen yet, usual ones hold after 120s: watched for 60s",
+        ),
+        (
+            "young replicas: what is waited for is the end of their answers, not the watching",
+            tuple(pod(f"a-{i}", engine(HIGH, itl_s=0.02), created_at=NOW - 60.0, ready_at=NOW - 4.0) for i in range(2)),
+            60.0,
+            "the oldest replica has been ready for 64s; what one carries is known after 60s of answers, "
+            "the first of which take up to 13s",
+        ),
+    ],
+)
+def test_warming_up_says_what_is_waited_for(story, fleet, watched_s, said):
+    loop = Loop(now_s=NOW - 0.03)  # remembered as NOW
+    state = snapshot(service(variant("h100", fleet), declared()))
+    decided = loop.one(state, watched_s + 10.0)
+    assert words(decided, "delay") == said, story
+    assert decided.reason.code.value == "WarmingUp"
+
+
+def test_the_up_delay_counts_from_zero_also_where_its_start_was_rounded_up():
+    loop = Loop(now_s=NOW + 0.97)
+    busy = snapshot(service(variant("h100", pods(2, 20.0)), declared(up_delay_s=120.0)))
+    loop.run(busy, 300.0)
+    decided = loop.one(snapshot(service(variant("h100", pods(2, HIGH)), declared(up_delay_s=120.0))))
+    assert words(decided, "delay") == "more than 2 wanted for 0s of 120s (up.delay)"
+
+
 def test_up_delay_waits_until_more_was_wanted_all_the_time():
     fleet = Fleet(declared(up_delay_s=120.0), {"h100": 2})
     fleet.run(20.0, 120)
@@ -233,6 +286,28 @@ def test_from_zero_at_once_when_the_gateway_holds_requests():
     assert loop.plan.actions
 
 
+@pytest.mark.parametrize(
+    ("story", "queue", "raised", "wanted", "limit"),
+    [
+        ("less than a request waits, so nothing is wanted yet", 0.4, 0, 0, ""),
+        ("the rate lets none up, and the only one comes all the same", 30.0, 1, 1, ""),
+        ("the rate lets none up, and the first of many comes all the same", 6000.0, 1, 4, "RateLimited"),
+    ],
+)
+def test_a_wake_up_is_no_limit(story, queue, raised, wanted, limit):
+    asleep = declared(**ZERO, up_max_per_minute=1)
+    loop = Loop(now_s=NOW - 10.0)
+    loop.run(snapshot(service(variant("h100", (), 0), asleep, gateway_queue=fresh(0.0))))
+    known = msgspec.structs.replace(loop.memory.services[0], moves=(Recommendation(NOW - 5.0, raised),))
+    loop.memory = msgspec.structs.replace(loop.memory, services=(known,))
+    decided = loop.one(snapshot(service(variant("h100", (), 0), asleep, gateway_queue=fresh(queue))))
+    (shown,) = decided.variants
+    assert (shown.wanted, shown.allowed, shown.limited_by) == (wanted, 1, limit), story
+    assert decided.reason.code.value == "FirstRequest"
+    assert words(decided, "zero") == f"the gateway holds {queue:.0f} requests"
+    assert condition(decided, "Limited") == (("True", limit) if limit else ("False", "NotLimited"))
+
+
 def test_at_zero_with_an_activator_that_stays_silent_one_replica_comes_up():
     state = snapshot(service(variant("h100", (), 0), declared(**ZERO), gateway_queue=Reading(Quality.UNKNOWN)))
     loop = Loop()
@@ -252,6 +327,25 @@ def test_faults_of_the_target_forbid_writing_and_are_named(code):
     assert actions == ()
     assert condition(decided, "TargetResolved") == ("False", code)
     assert decided.reason.code.value == code and "words of the observer" in decided.reason.text
+
+
+def test_a_fault_whose_words_name_the_variant_is_not_given_its_name_again():
+    said = "variant h100: the pod template's nodeSelector has gpu=a100"
+    decided, _ = decide(2, HIGH, declared(), target={"faults": (("PoolMismatch", said),)})
+    messages = {c.type: c.message for c in decided.conditions}
+    assert decided.reason.text == messages["TargetResolved"] == messages["Ready"] == messages["Acting"] == said
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"exists": False}, "variant h100: Deployment chat-h100 does not exist in ml"),
+        ({"scalable": False}, "variant h100: Deployment has no scale subresource"),
+    ],
+)
+def test_a_fault_that_the_target_shows_by_itself_names_the_variant_once(changes, said):
+    decided, _ = decide(2, HIGH, declared(), target=changes)
+    assert decided.reason.text == said
 
 
 def test_a_missing_pool_is_a_condition():
@@ -277,6 +371,15 @@ def test_one_change_by_hand_is_drift_and_the_new_starting_point():
     assert fleet.total == held
     fleet.run(60.0, 900)
     assert fleet.total < held
+
+
+def test_a_change_by_hand_at_a_moment_that_rounds_up_was_not_made_in_the_future():
+    loop = Loop(now_s=NOW - 0.03)
+    loop.run(snapshot(service(variant("h100", pods(3, 5.0)), declared())))
+    loop.now_s = NOW + 9.97
+    decided = loop.one(snapshot(service(variant("h100", pods(4, 5.0)), declared())))
+    (said,) = [c.message for c in decided.conditions if c.type == "Acting"]
+    assert said.startswith("Deployment chat-h100 was scaled from 3 to 4 by somebody else 0s ago")
 
 
 def test_two_reversions_within_ten_minutes_are_a_conflict_and_hands_off():

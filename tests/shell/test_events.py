@@ -49,11 +49,22 @@ def test_which_reason_is_an_event(mode: Mode, code: Code, want: tuple[str, str] 
     assert found == ([("InferenceService", *want)] if want else [])
 
 
-def test_requests_spread_evenly_over_unlike_variants_are_an_event_whatever_decides() -> None:
-    uneven = world.condition("TrafficBalanced", "False", "SpreadEvenly", "each replica is planned at 8 requests/s")
-    assert notes(world.service_plan(conditions=(uneven,))) == [("InferenceService", "Warning", "SpreadEvenly")]
-    balanced = world.condition("TrafficBalanced", "True", "FollowsCapacity", "the faster gets more")
-    assert notes(world.service_plan(conditions=(balanced,))) == []
+@pytest.mark.parametrize(
+    ("condition", "bad", "good", "text"),
+    [
+        ("TrafficBalanced", "SpreadEvenly", "FollowsCapacity", "each replica is planned at 8 requests/s"),
+        ("SLOAttainable", "SLOUnattainable", "Attainable", "h100: 12% of requests miss an objective when nearly idle"),
+        ("Acting", "WriteRefused", "Acting", "deployments.apps is forbidden"),
+    ],
+)
+def test_conditions_that_are_an_event_whatever_decides(condition: str, bad: str, good: str, text: str) -> None:
+    state = world.condition(condition, "False", bad, text)
+    assert notes(world.service_plan(conditions=(state,))) == [("InferenceService", "Warning", bad)]
+    plan, snapshot = world.plan(world.service_plan(conditions=(state,))), world.snapshot(world.service_state())
+    assert [note.text for note in cycle_events(plan, snapshot, [])] == [text]
+    fine = world.condition(condition, "True", good, "well")
+    assert notes(world.service_plan(conditions=(fine,))) == [], "that all is well is no event"
+    assert notes(world.service_plan(conditions=(state,)), mode=Mode.OFF) == []
 
 
 def test_a_write_that_was_confirmed_is_told_with_its_numbers() -> None:

@@ -21,9 +21,11 @@ class ReplicasStatus(ApiModel):
     ready: Count
     """Replicas that are ready to serve."""
     wanted: Count
-    """Replicas that would meet the objectives at the lowest cost."""
+    """Replicas that would meet the objectives at the lowest cost within pools and maximums, before delays, rates,
+    pause and spec.scaling.minReplicas."""
     allowed: Count
-    """Replicas that bounds, delays, rates and pause allow of those wanted. In Auto this is what is written."""
+    """What bounds, delays, rates and pause make of wanted: fewer, or more where a minimum or a delay keeps them. In
+    Auto this is what is written."""
 
 
 class CapacityStatus(ApiModel):
@@ -50,11 +52,13 @@ class VariantStatus(ApiModel):
     starting: Count
     """Replicas that are starting and will serve."""
     wanted: Count
-    """Replicas that would meet the objectives at the lowest cost."""
+    """Replicas that would meet the objectives at the lowest cost within pools and maximums, before delays, rates,
+    pause and spec.scaling.minReplicas."""
     allowed: Count
-    """Replicas that the limits allow of those wanted."""
+    """What bounds, delays, rates and pause make of wanted: fewer, or more where a minimum or a delay keeps them."""
     limited_by: ReasonCode | None = None
-    """The limit that makes allowed differ from wanted. Unset: none does."""
+    """The limit that makes allowed differ from wanted, or that keeps wanted or a declared minimum from being reached.
+    Unset: none does."""
     capacity: CapacityStatus | None = None
     """What one replica carries. Unset: not known yet."""
     startup_seconds: Count | None = None

@@ -206,6 +206,8 @@ def _paused(draft: Draft, cycle: Cycle) -> Condition:
 def _limited(draft: Draft) -> Condition:
     if draft.unplaced_code is not None:
         return Condition("Limited", _TRUE, draft.unplaced_code.value, draft.unplaced_text)
+    if draft.unreached is not None:
+        return Condition("Limited", _TRUE, draft.unreached[0].value, draft.unreached[1])
     for variant in draft.variants:
         if variant.backing_off and variant.failing_code is not None:
             text = f"{variant.spec.name} backs off: {variant.failing_text}"

@@ -133,7 +133,7 @@ def _raising(draft: Draft, move: str, limit: str) -> tuple[Code, str]:
         and draft.limits[0][0] in (Code.AT_MINIMUM, Code.ACTIVATOR_UNSEEN)
     ):
         code = Code.BELOW_MINIMUM if draft.limits[0][0] is Code.AT_MINIMUM else Code.ACTIVATOR_UNSEEN
-        return code, f"{move}: {draft.limits[0][1]}"
+        return code, f"{move}: {draft.unreached[1] if draft.unreached is not None else draft.limits[0][1]}"
     if any(variant.doomed for variant in draft.variants) and draft.total_need <= draft.observed:
         doomed = sum(variant.doomed for variant in draft.variants)
         return Code.INTERRUPTION, f"{move}: {doomed} replicas are on nodes about to be taken away"
@@ -148,6 +148,8 @@ def _lowering(draft: Draft, move: str, limit: str) -> tuple[Code, str]:
         return Code.INTERRUPTION, f"{move}: replicas on nodes about to be taken away are replaced"
     if draft.gives_way:
         return Code.GIVES_WAY, f"{move}: its pool no longer has the GPUs, or a higher priority needs them"
+    if draft.unreached is not None:
+        return draft.unreached[0], f"{move}: {draft.unreached[1]}"
     if any(variant.failing for variant in draft.variants) and draft.total_need >= draft.observed:
         failing = next(v for v in draft.variants if v.failing)
         return failing.failing_code or Code.UNSCHEDULABLE, f"{move}: {describe_failing(draft)}"

@@ -6,11 +6,11 @@ a replica into a pool without a price, without GPUs, or whose replicas just fail
 
 import math
 
-from ebbtide.core import balance, pools, replicas
+from ebbtide.core import balance, pools, replicas, shortage
 from ebbtide.core.cover import Option, cheapest
+from ebbtide.core.guardrails import bounds
 from ebbtide.core.numeric import clip
 from ebbtide.core.work import Cycle, Draft, PoolDraft, VariantDraft
-from ebbtide.model.reasons import Code
 
 # A new replica must pay its start-up back within this time: 60 s of start-up make it 10 % dearer than one that runs.
 PAYBACK_S = 600.0
@@ -47,6 +47,56 @@ def _place_equals(group: list[Draft], cycle: Cycle) -> None:
             if variant.pool is not None and variant.gpus:
                 pools.take(variant.pool, variant, max(0, variant.wanted - variant.observed))
                 variant.pool.budget -= min(variant.wanted, variant.placed) * variant.gpus
+    _reserve_minimums(group, cycle)
+
+
+def _reserve_minimums(group: list[Draft], cycle: Cycle) -> None:
+    """GPUs for minimums that the load does not call for: after the needs of equals, and from what those leave.
+
+    Two services of at least 5 replicas on a pool of 6 GPUs, one needed of each: 5 and 1, never 10.
+    """
+    for draft in group:
+        for pool, gpus in _idle(draft):
+            pool.held += gpus
+    for draft in group:
+        for pool, gpus in _idle(draft):
+            pool.held -= gpus
+        if all(more <= 0 for more in _lifted(draft, cycle)):
+            continue
+        for variant in draft.variants:
+            variant.high = max(variant.wanted, min(variant.high, _left(variant)))
+        for variant, more in zip(draft.variants, _lifted(draft, cycle), strict=True):
+            if variant.pool is not None and variant.gpus and more > 0:
+                pools.take(variant.pool, variant, variant.wanted + more - max(variant.wanted, variant.observed))
+                variant.pool.budget -= more * variant.gpus
+
+
+def _idle(draft: Draft) -> list[tuple[PoolDraft, float]]:
+    """(pool, GPUs) of what runs beyond the need: a minimum may keep it, so no equal's minimum takes it."""
+    return [
+        (variant.pool, float(max(0, variant.sound - variant.wanted) * variant.gpus))
+        for variant in draft.variants
+        if variant.pool is not None and variant.gpus
+    ]
+
+
+def _lifted(draft: Draft, cycle: Cycle) -> list[int]:
+    """How many replicas beyond those wanted the declared bounds add to each variant."""
+    for variant in draft.variants:
+        variant.count = variant.wanted
+    verdict = bounds.apply(draft, cycle)
+    counts = draft.counts() if verdict is None else verdict.counts
+    return [count - variant.wanted for count, variant in zip(counts, draft.variants, strict=True)]
+
+
+def _left(variant: VariantDraft) -> int:
+    """The most replicas that the GPUs still left carry, those that run included."""
+    pool = variant.pool
+    if pool is None or not variant.gpus:
+        return variant.observed
+    left = (pool.budget - pool.held) / variant.gpus
+    paid = 1_000_000 if math.isinf(left) else variant.wanted + math.floor(left + 1e-9)
+    return min(paid, max(variant.wanted, variant.observed) + pools.slots(pool, variant))
 
 
 def place(draft: Draft, cycle: Cycle) -> None:
@@ -73,8 +123,8 @@ def place(draft: Draft, cycle: Cycle) -> None:
     _fit_total(draft, highs)
     draft.total_need = _alone(draft)
     if missing > 1e-9:
-        _explain_missing(draft, cycle)
-    _mark_limits(draft, cycle)
+        shortage.explain_need(draft, cycle)
+    shortage.mark(draft, cycle)
 
 
 def _declare(draft: Draft, counts: dict[int, int]) -> None:
@@ -236,54 +286,3 @@ def _alone(draft: Draft) -> int:
         return 0
     best = min(able, key=lambda v: (comparable_cost(v) * v.need / v.rate, v.index))
     return math.ceil(best.need / best.rate - 1e-9)
-
-
-def _explain_missing(draft: Draft, cycle: Cycle) -> None:
-    """Say why the rest of the need found no room: the first cause in order of how sure it is."""
-    share = f"{draft.unplaced:.0%} of the need finds no room"
-    causes = sorted((_blocked(draft, variant, cycle) for variant in draft.variants), key=lambda cause: cause[0])
-    rank, code, _ = causes[0]
-    if rank < 9:
-        draft.unplaced_code = code
-        draft.unplaced_text = share + ": " + "; ".join(text for _, _, text in causes if text)
-
-
-def _blocked(draft: Draft, variant: VariantDraft, cycle: Cycle) -> tuple[int, Code, str]:
-    name, pool = variant.spec.name, variant.pool
-    most = min(variant.spec.max_replicas, draft.state.spec.scaling.max_replicas)
-    if pool is None:
-        return 0, Code.POOL_NOT_FOUND, f"{name}: there is no GPUPool {variant.spec.pool}"
-    if variant.backing_off and variant.failing_code is not None:
-        return 1, variant.failing_code, f"{name}: {variant.failing} replicas do not come up"
-    if variant.cost is None:
-        code = Code.PRICE_UNKNOWN if variant.gpus else Code.GPUS_UNKNOWN
-        return (
-            2,
-            code,
-            f"{name}: the price of pool {pool.name} is unknown"
-            if variant.gpus
-            else (f"{name}: GPUs per replica are neither declared nor in the pod template"),
-        )
-    if pool.memory.backoff_until is not None and pool.memory.backoff_until > cycle.now_s:
-        left_s = pool.memory.backoff_until - cycle.now_s
-        return 3, Code.POOL_BACKING_OFF, f"{name}: nodes of pool {pool.name} did not come, next try in {left_s:.0f}s"
-    if variant.wanted >= most:
-        return 5, Code.AT_MAXIMUM, f"{name}: its maximum is {most}"
-    return 4, Code.POOL_FULL, f"{name}: pool {pool.name} has no room for another {pools.shape(variant)}"
-
-
-def _mark_limits(draft: Draft, cycle: Cycle) -> None:
-    """A variant that was passed over or cut back says what limited it."""
-    for variant in draft.variants:
-        if draft.unplaced > 1e-9 or variant.backing_off or (variant.cost is None and variant.rate > 0.0):
-            rank, code, _ = _blocked(draft, variant, cycle)
-            variant.limited_by = code.value if rank < 9 else ""
-        pool = variant.pool
-        if pool is not None and variant.gpus and variant.placed < variant.sound:
-            squeezed = _budget_squeezes(pool, variant)
-            draft.gives_way = draft.gives_way or squeezed
-
-
-def _budget_squeezes(pool: PoolDraft, variant: VariantDraft) -> bool:
-    """The pool no longer has the GPUs that the variant holds: a higher priority took them, or they are gone."""
-    return pool.budget - pool.held < variant.sound * (variant.gpus or 0) - 1e-9 and not variant.backing_off

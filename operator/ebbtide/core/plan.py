@@ -113,7 +113,8 @@ def _draft(state: ServiceState, memory: ServiceMemory, cycle: Cycle) -> Draft:
             variant.cost = pool.price * variant.gpus
         variants.append(variant)
     draft = Draft(state, memory, variants)
-    draft.watched_s = cycle.now_s - (memory.watched_since or cycle.now_s)
+    # the remembered moment is rounded to a tenth of a second, so it may lie a little ahead
+    draft.watched_s = max(0.0, cycle.now_s - (memory.watched_since or cycle.now_s))
     draft.pause_applied, draft.activator_seen_at = memory.pause_applied, memory.activator_seen_at
     return draft
 

@@ -129,11 +129,8 @@ def take(pool: PoolDraft, variant: VariantDraft, replicas: int) -> None:
 def shape(variant: VariantDraft) -> str:
     """What one replica needs: `4 GPUs on one node`, or `3 pods with 12 GPUs together` of a group."""
     per_replica = max(1, variant.state.target.pods_per_replica)
-    return (
-        f"{variant.gpus} GPUs on one node"
-        if per_replica == 1
-        else f"{per_replica} pods with {variant.gpus} GPUs together"
-    )
+    gpus = "1 GPU" if variant.gpus == 1 else f"{variant.gpus} GPUs"
+    return f"{gpus} on one node" if per_replica == 1 else f"{per_replica} pods with {gpus} together"
 
 
 def _pod_gpus(variant: VariantDraft) -> int:

@@ -85,7 +85,7 @@ def _drifted(draft: Draft, now_s: float) -> str:
             before = (memory.adopted_replicas or 0) - memory.drifted_by
             return (
                 f"{target_name(variant)} was scaled from {before} to {memory.adopted_replicas} by somebody else "
-                f"{now_s - memory.drifted_at:.0f}s ago"
+                f"{max(0.0, now_s - memory.drifted_at):.0f}s ago"
             )
     return ""
 

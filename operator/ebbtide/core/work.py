@@ -156,6 +156,7 @@ class Draft:
     unplaced: float = 0.0  # share of the need that found no room
     unplaced_code: Code | None = None
     unplaced_text: str = ""
+    unreached: tuple[Code, str] | None = None  # why a declared minimum is not reached, with the numbers
     gives_way: bool = False
     moved_mix: bool = False
     waking: bool = False

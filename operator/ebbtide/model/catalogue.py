@@ -55,9 +55,7 @@ _MOVES = {
         "Replicas move to another variant that carries the same load for less.",
         "Nothing. A variant's own `spec.variants[].minReplicas` keeps it up.",
     ),
-    Code.FIRST_REQUEST: Entry(
-        (DECISION, "Limited"), "From zero to the first replica: the gateway holds requests.", "Nothing."
-    ),
+    Code.FIRST_REQUEST: Entry(_MOVE, "From zero to the first replica: the gateway holds requests.", "Nothing."),
     Code.IDLE: Entry(
         _MOVE,
         "To zero: no request for `spec.scaling.scaleToZero.after`.",

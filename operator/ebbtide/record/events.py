@@ -48,7 +48,11 @@ BY_CODE: Mapping[Code, tuple[str, str]] = {
 }
 
 # Reasons of conditions that are worth an Event whatever decides the plan, and the action that met them
-BY_CONDITION: Mapping[str, str] = {Code.WRITE_REFUSED.value: "Scale", Code.SPREAD_EVENLY.value: "Observe"}
+BY_CONDITION: Mapping[str, str] = {
+    Code.WRITE_REFUSED.value: "Scale",
+    Code.SPREAD_EVENLY.value: "Observe",
+    Code.SLO_UNATTAINABLE.value: "Observe",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,11 @@ def apply(draft: Draft, cycle: Cycle) -> Verdict | None:
     counts, code, text = draft.counts(), Code.AT_MINIMUM, ""
     if draft.total > scaling.max_replicas:
         counts, code = remove(draft, draft.total - scaling.max_replicas), Code.AT_MAXIMUM
-        text = f"at most {scaling.max_replicas} replicas are declared, {max(sum(before), draft.total_need)} are needed"
+        needed = max(sum(before), draft.total_need)
+        text = f"at most {replicas_are(scaling.max_replicas)} declared, {needed} are needed"
     elif draft.total < least:
         counts, code = add(draft, least - draft.total), Code.AT_MINIMUM
-        text = f"at least {least} replicas are declared"
+        text = f"at least {replicas_are(least)} declared"
     elif draft.counts() != before:
         code = Code.AT_MAXIMUM if draft.total < sum(before) else Code.AT_MINIMUM
         text = "a variant's own minReplicas or maxReplicas binds"
@@ -35,6 +36,11 @@ def minimum(draft: Draft) -> int:
     """The declared total minimum: below 1 only where the service may go to zero."""
     scaling = draft.state.spec.scaling
     return scaling.min_replicas if scaling.scale_to_zero is not None else max(1, scaling.min_replicas)
+
+
+def replicas_are(count: int) -> str:
+    """`1 replica is`, `5 replicas are`."""
+    return "1 replica is" if count == 1 else f"{count} replicas are"
 
 
 def ceiling(draft: Draft, cycle: Cycle) -> Verdict | None:

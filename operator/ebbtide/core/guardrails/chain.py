@@ -1,12 +1,13 @@
 """The guardrails in order, and the one place where they are run."""
 
-from ebbtide.core.guardrails import bounds, conflict, delay, mode, pause, rate, rollout, staleness, zero
+from ebbtide.core.guardrails import bounds, conflict, delay, mode, pause, rate, rollout, room, staleness, zero
 from ebbtide.core.guardrails.verdict import Guard
 from ebbtide.core.work import Cycle, Draft
 
 # Later ones are stronger: what pause holds, no delay can move; what staleness holds, nothing can lower.
 ORDER: tuple[tuple[str, Guard], ...] = (
     ("bounds", bounds.apply),
+    ("room", room.apply),
     ("delay", delay.apply),
     ("rate", rate.apply),
     ("rollout", rollout.apply),
@@ -28,13 +29,16 @@ def step(cycle: Cycle) -> None:
 
 
 def run(draft: Draft, cycle: Cycle) -> None:
-    """All guardrails on one service; each that changes something leaves its mark."""
+    """All guardrails on one service; each that has something to say leaves its mark."""
     for name, guard in ORDER:
         verdict = guard(draft, cycle)
         if verdict is None:
             continue
         for variant, count in zip(draft.variants, verdict.counts, strict=True):
             if count != variant.count:
-                variant.count, variant.limited_by = count, verdict.code.value
-        draft.limits.append((verdict.code, verdict.text))
+                variant.count = count
+                if verdict.limits or count == variant.wanted:
+                    variant.limited_by = verdict.code.value if verdict.limits else ""
+        if verdict.limits:
+            draft.limits.append((verdict.code, verdict.text))
         draft.note(name, draft.total, verdict.text)

@@ -36,7 +36,8 @@ def apply(draft: Draft, cycle: Cycle) -> Verdict | None:
             text = f"{min(most, observed)} were wanted within the last {scaling.down_delay_s:.0f}s (down.delay)"
             return Verdict(restore(draft, min(most, observed) - total), Code.DOWN_DELAY, text)
     if total > observed and scaling.up_delay_s > 0.0 and not draft.waking:
-        waited_s = now_s - (draft.raise_since if draft.raise_since is not None else now_s)
+        # the remembered moment is rounded to a tenth of a second, so it may lie a little ahead
+        waited_s = max(0.0, now_s - (draft.raise_since if draft.raise_since is not None else now_s))
         allowed = max(min(total, minimum(draft)), draft.raise_to if waited_s >= scaling.up_delay_s else observed)
         if allowed < total:
             text = f"more than {observed} wanted for {waited_s:.0f}s of {scaling.up_delay_s:.0f}s (up.delay)"
@@ -47,20 +48,31 @@ def apply(draft: Draft, cycle: Cycle) -> Verdict | None:
 def _warming(draft: Draft, cycle: Cycle) -> Verdict | None:
     """Nothing is raised before requests could be measured, nothing lowered before the delay was watched."""
     needed_s = max(WATCH_DOWN_S, draft.state.spec.scaling.down_delay_s)
-    counts, waits_s = draft.counts(), 0.0
-    if draft.watched_s < needed_s:
-        counts, waits_s = no_lower(draft), needed_s
-    unknown = draft.watched_s < WATCH_UP_S or not draft.demand.lengths_known or _outcomes_unknown(draft, cycle)
+    counts, waits = draft.counts(), []
+    if draft.watched_s < needed_s and no_lower(draft) != counts:
+        counts = no_lower(draft)
+        waits.append(f"watched for {draft.watched_s:.0f}s of the {needed_s:.0f}s before anything is lowered")
+    unknown = _unmeasured(draft, cycle)
     if unknown and not draft.waking and draft.observed >= minimum(draft):
         most = [max(variant.observed, variant.spec.min_replicas) for variant in draft.variants]
-        counts = [min(count, limit) for count, limit in zip(counts, most, strict=True)]
-        waits_s = waits_s if draft.total < draft.observed else max(WATCH_UP_S, cycle.snapshot.rate_window_s)
-    if counts == draft.counts():
-        return None
-    return Verdict(counts, Code.WARMING_UP, f"watched for {draft.watched_s:.0f}s of {waits_s:.0f}s")
+        capped = [min(count, limit) for count, limit in zip(counts, most, strict=True)]
+        if capped != counts:
+            counts = capped
+            waits.append(unknown)
+    return Verdict(counts, Code.WARMING_UP, "; ".join(waits)) if waits else None
 
 
-def _outcomes_unknown(draft: Draft, cycle: Cycle) -> bool:
+def _unmeasured(draft: Draft, cycle: Cycle) -> str:
+    """What a raise waits for, in words; empty when what replicas carry could be seen."""
+    if draft.watched_s < WATCH_UP_S:
+        return f"watched for {draft.watched_s:.0f}s of the {WATCH_UP_S:.0f}s before anything is raised"
+    if not draft.demand.lengths_known:
+        needed_s = 2.0 * cycle.snapshot.rate_window_s
+        return f"no token lengths seen yet, usual ones hold after {needed_s:.0f}s: watched for {draft.watched_s:.0f}s"
+    return _outcomes_unknown(draft, cycle)
+
+
+def _outcomes_unknown(draft: Draft, cycle: Cycle) -> str:
     """All replicas are so young that no full window of answers has ended, and nothing shows that they are strained.
 
     What they carry is then a belief only, and replicas raised on it are often too many: a table that says 3.7
@@ -68,14 +80,23 @@ def _outcomes_unknown(draft: Draft, cycle: Cycle) -> bool:
     """
     objectives, view = draft.state.spec.objectives, draft.demand
     if view.queue >= 1.0 or view.waiting > 0.1 * view.running:
-        return False
-    since = cycle.now_s - cycle.snapshot.rate_window_s - view.output_tokens * objectives.itl_s
+        return ""
+    window_s, answer_s = cycle.snapshot.rate_window_s, view.output_tokens * objectives.itl_s
     serving = (PodPhase.READY, PodPhase.INTERRUPTED)
     pods = [pod for variant in draft.variants for pod in variant.state.pods if pod.phase in serving]
-    if not pods or any(pod.ready_at is None or pod.ready_at <= since for pod in pods):
-        return False
+    born = [pod.ready_at for pod in pods if pod.ready_at is not None]
+    if not pods or len(born) < len(pods):
+        return ""
+    oldest_s = max(0.0, cycle.now_s - min(born))
+    if oldest_s >= window_s + answer_s:
+        return ""
     speeds = [pod.engine.itl.mean_s for pod in pods if pod.engine is not None and pod.engine.itl is not None]
-    return all(speed is None or speed <= STRAINED * objectives.itl_s for speed in speeds)
+    if any(speed is not None and speed > STRAINED * objectives.itl_s for speed in speeds):
+        return ""
+    return (
+        f"the oldest replica has been ready for {oldest_s:.0f}s; what one carries is known after {window_s:.0f}s of "
+        f"answers, the first of which take up to {answer_s:.0f}s"
+    )
 
 
 def _gap(draft: Draft, cycle: Cycle) -> bool:

@@ -14,6 +14,7 @@ class Verdict:
     counts: list[int]
     code: Code
     text: str
+    limits: bool = True  # False: it moves replicas and keeps nobody from any, so nothing is said to be limited by it
 
 
 Guard = Callable[[Draft, Cycle], Verdict | None]

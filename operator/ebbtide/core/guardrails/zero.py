@@ -45,7 +45,7 @@ def _from_zero(draft: Draft, cycle: Cycle) -> Verdict | None:
     if counts == draft.counts():
         return None
     if view.queue > 0.0:
-        return Verdict(counts, Code.FIRST_REQUEST, f"the gateway holds {view.queue:.0f} requests")
+        return Verdict(counts, Code.FIRST_REQUEST, f"the gateway holds {view.queue:.0f} requests", limits=False)
     if not view.queue_known and silent_s >= UNSEEN_S:
         text = f"at zero, but the activator's queue was not read for {silent_s:.0f}s: one replica stays up"
         return Verdict(counts, Code.ACTIVATOR_UNSEEN, text)

@@ -1,0 +1,78 @@
+"""Why no more replicas fit: the causes in words and numbers, and the marks that they leave on variants.
+
+Only explains what placement and the declared minimums found; never changes a count.
+"""
+
+from ebbtide.core import pools
+from ebbtide.core.work import Cycle, Draft, PoolDraft, VariantDraft
+from ebbtide.model.reasons import Code
+
+_SAID_ELSEWHERE = 9  # rank of what is no limit but a fault, with a condition of its own
+
+
+def explain_need(draft: Draft, cycle: Cycle) -> None:
+    """Say why the rest of the need found no room."""
+    found = causes(draft, draft.variants, [variant.wanted for variant in draft.variants], cycle)
+    if found is not None:
+        draft.unplaced_code = found[0]
+        draft.unplaced_text = f"{draft.unplaced:.0%} of the need finds no room: {found[1]}"
+
+
+def causes(draft: Draft, variants: list[VariantDraft], counts: list[int], cycle: Cycle) -> tuple[Code, str] | None:
+    """What keeps `variants` from more than `counts`: the surest cause, and the words of all, the surest first.
+
+    None where a fault of the target says it already.
+    """
+    ranked = (_blocked(draft, variant, counts[variant.index], cycle) for variant in variants)
+    found = sorted((cause for cause in ranked if cause[0] < _SAID_ELSEWHERE), key=lambda cause: cause[0])
+    return (found[0][1], "; ".join(text for _, _, text in found)) if found else None
+
+
+def limit_on(draft: Draft, variant: VariantDraft, count: int, cycle: Cycle) -> str:
+    """What keeps the variant from more than `count` replicas, as `limitedBy` shows it."""
+    rank, code, _ = _blocked(draft, variant, count, cycle)
+    return code.value if rank < _SAID_ELSEWHERE else ""
+
+
+def _blocked(draft: Draft, variant: VariantDraft, count: int, cycle: Cycle) -> tuple[int, Code, str]:
+    name, pool = variant.spec.name, variant.pool
+    most = min(variant.spec.max_replicas, draft.state.spec.scaling.max_replicas)
+    if not variant.state.target.exists:
+        return _SAID_ELSEWHERE, Code.TARGET_NOT_FOUND, ""
+    if pool is None:
+        return 0, Code.POOL_NOT_FOUND, f"{name}: there is no GPUPool {variant.spec.pool}"
+    if variant.backing_off and variant.failing_code is not None:
+        return 1, variant.failing_code, f"{name}: {_failing(variant)}"
+    if not variant.gpus:
+        return 2, Code.GPUS_UNKNOWN, f"{name}: GPUs per replica are neither declared nor in the pod template"
+    if variant.cost is None:
+        return 2, Code.PRICE_UNKNOWN, f"{name}: the price of pool {pool.name} is unknown"
+    if pool.memory.backoff_until is not None and pool.memory.backoff_until > cycle.now_s:
+        left_s = pool.memory.backoff_until - cycle.now_s
+        return 3, Code.POOL_BACKING_OFF, f"{name}: nodes of pool {pool.name} did not come, next try in {left_s:.0f}s"
+    if count >= most:
+        return 5, Code.AT_MAXIMUM, f"{name}: its maximum is {most}"
+    return 4, Code.POOL_FULL, f"{name}: pool {pool.name} has no room for another replica of {pools.shape(variant)}"
+
+
+def _failing(variant: VariantDraft) -> str:
+    """What fails now, or failed so lately that nothing new is tried yet."""
+    if not variant.failing:
+        return f"backs off: {variant.failing_text}"
+    return "1 replica does not come up" if variant.failing == 1 else f"{variant.failing} replicas do not come up"
+
+
+def mark(draft: Draft, cycle: Cycle) -> None:
+    """A variant that was passed over or cut back says what limited it."""
+    for variant in draft.variants:
+        if draft.unplaced > 1e-9 or variant.backing_off or (variant.cost is None and variant.rate > 0.0):
+            variant.limited_by = limit_on(draft, variant, variant.wanted, cycle)
+        pool = variant.pool
+        if pool is not None and variant.gpus and variant.placed < variant.sound:
+            squeezed = _budget_squeezes(pool, variant)
+            draft.gives_way = draft.gives_way or squeezed
+
+
+def _budget_squeezes(pool: PoolDraft, variant: VariantDraft) -> bool:
+    """The pool no longer has the GPUs that the variant holds: a higher priority took them, or they are gone."""
+    return pool.budget - pool.held < variant.sound * (variant.gpus or 0) - 1e-9 and not variant.backing_off
