@@ -35,15 +35,16 @@ demo: .venv/.synced binaries ## Watch Ebbtide scale emulated engines on a real c
 	@$(BIN)/ebbtide demo --duration $(DURATION)
 
 .PHONY: check
-check: .venv/.synced ## Format, lint, types, import contracts, unit tests: under a minute
+check: .venv/.synced ## Format, lint, types, import contracts, unit tests: under a minute with a warm mypy cache
 	@echo "==> ruff"; $(BIN)/ruff format --check . ; $(BIN)/ruff check .
 	echo "==> mypy"; $(BIN)/mypy
 	echo "==> import-linter"; $(BIN)/lint-imports --no-logo
-	echo "==> unit tests"; $(BIN)/pytest -q -n 2 -m "not cluster and not full"
+	echo "==> unit tests"; $(BIN)/pytest -q -n 2 -m "not slow and not cluster and not full"
 
 .PHONY: test
-test: .venv/.synced binaries ## All tests but the slowest: check, then a real control plane and a real Prometheus
+test: .venv/.synced binaries ## All tests but the slowest: check, simulated fleets, a real control plane and Prometheus
 	@$(MAKE) --no-print-directory check
+	echo "==> whole fleets in virtual time, the benchmark in small"; $(BIN)/pytest -q -n 2 -m "slow and not full"
 	echo "==> tests on the sandbox's control plane"; $(BIN)/pytest -m "cluster and not full"
 
 .PHONY: test-full

@@ -186,7 +186,7 @@ class Cluster:
         self.counts["gateway"] += 1
         mine = [s for s in self.fleet if s.to_zero and str(s.number % 4) == request.match_info["number"]]
         names = ("llm_d_epp_flow_control_queue_size", "inference_extension_flow_control_queue_size")
-        lines = [f'{n}{{name="{s.name}",namespace="{s.namespace}",priority="0"}} 0.0\n' for n in names for s in mine]
+        lines = [f'{n}{{inference_pool="{s.namespace}-{s.name}",priority="0"}} 0.0\n' for n in names for s in mine]
         return web.Response(text="".join(lines))
 
     # -- Kubernetes

@@ -183,7 +183,7 @@ def inference_service(service: Service) -> Object:
         activator = {
             "url": f"GATEWAY/{service.number % 4}",  # the server puts its own address here
             "metrics": ["llm_d_epp_flow_control_queue_size", "inference_extension_flow_control_queue_size"],
-            "labels": {"name": service.name, "namespace": service.namespace},
+            "labels": {"inference_pool": f"{service.namespace}-{service.name}"},  # four pickers for all namespaces
         }
         spec["scaling"] |= {"minReplicas": 0, "scaleToZero": {"after": "10m", "activator": activator}}
     meta = metadata(service.name, service.namespace, of="InferenceService", managedFields=_managed("kubectl", "f:spec"))

@@ -30,5 +30,5 @@ def rfc3339_micro(unix_s: float) -> str:
 
 
 def parse_rfc3339(text: str) -> float:
-    """Seconds since 1970 of a Kubernetes time; fractions are kept."""
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    """Seconds since 1970 of an RFC 3339 time, whose letters may be small; fractions are kept."""
+    return datetime.fromisoformat(text.upper().replace("Z", "+00:00")).timestamp()

@@ -34,6 +34,16 @@ def _cron(line: str) -> Bad:
     return Bad(f"cron line {line!r}", _window("cron", line), wanted)
 
 
+def _backward(line: str) -> Bad:
+    wanted = ("spec.price.schedule[0].cron", f'"{line}"', "must have ranges that go up: for 22-6 write 22-23,0-6")
+    return Bad(f"cron line with a range that goes back, {line!r}", _window("cron", line), wanted)
+
+
+def _until(text: str) -> Bad:
+    wanted = ("spec.scaling.pause.until", "must be a moment since 1970 as RFC 3339, such as 2026-12-24T18:00:00Z")
+    return Bad(f"paused until {text!r}", service(("spec.scaling.pause", {"until": text})), wanted)
+
+
 def _zone(name: str) -> Bad:
     wanted = ("spec.price.schedule[0].timeZone", f'"{name}"', "such as UTC or Europe/Berlin")
     return Bad(f"time zone {name!r}", _window("timeZone", name), wanted)
@@ -89,9 +99,10 @@ SERVICES = (
         service(("spec.objectives.interTokenLatency", "+50ms")),
         ("spec.objectives.interTokenLatency", '"+50ms"', "should match"),
     ),
-    _attainment("101", "must be a percentage above 0 and below 100", "such as 99 or 99.9"),
-    _attainment("100", "must be a percentage above 0 and below 100"),
-    _attainment("0", "must be a percentage above 0 and below 100"),
+    _attainment("101", "must be a percentage above 0 and at most 99.999", "such as 99 or 99.9"),
+    _attainment("100", "must be a percentage above 0 and at most 99.999"),
+    _attainment("99.99999", "must be a percentage above 0 and at most 99.999"),
+    _attainment("0", "must be a percentage above 0 and at most 99.999"),
     _attainment("99%", "should match '^[0-9]+"),
     _attainment("+99", "should match '^[0-9]+"),
     Bad(
@@ -110,6 +121,14 @@ SERVICES = (
         "parameters without a unit",
         service(("spec.model.parameters", "8")),
         ("spec.model.parameters", '"8"', "should match '^[0-9]+"),
+    ),
+    *(
+        Bad(
+            f"a model of {text} weights",
+            service(("spec.model.parameters", text)),
+            ("spec.model.parameters", f'"{text}"', "must be a number of weights above 0, such as 500M or 70B"),
+        )
+        for text in ("0B", "0M", "0.0B")
     ),
     Bad("unknown mode", service(("spec.mode", "On")), ("spec.mode", '"On"', '"Off", "Recommend", "Auto"')),
     Bad(
@@ -408,6 +427,8 @@ SERVICES = (
         service(("spec.scaling", {"minReplicas": 2, "pause": {"replicas": 1}})),
         ("spec.scaling.pause.replicas", "pause.replicas 1 must be from minReplicas 2 to maxReplicas 100"),
     ),
+    _until("0000-01-01T00:00:00Z"),
+    _until("1969-12-31T23:59:59Z"),
     Bad(
         "paused until no moment",
         service(("spec.scaling.pause", {"until": "tomorrow"})),
@@ -454,6 +475,12 @@ POOLS = (
         ("spec.price.currency", "cannot change from USD to EUR", "make another pool"),
         before=PRICED,
     ),
+    _backward("* 22-6 * * *"),
+    _backward("5-1 * * * *"),
+    _backward("0 0 * * 6-1"),
+    _backward("0 0 * * 7-1"),
+    _backward("0 0 * * 1-0"),
+    _backward("0 0,20-2/2 * * *"),
     _cron("61 * * * *"),
     _cron("* 24 * * *"),
     _cron("* * 0 * *"),

@@ -6,6 +6,7 @@ other check would let through. So the list grows with the API by itself.
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 from ebbtide.api.crd import crd_documents
@@ -36,7 +37,9 @@ class Constraint(NamedTuple):
         return f"{self.kind} {field_name(self.value_path) or 'object'} {self.keyword}{rule}"
 
 
+@cache
 def root_schema(kind: str) -> Schema:
+    """Shared by all who ask: to be read only."""
     documents = [item for item in crd_documents().values() if item["spec"]["names"]["kind"] == kind]
     schema: Schema = documents[0]["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     return schema

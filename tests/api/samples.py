@@ -87,7 +87,7 @@ FULL_SERVICE: Object = {
                 "activator": {
                     "url": "http://chat-epp.default:9090/metrics",
                     "metrics": ["llm_d_epp_flow_control_queue_size"],
-                    "labels": {"name": "chat"},
+                    "labels": {"inference_pool": "chat"},
                 },
             },
             "pause": {

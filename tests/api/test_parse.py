@@ -103,7 +103,7 @@ def test_a_service_with_every_field():
             activator=Activator(
                 url="http://chat-epp.default:9090/metrics",
                 queue_metrics=("llm_d_epp_flow_control_queue_size",),
-                labels=(("name", "chat"),),
+                labels=(("inference_pool", "chat"),),
             ),
         ),
         pause=Pause(PauseDirection.ALL, replicas=3, until_unix_s=1798135200.0, reason="load test", by="ada"),
@@ -159,7 +159,7 @@ def test_the_status_has_no_influence():
         ),
         (
             service(("spec.objectives.attainment", "101")),
-            'spec.objectives.attainment: "101" is not allowed: must be a percentage above 0 and below 100',
+            'spec.objectives.attainment: "101" is not allowed: must be a percentage above 0 and at most 99.999',
         ),
         (
             service(("spec.objectives.timeToFirstToken", "0s")),
@@ -177,6 +177,19 @@ def test_the_status_has_no_influence():
             service(("spec.scaling.pause", {"until": "tomorrow"})),
             'spec.scaling.pause.until: "tomorrow" is not allowed: must be RFC 3339',
         ),
+        (
+            # the API server takes an offset of a whole day
+            service(("spec.scaling.pause", {"until": "2026-01-01T00:00:00+24:00"})),
+            'spec.scaling.pause.until: "2026-01-01T00:00:00+24:00" is not allowed: must be RFC 3339',
+        ),
+        (
+            service(("spec.objectives.attainment", "99.99999")),
+            'spec.objectives.attainment: "99.99999" is not allowed: must be a percentage above 0 and at most 99.999',
+        ),
+        (
+            service(("spec.model.parameters", "0.0B")),
+            'spec.model.parameters: "0.0B" is not allowed: must be a number of weights above 0',
+        ),
         (changed(TO_ZERO, ("spec.scaling.scaleToZero.after", "0s")), 'spec.scaling.scaleToZero.after: "0s"'),
         (changed(BUILT, ("spec.variants.0.engine.type", "llama.cpp")), 'spec.variants[0].engine.type: "llama.cpp"'),
         (service(("metadata", {})), "InferenceService: metadata.name is missing"),
@@ -191,10 +204,6 @@ def test_a_service_that_cannot_be_normalised_names_the_field(obj, wanted):
 @pytest.mark.parametrize(
     ("window", "wanted"),
     [
-        (
-            {"cron": "50-10 * * * *"},
-            'GPUPool h100-on-demand: spec.price.schedule[0].cron: "50-10 * * * *" is not allowed',
-        ),
         ({"duration": "0s"}, 'spec.price.schedule[0].duration: "0s" is not allowed: must be a duration above 0'),
         ({"perGPUHour": "cheap"}, 'spec.price.schedule[0].perGPUHour: "cheap" is not allowed'),
     ],
@@ -203,6 +212,14 @@ def test_a_pool_that_cannot_be_normalised_names_the_field(window, wanted):
     with pytest.raises(ConfigurationError) as raised:
         parse_pool(changed(PRICED, ("spec.price.schedule", [{**WINDOW, **window}])))
     assert wanted in str(raised.value)
+
+
+def test_the_letters_of_a_moment_may_be_small():
+    small, large = (
+        parse_service(service(("spec.scaling.pause", {"until": text}))).scaling.pause
+        for text in ("2026-01-01t00:00:00z", "2026-01-01T00:00:00Z")
+    )
+    assert small == large
 
 
 @given(milliseconds=st.integers(1, 3_600_000))

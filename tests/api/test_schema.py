@@ -1,12 +1,15 @@
 """What the generated definitions must be, whatever the fields are."""
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from ebbtide.api.crd import crd_documents, main, render
-from tests.api.constraints import constraints, nodes, violating
+from tests.api.constraints import RULES, constraints, nodes, violating
 from tests.api.samples import FULL
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +46,58 @@ def test_every_default_is_in_the_description(kind):
         return isinstance(node.get("default"), str | int) and str(node["default"]) not in node["description"]
 
     assert _places(kind, silent) == []
+
+
+_SIZES = ("minimum", "maximum", "minItems", "maxItems", "minProperties", "maxProperties")
+_LENGTHS = ("minLength", "maxLength")
+_IN_RULES = re.compile(r"duration\('(\w+)'\)|double\(self\) [<>]=? (\d+)[.]0|k\.size\(\) <= (\d+)")
+
+
+def _allowed(node: dict[str, Any]) -> Iterator[str]:
+    """Every choice and bound that a description has to name: those of the field, of its items and of its keys."""
+    yield from node.get("enum", ())
+    by_grammar = "pattern" in node or "format" in node  # of a duration or an amount the value's range says it
+    keywords = _SIZES if by_grammar else (*_SIZES, *_LENGTHS)
+    yield from (str(node[keyword]) for keyword in keywords if keyword in node)
+    for rule in node.get(RULES, ()) if "properties" not in node else ():
+        yield from (bound for found in _IN_RULES.findall(rule["rule"]) for bound in found if bound)
+    inner = node.get("items", node.get("additionalProperties", {"properties": {}}))
+    if "properties" not in inner:  # the fields of an object speak for themselves
+        yield from _allowed(inner)
+
+
+def _names(description: str, word: str) -> bool:
+    return re.search(rf"(?<![\w.]){re.escape(word)}(?!\w|[.]\d)", description) is not None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_bound_and_choice_of_what_people_write_is_in_the_description(kind):
+    silent = [
+        f"{'.'.join(map(str, at))}: {bound}"
+        for at, node in nodes(kind)
+        if at[:2] == ("properties", "spec") and at[-2] == "properties"
+        for bound in _allowed(node)
+        if not _names(node["description"], bound)
+    ]
+    assert silent == []
+
+
+_UNITS = (
+    *("replicas", "GPUs", "nodes", "tokens", "requests", "seconds", "percent", "currency", "as a duration"),
+    "millions (M) or billions (B)",
+)
+_NO_QUANTITY = ("port", "priority", "observedGeneration")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_quantity_has_its_unit_in_the_description(kind):
+    def unitless(at, node):
+        number_in_text = node.get("pattern", "").lstrip("^(").startswith("[0-9]")
+        quantity = node["type"] == "integer" or number_in_text
+        said = node.get("description", "").lower()
+        return quantity and at[-1] not in _NO_QUANTITY and not any(unit.lower() in said for unit in _UNITS)
+
+    assert [".".join(map(str, at)) for at, node in nodes(kind) if unitless(at, node)] == []
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,6 +5,8 @@ import json
 import pytest
 from benchmarks import cycle, report
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, str]:

@@ -277,7 +277,7 @@ class Rig:
 
     @property
     def activator_url(self) -> str:
-        return f"http://127.0.0.1:{self.gateway_port}/metrics"
+        return f"http://127.0.0.1:{self.gateway_port}/{self.namespace}/metrics"
 
     # --- answers ---------------------------------------------------------------------------------------------------
 

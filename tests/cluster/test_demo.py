@@ -26,6 +26,11 @@ def test_the_demo_ends_with_a_summary_and_writes_only_where_it_may(tmp_path: Pat
     assert summary["cycles"] > 10
     assert summary["cycle_seconds_p50"] <= summary["cycle_seconds_p99"]
     assert 0 < summary["promql_queries_per_cycle"] <= 12
+    # renewals of the Lease every few seconds, and Events, statuses and scales beside them
+    assert 10 < summary["lease_renewals"] < summary["api_writes"]
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("KUBECONFIG=") and line.endswith("get infs,gpool,pods -A") for line in lines)
+    assert f"{summary['lease_renewals']} of them renewals of its Lease." in " ".join(done.stdout.split())
     services = {service["name"]: service for service in summary["services"]}
     assert set(services) == {"chat", "summaries", "drafts", "pilot", "legacy"}
     for service in services.values():

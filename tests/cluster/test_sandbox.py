@@ -233,6 +233,18 @@ def test_every_write_is_in_the_audit_log_with_the_wanted_replicas(
     assert mine[0].body["spec"]["replicas"] == 2
 
 
+def test_events_are_in_the_audit_log_too_without_their_bodies(
+    sandbox: Sandbox, namespace: str, apply_yaml: ApplyYaml
+) -> None:
+    subject = {"kind": "Pod", "namespace": namespace, "name": "chat"}
+    event = {"apiVersion": "v1", "kind": "Event", "metadata": {"name": "said", "namespace": namespace}}
+    apply_yaml(json.dumps(event | {"involvedObject": subject, "reason": "Told", "message": "why", "type": "Normal"}))
+    mine = [w for w in audit_writes(sandbox.audit_log, "ebbtide-sandbox-admin") if w.namespace == namespace]
+    assert [(write.resource, write.name, write.body) for write in mine if write.name == "said"] == [
+        ("events", "said", None)
+    ]
+
+
 async def test_a_service_account_has_exactly_the_rights_it_was_given(
     sandbox: Sandbox, namespace: str, apply_yaml: ApplyYaml
 ) -> None:
@@ -262,12 +274,15 @@ async def test_a_service_account_has_exactly_the_rights_it_was_given(
     assert [write.code for write in refused] == [403]
 
 
-async def test_the_emulators_account_reads_pods_and_nodes_and_nothing_else(sandbox: Sandbox) -> None:
+async def test_the_emulators_account_reads_pods_and_nodes_and_ends_pods_and_nothing_else(sandbox: Sandbox) -> None:
     async with KubeClient(sandbox.emulator_kubeconfig) as client:
         assert (await client.get("/api/v1/nodes"))["items"]
         assert (await client.get("/api/v1/pods"))["kind"] == "PodList"
-        with pytest.raises(ForbiddenError):
-            await client.get("/api/v1/secrets")
+        with pytest.raises(NotFoundError):  # it may, as a kubelet does
+            await client.request("DELETE", "/api/v1/namespaces/default/pods/none")
+        for method, path in (("GET", "/api/v1/secrets"), ("DELETE", "/api/v1/nodes/none")):
+            with pytest.raises(ForbiddenError):
+                await client.request(method, path)
 
 
 async def test_admin_work_can_be_run_to_its_end_from_inside_an_event_loop(sandbox: Sandbox) -> None:

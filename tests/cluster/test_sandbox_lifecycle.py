@@ -116,7 +116,7 @@ def test_killing_the_parent_leaves_no_orphans(tmp_path: Path) -> None:
 
 def test_command_line_detached_status_kubeconfig_down(tmp_path: Path) -> None:
     assert "no sandbox 'box' is ready" in ebbtide("status", "--name=box", home=tmp_path).stderr
-    up = ebbtide("up", "--detach", "--name=box", home=tmp_path)
+    up = ebbtide("up", "--detach", "--name=box", "--no-emulator", home=tmp_path)
     assert up.returncode == 0, up.stdout + up.stderr
     try:
         assert "export KUBECONFIG=" in up.stdout
@@ -124,6 +124,8 @@ def test_command_line_detached_status_kubeconfig_down(tmp_path: Path) -> None:
         assert shown.returncode == 0
         assert all(f"  {name}" in shown.stdout for name in controlplane.COMPONENTS)
         assert "ENDED" not in shown.stdout
+        assert "  gateway     none: no emulator runs\n" in shown.stdout
+        assert "has no emulator" in ebbtide("results", "--name=box", home=tmp_path).stderr
         assert "  pool l40s-on-demand          1 nodes, 0 coming, 0 GPUs waited for\n" in shown.stdout
         path = ebbtide("kubeconfig", "--name=box", "--path", home=tmp_path).stdout.strip()
         assert ebbtide("kubeconfig", "--name=box", home=tmp_path).stdout == Path(path).read_text()
@@ -135,6 +137,33 @@ def test_command_line_detached_status_kubeconfig_down(tmp_path: Path) -> None:
     assert "sandbox box ended" in down.stdout
     assert not any(exists(pid) for pid in [known.pid, *known.processes.values()])
     assert "does not run" in ebbtide("down", "--name=box", home=tmp_path).stdout
+
+
+def test_command_line_up_again_after_a_kill_waits_for_the_new_sandbox(tmp_path: Path) -> None:
+    directory = tmp_path / "ebbtide" / "sandbox" / "box"
+    try:
+        first = ebbtide("up", "--detach", "--name=box", "--no-emulator", home=tmp_path)
+        assert first.returncode == 0, first.stdout + first.stderr
+        killed = state.read(directory)
+        assert killed is not None
+        os.kill(killed.pid, signal.SIGKILL)
+        until(lambda: not state.running(directory))
+        again = ebbtide("up", "--detach", "--name=box", "--no-emulator", home=tmp_path)
+        assert again.returncode == 0, again.stdout + again.stderr
+        assert "export KUBECONFIG=" in again.stdout
+        assert "ENDED" not in ebbtide("status", "--name=box", home=tmp_path).stdout
+        known = state.read(directory)
+        assert known is not None
+        assert known.pid != killed.pid
+        answer = subprocess.run(
+            [known.kubectl, f"--kubeconfig={known.kubeconfig}", "get", "nodes", "-o", "name"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert "node/" in answer.stdout
+    finally:
+        ebbtide("down", "--name=box", home=tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

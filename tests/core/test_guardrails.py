@@ -57,6 +57,7 @@ def test_the_order_is_the_documented_precedence():
         "mode",
         "staleness",
         "ceiling",
+        "fault",
     ]
 
 
@@ -417,7 +418,17 @@ def test_a_rival_object_is_named():
     decided, actions = decide(2, HIGH, declared(), target={"rivals": ("HorizontalPodAutoscaler chat-hpa",)})
     assert actions == ()
     assert condition(decided, "Acting") == ("False", "TargetConflict")
-    assert "HorizontalPodAutoscaler chat-hpa" in decided.reason.text
+    # named, not written: a second service in mode Off is a rival too, and writes nothing
+    named = "Deployment chat-h100 of variant h100 is also named by HorizontalPodAutoscaler chat-hpa: hands off"
+    assert decided.reason.text == named
+
+
+@pytest.mark.parametrize(
+    ("most", "words"), [(1, "at most 1 replica is declared"), (2, "at most 2 replicas are declared")]
+)
+def test_more_replicas_than_the_maximum_are_told_in_the_right_number(most, words):
+    decided, _ = decide(3, HIGH, declared(max_replicas=most))
+    assert (decided.reason.code.value, decided.reason.text) == ("AboveMaximum", f"3 -> {most}: {words}")
 
 
 def test_a_recreated_target_is_adopted_without_drift():
@@ -434,3 +445,140 @@ def test_pods_not_ready_at_all_clamp_to_the_minimum_instead_of_zero():
     decided, actions = decide(3, 0.0, declared(), pods=starting)
     assert decided.variants[0].allowed == 3
     assert actions == ()
+
+
+def test_while_pods_are_too_young_for_rates_nothing_is_lowered():
+    calm = declared(down_delay_s=0.0)
+    loop = settled(snapshot(service(variant("h100", pods(8, LOW)), calm)), 100.0)
+    young = tuple(pod(f"b-{i}", silent_engine(), ready_at=loop.now_s - 1.0) for i in range(2))
+    loop.cycle_s = 1.0
+    decided = loop.one(snapshot(service(variant("h100", (*pods(6, LOW), *young)), calm)))
+    assert decided.variants[0].allowed == 8
+    assert "have no rates yet" in words(decided, "staleness")
+
+
+@pytest.mark.parametrize(
+    ("story", "scaling", "wants", "allowed"),
+    [
+        ("a variant's own minimum without any load", {}, {"h100": {"min_replicas": 0}, "a100": {"min_replicas": 2}}, 2),
+        ("also where the total's maximum cuts", {"max_replicas": 3}, {"h100": {}, "a100": {"min_replicas": 2}}, 2),
+    ],
+)
+def test_a_variant_keeps_its_own_minimum(story, scaling, wants, allowed):
+    variants = [variant_spec(name, name, **more) for name, more in wants.items()]
+    state = service(
+        [variant("h100", pods(4, 0.0, "h")), variant("a100", pods(3, 0.0, "a"))], spec(variants=variants, **scaling)
+    )
+    pools = [pool("h100", price="0.10"), pool("a100", price="9.00")]
+    decided = settled(snapshot(state, pools)).plan.services[0]
+    assert decided.variants[1].allowed >= allowed, story
+
+
+def test_a_variants_own_maximum_is_not_exceeded_and_is_reached_from_above():
+    variants = [variant_spec("h100", "h100", max_replicas=2), variant_spec("a100", "a100")]
+    state = service([variant("h100", pods(4, 20.0, "h")), variant("a100", ())], spec(variants=variants))
+    decided = settled(snapshot(state, [pool("h100", price="0.10"), pool("a100", price="9.00")])).plan.services[0]
+    assert decided.variants[0].wanted <= 2
+
+
+def test_pause_with_replicas_stays_within_the_declared_bounds():
+    for goal, want in ((9, 6), (0, 2)):
+        fleet = Fleet(declared(min_replicas=2, max_replicas=6, pause=Pause(replicas=goal)), {"h100": 3})
+        fleet.run(4.0, 120)
+        assert fleet.total == want, goal
+
+
+def test_pause_with_no_replicas_leaves_one_while_requests_come():
+    fleet = Fleet(declared(min_replicas=0, scale_to_zero=to_zero(60.0), pause=Pause(replicas=0)), {"h100": 3})
+    fleet.run(4.0, 120)
+    assert fleet.total == 1
+
+
+def test_what_was_scaled_down_by_hand_is_not_raised_at_once():
+    loop = settled(snapshot(service(variant("h100", pods(4, 20.0)), declared(min_replicas=4))), 300)
+    decided = loop.one(snapshot(service(variant("h100", pods(2, 40.0)), declared(min_replicas=4))), 30)
+    assert decided.variants[0].allowed == 2
+    assert condition(decided, "Acting") == ("True", "Drifted")
+    later = loop.one(snapshot(service(variant("h100", pods(2, 40.0)), declared(min_replicas=4))), 90)
+    assert later.variants[0].allowed >= 4
+
+
+def test_the_up_delay_does_not_hold_back_a_declared_minimum():
+    decided, _ = decide(1, LOW, declared(min_replicas=3, up_delay_s=3600.0), seconds=100.0)
+    assert decided.variants[0].allowed == 3
+
+
+@pytest.mark.parametrize(("raised", "prices"), [("a100", ("9.00", "1.00")), ("h100", ("1.00", "9.00"))])
+def test_a_minimum_is_brought_about_by_the_cheapest_variant(raised, prices):
+    names = ("h100", "a100")
+    state = service(
+        [variant("h100", pods(1, LOW, "h")), variant("a100", pods(1, LOW, "a"))],
+        spec(variants=[variant_spec(name, name, min_replicas=1) for name in names], min_replicas=4),
+    )
+    decided = settled(
+        snapshot(state, [pool(name, price=price) for name, price in zip(names, prices, strict=True)])
+    ).plan.services[0]
+    assert {v.name: v.allowed for v in decided.variants}[raised] == 3
+
+
+def test_a_variants_own_minimum_is_brought_about_also_where_the_load_is_unknown():
+    silent = tuple(pod(f"h-{i}", silent_engine()) for i in range(2))
+    variants = [variant_spec("h100", "h100"), variant_spec("a100", "a100", min_replicas=2)]
+    state = service([variant("h100", silent), variant("a100", ())], spec(variants=variants))
+    decided = settled(snapshot(state, [pool("h100"), pool("a100")])).plan.services[0]
+    assert {v.name: v.allowed for v in decided.variants} == {"h100": 2, "a100": 2}
+
+
+def test_a_move_between_variants_stays_within_the_maximum():
+    """Two dear ones stay until their stand-ins are ready, so of four cheap ones only three may start at first."""
+    state = service(
+        [variant("h100", pods(3, 15.0, "h")), variant("a100", ())],
+        spec(variants=[variant_spec("h100", "h100"), variant_spec("a100", "a100")], max_replicas=5),
+    )
+    decided = settled(snapshot(state, [pool("h100", price="50.00"), pool("a100", price="0.10")])).plan.services[0]
+    assert [v.wanted for v in decided.variants] == [1, 4], "the case is one in which a move pays"
+    assert [v.allowed for v in decided.variants] == [2, 3]
+
+
+def a_pair(cheap, dear, rps, of_each, **scaling):
+    """A cheap H100 variant and a dear A100 one, `of_each` being the minimum of both."""
+    names = ("h100", "a100")
+    declared_pair = spec(variants=[variant_spec(name, name, min_replicas=of_each) for name in names], **scaling)
+    state = service([variant("h100", pods(cheap, rps, "h")), variant("a100", pods(dear, rps, "a"))], declared_pair)
+    decided = settled(snapshot(state, [pool("h100", price="1.00"), pool("a100", price="9.00")])).plan.services[0]
+    return [v.allowed for v in decided.variants]
+
+
+def test_what_the_rate_leaves_of_a_raise_goes_to_the_cheapest():
+    assert a_pair(1, 1, LOW, 3, up_max_per_minute=2) == [3, 1]
+
+
+def test_what_the_rate_leaves_of_a_fall_is_taken_from_the_dearest():
+    assert a_pair(3, 3, 0.0, 1, down_max_per_minute=2) == [3, 1]
+
+
+def test_a_pause_with_fewer_replicas_takes_none_below_its_variants_minimum():
+    assert a_pair(3, 3, LOW, 2, pause=Pause(replicas=4)) == [2, 2]
+
+
+def test_not_to_zero_once_the_activators_queue_can_no_longer_be_read():
+    idle, short = pods(2, 0.0), declared(min_replicas=0, scale_to_zero=to_zero(600.0))
+    loop = settled(snapshot(service(variant("h100", idle), short, gateway_queue=fresh(0.0))), 400.0)
+    decided = loop.one(snapshot(service(variant("h100", idle), short, gateway_queue=stale(0.0))), 600.0)
+    assert decided.variants[0].allowed == 1
+    assert decided.variants[0].limited_by == "ActivatorUnseen"
+
+
+def test_a_variant_whose_target_does_not_exist_is_not_planned_with():
+    state = service([variant("h100", (), 0, exists=False), variant("a100", pods(2, 20.0, "a"))])
+    decided = settled(snapshot(state, [pool("h100", price="0.10"), pool("a100", price="9.00")])).plan.services[0]
+    assert decided.variants[0].wanted == 0
+    assert decided.variants[1].wanted > 2
+
+
+def test_of_two_variants_the_one_that_fails_is_reduced_first_though_it_is_cheaper():
+    crash = pod("h-x", phase=PodPhase.CRASH_LOOPING, message="exit 1")
+    declared_pair = spec(variants=[variant_spec("h100", "h100"), variant_spec("a100", "a100")], pause=Pause(replicas=3))
+    state = service([variant("h100", (*pods(1, LOW, "h"), crash)), variant("a100", pods(2, LOW, "a"))], declared_pair)
+    decided = settled(snapshot(state, [pool("h100", price="1.00"), pool("a100", price="9.00")])).plan.services[0]
+    assert [v.allowed for v in decided.variants] == [1, 2]

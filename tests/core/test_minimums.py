@@ -7,7 +7,7 @@ import pytest
 
 from ebbtide.model.plan import ServicePlan
 from ebbtide.model.snapshot import PodPhase
-from ebbtide.model.spec import Provisioning
+from ebbtide.model.spec import Mode, Pause, PauseDirection, Provisioning
 from tests.builders import node, pod, pods, pool, service, settled, snapshot, spec, target, variant, variant_spec
 
 CALM = 1.0  # requests/s a pod: one replica carries it all
@@ -246,3 +246,35 @@ def test_the_need_of_an_equal_comes_before_a_minimum_that_no_load_calls_for() ->
     assert need.wanted > 1
     assert need.allowed == need.wanted
     assert sum(found.variants[0].allowed for found in decided) == 6
+
+
+HALT = Pause(direction=PauseDirection.ALL)
+
+
+@pytest.mark.parametrize(
+    ("story", "first", "target_of_first"),
+    [
+        ("a rival scales it", {}, {"rivals": ("HorizontalPodAutoscaler x",)}),
+        ("it is paused", {"pause": HALT}, {}),
+        ("upwards", {"pause": Pause(direction=PauseDirection.UP)}, {}),
+        ("it is only recommended", {"mode": Mode.RECOMMEND}, {}),
+        ("it is off", {"mode": Mode.OFF}, {}),
+    ],
+)
+def test_a_minimum_that_may_not_be_brought_about_is_not_kept_from_one_that_may(
+    story: str, first: dict[str, Any], target_of_first: dict[str, Any]
+) -> None:
+    held = service(variant("h100", pods(1, CALM, "a"), **target_of_first), spec("ml/a", min_replicas=5, **first))
+    free = service(variant("h100", pods(1, CALM, "b")), spec("ml/b", min_replicas=5))
+    decided = settled(snapshot([held, free], pool(nodes=[node("n", 6, 2)]))).plan.services
+    assert decided[1].variants[0].allowed == 5, story
+
+
+def test_a_pause_downwards_keeps_the_order() -> None:
+    held = service(
+        variant("h100", pods(1, CALM, "a")),
+        spec("ml/a", min_replicas=5, pause=Pause(direction=PauseDirection.DOWN)),
+    )
+    free = service(variant("h100", pods(1, CALM, "b")), spec("ml/b", min_replicas=5))
+    decided = settled(snapshot([held, free], pool(nodes=[node("n", 6, 2)]))).plan.services
+    assert [found.variants[0].allowed for found in decided] == [5, 1]

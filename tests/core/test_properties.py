@@ -96,12 +96,59 @@ def test_f17_no_write_ever_exceeds_a_maximum_or_undercuts_a_minimum(state):
     loop = after_watching(state)
     declared = state.services[0].spec
     decided = loop.plan.services[0]
-    if loop.plan.actions:
-        total, observed = sum(v.allowed for v in decided.variants), sum(v.observed for v in decided.variants)
-        assert total <= max(declared.scaling.max_replicas, observed)
-        for shown, wanted in zip(decided.variants, declared.variants, strict=True):
-            assert shown.allowed <= max(wanted.max_replicas, shown.observed)
-            assert shown.allowed >= 0
+    total, observed = sum(v.allowed for v in decided.variants), sum(v.observed for v in decided.variants)
+    assert total <= max(declared.scaling.max_replicas, observed)
+    for shown, wanted in zip(decided.variants, declared.variants, strict=True):
+        assert 0 <= shown.allowed <= max(wanted.max_replicas, shown.observed)
+    below = total < min(observed, least_of(declared))
+    below |= any(
+        shown.allowed < min(shown.observed, wanted.min_replicas)
+        for shown, wanted in zip(decided.variants, declared.variants, strict=True)
+    )
+    if below:  # the only ways below a minimum: there is no room for it, or what is declared above a maximum has to go
+        assert decided.reason.code in MAY_UNDERCUT, decided.reason
+    if total > observed:
+        assert decided.reason.code is not Code.DEMAND_FELL
+
+
+MAY_UNDERCUT = {
+    Code.QUOTA_REFUSED,
+    Code.PODS_MISSING,
+    Code.UNSCHEDULABLE,
+    Code.CRASH_LOOPING,
+    Code.POOL_FULL,
+    Code.POOL_BACKING_OFF,
+    Code.PRICE_UNKNOWN,
+    Code.INTERRUPTION,
+    Code.GIVES_WAY,
+    Code.ABOVE_MAXIMUM,
+}
+
+
+def least_of(declared):
+    """Below one replica only where the service may go to zero."""
+    least = declared.scaling.min_replicas
+    return least if declared.scaling.scale_to_zero is not None else max(1, least)
+
+
+@fast
+@given(st.integers(0, 6), st.integers(0, 4), st.integers(0, 2), st.integers(0, 2), st.booleans(), loads)
+def test_f17_with_room_a_minimum_is_reached_whatever_the_load(first, least, of_first, of_second, zero, rps):
+    """Nothing paused, nothing failing, nobody else writing, GPUs and prices for all: then there is no exception."""
+    declared = spec(
+        variants=[variant_spec("h100", min_replicas=of_first), variant_spec("a100", "a100", min_replicas=of_second)],
+        min_replicas=least,
+        scale_to_zero=to_zero(60.0) if zero and least == 0 else None,
+        down_delay_s=0.0,
+    )
+    running = tuple(pod(f"h-{i}", engine(rps)) for i in range(first))
+    state = snapshot(
+        service([variant("h100", running), variant("a100", ())], declared), [pool("h100"), pool("a100", price="1.00")]
+    )
+    decided = after_watching(state).plan.services[0]
+    assert decided.variants[0].allowed >= of_first
+    assert decided.variants[1].allowed >= of_second
+    assert sum(v.allowed for v in decided.variants) >= least_of(declared)
 
 
 @fast

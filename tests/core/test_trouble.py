@@ -36,6 +36,7 @@ def test_a_doomed_replica_stays_until_its_replacement_is_ready() -> None:
     first = loop.one(two([doomed()], [], gone))
     assert counts(first) == {"spot": 1, "h100": 1}
     assert first.reason.code.value == "Interruption"
+    assert first.reason.text == "1 -> 2: 1 replica is on nodes about to be taken away"
     starting = loop.one(two([doomed()], [pod("h", phase=PodPhase.STARTING)], gone), 30)
     assert counts(starting) == {"spot": 1, "h100": 1}
     replaced = loop.one(two([doomed()], pods(1, 5.0, "h"), gone), 300)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from ebbtide.controller.meters import Meters
 from ebbtide.controller.probes import Health
 from ebbtide.errors import EbbtideError, RetryableError
 from ebbtide.model.memory import Memory
-from ebbtide.model.plan import Condition, ConditionStatus, Plan, ServicePlan, VariantPlan
+from ebbtide.model.plan import Condition, ConditionStatus, Failure, Plan, ServicePlan, UnreadablePlan, VariantPlan
 from ebbtide.model.reasons import Code, Reason
 from ebbtide.model.snapshot import Snapshot
 from ebbtide.record.metrics import Metrics
@@ -402,4 +402,68 @@ def test_the_age_of_the_caches_is_asked_at_the_moment_of_the_probe():
 def test_readiness_says_the_role(synced, leading, ready, role):
     health = Health(10.0, lambda: "other")
     health.synced, health.leading = synced, leading
-    assert health.readiness() == (ready, {"synced": synced, "role": role, "lease_holder": "other"})
+    assert health.readiness() == (ready, {"synced": synced, "role": role, "lease_holder": "other", "plans": True})
+
+
+async def test_plans_that_fail_three_times_in_a_row_are_said_until_one_is_made():
+    outside = Outside(fails={"plan": ZeroDivisionError("float division by zero")})
+    said: list[tuple[str, int, float]] = []
+
+    async def stalled(text: str, cycles: int, now_s: float) -> None:
+        said.append((text, cycles, now_s))
+        raise RetryableError("the API server does not take the Event")
+
+    parts = replace(outside.parts, stalled=stalled)
+    counts = [(await run_cycle(parts, BEFORE, float(number))).plan_failures for number in range(4)]
+    assert counts == [1, 2, 3, 4]
+    assert [(cycles, now_s) for _, cycles, now_s in said] == [(3, 2.0), (4, 3.0)]
+    assert "in 3 cycles in a row" in said[0][0]
+    assert "float division by zero" in said[0][0]
+    outside.fails.clear()
+    assert (await run_cycle(parts, BEFORE, 5.0)).plan_failures == 0
+    assert len(said) == 2
+
+
+def test_a_leader_without_plans_is_not_ready_but_healthy_and_a_standby_is_ready():
+    health = Health(10.0, lambda: "me")
+    health.synced = health.leading = True
+    health.cycle_finished(("plan",), 2)
+    assert health.readiness()[0], "one or two may be a hiccup"
+    health.cycle_finished(("plan",), 3)
+    ready, report = health.readiness()
+    assert (ready, report["plans"]) == (False, False)
+    healthy, report = health.health()
+    assert healthy, "a restart would meet the same objects"
+    assert report["plan_failures_in_a_row"] == 3
+    health.leading = False
+    assert health.readiness()[0]
+    health.leading = True
+    health.cycle_finished(())
+    assert health.readiness()[0]
+
+
+def test_a_stall_is_a_cluster_condition_of_the_metrics_until_the_next_plan():
+    metrics = Metrics()
+    metrics.observe_stall("no plan could be made in 3 cycles", 3)
+    text = metrics.exposition().decode()
+    assert 'ebbtide_cluster_condition{type="Planned",reason="PlanFailed"} 0.0' in text
+    assert "ebbtide_plan_failures_in_a_row 3.0" in text
+    metrics.observe_plan(Plan(at=1.0), Snapshot(taken_at=1.0))
+    text = metrics.exposition().decode()
+    assert "PlanFailed" not in text
+    assert "ebbtide_plan_failures_in_a_row 0.0" in text
+
+
+async def test_what_cannot_be_planned_or_read_is_logged_once_until_it_changes(caplog):
+    outside = Outside()
+    parts = outside.parts
+    failure = Failure("a/b", "capacity", "ZeroDivisionError: float division by zero", "capacity.py:76 in _limit")
+    refused = UnreadablePlan("GPUPool", "p", Reason(Code.INVALID_SPEC, "spec.x: 1 is not allowed"), ())
+    other = UnreadablePlan("InferenceService", "a/c", Reason(Code.INVALID_SPEC, "spec.y: 2 is not allowed"), ())
+    for failures, unreadable in [((), ()), ((failure,), (refused,)), ((failure,), (refused, other)), ((), ())]:
+        outside.plan = Plan(at=1.0, failures=failures, unreadable=unreadable)
+        await run_cycle(parts, BEFORE, 1.0)
+    lines = [(line.levelname, line.fields) for line in caplog.records]
+    assert [level for level, _ in lines] == ["ERROR", "WARNING", "WARNING"]
+    assert lines[0][1]["trace"] == "capacity.py:76 in _limit"
+    assert [line["object"] for _, line in lines[1:]] == ["GPUPool p", "InferenceService a/c"]

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from ebbtide.core.conditions import of_unreadable
 from ebbtide.kube.client import KubeClient
-from ebbtide.model.plan import Condition, ServicePlan
+from ebbtide.model.plan import Condition, Plan, ServicePlan
 from ebbtide.model.reasons import Code
+from ebbtide.model.snapshot import Snapshot, Unreadable
 from ebbtide.model.spec import Mode
 from ebbtide.record.budget import TokenBucket
 from ebbtide.record.events import CONTROLLER, EventRecorder, Note, Subject, cycle_events
@@ -76,6 +78,28 @@ def test_a_write_that_was_confirmed_is_told_with_its_numbers() -> None:
     )
     [down] = cycle_events(world.plan(), snapshot, [world.action(2)])
     assert down.reason == "ScaledDown"
+
+
+@pytest.mark.parametrize(
+    ("reason", "text"),
+    [
+        ("4 -> 6: 25 requests/s expected", "h100 4 -> 6: 25 requests/s expected"),
+        ("5 -> 7: 25 requests/s expected", "h100 4 -> 6 (in all 5 -> 7): 25 requests/s expected"),
+        ("14 -> 6: 25 requests/s expected", "h100 4 -> 6 (in all 14 -> 6): 25 requests/s expected"),
+        ("l40s 3 -> 0, h100 4 -> 6: the same for less", "l40s 3 -> 0, h100 4 -> 6: the same for less"),
+        ("l40s 3 -> 0, h100 4 -> 60: the same for less", "h100 4 -> 6: l40s 3 -> 0, h100 4 -> 60: the same for less"),
+        ("variant l40s: no pool", "h100 4 -> 6: variant l40s: no pool"),
+        ("no words", "h100 4 -> 6: no words"),
+    ],
+)
+def test_a_move_is_told_once(reason: str, text: str) -> None:
+    why = world.reason(text=reason)
+    [scaled] = cycle_events(world.plan(), world.snapshot(), [world.action(reason=why)])
+    assert scaled.text == text
+    moves = world.service_plan(variants=(world.variant_plan(wanted=6, allowed=6),), reason=why)
+    advised = world.snapshot(world.service_state(world.service_spec(mode=Mode.RECOMMEND)))
+    [recommended] = cycle_events(world.plan(moves), advised, [])
+    assert recommended.text == f"{text} (mode Recommend: nothing was written)"
 
 
 @pytest.mark.parametrize(
@@ -184,3 +208,17 @@ async def test_a_long_text_is_cut_at_the_api_servers_limit(client: KubeClient, a
     await EventRecorder(client).emit([note(text="ü" * 2000)], world.NOW_S)
     [post] = api.writes()
     assert len(post.body["note"].encode()) <= 1024
+
+
+def test_an_object_that_cannot_be_read_is_an_event_on_itself() -> None:
+    lost = Unreadable("GPUPool", "odd", "u-odd", 3, "GPUPool odd: spec.x: 1 is not allowed")
+    plan = Plan(at=1.0, unreadable=(of_unreadable(lost),))
+    (note,) = cycle_events(plan, Snapshot(taken_at=1.0, unreadable=(lost,)), ())
+    assert (note.subject.kind, note.subject.namespace, note.subject.name, note.subject.uid) == (
+        "GPUPool",
+        "",
+        "odd",
+        "u-odd",
+    )
+    assert (note.type, note.reason) == ("Warning", "InvalidSpec")
+    assert "spec.x: 1 is not allowed" in note.text

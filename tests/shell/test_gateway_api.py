@@ -86,15 +86,18 @@ async def test_metrics_show_the_queue_of_a_route_without_pods(call: Callable[...
     clock.now_s += 5
     await call("GET", "/results")
 
-    status, text = await call("GET", "/metrics")
+    status, text = await call("GET", "/team-b/metrics")
 
     queue = next(
         line
         for line in text.splitlines()
-        if line.startswith("inference_extension_flow_control_queue_size{") and 'name="cold"' in line
+        if line.startswith("inference_extension_flow_control_queue_size{") and 'inference_pool="cold"' in line
     )
     assert (status, queue.rpartition(" ")[2]) == (200, "2.0")
-    assert 'inference_pool_ready_pods{name="chat",namespace="team-a"} 1.0' in text
+    assert "chat" not in text, "another namespace's pools have a page of their own"
+    _, other = await call("GET", "/team-a/metrics")
+    assert 'inference_pool_ready_pods{name="chat"} 1.0' in other
+    assert 'llm_d_epp_per_endpoint_queue_size{model_server_endpoint="chat-1",name="chat"} 0.0' in other
 
 
 async def test_a_load_can_be_stopped(call: Callable[..., Any], clock: Clock) -> None:

@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ebbtide.api import parse_pool
 from ebbtide.model.reasons import Code
 from ebbtide.model.spec import Price, PriceWindow
 from ebbtide.observe.prices import PriceNow, price_at
+from tests.api.bad_objects import PRICED, WINDOW
+from tests.api.samples import changed
 
 BASE, NIGHT, PEAK = Decimal("2.50"), Decimal("1.20"), Decimal("4.00")
 
@@ -91,6 +94,35 @@ def test_a_cron_line_that_no_calendar_knows_is_a_fault() -> None:
     ((code, message),) = now("2026-01-15T12:00", window("61 * * * *", 1, NIGHT)).faults
     assert code == Code.INVALID_SCHEDULE
     assert "'61 * * * *'" in message
+
+
+@pytest.mark.parametrize(
+    ("cron", "fix"),
+    [
+        ("* 22-6 * * *", "for 22-6 write 22-23,0-6"),
+        ("5-1 * * * *", "for 5-1 write 5-59,0-1"),
+        ("0 0 * * 6-1", "for 6-1 write 6,0-1"),
+        ("0 0 * * 7-1", "for 7-1 write 0-1"),
+        ("0 0 * * 1-0", "for 1-0 write 1-6,0"),
+        ("0 0 * dec-jan *", "for dec-jan write 12,1"),
+        ("0 0 * * fri-mon", "for fri-mon write 5-6,0-1"),
+        ("0 0 * * sat-sun", "for sat-sun write 6,0"),
+        ("0 0 31 2 *", "has a day '31'"),
+        ("0 0 30 2 *", "has a day '30'"),
+        ("0 0 31 4 *", "no month of '4' has a day '31'"),
+        ("0 0 31 2,4 *", "no month of '2,4' has a day '31'"),
+        ("0 0 30-31 2 *", "has a day '30-31'"),
+    ],
+)
+def test_a_cron_line_that_the_schema_takes_and_no_calendar_knows_is_a_fault_with_its_fix(cron: str, fix: str) -> None:
+    assert parse_pool(changed(PRICED, ("spec.price.schedule", [{**WINDOW, "cron": cron}])))
+    ((code, message),) = now("2026-01-15T12:00", window(cron, 1, NIGHT)).faults
+    assert code == Code.INVALID_SCHEDULE
+    assert repr(cron) in message
+    assert fix in message
+    if "write " in fix:  # and the fix is one
+        old, _, new = fix.removeprefix("for ").partition(" write ")
+        assert not now("2026-01-15T12:00", window(cron.replace(old, new), 1, NIGHT)).faults
 
 
 crons = st.sampled_from(["0 22 * * *", "30 2 * * *", "*/20 * * * *", "0 0 * * SAT", "15 9-17 * * MON-FRI"])

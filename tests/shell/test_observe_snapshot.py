@@ -11,11 +11,16 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from ebbtide.core.plan import plan
+from ebbtide.model.memory import Memory
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import PodPhase, Quality, ServiceState, Snapshot, TargetState, WriteReceipt
 from ebbtide.observe.discovery import Discovery
 from ebbtide.observe.gather import Observer
+from ebbtide.observe.projections import Opaque
+from ebbtide.observe.scales import scale_view
 from ebbtide.observe.settings import ObserveSettings
+from ebbtide.observe.workloads import custom_view
 from tests.shell.observing import QUICK, api_client, eventually, pod
 
 GPU = "nvidia.com/gpu"
@@ -303,6 +308,47 @@ async def test_a_pool_with_an_unknown_zone_has_a_fault_and_no_price(tmp_path: Pa
     assert [code for code, _ in seen.faults] == [Code.INVALID_TIME_ZONE]
 
 
+async def test_a_bad_zone_and_a_bad_cron_line_are_both_said(tmp_path: Path) -> None:
+    cluster = usual()
+    window = {"cron": "0 0 30 2 *", "timeZone": "Mars/Olympus", "duration": "9h", "perGPUHour": "1"}
+    price = {"perGPUHour": "2.50", "currency": "USD", "schedule": [window]}
+    cluster.objects[f"{OWN}/gpupools"] = [pool(price=price)]
+    snapshot = await look(cluster, tmp_path)
+    (seen,) = snapshot.pools
+    assert [code for code, _ in seen.faults] == [Code.INVALID_TIME_ZONE, Code.INVALID_SCHEDULE]
+    decided, _ = plan(snapshot, Memory(), snapshot.taken_at)
+    ready = next(item for item in decided.pools[0].conditions if item.type == "Ready")
+    assert "Mars/Olympus" in ready.message
+    assert "'0 0 30 2 *'" in ready.message
+
+
+async def test_what_cannot_be_read_is_said_on_itself_and_by_whom_names_it(tmp_path: Path) -> None:
+    """Durations of 0 and an offset of a day: an older CRD takes the first, every API server the second."""
+    cluster = usual()
+    sound, broken = pool(), pool(nodeLeadTime="soon")
+    broken["metadata"] = sound["metadata"] | {"name": "odd", "uid": "u-odd", "generation": 4}
+    lost = service()
+    lost["spec"]["scaling"] = {"pause": {"until": "2026-01-01T00:00:00+24:00"}}
+    lost["metadata"] = meta("lost") | {"generation": 7}
+    on_odd = service(pool="odd")
+    on_odd["metadata"] = meta("on-odd")
+    cluster.objects[f"{OWN}/gpupools"] = [sound, broken]
+    cluster.add(f"{OWN}/inferenceservices", lost, on_odd)
+    snapshot = await look(cluster, tmp_path)
+    assert [(item.kind, item.key) for item in snapshot.unreadable] == [
+        ("GPUPool", "odd"),
+        ("InferenceService", "team-a/lost"),
+    ]
+    assert snapshot.unreadable[1].generation == 7
+    assert [item.spec.key for item in snapshot.services] == ["team-a/chat", "team-a/on-odd"], "the others go on"
+    faults = dict(snapshot.services[1].variants[0].target.faults)
+    assert "GPUPool odd, which cannot be read: GPUPool odd: spec.nodeLeadTime" in faults[Code.POOL_UNREADABLE]
+    assert Code.POOL_NOT_FOUND not in faults
+    source = next(item for item in snapshot.sources if item.name == "declarations")
+    assert source.message.startswith("2 objects cannot be read: ")
+    assert all(name in source.message for name in ("GPUPool odd", "InferenceService team-a/lost"))
+
+
 async def test_rivals_are_named(tmp_path: Path) -> None:
     cluster = shared()
     ref = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "chat-h100"}
@@ -386,6 +432,28 @@ def stateful_set(**strategy: Any) -> Cluster:
 async def test_a_stateful_set_goes_by_ordinal(tmp_path: Path, strategy: dict[str, Any], rolling_out: bool) -> None:
     seen = await target(stateful_set(**strategy), tmp_path)
     assert (seen.ordinal, seen.rolling_out, seen.spec_replicas) == (True, rolling_out, 2)
+
+
+@pytest.mark.parametrize(("policy", "ordered"), [("Parallel", False), ("OrderedReady", True)])
+async def test_whether_pods_of_a_stateful_set_wait_for_one_another(tmp_path: Path, policy: str, ordered: bool) -> None:
+    cluster = stateful_set()
+    cluster.objects["/apis/apps/v1/statefulsets"][0]["spec"]["podManagementPolicy"] = policy
+    assert (await target(cluster, tmp_path)).ordered is ordered
+
+
+@pytest.mark.parametrize(
+    ("spec", "ordered"),
+    [
+        pytest.param({"startupPolicy": "LeaderCreated"}, False, id="workers come with their leader"),
+        pytest.param({"startupPolicy": "LeaderReady"}, True, id="workers come once it is ready"),
+        pytest.param({}, True, id="a kind that does not say"),
+    ],
+)
+def test_whether_pods_of_a_foreign_kind_wait_for_one_another(spec: dict[str, Any], ordered: bool) -> None:
+    written = msgspec.json.encode({"metadata": meta("chat"), "spec": spec, "status": {}})
+    item = msgspec.json.decode(written, type=Opaque)
+    scale = scale_view({"spec": {"replicas": 2}})
+    assert custom_view("LeaderWorkerSet", item, scale).ordered is ordered
 
 
 async def test_a_kind_known_by_discovery_is_scaled_by_its_groups(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 import base64
 import json
+import ssl
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -20,6 +22,7 @@ from ebbtide.observe.metrics import EngineMetrics
 from ebbtide.observe.prometheus import Labels, Point, Prometheus, Sample, decode_stream
 from ebbtide.observe.queries import QUERY_COUNT
 from ebbtide.observe.settings import PrometheusSettings
+from ebbtide.sandbox.certs import Authority, Pair
 
 
 def vector(*rows: tuple[dict[str, str], str], **more: Any) -> bytes:
@@ -32,12 +35,13 @@ def vector(*rows: tuple[dict[str, str], str], **more: Any) -> bytes:
 class Server:
     """Records requests; `answer(form)` gives (status, body), or is slow."""
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: Pair | None = None) -> None:
         self.forms: list[dict[str, str]] = []
         self.headers: list[dict[str, str]] = []
         self.paths: list[str] = []
         self.status, self.body, self.wait_s = 200, vector(), 0.0
         self.fail_first = 0
+        self.sent_bytes = 0
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -54,6 +58,7 @@ class Server:
                 self.end_headers()
                 for start in range(0, len(outer.body), 100):
                     self.wfile.write(outer.body[start : start + 100])
+                    outer.sent_bytes += 100
                     time.sleep(outer.wait_s)
 
             def log_message(self, *_: Any) -> None:
@@ -66,18 +71,30 @@ class Server:
                 pass
 
         self.server = Quiet(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        scheme = "http"
+        if certificate is not None:
+            context, scheme = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), "https"
+            context.load_cert_chain(certificate.certificate, certificate.key)
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        self.url = f"{scheme}://127.0.0.1:{self.server.server_address[1]}"
+
+
+@contextmanager
+def serving(running: Server) -> Iterator[Server]:
+    thread = Thread(target=running.server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield running
+    finally:
+        running.server.shutdown()
+        thread.join()
+        running.server.server_close()
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    running = Server()
-    thread = Thread(target=running.server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield running
-    running.server.shutdown()
-    thread.join()
-    running.server.server_close()
+    with serving(Server()) as running:
+        yield running
 
 
 async def ask(settings: PrometheusSettings, text: str = "up") -> list[Sample]:
@@ -105,6 +122,33 @@ async def test_a_rotated_token_is_used_at_once(server: Server, tmp_path: Path) -
         token.write_text("second\n")
         await prometheus.query("up", 1.0, list)
     assert [headers["Authorization"] for headers in server.headers] == ["Bearer first", "Bearer second"]
+
+
+async def test_rotated_authorities_are_believed_at_once_and_the_old_ones_no_longer(tmp_path: Path) -> None:
+    old, new = Authority(tmp_path / "old"), Authority(tmp_path / "new")
+    certificate = new.server("prometheus", [], ["127.0.0.1"])
+    trusted = tmp_path / "ca.crt"
+
+    def rotate(authority: Authority) -> None:
+        (tmp_path / "next").write_bytes(authority.pair.certificate.read_bytes())
+        (tmp_path / "next").replace(trusted)  # as a kubelet does it: never half a file
+
+    with serving(Server(certificate)) as server:
+        assert server.url.startswith("https://")
+        async with Prometheus(PrometheusSettings(url=server.url, ca_file=trusted)) as prometheus:
+            for authority, accepted in ((old, 0), (new, 1), (old, 1), (new, 2)):
+                rotate(authority)
+                if accepted == len(server.forms):
+                    with pytest.raises(RetryableError, match="certificate"):
+                        await prometheus.query("up", 1.0, list)
+                else:
+                    await prometheus.query("up", 1.0, list)
+                assert len(server.forms) == accepted
+
+
+async def test_a_file_of_authorities_that_is_not_there_is_named(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(RetryableError, match=r"missing\.crt"):
+        await ask(PrometheusSettings(url=server.url.replace("http:", "https:"), ca_file=tmp_path / "missing.crt"))
 
 
 async def test_basic_auth_and_tenant(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,8 +209,9 @@ async def test_comments_on_the_query_are_no_partial_answer(server: Server) -> No
 
 async def test_an_answer_that_drips_ends_at_the_deadline(server: Server) -> None:
     server.body, server.wait_s = vector(*[({"pod": f"p{n}"}, "1") for n in range(500)]), 0.05
-    with pytest.raises(RetryableError, match="Prometheus at"):
+    with pytest.raises(RetryableError, match="longer than the query timeout"):
         await ask(PrometheusSettings(url=server.url, query_timeout_s=0.6))
+    assert server.sent_bytes < len(server.body), "nobody waited for the rest"
 
 
 async def test_a_server_that_is_not_there(unused_tcp_port: int) -> None:

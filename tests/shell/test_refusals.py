@@ -3,7 +3,10 @@
 import pytest
 
 from ebbtide.act.result import ActResult, Outcome
+from ebbtide.model.catalogue import CATALOGUE
 from ebbtide.model.plan import Condition, ConditionStatus, Plan
+from ebbtide.model.reasons import Code, Reason
+from ebbtide.record.events import cycle_events
 from ebbtide.record.refusals import Refusals
 from tests.shell import world
 
@@ -50,3 +53,48 @@ def test_another_reason_not_to_act_is_stronger_and_another_service_is_left_alone
     conflict = Condition("Acting", ConditionStatus.FALSE, "TargetConflict", "an HPA")
     assert Refusals().added(plan(conflict), [result(Outcome.FORBIDDEN)]) == plan(conflict)
     assert Refusals().added(plan(), [result(Outcome.FORBIDDEN, service="team/other")]) == plan()
+
+
+def unbuilt(reason: Code = Code.TARGET_NOT_FOUND) -> Plan:
+    text = "variant h100: Deployment chat-h100 does not exist"
+    conditions = tuple(
+        Condition(kind, ConditionStatus.FALSE, reason.value, text) for kind in ("Ready", "TargetResolved", "Acting")
+    )
+    return Plan(at=world.NOW_S, services=(world.service_plan(conditions=conditions, reason=Reason(reason, text)),))
+
+
+def refused(outcome: Outcome) -> ActResult:
+    words = "Deployment team/chat-h100: HTTP 422: spec.template.spec.containers[0].image: Required value"
+    return ActResult(what="deployment", service="team/chat", variant="h100", outcome=outcome, message=words)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"), [(Outcome.INVALID, Code.TEMPLATE_REFUSED), (Outcome.FORBIDDEN, Code.WRITE_REFUSED)]
+)
+def test_a_deployment_that_is_refused_is_not_just_missing(outcome: Outcome, code: Code) -> None:
+    (service,) = Refusals().added(unbuilt(), [refused(outcome)]).services
+    assert {(item.type, item.status.value, item.reason) for item in service.conditions} == {
+        (kind, "False", code.value) for kind in ("Ready", "TargetResolved", "Acting")
+    }
+    assert service.reason.code is code
+    assert all("image: Required value" in item.message for item in service.conditions)
+    assert ("correct the variant's engine block" in service.reason.text) == (code is Code.TEMPLATE_REFUSED)
+    assert all(item.type in CATALOGUE[code].where for item in service.conditions)
+
+
+def test_a_change_that_is_refused_is_said_on_the_target_that_runs() -> None:
+    well = tuple(Condition(kind, ConditionStatus.TRUE, "Resolved", "fine") for kind in ("Ready", "TargetResolved"))
+    before = Plan(at=world.NOW_S, services=(world.service_plan(conditions=(*well, WELL)),))
+    (service,) = Refusals().added(before, [refused(Outcome.INVALID)]).services
+    said = {item.type: item.reason for item in service.conditions}
+    assert said == {"Ready": "TemplateRefused", "TargetResolved": "TemplateRefused", "Acting": "WriteRefused"}
+    assert service.reason == before.services[0].reason, "what decided was something else"
+
+
+def test_a_refused_template_is_one_event() -> None:
+    told = Refusals().added(unbuilt(), [refused(Outcome.INVALID)])
+    notes = cycle_events(told, world.snapshot(), ())
+    assert {(note.type, note.reason, note.topic) for note in notes} == {
+        ("Warning", "TemplateRefused", "TemplateRefused")
+    }
+    assert "image: Required value" in notes[0].text

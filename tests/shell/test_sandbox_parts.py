@@ -270,6 +270,41 @@ def test_the_audit_log_gives_accepted_writes_in_order_and_skips_reads_and_half_l
     assert len(audit_writes(path, "someone", accepted_only=False)) == 3
 
 
+LEFT = state.State(
+    name="box",
+    pid=999_999,
+    started_s=0.0,
+    kubernetes="1.36",
+    apiserver_url="https://127.0.0.1:1",
+    prometheus_url="http://127.0.0.1:2",
+    gateway_url="",
+    kubeconfig="admin.kubeconfig",
+    kubectl="kubectl",
+    pods="127.9.0.0/16",
+    processes={"etcd": 999_998},
+)
+
+
+def test_what_a_killed_sandbox_left_is_forgotten_by_the_next_holder_and_not_taken_for_its_own(tmp_path: Path) -> None:
+    with state.lock(tmp_path):
+        state.write(tmp_path, LEFT)
+        assert state.read(tmp_path) == LEFT
+    assert state.read(tmp_path) is None, "nobody holds the directory"
+    with state.lock(tmp_path):
+        assert state.running(tmp_path)
+        assert state.read(tmp_path) is None, "it starts, and is not ready yet"
+        with pytest.raises(SandboxError, match="runs in"):
+            state.lock(tmp_path)
+
+
+def test_one_that_finds_the_directory_taken_leaves_the_holders_state_alone(tmp_path: Path) -> None:
+    with state.lock(tmp_path):
+        state.write(tmp_path, LEFT)
+        with pytest.raises(SandboxError, match="runs in"):
+            state.lock(tmp_path)
+        assert state.read(tmp_path) == LEFT
+
+
 POOL = nodes.L40S_ON_DEMAND  # nodes of 4 GPUs
 SCALER = Autoscaler(POOL, AutoscalerSettings(lead_time_s=20, idle_s=60, max_nodes=3, min_nodes=1, retry_s=10))
 NODE = POOL.node_name(0)

@@ -72,7 +72,19 @@ async def test_the_receipt_is_stored_before_the_call_and_completed_after_it(clie
     open_receipt = WriteReceipt(target_uid="target-uid", replicas=6, at=world.NOW_S, done=False)
     assert outcome is Outcome.DONE
     assert at_the_call == [open_receipt]
-    assert receipts.stored == [open_receipt, msgspec.structs.replace(open_receipt, done=True)]
+    done = msgspec.structs.replace(open_receipt, done=True, resource_version="1")
+    assert receipts.stored == [open_receipt, done], "with the version of the target that holds the write"
+
+
+@pytest.mark.parametrize("answer", [{}, {"metadata": {}}, {"metadata": {"resourceVersion": 7}}])
+async def test_an_answer_that_does_not_say_its_version_is_a_write_all_the_same(
+    client: KubeClient, api: FakeApi, answer: dict[str, Any]
+) -> None:
+    receipts = Receipts()
+    api.will("PATCH", SCALE, (200, answer))
+    [(outcome, _)] = await act(client, receipts, snapshot())
+    assert outcome is Outcome.DONE
+    assert (receipts.stored[-1].done, receipts.stored[-1].resource_version) == (True, "")
 
 
 async def test_the_write_is_one_guarded_patch_of_replicas_alone(client: KubeClient, api: FakeApi) -> None:

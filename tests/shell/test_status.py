@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from ebbtide.api.pool import GPUPoolStatus
 from ebbtide.api.service_status import InferenceServiceStatus
+from ebbtide.core.conditions import of_unreadable
 from ebbtide.kube.client import KubeClient
 from ebbtide.model.plan import Demand, Forecast, Plan, ServicePlan
 from ebbtide.model.reasons import Code
+from ebbtide.model.snapshot import Unreadable
 from ebbtide.record.budget import TokenBucket
 from ebbtide.record.significance import Difference, difference, only_shared
 from ebbtide.record.status import StatusWriter
@@ -28,6 +30,7 @@ from ebbtide.record.view import (
     money,
     pool_status,
     service_status,
+    unreadable_status,
 )
 from tests.shell import world
 from tests.shell.fake_api import FakeApi, serving
@@ -381,3 +384,19 @@ def test_the_bucket_saves_one_second_at_most() -> None:
 def test_a_budget_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="above 0"):
         TokenBucket(0)
+
+
+def test_an_object_that_cannot_be_read_has_its_condition_and_no_number() -> None:
+    item = Unreadable("InferenceService", "team/chat", "u", 7, "InferenceService team/chat: spec.x: 1 is not allowed")
+    before = {"decisions": [{"id": "d"}], "replicas": {"observed": 3}, "conditions": []}
+    status = unreadable_status(of_unreadable(item), item.generation, before, world.NOW_S)
+    said = {each["type"]: (each["status"], each["reason"]) for each in status["conditions"]}
+    assert said["Ready"] == said["Acting"] == ("False", "InvalidSpec")
+    assert said["MetricsFresh"] == ("Unknown", "Pending")
+    assert (status["reason"], status["observedGeneration"]) == ("InvalidSpec", 7)
+    assert "spec.x: 1 is not allowed" in status["message"]
+    assert status["decisions"] == before["decisions"]
+    assert "replicas" not in status
+    pool = unreadable_status(of_unreadable(msgspec.structs.replace(item, kind="GPUPool", key="p")), 1, {}, 1.0)
+    assert [each["type"] for each in pool["conditions"]] == ["PricesKnown", "Ready"]
+    assert "reason" not in pool, "a pool has no such field"

@@ -41,3 +41,16 @@ async def test_a_standby_that_comes_to_lead_knows_what_the_last_leader_wrote(wir
     wiring.load_memory()
     assert wiring.receipts == {f"{KEY}/h100": receipt}
     wiring.close(None)
+
+
+async def test_plans_that_fail_again_and_again_are_one_event_on_our_own_deployment(tmp_path: Path) -> None:
+    api, metrics = FakeApi(), Metrics()
+    async with serving(api, tmp_path) as client:
+        made = Wiring(Settings(data_dir=tmp_path / "data"), client, client, AlwaysLeading(), metrics)
+        for cycles in (3, 4):
+            await made.parts.stalled(f"no plan could be made in {cycles} cycles in a row", cycles, float(cycles))
+        made.close(None)
+    (event,) = [asked.body for asked in api.writes() if asked.path.endswith("/events")]
+    assert (event["type"], event["reason"], event["regarding"]["kind"]) == ("Warning", "PlanFailed", "Deployment")
+    assert "in 3 cycles" in event["note"]
+    assert "ebbtide_plan_failures_in_a_row 4.0" in metrics.exposition().decode()

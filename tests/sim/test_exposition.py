@@ -179,7 +179,10 @@ def test_an_idle_trtllm_shows_its_last_busy_moment_and_an_untouched_one_nothing(
 def test_the_gateway_publishes_old_and_present_names_alike() -> None:
     scrape = Scrape(
         gateway_text(
-            [RouteGauges("team-a", "chat", 3, 2, 0.5, 4.0, 0.25), RouteGauges("team-b", "code", 0, 0, 0.0, 0.0, 0.0)]
+            [
+                RouteGauges("team-a", "chat", 3, 2, 0.5, 4.0, 0.25, (("chat-1", 1), ("chat-2", 0))),
+                RouteGauges("team-a", "code", 0, 0, 0.0, 0.0, 0.0),
+            ]
         )
     )
 
@@ -188,12 +191,18 @@ def test_the_gateway_publishes_old_and_present_names_alike() -> None:
         ("inference_pool_average_running_requests", "llm_d_epp_average_running_requests", 4.0),
         ("inference_pool_average_kv_cache_utilization", "llm_d_epp_average_kv_cache_utilization", 0.25),
         ("inference_pool_ready_pods", "llm_d_epp_ready_endpoints", 2.0),
-        ("inference_extension_flow_control_queue_size", "llm_d_epp_flow_control_queue_size", 3.0),
     ):
         for name in (old, present):
             assert scrape.types[name] == "gauge"
-            assert scrape.value(name, name="chat", namespace="team-a") == value
-            assert scrape.value(name, name="code", namespace="team-b") == 0.0
+            assert scrape.value(name, name="chat") == value
+            assert scrape.value(name, name="code") == 0.0
+    for name in ("inference_extension_flow_control_queue_size", "llm_d_epp_flow_control_queue_size"):
+        flow = {"fairness_id": "default-flow", "priority": "0"}
+        assert scrape.value(name, inference_pool="chat", model_name="chat", target_model_name="chat", **flow) == 3.0
+        assert scrape.value(name, inference_pool="code", model_name="code", target_model_name="code", **flow) == 0.0
+    waiting = "llm_d_epp_per_endpoint_queue_size"
+    assert scrape.value(waiting, name="chat", model_server_endpoint="chat-1") == 1.0
+    assert scrape.value(waiting, name="chat", model_server_endpoint="chat-2") == 0.0
 
 
 def test_label_values_are_escaped() -> None:

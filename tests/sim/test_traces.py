@@ -1,6 +1,7 @@
 """Traces: every known form is read, a broken line is named, and the real files are read where they are at hand."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,7 @@ def test_a_broken_file_is_named_with_its_line(
 def test_a_missing_file_and_a_missing_column_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"nowhere\.csv"):
         read_trace(tmp_path / "nowhere.csv")
-    trace = read_trace(write(tmp_path, "rates.csv", "t_s,prod,dev", "0,1,2"))
+    trace = read_trace(write(tmp_path, "rates.csv", "t_s,prod,dev", "0,1,2", "60,1,2"))
     assert isinstance(trace, RateTrace)
     with pytest.raises(ConfigurationError, match="'test' does not exist; there are: prod, dev"):
         trace.shape("test")
@@ -144,3 +145,24 @@ def test_public_traces_are_read(name: str, unit: str | None) -> None:
         assert unit is None
         assert len(trace.requests) > 5000
         assert 3000 < trace.duration_s < 4000
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"\xff\xfe\x00rates", "no text in UTF-8"),
+        (b"t_s,rps\n", "0 rates cover no time"),
+        (b"t_s,rps\n0,5\n", "1 rates cover no time"),
+        (b"t_s,rps\n10,5\n0,5\n", "2 rates cover no time"),
+        (b"t_s,rps\n0,5\n10,nan\n", "line 3: '10,nan': nan is no rate: 0 or more is allowed"),
+        (b"t_s,rps\n0,-5\n10,5\n", "line 2: '0,-5': -5 is no rate"),
+        (b"t_s,rps\n0,inf\n10,5\n", "line 2: '0,inf': inf is no rate"),
+        (b"t_s,rps\n0,5\nnan,5\n", "line 3: 'nan,5': nan is no time"),
+    ],
+)
+def test_a_file_that_is_no_trace_is_refused_with_the_reason(tmp_path: Path, content: bytes, why: str) -> None:
+    path = tmp_path / "load.csv"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=re.escape(why)) as refused:
+        read_trace(path)
+    assert str(path) in str(refused.value)

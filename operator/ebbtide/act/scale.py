@@ -80,46 +80,64 @@ class Actuator:
         self._store_receipt(key, receipt)
         advice = await self._marks.mark(action, variant.target)
         try:
-            await self._patch_scale(action)
+            version = await self._patch_scale(action)
         except Exception as error:
             outcome = classify(error)
             if outcome in _NOT_WRITTEN:
                 self._store_receipt(key, variant.last_write or _never(action))
             return _result(action, outcome, f"{_name(action)}: {error}")
-        self._store_receipt(key, msgspec.structs.replace(receipt, done=True))
+        self._store_receipt(key, msgspec.structs.replace(receipt, done=True, resource_version=version))
         message = f"{_name(action)}: {action.from_replicas} -> {action.to_replicas}"
         return _result(action, Outcome.DONE, f"{message} (victims not all marked: {advice})" if advice else message)
 
-    async def _patch_scale(self, action: ScaleAction) -> None:
+    async def _patch_scale(self, action: ScaleAction) -> str:
         """PATCH with the snapshot's resourceVersion; again, twice at most, if only the target's status moved meanwhile.
 
         A Deployment's status changes with every pod, so its resourceVersion is old within seconds. What must not have
         changed is which object it is and how many replicas somebody declared: that is read again before each retry.
+        Returns the target's resourceVersion after the write: what the watch shows at it or later includes the write.
         """
         path = await self._path(action)
         version = action.resource_version
         for tries_left in reversed(range(_TRIES)):
             try:
-                await self._patch(path, action, version)
-                return
+                return await self._patch(path, action, version)
             except ConflictError:
                 scale = await self._client.get(path)
                 if not tries_left or not _unchanged(scale, action):
                     raise
                 version = str(scale["metadata"]["resourceVersion"])
+        raise AssertionError("the last try returns or raises")
 
     async def _path(self, action: ScaleAction) -> str:
         plural = await self._resolve(action.target)
         namespace = action.service.partition("/")[0]
         return resource_path(action.target.api_version, plural, namespace, action.target.name, "scale")
 
-    async def _patch(self, path: str, action: ScaleAction, resource_version: str) -> None:
+    async def _patch(self, path: str, action: ScaleAction, resource_version: str) -> str:
         body = {
             "metadata": {"resourceVersion": resource_version},
             "spec": {"replicas": action.to_replicas},
         }
         params = {"fieldManager": SCALE_MANAGER}
-        await self._client.request("PATCH", path, params=params, body=body, content_type=MERGE_PATCH)
+        answer = await self._client.request("PATCH", path, params=params, body=body, content_type=MERGE_PATCH)
+        return _version_of(answer)
+
+
+class _ScaleMeta(msgspec.Struct):
+    resource_version: str = msgspec.field(name="resourceVersion", default="")
+
+
+class _Scale(msgspec.Struct):
+    metadata: _ScaleMeta = msgspec.field(default_factory=_ScaleMeta)
+
+
+def _version_of(answer: bytes) -> str:
+    """Empty where the answer does not say it. The write is done all the same, so this is no error."""
+    try:
+        return msgspec.json.decode(answer, type=_Scale).metadata.resource_version
+    except msgspec.MsgspecError:
+        return ""
 
 
 def _never(action: ScaleAction) -> WriteReceipt:

@@ -7,17 +7,15 @@ ConfigurationError that names object, field, value and what is allowed.
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from cronsim import CronSim, CronSimError
 from pydantic import ValidationError
 
 from ebbtide.api import pool as api_pool
 from ebbtide.api import scaling as api_scaling
 from ebbtide.api import variant as api_variant
-from ebbtide.api.fields import ApiModel
+from ebbtide.api.fields import MOST_ATTAINMENT, ApiModel
 from ebbtide.api.pool import GPUPoolSpec, TaintMatch
 from ebbtide.api.service import InferenceServiceSpec, Objectives
 from ebbtide.clock import parse_rfc3339
@@ -27,8 +25,6 @@ from ebbtide.units import parse_duration_s
 
 Model = TypeVar("Model", bound=ApiModel)
 Value = TypeVar("Value")
-
-_ANY_MOMENT = datetime(2026, 1, 1, tzinfo=UTC)  # a cron line is tried out from here; only whether it parses matters
 
 
 def parse_service(obj: Mapping[str, Any]) -> m.ServiceSpec:
@@ -46,7 +42,7 @@ def parse_service(obj: Mapping[str, Any]) -> m.ServiceSpec:
         generation=int(metadata.get("generation", 0)),
         mode=spec.mode,
         model_name=spec.model.name,
-        model_parameters_billion=_parameters_billion(spec.model.parameters),
+        model_parameters_billion=_parameters_billion(spec.model.parameters, f"{where}: spec.model.parameters"),
         objectives=_objectives(spec.objectives, where),
         priority=spec.priority,
         variants=tuple(
@@ -59,7 +55,8 @@ def parse_service(obj: Mapping[str, Any]) -> m.ServiceSpec:
 def parse_pool(obj: Mapping[str, Any]) -> m.PoolSpec:
     """One GPUPool, normalised: seconds and `Decimal` money, every default filled in.
 
-    Raises ConfigurationError that names the object and the field. Time zones are checked where they are used.
+    Raises ConfigurationError that names the object and the field. Time zones and cron lines are checked where they are
+    used: a price that cannot be known stops scale-ups into the pool, not the pool.
     """
     where = _object_name("GPUPool", obj)
     metadata = obj["metadata"]
@@ -85,8 +82,9 @@ def _objectives(objectives: Objectives, where: str) -> m.Objectives:
     """`attainment: "99.9"` -> 0.999."""
     field = f"{where}: spec.objectives."
     attainment = Decimal(objectives.attainment)
-    if not 0 < attainment < 100:
-        raise _wrong(f"{field}attainment", objectives.attainment, "must be a percentage above 0 and below 100")
+    if not 0 < attainment <= Decimal(MOST_ATTAINMENT):
+        allowed = f"must be a percentage above 0 and at most {MOST_ATTAINMENT}"
+        raise _wrong(f"{field}attainment", objectives.attainment, allowed)
     return m.Objectives(
         ttft_s=_positive_seconds(objectives.time_to_first_token, f"{field}timeToFirstToken"),
         itl_s=_positive_seconds(objectives.inter_token_latency, f"{field}interTokenLatency"),
@@ -175,10 +173,6 @@ def _price(price: api_pool.Price, where: str) -> m.Price:
 
 
 def _window(window: api_pool.PriceWindow, field: str) -> m.PriceWindow:
-    # a reversed range such as 50-10 passes the CRD's check, which looks at each number alone
-    _normalised(
-        lambda line: CronSim(line, _ANY_MOMENT), window.cron, f"{field}.cron", "must be a line of five cron fields"
-    )
     return m.PriceWindow(
         cron=window.cron,
         time_zone=window.time_zone,
@@ -191,9 +185,14 @@ def _taint(taint: TaintMatch, kind: Callable[..., Value]) -> Value:
     return kind(key=taint.key, value=taint.value, effect=None if taint.effect is None else taint.effect.value)
 
 
-def _parameters_billion(text: str | None) -> float | None:
+def _parameters_billion(text: str | None, field: str) -> float | None:
     """`8B` -> 8.0, `500M` -> 0.5."""
-    return None if text is None else float(text[:-1]) / (1000 if text.endswith("M") else 1)
+    if text is None:
+        return None
+    billion = float(text[:-1]) / (1000 if text.endswith("M") else 1)
+    if billion <= 0.0:
+        raise _wrong(field, text, "must be a number of weights above 0, such as 500M or 70B")
+    return billion
 
 
 def _seconds(text: str, field: str) -> float:
@@ -210,7 +209,7 @@ def _positive_seconds(text: str, field: str) -> float:
 def _normalised(convert: Callable[[str], Value], text: str, field: str, allowed: str) -> Value:
     try:
         return convert(text)
-    except (ValueError, CronSimError) as error:
+    except ValueError as error:
         raise _wrong(field, text, f"{allowed} ({error})") from error
 
 

@@ -15,11 +15,13 @@ class PodTemplateMetadata(ApiModel):
     """Labels and annotations of the pods."""
 
     labels: dict[str, LabelValue] = Field(default_factory=dict, max_length=64, json_schema_extra=LABEL_KEYS)
-    """Labels added to the pods, up to 64. Those that Ebbtide sets win. Unset: none."""
+    """Labels added to the pods, up to 64 with keys of up to 317 and values of up to 63 characters. Those that Ebbtide
+    sets win. Unset: none."""
     annotations: dict[str, Annotated[str, Field(max_length=16384)]] = Field(
         default_factory=dict, max_length=64, json_schema_extra=LABEL_KEYS
     )
-    """Annotations added to the pods, up to 64 of up to 16384 characters. Unset: none."""
+    """Annotations added to the pods, up to 64 with keys of up to 317 and values of up to 16384 characters.
+    Unset: none."""
 
 
 class PodTemplate(ApiModel):

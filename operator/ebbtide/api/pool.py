@@ -38,7 +38,7 @@ class TaintMatch(ApiModel):
     """Taints of one key."""
 
     key: QualifiedName
-    """Key of the taint, such as nvidia.com/gpu. Required."""
+    """Key of the taint, such as nvidia.com/gpu, up to 317 characters. Required."""
     value: LabelValue | None = None
     """Value of the taint, up to 63 characters. Unset: every value."""
     effect: TaintEffect | None = None
@@ -49,21 +49,22 @@ class PriceWindow(ApiModel):
     """A price for certain hours."""
 
     cron: Cron
-    """When the window opens, as five cron fields in timeZone, such as "0 22 * * *". Required."""
+    """When the window opens, as five cron fields in timeZone, up to 100 characters, such as "0 22 * * *". Required."""
     time_zone: TimeZone
-    """Name of an IANA time zone in which cron is meant, such as UTC or Europe/Berlin. Required."""
+    """Name of an IANA time zone in which cron is meant, such as UTC or Europe/Berlin, up to 64 characters. Required."""
     duration: Annotated[str, duration("1m", "168h")]
     """How long the window stays open, as a duration from 1m to 168h, across midnight too. Required."""
     per_gpu_hour: Annotated[Money, Field(alias="perGPUHour")]
-    """Price of one GPU for an hour inside the window, as a decimal string above 0 and up to 10000. Required."""
+    """Price of one GPU for an hour inside the window in the currency of the pool, as a decimal string above 0 and up to
+    10000. Required."""
 
 
 class Price(ApiModel):
     """What the pool's GPUs cost."""
 
     per_gpu_hour: Annotated[Money, Field(alias="perGPUHour")]
-    """Price of one GPU for an hour outside every window, as a decimal string above 0 and up to 10000, such as "2.50".
-    Required."""
+    """Price of one GPU for an hour outside every window in currency, as a decimal string above 0 and up to 10000,
+    such as "2.50". Required."""
     currency: Annotated[
         str,
         # spend that was recorded in one currency cannot be added to spend in another
@@ -75,7 +76,7 @@ class Price(ApiModel):
         ),
         Field(min_length=3),
     ]
-    """ISO 4217 code of the price, such as USD. Cannot change afterwards. Required."""
+    """ISO 4217 code of the price, 3 capital letters such as USD. Cannot change afterwards. Required."""
     schedule: Annotated[
         tuple[PriceWindow, ...], Field(max_length=24, json_schema_extra={"x-kubernetes-list-type": "atomic"})
     ] = ()
@@ -100,8 +101,9 @@ class GPUPoolSpec(ApiModel):
     """How the GPUs are bought: OnDemand, Spot, Reserved or OnPrem; shown in tables and in the metric ebbtide_pool_info.
     Interruptions are declared apart, by interruptionTaints. Unset: OnDemand."""
     node_selector: Annotated[dict[str, LabelValue], Field(min_length=1, max_length=16, json_schema_extra=LABEL_KEYS)]
-    """Labels that the pool's nodes carry, 1 to 16; all must match. A node that matches several
-    pools counts in each of them, so select by labels that tell them apart. Required."""
+    """Labels that the pool's nodes carry, 1 to 16 with keys of up to 317 and values of up to 63 characters; all must
+    match. A node that matches several pools counts in each of them, so select by labels that tell them apart.
+    Required."""
     resource: Annotated[
         str,
         # limits, prices and every variant's gpusPerReplica are counted in it
@@ -112,8 +114,8 @@ class GPUPoolSpec(ApiModel):
             constant("limits and prices are counted in the old one: make another pool"),
         ),
     ] = "nvidia.com/gpu"
-    """Extended resource that counts as one GPU, such as nvidia.com/gpu or amd.com/gpu. Cannot change afterwards.
-    Unset: nvidia.com/gpu."""
+    """Extended resource that counts as one GPU, such as nvidia.com/gpu or amd.com/gpu, up to 317 characters. Cannot
+    change afterwards. Unset: nvidia.com/gpu."""
     accelerator: (
         Annotated[
             str,
@@ -162,7 +164,7 @@ class NextPriceChange(ApiModel):
     at: Timestamp
     """When, as RFC 3339."""
     price_per_gpu_hour: Annotated[Decimal, Field(alias="pricePerGPUHour")]
-    """Price of one GPU for an hour from then on, as a decimal string."""
+    """Price of one GPU for an hour from then on in the pool's currency, as a decimal string."""
 
 
 class GPUPoolStatus(ApiModel):

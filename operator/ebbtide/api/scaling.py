@@ -3,7 +3,7 @@
 Must never accept bounds that contradict each other: what holds then would depend on the order of the guardrails.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -52,12 +52,14 @@ class ActivatorRef(ApiModel):
     metrics: Annotated[tuple[MetricName, ...], Field(min_length=1, max_length=8, json_schema_extra=unique())] = (
         ACTIVATOR_METRICS
     )
-    """Names of the gauge of queued requests, 1 to 8; where several exist, as an old and a new name of one gauge, the
-    largest counts. Unset: llm_d_epp_flow_control_queue_size, inference_extension_flow_control_queue_size."""
+    """Names of the gauge of queued requests, 1 to 8 of up to 200 characters; where several exist, as an old and a
+    new name of one gauge, the largest counts. Unset: llm_d_epp_flow_control_queue_size,
+    inference_extension_flow_control_queue_size."""
     labels: dict[str, Annotated[str, Field(max_length=256)]] = Field(
         default_factory=dict, max_length=16, json_schema_extra=METRIC_LABEL_KEYS
     )
-    """Labels that this service's series carry, up to 16 of up to 256 characters, such as name: chat.
+    """Labels that this service's series carry, up to 16 with names of up to 100 and values of up to 256 characters,
+    such as inference_pool: chat.
     Unset: every series of the metric counts, which is right where the gateway serves this service alone."""
 
 
@@ -83,6 +85,18 @@ _PAUSE_RULES = rules(
 )
 
 
+# a moment with an offset that no clock has, or of the year 0, would be stored and could not be read
+_MOMENT: dict[str, Any] = {
+    "format": "date-time",
+    **rules(
+        rule(
+            "self >= timestamp('1970-01-01T00:00:00Z')",
+            "must be a moment since 1970 as RFC 3339, such as 2026-12-24T18:00:00Z",
+        )
+    ),
+}
+
+
 class Pause(ApiModel, json_schema_extra=_PAUSE_RULES):
     """Hands off. An empty object pauses both directions until it is removed."""
 
@@ -91,7 +105,7 @@ class Pause(ApiModel, json_schema_extra=_PAUSE_RULES):
     replicas: int | None = None
     """Total of replicas to set once and then keep, within minReplicas and maxReplicas of scaling; needs direction All.
     Unset: the present number is kept."""
-    until: Annotated[str, Field(max_length=40, json_schema_extra={"format": "date-time"})] | None = None
+    until: Annotated[str, Field(max_length=40, json_schema_extra=_MOMENT)] | None = None
     """When the pause ends by itself, as RFC 3339 such as 2026-12-24T18:00:00Z. Unset: when the pause is removed."""
     reason: Annotated[str, Field(max_length=256)] | None = None
     """Why, for status and Events, up to 256 characters. Unset: no reason is shown."""

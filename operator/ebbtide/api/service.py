@@ -11,6 +11,7 @@ from pydantic import Field
 from ebbtide.api.fields import (
     ApiModel,
     Percent,
+    check,
     duration,
     filled,
     keyed_by,
@@ -35,10 +36,24 @@ class Model(ApiModel):
             "must be a model name: letters, digits, . _ : / and -, starting with a letter or digit",
         ),
     ]
-    """Name of the model as its users call it, shown in the metric ebbtide_service_info. Required."""
-    parameters: Annotated[str, Field(max_length=16, pattern=r"^[0-9]+(\.[0-9]+)?[MB]$")] | None = None
-    """Number of weights in millions (M) or billions (B), such as 500M or 70B. With the pool's accelerator it gives the
-    first estimate of what a replica carries. Unset: the first estimate is conservative until load has been observed."""
+    """Name of the model as its users call it, up to 253 characters, shown in the metric ebbtide_service_info.
+    Required."""
+    parameters: (
+        Annotated[
+            str,
+            Field(
+                max_length=16,
+                pattern=r"^[0-9]+(\.[0-9]+)?[MB]$",
+                json_schema_extra=rules(
+                    check("self.matches('[1-9]')", "must be a number of weights above 0, such as 500M or 70B")
+                ),
+            ),
+        ]
+        | None
+    ) = None
+    """Number of weights in millions (M) or billions (B), above 0, such as 500M or 70B. With the pool's accelerator it
+    gives the first estimate of what a replica carries. Unset: the first estimate is conservative until load has been
+    observed."""
 
 
 class Objectives(ApiModel):
@@ -49,8 +64,8 @@ class Objectives(ApiModel):
     inter_token_latency: Annotated[str, duration("1ms", "1m")] = "50ms"
     """Longest mean time between two output tokens of a request, as a duration from 1ms to 1m. Unset: 50ms."""
     attainment: Percent = "99"
-    """Share of requests that should meet both objectives, in percent as a decimal string above 0 and below 100, such as
-    "99.9". Unset: "99"."""
+    """Share of requests that should meet both objectives, in percent as a decimal string above 0 and at most 99.999,
+    such as "99.9". Unset: "99"."""
 
 
 _DUPLICATE_TARGET = (

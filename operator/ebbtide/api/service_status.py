@@ -24,8 +24,8 @@ class ReplicasStatus(ApiModel):
     """Replicas that would meet the objectives at the lowest cost within pools and maximums, before delays, rates,
     pause and spec.scaling.minReplicas."""
     allowed: Count
-    """What bounds, delays, rates and pause make of wanted: fewer, or more where a minimum or a delay keeps them. In
-    Auto this is what is written."""
+    """Replicas that bounds, delays, rates and pause make of wanted: fewer, or more where a minimum or a delay keeps
+    them. In Auto this is what is written; what is declared now, where nothing may be written."""
 
 
 class CapacityStatus(ApiModel):
@@ -55,7 +55,8 @@ class VariantStatus(ApiModel):
     """Replicas that would meet the objectives at the lowest cost within pools and maximums, before delays, rates,
     pause and spec.scaling.minReplicas."""
     allowed: Count
-    """What bounds, delays, rates and pause make of wanted: fewer, or more where a minimum or a delay keeps them."""
+    """Replicas that bounds, delays, rates and pause make of wanted: fewer, or more where a minimum or a delay keeps
+    them."""
     limited_by: ReasonCode | None = None
     """The limit that makes allowed differ from wanted, or that keeps wanted or a declared minimum from being reached.
     Unset: none does."""

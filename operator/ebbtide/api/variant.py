@@ -43,12 +43,13 @@ class ScaleTargetRef(ApiModel):
             "must be an API version such as v1, apps/v1 or leaderworkerset.x-k8s.io/v1",
         ),
     ]
-    """API group and version of the target, such as apps/v1. Required."""
+    """API group and version of the target, such as apps/v1, up to 253 characters. Required."""
     kind: Annotated[str, matching("^[A-Z][A-Za-z0-9]*$", 63, "must be a kind such as Deployment: CamelCase letters")]
-    """Kind of the target: Deployment, StatefulSet, LeaderWorkerSet or any other with a scale subresource. Required."""
+    """Kind of the target: Deployment, StatefulSet, LeaderWorkerSet or any other with a scale subresource, up to 63
+    characters. Required."""
     name: ObjectName
-    """Name of the target in the namespace of the service. One target belongs to one variant of one service.
-    Required."""
+    """Name of the target in the namespace of the service, up to 253 characters. One target belongs to one variant of
+    one service. Required."""
 
 
 class EnvVar(ApiModel):
@@ -58,7 +59,7 @@ class EnvVar(ApiModel):
         str,
         matching("^[A-Za-z_][A-Za-z0-9_.-]*$", 256, "must be letters, digits, _ . and -, not starting with a digit"),
     ]
-    """Name of the variable; unique in the list. Required."""
+    """Name of the variable, up to 256 characters; unique in the list. Required."""
     value: Annotated[str, Field(max_length=4096)]
     """Value of the variable, up to 4096 characters. Values from Secrets go into podTemplate. Required, may be empty."""
 
@@ -78,8 +79,8 @@ class Engine(ApiModel):
         tuple[Annotated[str, Field(max_length=4096)], ...],
         Field(max_length=128, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ()
-    """Arguments of the engine, up to 128; Ebbtide adds only those for port and drain that are missing.
-    Unset: none beyond those."""
+    """Arguments of the engine, up to 128 of up to 4096 characters; Ebbtide adds only those for port and drain that are
+    missing. Unset: none beyond those."""
     env: Annotated[tuple[EnvVar, ...], Field(max_length=64, json_schema_extra=keyed_by("name"))] = ()
     """Environment variables of the engine, up to 64, unique by name. Unset: none."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
@@ -96,8 +97,8 @@ class Capacity(ApiModel):
     """A measurement of one replica, as the starting point until live load says more."""
 
     requests_per_second: Rate
-    """Requests per second that one replica was measured to carry inside the objectives, as a decimal string above 0,
-    such as "4.5". Required."""
+    """Requests per second that one replica was measured to carry inside the objectives, as a decimal string above 0
+    and up to 100000, such as "4.5". Required."""
     input_tokens: Annotated[int, Field(ge=1, le=10000000)]
     """Mean prompt tokens a request in that measurement, 1 to 10000000. Required."""
     output_tokens: Annotated[int, Field(ge=1, le=10000000)]
@@ -146,7 +147,8 @@ class Variant(ApiModel, json_schema_extra=_VARIANT_RULES):
     name: VariantName
     """Name of the variant, unique in the service; up to 40 lower-case letters, digits and -. Required."""
     pool: ObjectName
-    """Name of the GPUPool on which this variant's replicas run; it gives their price and their limits. Required."""
+    """Name of the GPUPool on which this variant's replicas run, up to 253 characters; it gives their price and their
+    limits. Required."""
     scale_target_ref: ScaleTargetRef | None = None
     """The workload you have, whose replicas Ebbtide sets. Exactly one of scaleTargetRef and engine; which of the two
     cannot change afterwards. Unset: engine is used."""

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import shlex
+import shutil
 import signal
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
@@ -12,8 +14,9 @@ import msgspec
 from rich.console import Console
 from rich.live import Live
 
-from ebbtide.cli.demo_summary import auto_together, summarise, summary_table
+from ebbtide.cli.demo_summary import effort_sentence, summarise, summary_table, together_sentence
 from ebbtide.cli.demo_table import DemoScreen
+from ebbtide.cli.options import Duration
 from ebbtide.errors import ConfigurationError
 from ebbtide.sandbox.demo import Demo, DemoOptions, View, start_sandbox
 from ebbtide.sandbox.sandbox import Sandbox
@@ -22,35 +25,42 @@ from ebbtide.sim.load import generate
 from ebbtide.sim.requests import Request
 from ebbtide.sim.static import StaticPeak, static_peak
 from ebbtide.sim.traces import RateTrace, read_trace, scaled, window
-from ebbtide.units import format_duration, parse_duration_s
+from ebbtide.units import format_duration
 
 STATIC_SHARE = 0.97
-_LEAST_DURATION_S = 60.0
+_DURATION = Duration(60, "is too short to see anything scale")
 _PLAIN_EVERY_S = 10.0
 _PLAIN_WIDTH = 120
 
 
-class _Duration(click.ParamType[float]):
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        try:
-            seconds = parse_duration_s(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        if seconds < _LEAST_DURATION_S:
-            self.fail(f"{value} is too short to see anything scale: at least 1m is allowed", param, ctx)
-        return seconds
+def _writable(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+    """Refuses a file that cannot be written, minutes before there is something to write."""
+    del context
+    if path is None:
+        return None
+    try:
+        existed = path.exists()
+        path.open("ab").close()  # the only answer that counts permissions, read-only disks and names in one
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        why = f"{path} cannot be written: {error.strerror}; name a file in a folder that exists and may be written to"
+        raise click.BadParameter(why, param=option) from error
+    return path
 
 
 @click.command()
-@click.option("--duration", type=_Duration(), default="6m", show_default=True, help="How long the load lasts.")
+@click.option("--duration", type=_DURATION, default="6m", show_default=True, help="How long the load lasts.")
 @click.option("--seed", type=click.IntRange(1), default=1, show_default=True, help="Load, phases and start-up times.")
 @click.option("--trace", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Load of the chat service.")
 @click.option("--plain", is_flag=True, help="Lines instead of a live table; the default without a terminal.")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the summary there.")
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=_writable,
+    help="Write the summary there.",
+)
 @click.option("--keep", is_flag=True, help="Keep the sandbox running afterwards, until Ctrl-C.")
 def demo(duration: float, seed: int, trace: Path | None, plain: bool, json_path: Path | None, keep: bool) -> None:
     """Scale emulated vLLM and TensorRT-LLM fleets on a real control plane, live, and add up the result."""
@@ -84,7 +94,10 @@ def _trace_requests(path: Path, duration_s: float, seed: int) -> tuple[Request, 
     peak = showcase.services(duration_s, seed)[0].shape.peak_rate
     trace = read_trace(path)
     if isinstance(trace, RateTrace):
-        return tuple(generate(trace.shape().fitted(duration_s, peak), showcase.LENGTHS, duration_s, seed))
+        found = generate(trace.shape().fitted(duration_s, peak), showcase.LENGTHS, duration_s, seed)
+        if not found:
+            raise ConfigurationError(f"--trace {path}: its rate is 0 all the time: there is nothing to scale")
+        return tuple(found)
     first = window(trace.requests, 0.0, duration_s)
     if not first:
         raise ConfigurationError(f"--trace {path}: it has no requests in its first {format_duration(duration_s)}")
@@ -94,27 +107,34 @@ def _trace_requests(path: Path, duration_s: float, seed: int) -> tuple[Request, 
 async def _run(
     sandbox: Sandbox, options: DemoOptions, console: Console, plain: bool, static: "Future[dict[str, StaticPeak]]"
 ) -> dict[str, Any]:
-    hint = f"look yourself: KUBECONFIG={sandbox.admin_kubeconfig} kubectl get infs,gpool,pods -A   (Ctrl-C ends it)"
     async with Demo(sandbox, options, lambda text: console.print(f"[dim]· {text}[/]")) as running:
         for service in running.services:
             console.print(f"[dim]  {service.name}: {service.story}[/]")
         await running.bring_up()
+        references = await asyncio.wrap_future(static)  # where no fleet is enough, that is said before the load
         await running.start()
-        screen = DemoScreen(running.services, console, hint)
-        view = await (_watch_plain if plain else _watch_live)(running, screen, console, hint)
-        references = await asyncio.wrap_future(static)
+        say_how_to_look(console, sandbox.admin_kubeconfig, sandbox.kubectl_path)
+        screen = DemoScreen(running.services)
+        view = await (_watch_plain if plain else _watch_live)(running, screen, console)
         return summarise(running, view, references, await running.operator_metrics())
 
 
-async def _watch_live(running: Demo, screen: DemoScreen, console: Console, hint: str) -> View:
+def say_how_to_look(console: Console, kubeconfig: Path, kubectl: Path) -> None:
+    """A command to copy, unbroken whatever the width, with `kubectl` only where a shell would find one."""
+    program = "kubectl" if shutil.which("kubectl") else shlex.quote(str(kubectl))
+    console.print("look yourself meanwhile (Ctrl-C ends the demo):")
+    command = f"KUBECONFIG={shlex.quote(str(kubeconfig))} {program} get infs,gpool,pods -A"
+    console.print(command, soft_wrap=True, markup=False)
+
+
+async def _watch_live(running: Demo, screen: DemoScreen, console: Console) -> View:
     with Live(console=console, refresh_per_second=2, screen=False) as live:
         async for view in running.watch():
             live.update(screen.update(view))
     return view
 
 
-async def _watch_plain(running: Demo, screen: DemoScreen, console: Console, hint: str) -> View:
-    console.print(hint)
+async def _watch_plain(running: Demo, screen: DemoScreen, console: Console) -> View:
     shown_s = -_PLAIN_EVERY_S
     async for view in running.watch():
         screen.note(view)
@@ -127,23 +147,15 @@ async def _watch_plain(running: Demo, screen: DemoScreen, console: Console, hint
 
 def _report(console: Console, document: dict[str, Any], json_path: Path | None) -> None:
     console.print(summary_table(document))
-    joined = auto_together(document)
-    console.print(
-        f"Auto services together: {joined['met_both_after_60s'] * 100:.1f} % met both after the first minute with "
-        f"{joined['share_of_static'] * 100:.0f} % of the GPU-hours of the smallest static fleet that reaches "
-        f"{STATIC_SHARE * 100:.0f} % ({joined['gpu_hours']:.2f} of {joined['static_peak_gpu_hours']:.2f})."
-    )
-    console.print(
-        f"{document['cycles']} cycles, p50 {document['cycle_seconds_p50']} s, p99 {document['cycle_seconds_p99']} s; "
-        f"{document['promql_queries_per_cycle']} PromQL queries a cycle; {document['api_writes']} API writes in "
-        f"{format_duration(document['duration_s'])}."
-    )
+    console.print(together_sentence(document, STATIC_SHARE))
+    console.print(effort_sentence(document))
     if json_path is not None:
         json_path.write_bytes(msgspec.json.format(msgspec.json.encode(document)) + b"\n")
         console.print(f"written: {json_path}")
 
 
 def _stay(console: Console, sandbox: Sandbox) -> None:
-    console.print(f"The sandbox stays: export KUBECONFIG={sandbox.admin_kubeconfig}   (Ctrl-C ends it)")
+    console.print("The sandbox stays (Ctrl-C ends it):")
+    console.print(f"export KUBECONFIG={shlex.quote(str(sandbox.admin_kubeconfig))}", soft_wrap=True, markup=False)
     with contextlib.suppress(KeyboardInterrupt):
         signal.pause()

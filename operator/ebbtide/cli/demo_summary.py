@@ -1,5 +1,7 @@
 """What the demo adds up to at its end: the same numbers as a table and as JSON."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -7,14 +9,20 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.table import Table
 
 from ebbtide.controller.meters import WHOLE_CYCLE
+from ebbtide.model.spec import Mode
 from ebbtide.sandbox.audit import Write
 from ebbtide.sandbox.demo import Demo, View
 from ebbtide.sim.showcase import NAMESPACE, ShowcaseService
 from ebbtide.sim.static import StaticPeak
+from ebbtide.units import format_duration
 
 
 def summarise(demo: Demo, view: View, static: dict[str, StaticPeak], operator_metrics: str) -> dict[str, Any]:
-    """The document of `--json`. Shares are of submitted requests, 0..1; a request that never ended was missed."""
+    """The document of `--json`. Shares are of submitted requests, 0..1; a request that never ended was missed.
+
+    `conflict` marks a service whose target somebody else scales: its mode may be Auto, and yet Ebbtide has no part in
+    its numbers. `api_writes` are all that the API server accepted from the operator: scales, statuses, Events, Lease.
+    """
     writes = demo.operator_writes()
     cycles, queries, buckets = _cycles(operator_metrics)
     return {
@@ -25,23 +33,76 @@ def summarise(demo: Demo, view: View, static: dict[str, StaticPeak], operator_me
         "cycle_seconds_p50": _quantile(buckets, 0.50),
         "cycle_seconds_p99": _quantile(buckets, 0.99),
         "promql_queries_per_cycle": round(queries / cycles, 2) if cycles else None,
-        "api_writes": len(writes),
+        **count_writes(writes),
     }
 
 
-def auto_together(document: dict[str, Any]) -> dict[str, float]:
-    """The services that Ebbtide scaled, joined: share met after the first minute, GPU-hours over the static fleet's."""
-    rows = [row for row in document["services"] if row["mode"] == "Auto" and not row["conflict"]]
-    late = sum(row["requests_after_60s"] for row in rows)
-    met = sum(row["met_both_after_60s"] * row["requests_after_60s"] for row in rows)
-    gpu_hours = sum(row["gpu_hours"] for row in rows)
-    static = sum(row["static_peak_gpu_hours"] for row in rows)
-    return {
-        "met_both_after_60s": met / late if late else 1.0,
-        "gpu_hours": gpu_hours,
-        "static_peak_gpu_hours": static,
-        "share_of_static": gpu_hours / static if static else 0.0,
-    }
+def count_writes(writes: Sequence[Write]) -> dict[str, int]:
+    """All of them, and how many only renewed the operator's Lease, which it does with nothing else to do too."""
+    renewals = sum(write.resource == "leases" and write.verb != "create" for write in writes)
+    return {"api_writes": len(writes), "lease_renewals": renewals}
+
+
+@dataclass(frozen=True)
+class Together:
+    """Services joined, weighted by requests: shares (0..1) that met both, GPU-hours, and the static fleet's."""
+
+    names: tuple[str, ...]
+    met_both: float
+    met_both_after_60s: float
+    gpu_hours: float
+    static_peak_gpu_hours: float
+
+    @property
+    def share_of_static(self) -> float:
+        """GPU-hours over the static fleet's."""
+        return self.gpu_hours / self.static_peak_gpu_hours if self.static_peak_gpu_hours else 0.0
+
+
+def auto_together(document: dict[str, Any]) -> Together:
+    """Those that Ebbtide scaled: in Auto, and nobody else scales their target."""
+    rows = [row for row in document["services"] if not _left_out(row)]
+    return Together(
+        names=tuple(row["name"] for row in rows),
+        met_both=_joined(rows, "met_both", "requests"),
+        met_both_after_60s=_joined(rows, "met_both_after_60s", "requests_after_60s"),
+        gpu_hours=sum(row["gpu_hours"] for row in rows),
+        static_peak_gpu_hours=sum(row["static_peak_gpu_hours"] for row in rows),
+    )
+
+
+def _joined(rows: list[dict[str, Any]], share: str, weight: str) -> float:
+    count = sum(row[weight] for row in rows)
+    return sum(row[share] * row[weight] for row in rows) / count if count else 1.0
+
+
+def _left_out(row: dict[str, Any]) -> str:
+    """Why Ebbtide did not scale the service; empty where it did."""
+    if row["mode"] != Mode.AUTO.value:
+        return f"mode {row['mode']}"
+    return "mode Auto, but an HPA owns its target" if row["conflict"] else ""
+
+
+def together_sentence(document: dict[str, Any], static_share: float) -> str:
+    """The result in words: which services are joined, and which are not and why."""
+    joined = auto_together(document)
+    others = [f"{row['name']} ({why})" for row in document["services"] if (why := _left_out(row))]
+    return (
+        f"Scaled by Ebbtide: {', '.join(joined.names)}. Together {joined.met_both_after_60s * 100:.1f} % of their "
+        f"requests met both after the first minute ({joined.met_both * 100:.1f} % of all) with "
+        f"{joined.share_of_static * 100:.0f} % of the GPU-hours of the "
+        f"smallest static fleet that reaches {static_share * 100:.0f} % ({joined.gpu_hours:.2f} of "
+        f"{joined.static_peak_gpu_hours:.2f}). Not among them: {', '.join(others) or 'none'}."
+    )
+
+
+def effort_sentence(document: dict[str, Any]) -> str:
+    """What it took: cycles, queries and writes."""
+    return (
+        f"{document['cycles']} cycles, p50 {document['cycle_seconds_p50']} s, p99 {document['cycle_seconds_p99']} s; "
+        f"{document['promql_queries_per_cycle']} PromQL queries a cycle; {document['api_writes']} API writes in "
+        f"{format_duration(document['duration_s'])}, {document['lease_renewals']} of them renewals of its Lease."
+    )
 
 
 def summary_table(document: dict[str, Any]) -> Table:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -20,10 +20,8 @@ _RATE_VIEWS = 11  # arrivals of ten views, a second apart, make the rate that is
 class DemoScreen:
     """Turns views into what people look at. Keeps the load's trail and the decisions already shown."""
 
-    def __init__(self, services: tuple[ShowcaseService, ...], console: Console, hint: str) -> None:
+    def __init__(self, services: tuple[ShowcaseService, ...]) -> None:
         self._services = services
-        self._console = console
-        self._hint = hint
         self._trail: dict[str, list[float]] = {service.name: [] for service in services}
         self._arrived: dict[str, list[tuple[float, int]]] = {service.name: [] for service in services}
         self._seen: set[str] = set()
@@ -37,7 +35,6 @@ class DemoScreen:
             self._services_table(view),
             _pools_table(view),
             self._decisions_panel(),
-            Text(self._hint, style="dim"),
         ]
         return Group(self._headline(view), *parts)
 

@@ -1,4 +1,7 @@
-"""`ebbtide sandbox`: a real control plane with fake GPU nodes on this machine, up, looked at and down again."""
+"""`ebbtide sandbox`: a real control plane with fake GPU nodes on this machine, up, looked at and down again.
+
+Commands for a sandbox that runs have files of their own: `sandbox_access` and `sandbox_load`.
+"""
 
 import contextlib
 import json
@@ -13,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ebbtide.cli.options import SANDBOX_NAME
+from ebbtide.cli.sandbox_access import fail_nodes, kubeconfig, kubectl, url
+from ebbtide.cli.sandbox_load import load, results
 from ebbtide.clock import monotonic_s, unix_time_s
-from ebbtide.errors import NotFoundError, SandboxError
+from ebbtide.errors import SandboxError
 from ebbtide.sandbox import state
-from ebbtide.sandbox.state import State
 from ebbtide.sandbox.versions import DEFAULT_KUBERNETES_MINOR, KUBERNETES
 from ebbtide.units import format_duration
 
@@ -28,12 +33,16 @@ _STOP_TIMEOUT_S = 20.0
 # a first Go build of everything takes about ten minutes on two cores; a slow machine gets six times that
 _UP_TIMEOUT_S = 3600.0
 
-_NAME = click.option("--name", default="default", show_default=True, help="Several sandboxes live side by side.")
+_EMULATOR_SEED = 1
 
 
 @click.group()
 def sandbox() -> None:
-    """A real Kubernetes control plane with fake GPU nodes and Prometheus, on this machine."""
+    """A real Kubernetes control plane with fake GPU nodes, emulated engines and Prometheus, on this machine."""
+
+
+for _command in (kubeconfig, kubectl, url, load, results, fail_nodes):
+    sandbox.add_command(_command)
 
 
 @sandbox.command()
@@ -53,7 +62,7 @@ def binaries(kubernetes: str) -> None:
 
 
 @sandbox.command()
-@_NAME
+@SANDBOX_NAME
 @click.option("--detach", is_flag=True, help="Return when it is ready; it stays until 'ebbtide sandbox down'.")
 @click.option(
     "--kubernetes",
@@ -70,6 +79,7 @@ def binaries(kubernetes: str) -> None:
 )
 @click.option("--scrape-interval", type=click.FloatRange(0.5, 300), default=5.0, show_default=True, help="Seconds.")
 @click.option("--node-lead-time", type=click.FloatRange(0, 3600), default=20.0, show_default=True, help="Seconds.")
+@click.option("--emulator/--no-emulator", default=True, show_default=True, help="Play engine pods and a gateway.")
 def up(
     *,
     name: str,
@@ -78,6 +88,7 @@ def up(
     manifests: tuple[Path, ...],
     scrape_interval: float,
     node_lead_time: float,
+    emulator: bool,
 ) -> None:
     """Start a sandbox that knows Ebbtide's kinds; stays in the foreground until Ctrl-C unless --detach is given.
 
@@ -85,7 +96,8 @@ def up(
     """
     if detach:
         options = [f"--name={name}", f"--kubernetes={kubernetes}", f"--scrape-interval={scrape_interval}"]
-        options += [f"--node-lead-time={node_lead_time}", *(f"--manifests={path.absolute()}" for path in manifests)]
+        options += ["--emulator" if emulator else "--no-emulator", f"--node-lead-time={node_lead_time}"]
+        options += [f"--manifests={path.absolute()}" for path in manifests]
         _detached(name, options)
         return
     # imported late: --help and status need none of it
@@ -99,27 +111,31 @@ def up(
         manifests=(*crd_documents().values(), *manifests),
         scrape_interval_s=scrape_interval,
         autoscaler=AutoscalerSettings(lead_time_s=node_lead_time),
+        emulator_seed=_EMULATOR_SEED if emulator else None,
         progress=click.echo,
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `down` ends it as Ctrl-C does
     with contextlib.suppress(KeyboardInterrupt), Sandbox.start(config) as running:
         click.echo(f"export KUBECONFIG={running.admin_kubeconfig}")
-        click.echo(f"Prometheus: {running.prometheus_url}   logs: {running.directory / 'logs'}   Ctrl-C ends it")
+        click.echo(f"Prometheus: {running.prometheus_url}   gateway: {running.gateway_url or 'none'}")
+        click.echo(f"kubectl: {running.kubectl_path}   logs: {running.directory / 'logs'}   Ctrl-C ends it")
         _stay(running)
     click.echo("sandbox ended")
 
 
 @sandbox.command()
-@_NAME
+@SANDBOX_NAME
 def status(name: str) -> None:
     """Show what runs; exit code 1 when there is no such sandbox."""
     directory = state.default_directory(name)
-    found = _running(name)
+    found = state.of(name)
     click.echo(f"sandbox {name}: Kubernetes {found.kubernetes}, up {format_duration(unix_time_s() - found.started_s)}")
     click.echo(f"  API         {found.apiserver_url}")
     click.echo(f"  Prometheus  {found.prometheus_url}")
+    click.echo(f"  gateway     {found.gateway_url or 'none: no emulator runs'}")
     click.echo(f"  pod IPs     {found.pods}")
     click.echo(f"  kubeconfig  {found.kubeconfig}")
+    click.echo(f"  kubectl     {found.kubectl}")
     click.echo(f"  logs        {directory / 'logs'}")
     for process, pid in found.processes.items():
         click.echo(f"  {process:<28} pid {pid:<8} {'running' if _alive(pid) else 'ENDED'}")
@@ -128,7 +144,7 @@ def status(name: str) -> None:
 
 
 @sandbox.command()
-@_NAME
+@SANDBOX_NAME
 def down(name: str) -> None:
     """End a sandbox and wait until all its processes are gone."""
     directory = state.default_directory(name)
@@ -143,22 +159,6 @@ def down(name: str) -> None:
         raise SandboxError(f"sandbox {name}: process {pid} cannot be ended; look at it with 'ps {pid}'")
     state.clear(directory)
     click.echo(f"sandbox {name} ended; logs stay in {directory / 'logs'}")
-
-
-@sandbox.command()
-@_NAME
-@click.option("--path", "only_path", is_flag=True, help="Print where the file is, not what is in it.")
-def kubeconfig(name: str, only_path: bool) -> None:
-    """Print the admin kubeconfig: `ebbtide sandbox kubeconfig > kc; KUBECONFIG=kc kubectl get nodes`."""
-    path = _running(name).kubeconfig
-    click.echo(path if only_path else Path(path).read_text(), nl=only_path)
-
-
-def _running(name: str) -> State:
-    found = state.read(state.default_directory(name))
-    if found is None:
-        raise NotFoundError(f"no sandbox {name!r} is ready: start it with 'ebbtide sandbox up --name {name}'")
-    return found
 
 
 def _autoscaler_line(shown: Mapping[str, Any]) -> str:
@@ -200,9 +200,10 @@ def _follow(supervisor: "subprocess.Popen[bytes]", directory: Path, log: Path) -
     deadline_s = monotonic_s() + _UP_TIMEOUT_S
     with log.open() as progress:
         while True:
-            ended, ready = supervisor.poll() is not None, state.read(directory) is not None
+            ended, found = supervisor.poll() is not None, state.read(directory)
             click.echo(progress.read(), nl=False)
-            if ready:
+            # another pid's is what a killed supervisor left, seen between ours taking the lock and clearing it
+            if found is not None and found.pid == supervisor.pid:
                 return
             if ended or monotonic_s() > deadline_s:
                 raise SandboxError(f"the sandbox did not come up; its output is above and in {log}")

@@ -21,6 +21,7 @@ from typing import Protocol, TypeVar
 from ebbtide.controller.decisions import DecisionLog
 from ebbtide.controller.leadership import Leadership, NotLeadingError
 from ebbtide.controller.meters import WHOLE_CYCLE, Meters
+from ebbtide.controller.stall import Stall
 from ebbtide.errors import EbbtideError
 from ebbtide.model.memory import Memory
 from ebbtide.model.plan import Plan
@@ -53,9 +54,16 @@ class Finished:
     results: Sequence[Written]
 
 
+async def _nobody(said: str, cycles: int, now_s: float) -> None:
+    """Tells nobody that plans fail."""
+
+
 @dataclass(frozen=True)
 class Parts:
-    """The other layers, as the cycle needs them. Times are unix seconds."""
+    """The other layers, as the cycle needs them. Times are unix seconds.
+
+    `stalled` tells people that plan after plan fails: the words, in how many cycles in a row, and when.
+    """
 
     observe: Callable[[float], Awaitable[Snapshot]]
     plan: Callable[[Snapshot, Memory, float], tuple[Plan, Memory]]
@@ -66,14 +74,19 @@ class Parts:
     leadership: Leadership
     meters: Meters
     decisions: DecisionLog = field(default_factory=DecisionLog)
+    stall: Stall = field(default_factory=Stall)
+    stalled: Callable[[str, int, float], Awaitable[None]] = _nobody
 
 
 @dataclass(frozen=True)
 class Cycle:
-    """How a cycle went: the memory for the next one, and the names of the steps that failed."""
+    """How a cycle went: the memory for the next one, the names of the steps that failed, and for how many cycles in a
+    row no plan could be made.
+    """
 
     memory: Memory
     failed: tuple[str, ...] = ()
+    plan_failures: int = 0
 
 
 class _StepFailedError(Exception):
@@ -86,12 +99,19 @@ async def run_cycle(parts: Parts, memory: Memory, now_s: float) -> Cycle:
     with parts.meters.step(WHOLE_CYCLE), contextlib.suppress(_StepFailedError):
         memory = await _run(parts, steps, memory, now_s)
     parts.meters.cycle_ended(now_s, failed=bool(steps.failed))
-    return Cycle(memory, tuple(steps.failed))
+    return Cycle(memory, tuple(steps.failed), parts.stall.cycles)
 
 
 async def _run(parts: Parts, steps: "_Steps", memory: Memory, now_s: float) -> Memory:
     snapshot = await steps.need("observe", parts.observe(now_s))
-    plan, after = await steps.need("plan", asyncio.to_thread(parts.plan, snapshot, memory, now_s))
+    try:
+        plan, after = await steps.need("plan", asyncio.to_thread(parts.plan, snapshot, memory, now_s))
+    except _StepFailedError as failure:
+        said = parts.stall.plan_failed(failure.__cause__)
+        if said:
+            await steps.want("report", parts.stalled(said, parts.stall.cycles, now_s), None)
+        raise
+    parts.stall.plan_made()
     decision_id = await steps.want("record", asyncio.to_thread(parts.record, snapshot, memory, now_s, plan), "")
     await steps.need("remember", asyncio.to_thread(parts.remember, after))
     parts.decisions.note(plan, decision_id)

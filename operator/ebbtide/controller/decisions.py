@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from ebbtide.controller.logs import fields
-from ebbtide.model.plan import Condition, ConditionStatus, Plan, ServicePlan
+from ebbtide.model.plan import Condition, ConditionStatus, Failure, Plan, ServicePlan
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ class DecisionLog:
         self._services: dict[str, tuple[object, ...]] = {}
         self._cluster: dict[str, Condition] = {}
         self._troubles: dict[tuple[str, str], str] = {}
+        self._failures: dict[str, Failure] = {}
+        self._unread: dict[tuple[str, str], str] = {}
 
     def note(self, plan: Plan, decision_id: str) -> None:
         """Log what this plan decides otherwise than the last one."""
@@ -43,7 +45,21 @@ class DecisionLog:
             if self._services.get(service.key) != decided:
                 log.info("decision", extra=_decision(service, decision_id))
         self._services = seen
+        self._note_failures(plan)
         self._note_cluster(plan.cluster_conditions)
+
+    def _note_failures(self, plan: Plan) -> None:
+        """Services that a step of the plan failed on, and objects that cannot be read: once until they change."""
+        failures = {failure.service: failure for failure in plan.failures}
+        for service, failure in failures.items():
+            if self._failures.get(service) != failure:
+                said = fields(service=service, step=failure.step, text=failure.error, trace=failure.trace)
+                log.error("a service cannot be planned", extra=said)
+        unread = {(item.kind, item.key): item.reason.text for item in plan.unreadable}
+        for (kind, key), text in unread.items():
+            if self._unread.get((kind, key)) != text:
+                log.warning("an object cannot be read", extra=fields(object=f"{kind} {key}", text=text))
+        self._failures, self._unread = failures, unread
 
     def note_results(self, results: Iterable[_Result]) -> None:
         """Log each write that failed, once until its message changes or it succeeds."""

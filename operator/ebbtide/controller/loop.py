@@ -79,7 +79,7 @@ class Loop:
         if memory is not None:
             cycle = await run_cycle(self._parts, memory, unix_time_s())
             self._memory = cycle.memory
-            self._health.cycle_finished(cycle.failed)
+            self._health.cycle_finished(cycle.failed, cycle.plan_failures)
 
     async def _remembered(self) -> Memory | None:
         if self._memory is None:

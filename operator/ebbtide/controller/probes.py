@@ -1,7 +1,10 @@
 """/healthz (does the loop turn, do cycles finish), /readyz (synced; leader or hot standby), /metrics.
 
 A failing source outside (Prometheus, the API server) never makes the process unhealthy: a restart would not mend it
-and would forget what was learnt. Only a loop that stands still does.
+and would forget what was learnt. Only a loop that stands still does. For the same reason a plan that fails again and
+again makes the leader not ready rather than unhealthy: the same objects would fail it after a restart too, in a crash
+loop that hides the cause, while a Deployment that is not available is what people and alerts look at. No traffic is
+lost by it: nothing but probes and scrapes comes in.
 """
 
 import asyncio
@@ -12,6 +15,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from ebbtide.clock import monotonic_s
+from ebbtide.controller.stall import SAID_AFTER
 
 LAG_LIMIT_S = 10.0
 _LAG_PROBE_S = 0.5
@@ -27,6 +31,7 @@ class Health:
         self._holder = holder
         self._cycle_at: float | None = None
         self._failed: tuple[str, ...] = ()
+        self._plan_failures = 0
         self._led_at: float | None = None
         self._leading = False
         self.lag_s = 0.0
@@ -44,9 +49,9 @@ class Health:
             self._led_at = self._now()
         self._leading = value
 
-    def cycle_finished(self, failed: tuple[str, ...]) -> None:
-        """A cycle came to its end, well or not."""
-        self._cycle_at, self._failed = self._now(), failed
+    def cycle_finished(self, failed: tuple[str, ...], plan_failures: int = 0) -> None:
+        """A cycle came to its end, well or not; `plan_failures` cycles in a row made no plan."""
+        self._cycle_at, self._failed, self._plan_failures = self._now(), failed, plan_failures
 
     def health(self) -> tuple[bool, dict[str, Any]]:
         """Whether the process does its work, and the numbers."""
@@ -59,14 +64,17 @@ class Health:
             "last_cycle_age_seconds": None if age_s is None else round(age_s, 1),
             "last_cycle_failed_steps": list(self._failed),
             "last_sync_age_seconds": None if sync_age_s is None else round(sync_age_s, 1),
+            "plan_failures_in_a_row": self._plan_failures,
             "leading": self._leading,
         }
         return self.lag_s <= LAG_LIMIT_S and not stuck, report
 
     def readiness(self) -> tuple[bool, dict[str, Any]]:
-        """Whether the caches are warm, and which role this process has."""
+        """Whether the caches are warm and, in the leader, plans are made; and which role this process has."""
         role = "leader" if self._leading else "hot standby" if self.synced else "starting"
-        return self.synced, {"synced": self.synced, "role": role, "lease_holder": self._holder()}
+        plans = not self._leading or self._plan_failures < SAID_AFTER
+        report = {"synced": self.synced, "role": role, "lease_holder": self._holder(), "plans": plans}
+        return self.synced and plans, report
 
     async def watch_lag(self) -> None:
         """Measures for ever how late the event loop wakes a sleeper."""

@@ -20,11 +20,12 @@ from ebbtide.errors import EbbtideError
 from ebbtide.kube.client import KubeClient, resource_path
 from ebbtide.model.memory import Memory
 from ebbtide.model.plan import Plan
-from ebbtide.model.snapshot import Snapshot, WriteReceipt
+from ebbtide.model.reasons import Code
+from ebbtide.model.snapshot import POOL_KIND, Snapshot, WriteReceipt
 from ebbtide.observe.gather import Observer
 from ebbtide.observe.settings import ObserveSettings, PrometheusSettings
 from ebbtide.record.budget import TokenBucket
-from ebbtide.record.events import EventRecorder, Subject, cycle_events
+from ebbtide.record.events import EventRecorder, Note, Subject, cycle_events
 from ebbtide.record.metrics import Metrics
 from ebbtide.record.recorder import FlightRecorder
 from ebbtide.record.refusals import Refusals
@@ -87,6 +88,7 @@ class Wiring:
             report=self._report,
             leadership=leadership,
             meters=self.meters,
+            stalled=self._stalled,
         )
 
     @property
@@ -139,6 +141,7 @@ class Wiring:
         return msgspec.structs.replace(
             snapshot,
             services=tuple(service for service in snapshot.services if self._serves(service.spec.key)),
+            unreadable=tuple(item for item in snapshot.unreadable if item.kind == POOL_KIND or self._serves(item.key)),
             cycle_s=self._settings.cycle_interval_s,
             rate_window_s=self._settings.rate_window_s,
         )
@@ -190,6 +193,11 @@ class Wiring:
         notes = cycle_events(told, finished.snapshot, applied, await self._own_deployment())
         sent = await self._events.emit(notes, finished.now_s)
         self._metrics.writes.labels("event", "done").inc(sent)
+
+    async def _stalled(self, said: str, cycles: int, now_s: float) -> None:
+        self._metrics.observe_stall(said, cycles)
+        note = Note(await self._own_deployment(), "Warning", Code.PLAN_FAILED.value, "Plan", said, topic="Planned")
+        self._metrics.writes.labels("event", "done").inc(await self._events.emit([note], now_s))
 
     def _event_dropped(self, why: str) -> None:
         self._metrics.writes.labels("event", "refused" if why == "budget" else "failed").inc()

@@ -95,11 +95,14 @@ def _rate_beside(draft: Draft, variant: VariantDraft, concurrency: float) -> flo
 
 
 def share(draft: Draft) -> None:
-    """Fill `carries` of the variants: of those that run or are to run, what each carries beside the others."""
-    members = [variant for variant in draft.variants if max(variant.wanted, variant.observed) > 0]
+    """Fill `carries` of the variants: what each carries beside the others of the plan; what goes, as it runs."""
+    planned = [variant for variant in draft.variants if variant.wanted > 0]
+    running = [variant for variant in draft.variants if max(variant.wanted, variant.observed) > 0]
     for variant in draft.variants:
         variant.carries = variant.rate
-    for variant, rate in zip(members, mix_rates(draft, members), strict=True):
+    for variant in running:
+        members = planned if variant.wanted > 0 else running
+        rate = dict(zip((each.index for each in members), mix_rates(draft, members), strict=True))[variant.index]
         variant.carries = rate
         if rate < 0.99 * variant.rate:
             others = ", ".join(other.spec.name for other in members if other is not variant)

@@ -20,20 +20,19 @@ from ebbtide.model.memory import CapacityMemory
 PRIOR_POINTS = 4.0  # the ridge's weight, in cycles of observation of one pod
 
 
-def step(cycle: Cycle) -> None:
+def step(draft: Draft, cycle: Cycle) -> None:
     """Learn what replicas do, then say what each variant's replica carries."""
-    for draft in cycle.drafts:
-        missed = requests = 0.0
-        for variant in draft.variants:
-            memory = learn_startup(variant.memory.capacity, variant)
+    missed = requests = 0.0
+    for variant in draft.variants:
+        memory = learn_startup(variant.memory.capacity, variant)
+        variant.model = model_of(draft, variant, memory)
+        if draft.demand.known and not cycle.metrics_down:
+            memory, count, misses = learn(draft, variant, memory, cycle)
+            requests, missed = requests + count, missed + misses
             variant.model = model_of(draft, variant, memory)
-            if draft.demand.known and not cycle.metrics_down:
-                memory, count, misses = learn(draft, variant, memory, cycle)
-                requests, missed = requests + count, missed + misses
-                variant.model = model_of(draft, variant, memory)
-            variant.memory = msgspec.structs.replace(variant.memory, capacity=memory)
-            variant.correction = memory.correction
-        draft.misses = missed / requests if requests > 0.0 else None
+        variant.memory = msgspec.structs.replace(variant.memory, capacity=memory)
+        variant.correction = memory.correction
+    draft.misses = missed / requests if requests > 0.0 else None
 
 
 def model_of(draft: Draft, variant: VariantDraft, memory: CapacityMemory) -> Model:

@@ -6,9 +6,10 @@ from ebbtide.core.guardrails.pause import active, describe
 from ebbtide.core.guardrails.staleness import describe as describe_metrics
 from ebbtide.core.replicas import describe_failing
 from ebbtide.core.work import Cycle, Draft, PoolDraft, VariantDraft
-from ebbtide.model.plan import Condition, ConditionStatus
-from ebbtide.model.reasons import Code
-from ebbtide.model.spec import Mode
+from ebbtide.model.plan import Condition, ConditionStatus, UnreadablePlan
+from ebbtide.model.reasons import Code, Reason
+from ebbtide.model.snapshot import SERVICE_KIND, Source, Unreadable
+from ebbtide.model.spec import Mode, Provisioning
 
 _TRUE, _FALSE, _UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
 UNBUYABLE_REQUESTS = 100.0  # behind a share of misses before it is called unattainable
@@ -27,6 +28,20 @@ def of_service(draft: Draft, cycle: Cycle) -> tuple[Condition, ...]:
     )
     facts = (_paused(draft, cycle), _limited(draft))
     return (_ready(draft, parts), *parts, *facts)
+
+
+def of_failed(code: Code, text: str) -> tuple[Condition, ...]:
+    """Of a service that could not be planned: what stands elsewhere is not known."""
+    return tuple(Condition(kind, _FALSE, code.value, text) for kind in ("Ready", "Acting"))
+
+
+def of_unreadable(item: Unreadable) -> UnreadablePlan:
+    """What is said on an object that cannot be read, and nothing else: nothing else is known."""
+    holds = "its replicas hold until it can be read" if item.kind == SERVICE_KIND else "services on it hold"
+    reason = Reason(Code.INVALID_SPEC, f"{item.message}; {holds}")
+    kinds = ("Ready", "Acting") if item.kind == SERVICE_KIND else ("Ready",)
+    said = tuple(Condition(kind, _FALSE, reason.code.value, reason.text) for kind in kinds)
+    return UnreadablePlan(item.kind, item.key, reason, said)
 
 
 def _ready(draft: Draft, parts: tuple[Condition, ...]) -> Condition:
@@ -140,6 +155,10 @@ def _shares(ready: list[VariantDraft]) -> str:
 
 def _prices(draft: Draft) -> Condition:
     unknown = [v for v in draft.variants if v.cost is None]
+    if unknown and all(_awaits_target(variant) for variant in unknown):
+        names = ", ".join(v.spec.name for v in unknown)
+        text = f"the GPUs of a replica of {names} are known once its target is there"
+        return Condition("PricesKnown", _UNKNOWN, Code.PENDING.value, text)
     if unknown:
         code = (
             Code.GPUS_UNKNOWN
@@ -155,6 +174,12 @@ def _prices(draft: Draft) -> Condition:
             "PricesKnown", _FALSE, Code.PRICE_UNKNOWN.value, "the pools' prices are in different currencies"
         )
     return Condition("PricesKnown", _TRUE, Code.PRICES_KNOWN.value, "every pool has a price")
+
+
+def _awaits_target(variant: VariantDraft) -> bool:
+    """The pool has a price; only the pod template that says how many GPUs it is for is missing."""
+    priced = variant.pool is not None and variant.pool.price is not None
+    return priced and not variant.gpus and not variant.state.target.exists
 
 
 def _attainable(draft: Draft) -> Condition:
@@ -220,11 +245,11 @@ def _limited(draft: Draft) -> Condition:
 
 def of_pool(pool: PoolDraft, now_s: float) -> tuple[Condition, ...]:
     """Ready, PricesKnown and NodesComing of one pool."""
-    for code, text in pool.state.faults:
-        fault = Condition("Ready", _FALSE, code, text)
-        break
+    faults = pool.state.faults
+    if faults:
+        fault = Condition("Ready", _FALSE, faults[0][0], "; ".join(dict.fromkeys(text for _, text in faults)))
     else:
-        fault = Condition("Ready", _TRUE, Code.RESOLVED.value, f"{len(pool.state.nodes)} nodes, {pool.gpus} GPUs")
+        fault = Condition("Ready", _TRUE, Code.RESOLVED.value, _nodes(pool))
     if pool.price is None:
         price = Condition(
             "PricesKnown", _FALSE, Code.PRICE_UNKNOWN.value, "no price: services do not scale up into this pool"
@@ -247,12 +272,26 @@ def of_pool(pool: PoolDraft, now_s: float) -> tuple[Condition, ...]:
     return fault, price, coming
 
 
+def _nodes(pool: PoolDraft) -> str:
+    """What the pool holds. Without a node the selector is quoted, because a misspelt one looks the same."""
+    if pool.state.nodes:
+        return f"{len(pool.state.nodes)} nodes, {pool.gpus} GPUs"
+    spec = pool.state.spec
+    selector = ", ".join(f"{key}={value}" for key, value in spec.node_selector)
+    text = f"0 nodes match nodeSelector {selector}"
+    if spec.provisioning is Provisioning.STATIC:
+        return f"{text}: no replica can run here; compare it with the labels of your nodes"
+    return f"{text}; they are to come when pods wait for them"
+
+
 def of_cluster(cycle: Cycle) -> tuple[Condition, ...]:
     """Causes that concern every service: one condition each, instead of one a service."""
     conditions = []
     for source in cycle.snapshot.sources:
         kind = source.name.capitalize() + "Reachable"
-        if source.healthy:
+        if source.name == "declarations":
+            conditions.append(_declarations(source))
+        elif source.healthy:
             conditions.append(Condition(kind, _TRUE, Code.RESOLVED.value, f"{source.name} answers"))
         else:
             code = Code.PROMETHEUS_UNREACHABLE if source.name == "prometheus" else Code.METRICS_STALE
@@ -261,3 +300,11 @@ def of_cluster(cycle: Cycle) -> tuple[Condition, ...]:
                 Condition(kind, _FALSE, code.value, f"{source.name}: {source.message or age}; replicas hold")
             )
     return tuple(conditions)
+
+
+def _declarations(source: Source) -> Condition:
+    """Objects that cannot be read concern themselves and what names them; the rest is planned all the same."""
+    if source.healthy:
+        return Condition("DeclarationsReadable", _TRUE, Code.RESOLVED.value, "every object of Ebbtide's kinds is read")
+    text = f"{source.message}; services among them and services on pools among them hold, the others are planned"
+    return Condition("DeclarationsReadable", _FALSE, Code.INVALID_SPEC.value, text)

@@ -1,8 +1,9 @@
 """The cheapest whole numbers of replicas, over a service's variants, that cover a need.
 
-Exact (branch and bound with a fractional bound), so that a higher need never gets less capacity: at equal cost the
-larger capacity wins. Replicas that run already are cheaper than new ones by what a start-up costs: that is the whole
-hysteresis between variants.
+Exact (branch and bound with a fractional bound), so that for the same options a higher need never gets less capacity:
+at equal cost the larger capacity wins. What keeps this true where options change with the need is in placement.
+Replicas that run already are cheaper than new ones by what a start-up costs: that is the whole hysteresis between
+variants.
 """
 
 import math

@@ -19,13 +19,16 @@ _SERVING = (PodPhase.READY, PodPhase.INTERRUPTED)
 _STILL_COUNTED = (PodPhase.READY, PodPhase.INTERRUPTED, PodPhase.NOT_READY, PodPhase.TERMINATING)
 
 
-def step(cycle: Cycle) -> None:
-    """Measure every service's demand."""
+def note_outage(cycle: Cycle) -> None:
+    """Say for all services that Prometheus does not answer."""
     for source in cycle.snapshot.sources:
         if source.name == "prometheus" and not source.healthy:
             cycle.metrics_down = source.message or "it does not answer"
-    for draft in cycle.drafts:
-        draft.demand = measure(draft, cycle)
+
+
+def step(draft: Draft, cycle: Cycle) -> None:
+    """Measure the service's demand."""
+    draft.demand = measure(draft, cycle)
 
 
 class _Sums:

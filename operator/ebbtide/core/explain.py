@@ -4,6 +4,7 @@ Every outcome has a reason from the catalogue, "nothing to do" too. Text is buil
 from constants that might drift away from them.
 """
 
+from ebbtide.core.guardrails.bounds import replicas_are
 from ebbtide.core.guardrails.staleness import describe as describe_metrics
 from ebbtide.core.replicas import describe_failing
 from ebbtide.core.work import Cycle, Draft, VariantDraft
@@ -78,27 +79,26 @@ def _decide(draft: Draft, cycle: Cycle) -> tuple[Code, str]:
 
 
 def first_fault(draft: Draft) -> tuple[Code, str] | None:
-    """The first cross-object fault of the service or of its targets and pools."""
-    for code, text in draft.state.faults:
-        return as_code(code), text
+    """The code of the first cross-object fault of the service or of its targets and pools, and the words of all."""
+    found = [(as_code(code), text) for code, text in draft.state.faults]
     for variant in draft.variants:
-        target = variant.state.target
-        for code, text in target.faults:
-            return as_code(code), text  # it names the variant itself
-        if not target.exists:
-            name = f"{variant.spec.target.kind} {variant.spec.target.name}"
-            return (
-                Code.TARGET_NOT_FOUND,
-                f"variant {variant.spec.name}: {name} does not exist in {draft.state.spec.namespace}",
-            )
-        if not target.scalable:
-            return (
-                Code.TARGET_NOT_SCALABLE,
-                f"variant {variant.spec.name}: {variant.spec.target.kind} has no scale subresource",
-            )
-        if variant.pool is None:
-            return Code.POOL_NOT_FOUND, f"variant {variant.spec.name}: there is no GPUPool {variant.spec.pool}"
-    return None
+        found += _faults_of(draft, variant)
+    return (found[0][0], "; ".join(text for _, text in found)) if found else None
+
+
+def _faults_of(draft: Draft, variant: VariantDraft) -> list[tuple[Code, str]]:
+    """What was found while the target was resolved, each text with the variant's name; else what the snapshot shows."""
+    target, name = variant.state.target, variant.spec.name
+    if target.faults:
+        return [(as_code(code), text) for code, text in target.faults]
+    if not target.exists:
+        what = f"{variant.spec.target.kind} {variant.spec.target.name}"
+        return [(Code.TARGET_NOT_FOUND, f"variant {name}: {what} does not exist in {draft.state.spec.namespace}")]
+    if not target.scalable:
+        return [(Code.TARGET_NOT_SCALABLE, f"variant {name}: {variant.spec.target.kind} has no scale subresource")]
+    if variant.pool is None:
+        return [(Code.POOL_NOT_FOUND, f"variant {name}: there is no GPUPool {variant.spec.pool}")]
+    return []
 
 
 def as_code(text: str) -> Code:
@@ -136,14 +136,14 @@ def _raising(draft: Draft, move: str, limit: str) -> tuple[Code, str]:
         return code, f"{move}: {draft.unreached[1] if draft.unreached is not None else draft.limits[0][1]}"
     if any(variant.doomed for variant in draft.variants) and draft.total_need <= draft.observed:
         doomed = sum(variant.doomed for variant in draft.variants)
-        return Code.INTERRUPTION, f"{move}: {doomed} replicas are on nodes about to be taken away"
+        return Code.INTERRUPTION, f"{move}: {replicas_are(doomed)} on nodes about to be taken away"
     return Code.DEMAND_ROSE, f"{move}: {_expectation(draft)}{limit}"
 
 
 def _lowering(draft: Draft, move: str, limit: str) -> tuple[Code, str]:
     most = draft.state.spec.scaling.max_replicas
     if draft.observed > most:
-        return Code.ABOVE_MAXIMUM, f"{move}: at most {most} replicas are declared"
+        return Code.ABOVE_MAXIMUM, f"{move}: at most {replicas_are(most)} declared"
     if any(variant.doomed for variant in draft.variants):
         return Code.INTERRUPTION, f"{move}: replicas on nodes about to be taken away are replaced"
     if draft.gives_way:

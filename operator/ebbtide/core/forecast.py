@@ -32,19 +32,18 @@ STEADY = 0.1  # relative change within a start-up below which demand counts as s
 Triple = tuple[float, float, float]
 
 
-def step(cycle: Cycle) -> None:
-    """Learn from what came, then say what is expected, for every service."""
-    for draft in cycle.drafts:
-        for variant in draft.variants:
-            variant.startup_s, variant.startup_measured = estimate_s(
-                variant.memory.capacity, draft.state.spec.model_parameters_billion
-            )
-        horizon_s = horizon(draft, cycle)
-        memory = draft.memory.forecast
-        if draft.demand.quality in ("fresh", "young") and windows_are_full(draft, cycle):
-            memory = learn(memory, draft, horizon_s, cycle)
-        draft.forecast_memory = memory
-        _say(draft, memory, horizon_s, cycle)
+def step(draft: Draft, cycle: Cycle) -> None:
+    """Learn from what came, then say what is expected."""
+    for variant in draft.variants:
+        variant.startup_s, variant.startup_measured = estimate_s(
+            variant.memory.capacity, draft.state.spec.model_parameters_billion
+        )
+    horizon_s = horizon(draft, cycle)
+    memory = draft.memory.forecast
+    if draft.demand.quality in ("fresh", "young") and windows_are_full(draft, cycle):
+        memory = learn(memory, draft, horizon_s, cycle)
+    draft.forecast_memory = memory
+    _say(draft, memory, horizon_s, cycle)
 
 
 def horizon(draft: Draft, cycle: Cycle) -> float:

@@ -8,9 +8,11 @@ import math
 
 from ebbtide.core import balance, pools, replicas, shortage
 from ebbtide.core.cover import Option, cheapest
-from ebbtide.core.guardrails import bounds
+from ebbtide.core.guardrails import bounds, pause
+from ebbtide.core.isolation import attempt, sound
 from ebbtide.core.numeric import clip
 from ebbtide.core.work import Cycle, Draft, PoolDraft, VariantDraft
+from ebbtide.model.spec import Mode, PauseDirection
 
 # A new replica must pay its start-up back within this time: 60 s of start-up make it 10 % dearer than one that runs.
 PAYBACK_S = 600.0
@@ -19,7 +21,10 @@ PAYBACK_S = 600.0
 def step(cycle: Cycle) -> None:
     """Place all services, highest priority first."""
     pools.prepare(cycle)
-    order = sorted(cycle.drafts, key=lambda draft: (-draft.state.spec.priority, draft.state.spec.key))
+    for draft in cycle.drafts:
+        if draft.failure is not None:
+            _keep(draft)
+    order = sorted(sound(cycle), key=lambda draft: (-draft.state.spec.priority, draft.state.spec.key))
     for draft in order:
         for pool, gpus in pools.held(draft):
             pool.lower += gpus
@@ -32,6 +37,13 @@ def step(cycle: Cycle) -> None:
         start = end
 
 
+def _keep(draft: Draft) -> None:
+    """A service that cannot be planned keeps what it declares: those GPUs are nobody else's, whatever the priority."""
+    for variant in draft.variants:
+        if variant.pool is not None and variant.gpus:
+            variant.pool.budget -= variant.observed * variant.gpus
+
+
 def _place_equals(group: list[Draft], cycle: Cycle) -> None:
     for draft in group:
         for pool, gpus in pools.held(draft):
@@ -40,9 +52,7 @@ def _place_equals(group: list[Draft], cycle: Cycle) -> None:
     for draft in group:
         for pool, gpus in pools.held(draft):
             pool.held -= gpus
-        balance.observe(draft, cycle)
-        place(draft, cycle)
-        balance.share(draft)
+        attempt(draft, cycle, "placement", _place_one)
         for variant in draft.variants:
             if variant.pool is not None and variant.gpus:
                 pools.take(variant.pool, variant, max(0, variant.wanted - variant.observed))
@@ -50,25 +60,43 @@ def _place_equals(group: list[Draft], cycle: Cycle) -> None:
     _reserve_minimums(group, cycle)
 
 
+def _place_one(draft: Draft, cycle: Cycle) -> None:
+    balance.observe(draft, cycle)
+    place(draft, cycle)
+    balance.share(draft)
+
+
 def _reserve_minimums(group: list[Draft], cycle: Cycle) -> None:
     """GPUs for minimums that the load does not call for: after the needs of equals, and from what those leave.
 
-    Two services of at least 5 replicas on a pool of 6 GPUs, one needed of each: 5 and 1, never 10.
+    Two services of at least 5 replicas on a pool of 6 GPUs, one needed of each: 5 and 1, never 10. Those that nothing
+    may be added to now come last: what they cannot take must not be kept from those that can.
     """
     for draft in group:
         for pool, gpus in _idle(draft):
             pool.held += gpus
-    for draft in group:
+    for draft in sorted(group, key=lambda draft: _may_not_rise(draft, cycle)):
         for pool, gpus in _idle(draft):
             pool.held -= gpus
-        if all(more <= 0 for more in _lifted(draft, cycle)):
-            continue
-        for variant in draft.variants:
-            variant.high = max(variant.wanted, min(variant.high, _left(variant)))
-        for variant, more in zip(draft.variants, _lifted(draft, cycle), strict=True):
-            if variant.pool is not None and variant.gpus and more > 0:
-                pools.take(variant.pool, variant, variant.wanted + more - max(variant.wanted, variant.observed))
-                variant.pool.budget -= more * variant.gpus
+        if draft.failure is None:
+            attempt(draft, cycle, "placement", _reserve_minimum)
+
+
+def _may_not_rise(draft: Draft, cycle: Cycle) -> bool:
+    halt = pause.active(draft, cycle.now_s)
+    halted = halt is not None and halt.direction is not PauseDirection.DOWN
+    return bool(draft.conflict) or halted or draft.state.spec.mode is not Mode.AUTO
+
+
+def _reserve_minimum(draft: Draft, cycle: Cycle) -> None:
+    if all(more <= 0 for more in _lifted(draft, cycle)):
+        return
+    for variant in draft.variants:
+        variant.high = max(variant.wanted, min(variant.high, _left(variant)))
+    for variant, more in zip(draft.variants, _lifted(draft, cycle), strict=True):
+        if variant.pool is not None and variant.gpus and more > 0:
+            pools.take(variant.pool, variant, variant.wanted + more - max(variant.wanted, variant.observed))
+            variant.pool.budget -= more * variant.gpus
 
 
 def _idle(draft: Draft) -> list[tuple[PoolDraft, float]]:
@@ -174,23 +202,43 @@ def _high(draft: Draft, variant: VariantDraft, cycle: Cycle, claim: bool) -> int
 
 
 def _solve(draft: Draft, highs: list[int]) -> tuple[dict[int, int], float]:
-    """Too little runs: add to it. Enough runs: let go what even a cautious forecast does not need.
+    """The mix for the need. Never less capacity for a higher need, as long as demand is as steady and pools as free.
+
+    Too little runs: add to it, at least as much as enough would be changed to. Enough runs: let go what even a cautious
+    forecast does not need, but no more than leaves what runs now.
+    """
+    need = 1.0 if any(variant.need > 1e-9 for variant in draft.variants) else 0.0
+    carried = carries_now(draft)
+    if carried >= 1.0:
+        return _enough(draft, highs, need, min(draft.keep_ratio, carried))[:2]
+    if len(draft.variants) > 1 and carried > 0.0:
+        # 10 run and a mix of 11 is cheaper: for a need of 9.9 it is moved to, so for 10.1 no mix of 10.5 will do
+        _, missing, reach = _enough(draft, highs, need, carried)
+        if missing <= 0.0 and reach * carried > need:
+            counts, missing = _adding(draft, highs, reach * carried)
+            if missing <= 0.0:
+                return counts, missing
+    return _adding(draft, highs, need)
+
+
+def _adding(draft: Draft, highs: list[int], need: float) -> tuple[dict[int, int], float]:
+    """To what runs: nothing of it is let go."""
+    return _best_mix(draft, _options(draft, highs, short=True, keep=1.0), need)[:2]
+
+
+def _enough(draft: Draft, highs: list[int], need: float, keep: float) -> tuple[dict[int, int], float, float]:
+    """What carries `keep` times the need, for least; and how many times that it carries.
 
     A move to a cheaper mix starts new replicas although enough run: only while demand is steady, else it never pays.
     """
-    carried = carries_now(draft)
-    short = carried < 1.0
-    keep = 1.0
-    if not short:
-        keep = draft.keep_ratio
-        if carried < keep and not claimed(draft):
-            return {v.index: min(v.sound, high) for v, high in zip(draft.variants, highs, strict=True)}, 0.0
-        if not draft.steady and not claimed(draft):
-            highs = [min(high, variant.sound) for variant, high in zip(draft.variants, highs, strict=True)]
-    options = [_option(draft, variant, high, short, keep) for variant, high in zip(draft.variants, highs, strict=True)]
-    usable = [option for option in options if option is not None]
-    need = 1.0 if any(variant.need > 1e-9 for variant in draft.variants) else 0.0
-    return _best_mix(draft, usable, need) if len(usable) > 1 else cheapest(usable, need)
+    if not draft.steady and not claimed(draft):
+        highs = [min(high, variant.sound) for variant, high in zip(draft.variants, highs, strict=True)]
+    return _best_mix(draft, _options(draft, highs, short=False, keep=keep), need)
+
+
+def _options(draft: Draft, highs: list[int], *, short: bool, keep: float) -> list[Option]:
+    made = (_option(draft, variant, high, short, keep) for variant, high in zip(draft.variants, highs, strict=True))
+    return [option for option in made if option is not None]
 
 
 def carries_now(draft: Draft) -> float:
@@ -223,17 +271,26 @@ def comparable_cost(variant: VariantDraft) -> float:
     return max(variant.cost, 1e-6) if variant.cost is not None else 1e-6
 
 
-def _best_mix(draft: Draft, options: list[Option], need: float) -> tuple[dict[int, int], float]:
-    """The cheapest over sets of variants: what a replica carries depends on whom it shares traffic with."""
-    best: tuple[float, float, dict[int, int]] | None = None
+def _best_mix(draft: Draft, options: list[Option], need: float) -> tuple[dict[int, int], float, float]:
+    """(counts, what found no room, what they carry): the cheapest over sets of variants, at equal cost the largest.
+
+    Sets, because what a replica carries depends on whom it shares traffic with.
+    """
+    if len(options) <= 1:
+        counts, missing = cheapest(options, need)
+        return counts, missing, sum(option.share * counts[option.index] for option in options)
+    best: tuple[dict[int, int], float, float] = {}, math.inf, 0.0
+    best_cost = math.inf
     for members in _sets(options):
         alike = _sharing(draft, members)
         counts, missing = cheapest(alike, need)
-        cost = sum(option.price(counts.get(option.index, 0)) for option in alike)
         missing = missing if missing > 1e-9 else 0.0
-        if best is None or (missing, cost) < (best[0], best[1] - 1e-9):
-            best = (missing, cost, counts)
-    return (best[2], best[0]) if best else ({}, 1.0)
+        cost = sum(option.price(counts.get(option.index, 0)) for option in alike)
+        share = sum(option.share * counts.get(option.index, 0) for option in alike)
+        found, so_far = (missing, round(cost, 9), -share), (best[1], round(best_cost, 9), -best[2])
+        if found < so_far:
+            best, best_cost = (counts, missing, share), cost
+    return best
 
 
 def _sets(options: list[Option]) -> list[list[Option]]:

@@ -4,8 +4,9 @@ Pure: the same snapshot, memory and moment give the same plan, bit for bit, live
 Must never read a clock or the outside, and never move anything without a reason.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
+from types import MappingProxyType
 
 import msgspec
 
@@ -15,6 +16,7 @@ from ebbtide.core import (
     demand,
     explain,
     forecast,
+    isolation,
     placement,
     pools,
     replicas,
@@ -25,18 +27,26 @@ from ebbtide.core import (
 from ebbtide.core.guardrails import chain
 from ebbtide.core.work import Cycle, Draft, VariantDraft, public_demand
 from ebbtide.model.memory import MEMORY_VERSION, Memory, Recommendation, ServiceMemory, VariantMemory
-from ebbtide.model.plan import Plan, PoolPlan, ScaleAction, ServicePlan, VariantPlan
-from ebbtide.model.snapshot import ServiceState, Snapshot
+from ebbtide.model.plan import Failure, Plan, PoolPlan, ScaleAction, ServicePlan, Step, VariantPlan
+from ebbtide.model.reasons import Code, Reason
+from ebbtide.model.snapshot import POOL_KIND, SERVICE_KIND, PodPhase, ServiceState, Snapshot
 
-Step = Callable[[Cycle], None]
+_Work = Callable[[Cycle], None]
 
 
 def plan(snapshot: Snapshot, memory: Memory, now_s: float) -> tuple[Plan, Memory]:
     """Decide for all services at `now_s` (unix seconds); returns what to do and what to remember."""
-    cycle = open_cycle(snapshot, memory, now_s)
-    for _, step in STEPS:
-        step(cycle)
-    services = tuple(_service_plan(draft, cycle) for draft in cycle.drafts)
+    aside: dict[str, Failure] = {}
+    while True:
+        cycle = open_cycle(snapshot, memory, now_s, aside)
+        for _, step in STEPS:
+            step(cycle)
+        services = tuple(_shown(draft, cycle) for draft in cycle.drafts)
+        failed = {draft.failure.service: draft.failure for draft in cycle.drafts if draft.failure is not None}
+        # Others were placed beside a service that was still expected to move: once more, with its GPUs left to it.
+        if all(key in aside or failure.step in _BEFORE_PLACEMENT for key, failure in failed.items()):
+            break
+        aside = failed
     actions = tuple(
         action for draft, plan in zip(cycle.drafts, services, strict=True) for action in _actions(draft, plan)
     )
@@ -46,6 +56,8 @@ def plan(snapshot: Snapshot, memory: Memory, now_s: float) -> tuple[Plan, Memory
         pools=tuple(_pool_plan(cycle, name) for name in sorted(cycle.pools)),
         actions=actions,
         cluster_conditions=conditions.of_cluster(cycle),
+        failures=tuple(failed.values()),
+        unreadable=tuple(conditions.of_unreadable(item) for item in snapshot.unreadable),
     )
     return decided, _remember(cycle)
 
@@ -53,39 +65,52 @@ def plan(snapshot: Snapshot, memory: Memory, now_s: float) -> tuple[Plan, Memory
 def _observe(cycle: Cycle) -> None:
     """Demand and replicas as they are, and who else writes."""
     pools.count_waiting(cycle)
-    replicas.step(cycle)
-    watch.step(cycle)
-    demand.step(cycle)
-    for draft in cycle.drafts:
-        _note_requests(draft, cycle)
+    demand.note_outage(cycle)
+    isolation.each(cycle, "demand", _observe_one)
 
 
-def _reasons(cycle: Cycle) -> None:
+def _observe_one(draft: Draft, cycle: Cycle) -> None:
+    replicas.step(draft, cycle)
+    watch.step(draft, cycle)
+    demand.step(draft, cycle)
+    _note_requests(draft, cycle)
+
+
+def _guard(draft: Draft, cycle: Cycle) -> None:
+    _forbid_on_fault(draft)
+    explain.open_waterfall(draft)
+    chain.step(draft, cycle)
+
+
+def _reasons(draft: Draft, cycle: Cycle) -> None:
     """The waterfall's last line; reasons and conditions are built from the drafts when the plan is put together."""
-    for draft in cycle.drafts:
-        explain.close_waterfall(draft)
+    del cycle
+    explain.close_waterfall(draft)
 
 
-def _guard(cycle: Cycle) -> None:
-    for draft in cycle.drafts:
-        _forbid_on_fault(draft)
-        explain.open_waterfall(draft)
-    chain.step(cycle)
+def _each(name: str, work: Callable[[Draft, Cycle], None]) -> tuple[str, _Work]:
+    return name, lambda cycle: isolation.each(cycle, name, work)
 
 
-STEPS: tuple[tuple[str, Step], ...] = (
+STEPS: tuple[tuple[str, _Work], ...] = (
     ("demand", _observe),
-    ("forecast", forecast.step),
-    ("capacity", capacity.step),
-    ("sizing", sizing.step),
+    _each("forecast", forecast.step),
+    _each("capacity", capacity.step),
+    _each("sizing", sizing.step),
     ("placement", placement.step),
-    ("guardrails", _guard),
-    ("reasons", _reasons),
+    _each("guardrails", _guard),
+    _each("reasons", _reasons),
 )
+_BEFORE_PLACEMENT = frozenset({"demand", "forecast", "capacity", "sizing"})
 
 
-def open_cycle(snapshot: Snapshot, memory: Memory, now_s: float) -> Cycle:
-    """The working state: services and pools joined with what is remembered; an unknown version is dropped."""
+def open_cycle(
+    snapshot: Snapshot, memory: Memory, now_s: float, aside: Mapping[str, Failure] = MappingProxyType({})
+) -> Cycle:
+    """The working state: services and pools joined with what is remembered; an unknown version is dropped.
+
+    Services in `aside` failed a moment ago and keep their replicas.
+    """
     if memory.version != MEMORY_VERSION:
         memory = Memory()
     if not memory.started_at:
@@ -95,7 +120,10 @@ def open_cycle(snapshot: Snapshot, memory: Memory, now_s: float) -> Cycle:
     pools.open_pools(cycle)
     remembered = {service.key: service for service in memory.services}
     for state in sorted(snapshot.services, key=lambda service: service.spec.key):
-        cycle.drafts.append(_draft(state, remembered.get(state.spec.key) or ServiceMemory(state.spec.key), cycle))
+        draft = _draft(state, remembered.get(state.spec.key) or ServiceMemory(state.spec.key), cycle)
+        if state.spec.key in aside:
+            isolation.set_aside(draft, aside[state.spec.key])
+        cycle.drafts.append(draft)
     return cycle
 
 
@@ -139,6 +167,47 @@ def _forbid_on_fault(draft: Draft) -> None:
     fault = explain.first_fault(draft)
     if fault is not None:
         draft.no_write = fault
+
+
+def _shown(draft: Draft, cycle: Cycle) -> ServicePlan:
+    """The service's plan; of one that failed only what is seen and what went wrong."""
+    if draft.failure is None:
+        try:
+            return _service_plan(draft, cycle)
+        except Exception as error:
+            isolation.set_aside(draft, isolation.failure_of(draft.state.spec.key, "reasons", error))
+    return _failed_plan(draft)
+
+
+def _failed_plan(draft: Draft) -> ServicePlan:
+    code, text = draft.no_write or (Code.PLAN_FAILED, "")
+    stays = f"stays at {draft.observed}: {text}"
+    return ServicePlan(
+        key=draft.state.spec.key,
+        variants=tuple(
+            VariantPlan(
+                name=variant.spec.name,
+                observed=variant.observed,
+                ready=_pods_in(variant, PodPhase.READY),
+                starting=_pods_in(variant, PodPhase.STARTING),
+                wanted=variant.observed,
+                allowed=variant.observed,
+            )
+            for variant in draft.variants
+        ),
+        demand=None,
+        forecast=None,
+        waterfall=(Step("failed", draft.observed, text),),
+        reason=Reason(code, stays),
+        conditions=conditions.of_failed(code, text),
+        spend_per_hour=None,
+    )
+
+
+def _pods_in(variant: VariantDraft, phase: PodPhase) -> int:
+    """Replicas whose pods are in the phase; no step has counted them where the first one failed."""
+    pods = sum(pod.phase is phase for pod in variant.state.pods)
+    return pods // max(1, variant.state.target.pods_per_replica)
 
 
 def _service_plan(draft: Draft, cycle: Cycle) -> ServicePlan:
@@ -224,17 +293,24 @@ def _pool_plan(cycle: Cycle, name: str) -> PoolPlan:
 
 
 def _remember(cycle: Cycle) -> Memory:
-    """The next memory. Services and pools that are gone are forgotten."""
+    """The next memory. Services and pools that are gone are forgotten, those that cannot be read just now are not."""
+    unread = {(item.kind, item.key) for item in cycle.snapshot.unreadable}
+    services = [_service_memory(draft, cycle.now_s) for draft in cycle.drafts]
+    services += [memory for memory in cycle.memory.services if (SERVICE_KIND, memory.key) in unread]
+    kept = [pool.memory for pool in cycle.pools.values()]
+    kept += [memory for memory in cycle.memory.pools if (POOL_KIND, memory.name) in unread]
     return Memory(
         version=MEMORY_VERSION,
         started_at=cycle.memory.started_at,
-        services=tuple(_service_memory(draft, cycle.now_s) for draft in cycle.drafts),
-        pools=tuple(cycle.pools[name].memory for name in sorted(cycle.pools)),
+        services=tuple(sorted(services, key=lambda memory: memory.key)),
+        pools=tuple(sorted(kept, key=lambda memory: memory.name)),
     )
 
 
 def _service_memory(draft: Draft, now_s: float) -> ServiceMemory:
     memory, view = draft.memory, draft.demand
+    if draft.failure is not None:
+        return memory  # what a step that failed left behind is half of something
     return ServiceMemory(
         key=memory.key,
         forecast=draft.forecast_memory,

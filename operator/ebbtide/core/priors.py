@@ -9,6 +9,7 @@ tokens. Other sizes scale with the weights each GPU must read: 70B over four H10
 from dataclasses import dataclass
 
 REFERENCE_BILLION = 8.0
+LEAST_BILLION = 0.001
 REFERENCE_INPUT, REFERENCE_OUTPUT = 1024.0, 256.0
 
 
@@ -57,6 +58,7 @@ def prior_for(accelerator: str, parameters_billion: float | None, gpus: int | No
     key, line = found or ("", _UNKNOWN)
     count = max(1, gpus or 1)
     billion = parameters_billion if parameters_billion is not None else REFERENCE_BILLION * count
+    billion = max(LEAST_BILLION, billion)  # a model that costs nothing would carry anything
     # Tensor parallelism costs about 3 % a doubling in communication (70B on four H100: 10 % over the plain scaling).
     scale = billion / count / REFERENCE_BILLION * (1.0 + 0.03 * (count.bit_length() - 1))
     source = "table" if found and parameters_billion is not None else "assumed"

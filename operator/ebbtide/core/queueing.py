@@ -46,7 +46,7 @@ def first_token_rate(model: Model, ttft_s: float, attainment: float, correction:
     """
     busy_s = 0.6 * model.prefill_s  # batching makes prefill cheaper than a lone prompt shows
     slack = 0.8 * max(0.0, ttft_s - model.prefill_s) / max(1e-6, busy_s)
-    allowed = (1.0 - attainment) * (1.0 - ITL_SHARE) * PLANNED
+    allowed = max(1e-9, 1.0 - attainment) * (1.0 - ITL_SHARE) * PLANNED  # its logarithm is taken
     share = 0.9
     for _ in range(4):
         share = clip(1.0 - math.log(max(share, 0.05) / allowed) / max(slack, 1e-6), 0.5, 0.9)

@@ -1,7 +1,7 @@
 """What each replica of a variant is worth: ready, starting, doomed or failing; and when to stop counting on more.
 
-A variant whose new pods fail (no node fits, a quota refuses them, they crash) is limited to its healthy replicas and
-tried again later, each time after a longer pause, so that demand goes to the next variant meanwhile.
+A variant whose new pods fail (no node fits, a quota refuses them, they crash, they never appear) is limited to its
+healthy replicas and tried again later, so that demand goes to the next variant meanwhile.
 """
 
 import msgspec
@@ -17,18 +17,24 @@ SCHEDULER_PATIENCE_S = 30.0  # a pod may wait this long for one that is leaving
 FIRST_BACKOFF_S = 120.0
 LONGEST_BACKOFF_S = 1800.0
 LONGEST_TEXT = 200
+_COUNTS_AS_UP = (PodPhase.READY, PodPhase.INTERRUPTED)
+# A controller creates a pod within a second or two, and so says a refusal, where its status can say one.
+ABSENCE_PATIENCE_S = 30.0
 
 
-def step(cycle: Cycle) -> None:
+def step(draft: Draft, cycle: Cycle) -> None:
     """Count the replicas of every variant, and note those that fail."""
-    for draft in cycle.drafts:
-        for variant in draft.variants:
-            count(variant, cycle.now_s)
-            _learn(variant, cycle.now_s)
+    for variant in draft.variants:
+        count(variant, cycle.now_s, watched=_pods_are_watched(cycle))
+        _learn(variant, cycle.now_s)
 
 
-def count(variant: VariantDraft, now_s: float) -> None:
-    """Fill ready, starting, doomed and failing from the pods' phases."""
+def _pods_are_watched(cycle: Cycle) -> bool:
+    return all(source.healthy for source in cycle.snapshot.sources if source.name == "pods")
+
+
+def count(variant: VariantDraft, now_s: float, *, watched: bool = True) -> None:
+    """Fill ready, starting, doomed and failing from the pods' phases. `watched`: pods are known as they are now."""
     for pod in variant.state.pods:
         phase = pod.phase
         if phase is PodPhase.READY:
@@ -51,6 +57,7 @@ def count(variant: VariantDraft, now_s: float) -> None:
         variant.starting = -(-variant.starting // per_replica)
         variant.doomed = -(-variant.doomed // per_replica)
         variant.failing = -(-variant.failing // per_replica)
+    _absent(variant, per_replica, now_s, watched)
     _refused(variant, per_replica)
 
 
@@ -62,13 +69,54 @@ def _fail(variant: VariantDraft, code: Code, pod: PodState) -> None:
 
 
 def _refused(variant: VariantDraft, per_replica: int) -> None:
-    target = variant.state.target
-    alive = len([pod for pod in variant.state.pods if pod.phase is not PodPhase.TERMINATING])
-    missing = -(-(target.spec_replicas * per_replica - alive) // per_replica)
-    if target.replica_failure and missing > 0:
+    target, absent_s, code = variant.state.target, variant.absent_s, variant.failing_code
+    if target.replica_failure:
+        missing = _without_pods(variant, per_replica, leaving=False)
+        code, text = Code.QUOTA_REFUSED, target.replica_failure
+    elif target.ordered and variant.failing:
+        # Pods that come one after the other: those behind one that fails do not come at all.
+        missing, text = _without_pods(variant, per_replica), variant.failing_text
+    elif absent_s is not None and absent_s >= ABSENCE_PATIENCE_S:
+        missing = _without_pods(variant, per_replica)
+        code, text = Code.PODS_MISSING, _absence(variant, missing, absent_s)
+    else:
+        return
+    if missing > 0:
         variant.failing += missing
-        variant.failing_code = Code.QUOTA_REFUSED
-        variant.failing_text = target.replica_failure
+        variant.failing_code, variant.failing_text = code, text
+
+
+def _without_pods(variant: VariantDraft, per_replica: int, *, leaving: bool = True) -> int:
+    """Declared replicas that lack a pod. `leaving`: one that leaves counts, because its successor waits for its end."""
+    there = [pod for pod in variant.state.pods if leaving or pod.phase is not PodPhase.TERMINATING]
+    return -(-(variant.observed * per_replica - len(there)) // per_replica)
+
+
+def _absence(variant: VariantDraft, missing: int, absent_s: float) -> str:
+    kind, name = variant.spec.target.kind, variant.spec.target.name
+    have = "1 replica has" if missing == 1 else f"{missing} replicas have"
+    return f"{have} had no pod for {absent_s:.0f}s; the Events of {kind} {name} say who refuses them"
+
+
+def _absent(variant: VariantDraft, per_replica: int, now_s: float, watched: bool) -> None:
+    """For how long pods have been missing without a further one: each that comes, comes after those before.
+
+    Not while a rollout replaces pods, nor while the next one rightly waits for one that starts.
+    """
+    memory, target, pods = variant.memory, variant.state.target, variant.state.pods
+    since: float | None = memory.absent_since
+    if (
+        target.rolling_out
+        or _without_pods(variant, per_replica) <= 0
+        or (target.ordered and any(pod.phase not in _COUNTS_AS_UP for pod in pods))
+    ):
+        since = None
+    elif since is None or len(pods) > memory.present_pods or not watched:
+        since = round(now_s, 1)
+    # the remembered moment is rounded to a tenth of a second, so it may lie a little ahead
+    variant.absent_s = None if since is None else max(0.0, now_s - since)
+    if (since, len(pods)) != (memory.absent_since, memory.present_pods):
+        variant.memory = msgspec.structs.replace(memory, absent_since=since, present_pods=len(pods))
 
 
 def _node_may_come(variant: VariantDraft, pod: PodState, now_s: float) -> bool:
@@ -137,4 +185,5 @@ _WORDS = {
     Code.CRASH_LOOPING: "crash",
     Code.UNSCHEDULABLE: "find no node",
     Code.QUOTA_REFUSED: "are refused",
+    Code.PODS_MISSING: "do not come",
 }

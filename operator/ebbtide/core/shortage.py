@@ -40,19 +40,28 @@ def _blocked(draft: Draft, variant: VariantDraft, count: int, cycle: Cycle) -> t
     if not variant.state.target.exists:
         return _SAID_ELSEWHERE, Code.TARGET_NOT_FOUND, ""
     if pool is None:
-        return 0, Code.POOL_NOT_FOUND, f"{name}: there is no GPUPool {variant.spec.pool}"
+        return _no_pool(variant)
     if variant.backing_off and variant.failing_code is not None:
         return 1, variant.failing_code, f"{name}: {_failing(variant)}"
     if not variant.gpus:
         return 2, Code.GPUS_UNKNOWN, f"{name}: GPUs per replica are neither declared nor in the pod template"
     if variant.cost is None:
-        return 2, Code.PRICE_UNKNOWN, f"{name}: the price of pool {pool.name} is unknown"
+        why = f" ({pool.state.faults[0][1]})" if pool.state.faults else ""
+        return 2, Code.PRICE_UNKNOWN, f"{name}: the price of pool {pool.name} is unknown{why}"
     if pool.memory.backoff_until is not None and pool.memory.backoff_until > cycle.now_s:
         left_s = pool.memory.backoff_until - cycle.now_s
         return 3, Code.POOL_BACKING_OFF, f"{name}: nodes of pool {pool.name} did not come, next try in {left_s:.0f}s"
     if count >= most:
         return 5, Code.AT_MAXIMUM, f"{name}: its maximum is {most}"
     return 4, Code.POOL_FULL, f"{name}: pool {pool.name} has no room for another replica of {pools.shape(variant)}"
+
+
+def _no_pool(variant: VariantDraft) -> tuple[int, Code, str]:
+    """A pool that is there and cannot be read is not one that does not exist."""
+    for code, text in variant.state.target.faults:
+        if code == Code.POOL_UNREADABLE:
+            return 0, Code.POOL_UNREADABLE, text
+    return 0, Code.POOL_NOT_FOUND, f"{variant.spec.name}: there is no GPUPool {variant.spec.pool}"
 
 
 def _failing(variant: VariantDraft) -> str:

@@ -15,21 +15,16 @@ from ebbtide.core.work import Cycle, Draft, VariantDraft
 
 IGNORANCE = 0.2  # doubt about a forecaster that was never scored, in log units
 KEEP_DOUBT = 2.0
+LEAST_MISSES = 1e-6
 QUICKEST_DRAIN_S = 60.0
 # Traffic that cannot be foreseen within a start-up is not worth chasing: idle replicas cost more than they save.
 MOST_MARGIN = 1.4
 
 
-def step(cycle: Cycle) -> None:
+def step(draft: Draft, cycle: Cycle) -> None:
     """Set every variant's rate per replica and the requests/s the service needs if that variant carried all."""
-    for draft in cycle.drafts:
-        size(draft, cycle)
-
-
-def size(draft: Draft, cycle: Cycle) -> None:
-    """Fill `need`, `rate` and `concurrency` of the draft's variants."""
-    margin = margin_for(round(draft.sigma, 2), round(1.0 - draft.state.spec.objectives.attainment, 6))
-    calm = margin_for(round(draft.calm_sigma, 2), round(1.0 - draft.state.spec.objectives.attainment, 6))
+    margin = margin_for(round(draft.sigma, 2), _may_miss(draft))
+    calm = margin_for(round(draft.calm_sigma, 2), _may_miss(draft))
     draft.keep_ratio = keep_ratio(draft, margin)
     pool_of = float(max(1, draft.observed))
     for variant in draft.variants:
@@ -59,8 +54,12 @@ def keep_ratio(draft: Draft, margin: float) -> float:
     """
     unproven = IGNORANCE / (1.0 + draft.forecast_memory.scored / PRIOR_WEIGHT)
     cautious = math.hypot(KEEP_DOUBT * draft.sigma, unproven)
-    allowed = round(1.0 - draft.state.spec.objectives.attainment, 6)
-    return max(1.0, margin_for(round(cautious, 2), allowed) / margin)
+    return max(1.0, margin_for(round(cautious, 2), _may_miss(draft)) / margin)
+
+
+def _may_miss(draft: Draft) -> float:
+    """The share of requests that may miss, in steps that let results be kept; never none at all: its log is taken."""
+    return max(LEAST_MISSES, round(1.0 - draft.state.spec.objectives.attainment, 6))
 
 
 def describe(variant: VariantDraft) -> str:

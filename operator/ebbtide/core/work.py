@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass, field
 
 from ebbtide.model.memory import ForecastMemory, Memory, PoolMemory, Recommendation, ServiceMemory, VariantMemory
-from ebbtide.model.plan import Capacity, Condition, Demand, Forecast, Step
+from ebbtide.model.plan import Capacity, Condition, Demand, Failure, Forecast, Step
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import PoolState, ServiceState, Snapshot, VariantState
 from ebbtide.model.spec import VariantSpec
@@ -62,6 +62,7 @@ class VariantDraft:
     failing: int = 0  # replicas that do not count: unschedulable, refused, crash-looping
     failing_code: Code | None = None
     failing_text: str = ""
+    absent_s: float | None = None  # for how long declared pods have been missing, without a further one
     doomed: int = 0  # replicas on nodes about to be taken away
     startup_s: float = 0.0
     startup_measured: bool = False
@@ -172,6 +173,7 @@ class Draft:
     no_write: tuple[Code, str] | None = None  # why nothing may be written, whatever is planned
     last_request_at: float | None = None
     activator_seen_at: float | None = None
+    failure: Failure | None = None  # a step raised: what is declared stays, and no later step looks at it
 
     @property
     def observed(self) -> int:

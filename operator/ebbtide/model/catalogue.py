@@ -14,7 +14,7 @@ _MOVE = (DECISION,)
 _HELD = (DECISION, "Limited")
 _FAILING = (DECISION, "Limited", "Ready")
 _UNMEASURED = (DECISION, "Limited", "MetricsFresh", "Ready")
-_FAULT = (DECISION, "TargetResolved", "Ready", "Acting")
+_FAULT = (DECISION, "TargetResolved", "Ready", "Acting", "Limited")
 
 
 class Entry(Spec, frozen=True):
@@ -145,7 +145,7 @@ _LIMITS = {
         "Set the pool's `spec.price`, with one currency for all pools of a service.",
     ),
     Code.GPUS_UNKNOWN: Entry(
-        (*_FAULT, "Limited", "PricesKnown"),
+        (*_FAULT, "PricesKnown"),
         "How many GPUs a replica takes is neither declared nor in the pod template: no scale-up.",
         "Set `spec.variants[].gpusPerReplica`, or the container's resource limits.",
     ),
@@ -153,6 +153,13 @@ _LIMITS = {
         _FAILING,
         "A ResourceQuota or an admission webhook refused the pods; other variants get the demand.",
         "Raise the quota, or lower the variant's `spec.variants[].maxReplicas` to what it allows.",
+    ),
+    Code.PODS_MISSING: Entry(
+        _FAILING,
+        "Declared replicas of the variant have had no pod for 30 s; they do not count, and others get the demand. "
+        "Most often a ResourceQuota or an admission webhook refuses them: only a Deployment says so in its status.",
+        "`kubectl describe` the target: its Events name who refuses the pods. Raise the quota, or lower the variant's "
+        "`spec.variants[].maxReplicas` to what it allows.",
     ),
     Code.UNSCHEDULABLE: Entry(
         _FAILING,
@@ -243,9 +250,18 @@ _WRITERS = {
         "Nothing; for longer, use `spec.scaling.pause`.",
     ),
     Code.WRITE_REFUSED: Entry(
-        ("Acting",),
+        (DECISION, "Acting", "TargetResolved", "Ready"),
         "The API server refused a write of Ebbtide's, or the object belongs to somebody else.",
         "The message quotes the refusal; for missing rights compare with `manifests/rbac.yaml`.",
+    ),
+}
+
+_OWN_FAULTS = {
+    Code.PLAN_FAILED: Entry(
+        (DECISION, "Ready", "Acting", DEPLOYMENT),
+        "A step of the plan failed on the service, by an error of Ebbtide's own: its replicas hold, and the others are "
+        "planned. On Ebbtide's Deployment: no plan at all could be made, three cycles in a row.",
+        "Please report it with the operator's log, which says where it was raised.",
     ),
 }
 
@@ -254,7 +270,7 @@ _CONFIGURATION = {
         ("TargetResolved", "Ready", "GPUPool.Ready", "GPUPool.NodesComing"), "All that is needed is there.", "Nothing."
     ),
     Code.PENDING: Entry(
-        (*_FAULT, "CapacityKnown", "TrafficBalanced"),
+        (*_FAULT, "CapacityKnown", "TrafficBalanced", "PricesKnown"),
         "Not looked at yet, or too little seen to tell.",
         "Nothing; it passes.",
     ),
@@ -277,7 +293,22 @@ _CONFIGURATION = {
         _FAULT, "Two variants name one target: neither may write.", "Point one of them elsewhere, or delete it."
     ),
     Code.POOL_NOT_FOUND: Entry(
-        (*_FAULT, "Limited"), "There is no GPUPool of that name.", "Create it, or correct `spec.variants[].pool`."
+        _FAULT, "There is no GPUPool of that name.", "Create it, or correct `spec.variants[].pool`."
+    ),
+    Code.POOL_UNREADABLE: Entry(
+        _FAULT,
+        "The GPUPool of that name is there and cannot be read, so replicas on it hold.",
+        "Correct what the message quotes; the pool's own `Ready` says it too.",
+    ),
+    Code.TEMPLATE_REFUSED: Entry(
+        (DECISION, "TargetResolved", "Ready", "Acting"),
+        "The API server refuses the Deployment that the engine block declares; one that runs stays as it was.",
+        "The message quotes the refusal; correct `spec.variants[].engine`, its `podTemplate` above all.",
+    ),
+    Code.INVALID_SPEC: Entry(
+        (DECISION, "Ready", "Acting", "GPUPool.Ready", DEPLOYMENT),
+        "The API server accepted an object that cannot be read: nothing is decided for it, and replicas hold.",
+        "Correct the field that the message names.",
     ),
     Code.POOL_MISMATCH: Entry(
         _FAULT,
@@ -292,7 +323,7 @@ _CONFIGURATION = {
     Code.INVALID_SCHEDULE: Entry(
         ("GPUPool.Ready",),
         "The price schedule has a cron expression that no calendar can follow; the price is unknown until then.",
-        "Write five fields in the pool's `spec.price.schedule[].cron`, such as `0 22 * * *`.",
+        "The message says what to write in the pool's `spec.price.schedule[].cron`, such as `0 22 * * *`.",
     ),
     Code.ENGINE_NOT_DRAINING: Entry(
         (),  # nothing says it yet, so the page leaves it out
@@ -309,6 +340,7 @@ SECTIONS: tuple[tuple[str, Mapping[Code, Entry]], ...] = (
     ("Measurements", _DATA),
     ("Modes, people and other controllers", _WRITERS),
     ("Configuration", _CONFIGURATION),
+    ("Errors of Ebbtide's own", _OWN_FAULTS),
 )
 
 CATALOGUE: Mapping[Code, Entry] = {code: entry for _, entries in SECTIONS for code, entry in entries.items()}

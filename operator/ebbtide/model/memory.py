@@ -87,6 +87,8 @@ class VariantMemory(Spec, frozen=True):
     write_at: float = 0.0  # our newest write that was taken into account
     drifted_at: float | None = None  # when somebody else last changed the replicas
     drifted_by: int = 0  # by how many, with sign
+    absent_since: float | None = None  # since when declared pods are not there and no further one came
+    present_pods: int = 0  # how many were there in the last cycle
 
 
 class ServiceMemory(Spec, frozen=True):

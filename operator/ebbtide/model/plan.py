@@ -103,6 +103,24 @@ class ServicePlan(Spec, frozen=True):
     currency: str = ""
 
 
+class Failure(Spec, frozen=True):
+    """An error of Ebbtide's own while one service was planned, as data. The service holds its replicas."""
+
+    service: str  # namespace/name
+    step: str  # of the plan: demand, forecast, capacity, ...
+    error: str  # class and words: "ZeroDivisionError: float division by zero"
+    trace: str  # where it was raised, innermost first: "capacity.py:76 in _declared_scale < capacity.py:52 in ..."
+
+
+class UnreadablePlan(Spec, frozen=True):
+    """What is said on an object of Ebbtide's own kinds that cannot be read. Nothing is decided for it."""
+
+    kind: str
+    key: str
+    reason: Reason
+    conditions: tuple[Condition, ...]
+
+
 class PoolPlan(Spec, frozen=True):
     """One pool's state and conditions for its status."""
 
@@ -124,3 +142,5 @@ class Plan(Spec, frozen=True):
     pools: tuple[PoolPlan, ...] = ()
     actions: tuple[ScaleAction, ...] = ()
     cluster_conditions: tuple[Condition, ...] = ()  # a cause that concerns all: Prometheus gone
+    unreadable: tuple[UnreadablePlan, ...] = ()
+    failures: tuple[Failure, ...] = ()  # by service: faults of ours, for the log

@@ -39,6 +39,7 @@ class Code(StrEnum):
     PRICE_UNKNOWN = "PriceUnknown"
     GPUS_UNKNOWN = "GPUsUnknown"
     QUOTA_REFUSED = "QuotaRefused"
+    PODS_MISSING = "PodsMissing"
     UNSCHEDULABLE = "Unschedulable"
     CRASH_LOOPING = "CrashLooping"
     SLO_UNATTAINABLE = "SLOUnattainable"
@@ -66,6 +67,8 @@ class Code(StrEnum):
     TARGET_CONFLICT = "TargetConflict"
     DRIFTED = "Drifted"
     WRITE_REFUSED = "WriteRefused"
+    # faults of Ebbtide's own
+    PLAN_FAILED = "PlanFailed"
     # configuration
     RESOLVED = "Resolved"
     PENDING = "Pending"
@@ -75,6 +78,9 @@ class Code(StrEnum):
     TARGET_SHARED = "TargetShared"
     POOL_NOT_FOUND = "PoolNotFound"
     POOL_MISMATCH = "PoolMismatch"
+    POOL_UNREADABLE = "PoolUnreadable"
+    TEMPLATE_REFUSED = "TemplateRefused"
+    INVALID_SPEC = "InvalidSpec"
     INVALID_TIME_ZONE = "InvalidTimeZone"
     INVALID_SCHEDULE = "InvalidSchedule"
     ENGINE_NOT_DRAINING = "EngineNotDraining"

@@ -121,6 +121,7 @@ class TargetState(Spec, frozen=True):
     gpus_per_replica: int | None = None
     pods_per_replica: int = 1  # LeaderWorkerSet groups
     ordinal: bool = False  # StatefulSet, LeaderWorkerSet: the highest ordinals go first
+    ordered: bool = False  # pods may come one after the other: the next is created once those before are ready
     node_selector: tuple[tuple[str, str], ...] = ()
     shutdown_timeout_s: float | None = None  # what the engine's own flags say; None: not found
     termination_grace_s: float | None = None
@@ -136,6 +137,7 @@ class WriteReceipt(Spec, frozen=True):
     replicas: int
     at: float
     done: bool = True
+    resource_version: str = ""  # of the target, as the API server answered the write; empty: it did not
 
 
 class VariantState(Spec, frozen=True):
@@ -180,6 +182,19 @@ class PoolState(Spec, frozen=True):
     faults: tuple[tuple[str, str], ...] = ()
 
 
+SERVICE_KIND, POOL_KIND = "InferenceService", "GPUPool"
+
+
+class Unreadable(Spec, frozen=True):
+    """An object of Ebbtide's own kinds that the API server accepted and that cannot be read; `message` says why."""
+
+    kind: str  # SERVICE_KIND or POOL_KIND
+    key: str  # namespace/name, or a pool's name
+    uid: str
+    generation: int
+    message: str
+
+
 class Source(Spec, frozen=True):
     """The health of one source of data for the whole cluster: "prometheus", "pods", "nodes"."""
 
@@ -196,5 +211,6 @@ class Snapshot(Spec, frozen=True):
     services: tuple[ServiceState, ...] = ()
     pools: tuple[PoolState, ...] = ()
     sources: tuple[Source, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
     rate_window_s: float = 60.0  # over which the engines' rates and histograms were taken
     cycle_s: float = 10.0  # how long until the next snapshot, in steady state

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ebbtide.model.snapshot import (
+    POOL_KIND,
     NodeState,
     PodState,
     PoolState,
@@ -11,6 +12,7 @@ from ebbtide.model.snapshot import (
     ServiceState,
     Snapshot,
     Source,
+    Unreadable,
     VariantState,
     WriteReceipt,
 )
@@ -55,6 +57,7 @@ class View:
     receipts: Mapping[str, WriteReceipt]
     seen_ready: frozenset[str]
     sources: tuple[Source, ...]
+    unreadable: tuple[Unreadable, ...] = ()
     rate_window_s: float = 60.0
 
 
@@ -68,6 +71,7 @@ def build_snapshot(view: View, now_s: float) -> Snapshot:
         services=tuple(assembly.service(spec) for _, spec in sorted(view.services.items())),
         pools=tuple(pools.values()),
         sources=tuple(sorted(view.sources, key=lambda source: source.name)),
+        unreadable=view.unreadable,
         rate_window_s=view.rate_window_s,
     )
 
@@ -85,6 +89,7 @@ class _Assembly:
             name: Surroundings(frozenset(node.name for node in pool.nodes if node.interrupted), view.seen_ready)
             for name, pool in pools.items()
         }
+        self._unread_pools = {item.key: item.message for item in view.unreadable if item.kind == POOL_KIND}
         self._nowhere = Surroundings(frozenset(), view.seen_ready)
 
     def service(self, spec: ServiceSpec) -> ServiceState:
@@ -97,7 +102,7 @@ class _Assembly:
     def _variant(self, service: ServiceSpec, variant: VariantSpec) -> VariantState:
         found = self._find(service.namespace, variant.target)
         pool = self._view.pools.get(variant.pool)
-        place = Place(pool, self._nodes.get(variant.pool, {}))
+        place = Place(pool, self._nodes.get(variant.pool, {}), self._unread_pools.get(variant.pool, ""))
         return VariantState(
             name=variant.name,
             target=target_state(service, variant, found, place, self._claims),

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from ebbtide.errors import ConfigurationError
+from ebbtide.model.snapshot import Unreadable
 from ebbtide.observe.projections import Opaque
 
 API_VERSION = "ebbtide.dev/v1alpha1"
@@ -24,9 +25,13 @@ class Declared(Generic[Parsed]):
         self._known = {key: self._one(key, item) for key, item in items.items() if not item.metadata.deletion_timestamp}
         return {key: known[2] for key, known in self._known.items() if not isinstance(known[2], str)}
 
-    def errors(self) -> list[str]:
-        """One sentence for each object that cannot be read."""
-        return sorted(known[2] for known in self._known.values() if isinstance(known[2], str))
+    def unreadable(self) -> tuple[Unreadable, ...]:
+        """Each object that cannot be read, with one sentence that says why; sorted by key."""
+        return tuple(
+            Unreadable(self._kind, key, uid, generation, parsed)
+            for key, (uid, generation, parsed) in sorted(self._known.items())
+            if isinstance(parsed, str)
+        )
 
     def _one(self, key: str, item: Opaque) -> tuple[str, int, Parsed | str]:
         uid, generation = item.metadata.uid, item.metadata.generation

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from ebbtide.api import parse_pool, parse_service
 from ebbtide.kube.client import KubeClient
-from ebbtide.model.snapshot import Snapshot, Source, WriteReceipt
+from ebbtide.model.snapshot import POOL_KIND, SERVICE_KIND, Snapshot, Source, Unreadable, WriteReceipt
 from ebbtide.model.spec import PoolSpec, ServiceSpec, TargetRef
 from ebbtide.observe.build import Kind, View, build_snapshot
 from ebbtide.observe.caches import Caches
@@ -22,6 +22,8 @@ from ebbtide.observe.metrics import EngineMetrics
 from ebbtide.observe.prometheus import Prometheus
 from ebbtide.observe.scales import Scales, ScaleView
 from ebbtide.observe.settings import ObserveSettings
+
+_LONGEST_TEXT = 800  # of all objects that cannot be read; each says its own in full
 
 
 class Observer:
@@ -38,8 +40,8 @@ class Observer:
         self._scales = Scales(client)
         self._scale_error = ""
         self._gateways = Gateways(settings.gateway, self.wake.set)
-        self._services: Declared[ServiceSpec] = Declared("InferenceService", parse_service)
-        self._pools: Declared[PoolSpec] = Declared("GPUPool", parse_pool)
+        self._services: Declared[ServiceSpec] = Declared(SERVICE_KIND, parse_service)
+        self._pools: Declared[PoolSpec] = Declared(POOL_KIND, parse_pool)
         self._metrics = EngineMetrics(None, settings.prometheus)
         self._polling: asyncio.Task[None] | None = None
         self._stack = contextlib.AsyncExitStack()
@@ -142,9 +144,13 @@ class Observer:
             gateways={key: self._gateways.reading(key) for key in services},
             receipts=dict(receipts),
             seen_ready=frozenset(caches.ready_uids),
+            unreadable=self._unreadable(),
             sources=(*caches.sources(), *self._metrics.sources(now_s), *self._own_sources()),
             rate_window_s=float(self._settings.prometheus.rate_window_s),
         )
+
+    def _unreadable(self) -> tuple[Unreadable, ...]:
+        return (*self._pools.unreadable(), *self._services.unreadable())
 
     def _follow_gateways(self, services: Mapping[str, ServiceSpec]) -> None:
         self._gateways.follow(
@@ -184,8 +190,9 @@ class Observer:
         return unread
 
     def _own_sources(self) -> tuple[Source, ...]:
-        broken = [*self._services.errors(), *self._pools.errors()]
-        message = f"{len(broken)} objects cannot be read, the first: {broken[0]}" if broken else ""
+        broken = [item.message for item in self._unreadable()]
+        plural = "1 object" if len(broken) == 1 else f"{len(broken)} objects"
+        message = f"{plural} cannot be read: {'; '.join(broken)}"[:_LONGEST_TEXT] if broken else ""
         return (
             Source(name="declarations", healthy=not broken, message=message),
             Source(name="scales", healthy=not self._scale_error, message=self._scale_error),

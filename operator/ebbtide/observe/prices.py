@@ -2,10 +2,11 @@
 
 A window opens at each firing of its cron expression, read in its own time zone, and lasts `duration_s` real seconds:
 one that opens at 22:00 for 9 h ends at 07:00, at 08:00 in the night when clocks go forward, at 06:00 when they go back.
-Where windows overlap, the one declared first wins. A schedule with an unknown time zone has no price: guessing money is
-worse than saying so.
+Where windows overlap, the one declared first wins. A schedule with an unknown time zone, or with a cron line that
+no calendar can follow, has no price: guessing money is worse than saying so.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -15,6 +16,18 @@ from cronsim import CronSim, CronSimError
 
 from ebbtide.model.reasons import Code
 from ebbtide.model.spec import Price, PriceWindow
+
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+# first, last and names of each cron field's values
+_CALENDAR: tuple[tuple[int, int, tuple[str, ...]], ...] = (
+    (0, 59, ()),
+    (0, 23, ()),
+    (1, 31, ()),
+    (1, 12, _MONTHS),
+    (0, 6, _DAYS),
+)
+_EXAMPLE = "write five fields such as '0 22 * * *'"
 
 # Changes looked at before "none is near": a window that opens every minute at the base price changes nothing for ever.
 _CHANGES_LOOKED_AT = 64
@@ -35,7 +48,7 @@ def price_at(pool: str, price: Price | None, now_s: float) -> PriceNow:
     """The price at `now_s` (unix seconds) and its next change."""
     if price is None:
         return PriceNow()
-    faults = tuple(fault for window in price.schedule if (fault := _fault(pool, window)))
+    faults = tuple(fault for window in price.schedule for fault in _faults(pool, window))
     if faults:
         return PriceNow(currency=price.currency, faults=faults)
     current = _price(price, now_s)
@@ -80,11 +93,12 @@ def _local(window: PriceWindow, at_s: float) -> datetime:
     return datetime.fromtimestamp(at_s, UTC).astimezone(ZoneInfo(window.time_zone))
 
 
-def _fault(pool: str, window: PriceWindow) -> tuple[str, str] | None:
+def _faults(pool: str, window: PriceWindow) -> Iterator[tuple[str, str]]:
+    """Both may be wrong at once, and both are said."""
     try:
         ZoneInfo(window.time_zone)
     except (KeyError, ValueError, OSError):
-        return (
+        yield (
             Code.INVALID_TIME_ZONE,
             f"GPUPool {pool}: price.schedule names the time zone {window.time_zone!r}, which does not exist; "
             "write an IANA name such as Europe/Berlin or UTC. Until then its price is unknown.",
@@ -92,9 +106,36 @@ def _fault(pool: str, window: PriceWindow) -> tuple[str, str] | None:
     try:
         CronSim(window.cron, datetime.fromtimestamp(0, UTC))
     except CronSimError as error:
-        return (
+        yield (
             Code.INVALID_SCHEDULE,
             f"GPUPool {pool}: price.schedule has the cron expression {window.cron!r}: {error}; "
-            "write five fields such as '0 22 * * *'. Until then its price is unknown.",
+            f"{_mended(window.cron)}. Until then its price is unknown.",
         )
-    return None
+
+
+def _mended(cron: str) -> str:
+    """What to write instead: a range that goes back as two that go up, a day that some of the months have."""
+    parts = cron.lower().split()
+    if len(parts) != len(_CALENDAR):
+        return _EXAMPLE
+    for field, (first, last, names) in zip(parts, _CALENDAR, strict=True):
+        for item in field.split(","):
+            low, dash, high = item.partition("/")[0].partition("-")
+            ends = [_value(end, first, names) for end in (low, high)]
+            if dash and ends[0] is not None and ends[1] is not None and ends[0] > ends[1]:
+                return f"ranges go up: for {item.partition('/')[0]} write {_wrapped(ends[0], ends[1], first, last)}"
+    if parts[2] != "*" and parts[3] != "*":
+        return f"no month of {parts[3]!r} has a day {parts[2]!r}: write a day that it has, such as 1"
+    return _EXAMPLE
+
+
+def _value(text: str, first: int, names: tuple[str, ...]) -> int | None:
+    if text in names:
+        return names.index(text) + first
+    return int(text) if text.isdecimal() else None
+
+
+def _wrapped(low: int, high: int, first: int, last: int) -> str:
+    """22-6 of the hours is `22-23,0-6`; 7-1 of the days of the week is `0-1`, for 7 is Sunday too."""
+    upper = "" if low > last else f"{low}," if low == last else f"{low}-{last},"
+    return upper + (f"{first}" if high == first else f"{first}-{high}")

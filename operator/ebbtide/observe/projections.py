@@ -262,6 +262,7 @@ class WorkloadSpec(Wire, frozen=True, gc=False):
     template: PodTemplate = PodTemplate()
     strategy: Strategy | None = None  # Deployment
     update_strategy: Strategy | None = None  # StatefulSet
+    pod_management_policy: str | None = None  # StatefulSet
 
 
 class WorkloadStatus(Wire, frozen=True, gc=False):

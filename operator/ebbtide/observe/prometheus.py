@@ -164,7 +164,7 @@ class Prometheus:
         ) as response:
             if response.status_code != 200:
                 raise PrometheusApiClientException(f"HTTP {response.status_code}: {_reason(response)}")
-            for batch in decode_stream(_before(deadline_s, response.iter_content(_CHUNK_BYTES))):
+            for batch in decode_stream(_chunks(response, deadline_s)):
                 consume(batch)
 
     @property
@@ -235,11 +235,20 @@ def _checked(envelope: _Envelope) -> _Envelope:
     return envelope
 
 
-def _before(deadline_s: float, chunks: Iterable[bytes]) -> Iterator[bytes]:
-    for chunk in chunks:
+def _chunks(response: requests.Response, deadline_s: float) -> Iterator[bytes]:
+    """The body in chunks, looked at piece by piece as it comes: a read of a whole chunk returns only once it is full.
+
+    A server that sends 2 KB a second would fill 256 KiB in two minutes, and no socket timeout ends that.
+    """
+    chunk = bytearray()
+    while piece := response.raw.read1(_CHUNK_BYTES, decode_content=True):
         if monotonic_s() > deadline_s:
             raise TimeoutError("the answer took longer than the query timeout")
-        yield chunk
+        chunk += piece
+        if len(chunk) >= _CHUNK_BYTES:
+            yield bytes(chunk)
+            chunk.clear()
+    yield bytes(chunk)
 
 
 _FAILURES = (

@@ -82,6 +82,7 @@ class Slim:
                 template=PodTemplate(slim),
                 strategy=self._same(spec.strategy),
                 update_strategy=self._same(spec.update_strategy),
+                pod_management_policy=self._text(spec.pod_management_policy),
             ),
             status=replace(status, conditions=(self._condition(failure),) if failure else None),
         )

@@ -70,10 +70,11 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The variant's pool, None when it does not exist, and its nodes by name."""
+    """The variant's pool, None when it does not exist or cannot be read (`unread` says why), and its nodes by name."""
 
     pool: PoolSpec | None
     nodes: Mapping[str, Node]
+    unread: str = ""
 
 
 def target_state(service: ServiceSpec, variant: VariantSpec, found: Found, place: Place, claims: Claims) -> TargetState:
@@ -96,6 +97,7 @@ def target_state(service: ServiceSpec, variant: VariantSpec, found: Found, place
         gpus_per_replica=_gpus(variant, view, place.pool),
         pods_per_replica=view.pods_per_replica,
         ordinal=view.ordinal,
+        ordered=view.ordered,
         node_selector=view.node_selector,
         shutdown_timeout_s=view.shutdown_timeout_s,
         termination_grace_s=view.termination_grace_s,
@@ -119,7 +121,7 @@ def _faults(
 ) -> tuple[Fault, ...]:
     pool = place.pool
     checks = (
-        _pool_missing(variant, pool),
+        _pool_missing(variant, place),
         _shared(service, variant, claims),
         _not_scalable(variant, found) or _unread(service, variant, found) or _not_found(service, variant, found),
         _mismatch(variant, found.view, pool, place.nodes) if found.view and pool else None,
@@ -128,9 +130,13 @@ def _faults(
     return tuple(fault for fault in checks if fault is not None)
 
 
-def _pool_missing(variant: VariantSpec, pool: PoolSpec | None) -> Fault | None:
-    if pool is not None:
+def _pool_missing(variant: VariantSpec, place: Place) -> Fault | None:
+    if place.pool is not None:
         return None
+    if place.unread:
+        return Code.POOL_UNREADABLE, (
+            f"variant {variant.name} names GPUPool {variant.pool}, which cannot be read: {place.unread}"
+        )
     return Code.POOL_NOT_FOUND, (
         f"variant {variant.name} names GPUPool {variant.pool}, which does not exist; "
         f"create it, or set the variant's pool to one of `kubectl get gpupools`"

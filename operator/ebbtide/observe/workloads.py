@@ -41,6 +41,7 @@ class TargetView:
     rolling_out: bool = False
     surge_replicas: int = 0
     ordinal: bool = False
+    ordered: bool = False
     replica_failure: str = ""
 
     @property
@@ -115,6 +116,7 @@ def stateful_set_view(workload: Workload) -> TargetView:
         templates=((spec.template.spec, 1),),
         rolling_out=by_itself and status.current_revision != status.update_revision,
         ordinal=True,
+        ordered=spec.pod_management_policy != "Parallel",
     )
 
 
@@ -127,6 +129,7 @@ class _GroupTemplate(Wire, frozen=True):
 class _CustomSpec(Wire, frozen=True):
     template: PodTemplate | None = None
     leader_worker_template: _GroupTemplate | None = None
+    startup_policy: str | None = None  # LeaderWorkerSet: whether workers wait until their leader is ready
 
 
 class _CustomStatus(Wire, frozen=True):
@@ -152,6 +155,7 @@ def custom_view(kind: str, item: Opaque, scale: ScaleView) -> TargetView:
         templates=_templates(spec),
         rolling_out=behind or (updating is not None and updating.status == "True"),
         ordinal=kind in ("StatefulSet", "LeaderWorkerSet"),
+        ordered=spec.startup_policy != "LeaderCreated",  # of an unknown kind it is not known, so it may be
         replica_failure=_failure_text(find_condition(status.conditions, "ReplicaFailure")),
     )
 

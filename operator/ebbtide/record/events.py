@@ -5,6 +5,7 @@ last 15 minutes. A cause that concerns the whole cluster is said once, on Ebbtid
 service. Events are best effort: one that cannot be sent is counted and forgotten, and never disturbs a cycle.
 """
 
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from ebbtide.clock import rfc3339_micro
 from ebbtide.errors import EbbtideError
 from ebbtide.kube.client import KubeClient, resource_path
 from ebbtide.model.plan import ConditionStatus, Plan, ScaleAction, ServicePlan
-from ebbtide.model.reasons import Code
-from ebbtide.model.snapshot import Snapshot
+from ebbtide.model.reasons import Code, Reason
+from ebbtide.model.snapshot import Snapshot, Unreadable
 from ebbtide.model.spec import Mode, ServiceSpec
 from ebbtide.record.budget import TokenBucket
 
@@ -25,6 +26,7 @@ _SILENCE_S = 900.0
 _MAX_NOTE = 1024  # the API server's limit in bytes
 _MAX_NAME = 200
 _MAX_WAITING = 1000
+_MOVE = re.compile(r"\d+ -> \d+")
 
 # The Event that a service's deciding reason stands for; codes that are not here are told by status alone
 BY_CODE: Mapping[Code, tuple[str, str]] = {
@@ -38,8 +40,10 @@ BY_CODE: Mapping[Code, tuple[str, str]] = {
     Code.POOL_FULL: ("Warning", "Limited"),
     Code.POOL_BACKING_OFF: ("Warning", "Limited"),
     Code.QUOTA_REFUSED: ("Warning", "Limited"),
+    Code.PODS_MISSING: ("Warning", "Limited"),
     Code.UNSCHEDULABLE: ("Warning", "Limited"),
     Code.CRASH_LOOPING: ("Warning", "Limited"),
+    Code.PLAN_FAILED: ("Warning", "PlanFailed"),
     Code.PRICE_UNKNOWN: ("Warning", "PriceMissing"),
     Code.PAUSED: ("Normal", "Paused"),
     Code.TARGET_CONFLICT: ("Warning", "ConflictDetected"),
@@ -50,6 +54,7 @@ BY_CODE: Mapping[Code, tuple[str, str]] = {
 # Reasons of conditions that are worth an Event whatever decides the plan, and the action that met them
 BY_CONDITION: Mapping[str, str] = {
     Code.WRITE_REFUSED.value: "Scale",
+    Code.TEMPLATE_REFUSED.value: "Build",
     Code.SPREAD_EVENLY.value: "Observe",
     Code.SLO_UNATTAINABLE.value: "Observe",
 }
@@ -90,6 +95,11 @@ def cycle_events(
         spec = specs.get(service_plan.key)
         if spec is not None and spec.mode is not Mode.OFF:
             notes += _of_service(spec, service_plan, shared)
+    unread = {(item.kind, item.key): item for item in snapshot.unreadable}
+    for refused in plan.unreadable:
+        found = unread.get((refused.kind, refused.key))
+        if found is not None:
+            notes.append(_unreadable(found, refused.reason))
     if own is not None:
         notes += [
             Note(own, "Warning", condition.reason, "Observe", condition.message, topic=condition.type)
@@ -101,7 +111,7 @@ def cycle_events(
 def _scaled(spec: ServiceSpec, action: ScaleAction) -> Note:
     reason = "ScaledUp" if action.to_replicas > action.from_replicas else "ScaledDown"
     change = f"{action.from_replicas} -> {action.to_replicas}"
-    text = f"{action.variant} {change}: {action.reason.text}"
+    text = _told(f"{action.variant} {change}", action.reason.text)
     # every move is news, also the second within 15 minutes: the numbers are part of the topic
     return Note(_subject(spec), "Normal", reason, "Scale", text, topic=f"{action.variant} {change}")
 
@@ -117,8 +127,27 @@ def _of_service(spec: ServiceSpec, plan: ServicePlan, shared: set[str]) -> Itera
             yield Note(_subject(spec), "Warning", condition.reason, action, condition.message, topic=condition.reason)
     moves = [f"{v.name} {v.observed} -> {v.allowed}" for v in plan.variants if v.allowed != v.observed]
     if spec.mode is Mode.RECOMMEND and moves:
-        text = f"{', '.join(moves)}: {plan.reason.text} (mode Recommend: nothing was written)"
+        text = f"{_told(', '.join(moves), plan.reason.text)} (mode Recommend: nothing was written)"
         yield Note(_subject(spec), "Normal", "Recommended", "Recommend", text, topic=", ".join(moves))
+
+
+def _unreadable(item: Unreadable, reason: Reason) -> Note:
+    namespace, _, name = item.key.rpartition("/")
+    subject = Subject("ebbtide.dev/v1alpha1", item.kind, namespace, name, item.uid)
+    return Note(subject, "Warning", reason.code.value, "Observe", reason.text, topic=reason.text)
+
+
+def _told(moves: str, reason: str) -> str:
+    """The variants' moves before the service's reason, whose own move is not said again where it is the same one.
+
+    `h100 0 -> 1` and `0 -> 1: why` are `h100 0 -> 1: why`; with `2 -> 3: why` it is `h100 0 -> 1 (in all 2 -> 3): why`.
+    """
+    move, _, why = reason.partition(": ")
+    if move == moves or moves in move.split(", "):
+        return reason  # it names the variants itself
+    if not _MOVE.fullmatch(move):
+        return f"{moves}: {reason}"
+    return f"{moves}: {why}" if moves.endswith(f" {move}") else f"{moves} (in all {move}): {why}"
 
 
 def _subject(spec: ServiceSpec) -> Subject:

@@ -14,7 +14,8 @@ import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from ebbtide import __version__
-from ebbtide.model.plan import Plan, ServicePlan
+from ebbtide.model.plan import Condition, ConditionStatus, Plan, ServicePlan
+from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import Snapshot
 from ebbtide.model.spec import Pause
 
@@ -59,6 +60,18 @@ CATALOGUE: tuple[Described, ...] = (
         "counter",
         ("action", "reason", "mode"),
         "Decisions by action (up, down, hold), reason of the catalogue, and mode; one a service and change.",
+    ),
+    Described(
+        "ebbtide_plan_failures_in_a_row",
+        "gauge",
+        (),
+        "Cycles in a row in which no plan could be made, once it is three or more; else 0.",
+    ),
+    Described(
+        "ebbtide_service_plan_failures_total",
+        "counter",
+        ("step",),
+        "Services that a step of the plan failed on and that hold their replicas, one a cycle and service.",
     ),
     Described("ebbtide_status_waiting", "gauge", (), "Objects whose status is not written yet."),
     Described("ebbtide_source_healthy", "plan", ("source",), "1 if the source of data answered in time, else 0."),
@@ -130,6 +143,8 @@ class Metrics:
         self.promql_queries = self._counter("ebbtide_promql_queries_total")
         self.writes = self._counter("ebbtide_writes_total")
         self.decisions = self._counter("ebbtide_decisions_total")
+        self.plan_failures = self._gauge("ebbtide_plan_failures_in_a_row")
+        self.service_plan_failures = self._counter("ebbtide_service_plan_failures_total")
         self.status_waiting = self._gauge("ebbtide_status_waiting")
         python = ".".join(map(str, sys.version_info[:3]))
         self._gauge("ebbtide_build_info").labels(version=__version__, python=python).set(1)
@@ -140,6 +155,9 @@ class Metrics:
         """Makes this the plan that scrapes show, and counts what it decided otherwise than the one before."""
         # immutable: a scrape in another thread sees this pair or the one before
         self._shown = _shown(plan, snapshot)
+        self.plan_failures.set(0)
+        for failure in plan.failures:
+            self.service_plan_failures.labels(failure.step).inc()
         modes = {service.spec.key: service.spec.mode.value for service in snapshot.services}
         decided: dict[str, tuple[str, int]] = {}
         for service in plan.services:
@@ -150,6 +168,17 @@ class Metrics:
                 mode = modes.get(service.key, "")
                 self.decisions.labels(action=action, reason=service.reason.code.value, mode=mode).inc()
         self._decided = decided
+
+    def observe_stall(self, said: str, cycles: int) -> None:
+        """No plan could be made for `cycles` cycles in a row: the last one stays shown, with a condition that says so.
+
+        It goes with the next plan.
+        """
+        self.plan_failures.set(cycles)
+        plan, snapshot = self._shown
+        others = tuple(item for item in plan.cluster_conditions if item.type != "Planned")
+        stalled = Condition("Planned", ConditionStatus.FALSE, Code.PLAN_FAILED.value, said)
+        self._shown = msgspec.structs.replace(plan, cluster_conditions=(*others, stalled)), snapshot
 
     def exposition(self) -> bytes:
         """The text that `/metrics` serves (text/plain; version=0.0.4)."""

@@ -22,7 +22,7 @@ from ebbtide.model.plan import ConditionStatus, Plan
 from ebbtide.model.snapshot import PoolState, ServiceState, Snapshot
 from ebbtide.record.budget import TokenBucket
 from ebbtide.record.significance import Difference, decided, difference, moved, only_shared
-from ebbtide.record.view import Status, pool_status, service_status
+from ebbtide.record.view import Status, pool_status, service_status, unreadable_status
 
 FIELD_MANAGER = "ebbtide-status"
 API_VERSION = "ebbtide.dev/v1alpha1"
@@ -149,6 +149,12 @@ class StatusWriter:
             if pool is not None:
                 item = self._object("GPUPool", pool.spec.name, pool.spec.uid)
                 yield item, pool_status(pool_plan, pool, _said(item), now_s)
+        unreadable = {(item.kind, item.key): item for item in snapshot.unreadable}
+        for unread_plan in plan.unreadable:
+            unread = unreadable.get((unread_plan.kind, unread_plan.key))
+            if unread is not None:
+                item = self._object(unread.kind, unread.key, unread.uid)
+                yield item, unreadable_status(unread_plan, unread.generation, _said(item), now_s)
 
     def _object(self, kind: str, key: str, uid: str) -> _Object:
         item = self._objects.get((kind, key))

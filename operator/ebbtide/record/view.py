@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 
 from ebbtide.clock import rfc3339
-from ebbtide.model.plan import Capacity, Condition, ConditionStatus, PoolPlan, ServicePlan, VariantPlan
+from ebbtide.model.plan import Capacity, Condition, ConditionStatus, PoolPlan, ServicePlan, UnreadablePlan, VariantPlan
 from ebbtide.model.reasons import Code
-from ebbtide.model.snapshot import PoolState
+from ebbtide.model.snapshot import SERVICE_KIND, PoolState
 
 MAX_BYTES = 16 * 1024
 MAX_DECISIONS = 10
@@ -80,6 +80,21 @@ def service_status(
     history = decisions(plan, previous.get("decisions") or (), now_s, decision_id)
     if history:
         status["decisions"] = history
+    return fitted(status)
+
+
+def unreadable_status(plan: UnreadablePlan, generation: int, previous: Mapping[str, Any], now_s: float) -> Status:
+    """The whole status of an object that cannot be read: no number of it would be true. What was decided stays."""
+    service = plan.kind == SERVICE_KIND
+    known = SERVICE_CONDITIONS if service else POOL_CONDITIONS
+    status: Status = {
+        "observedGeneration": generation,
+        "conditions": conditions(plan.conditions, known, previous, generation, now_s),
+    }
+    if service:
+        status |= {"reason": plan.reason.code.value, "message": plan.reason.text[:1024]}
+        if previous.get("decisions"):
+            status["decisions"] = list(previous["decisions"])
     return fitted(status)
 
 

@@ -1,4 +1,4 @@
-"""The command lines of etcd, the Kubernetes components, KWOK and Prometheus, and when each is ready.
+"""The command lines of etcd, the Kubernetes components, KWOK, Prometheus and emulator, and when each is ready.
 
 Knows flags and files, not lifecycles: `sandbox.py` decides what is started when.
 """
@@ -18,6 +18,7 @@ from ebbtide.sandbox.certs import Authority, Pair, kubeconfig, write_private
 
 ETCD, APISERVER, SCHEDULER = "etcd", "kube-apiserver", "kube-scheduler"
 CONTROLLER_MANAGER, KWOK, PROMETHEUS = "kube-controller-manager", "kwok", "prometheus"
+EMULATOR = "emulator"  # ours, and only where it is asked for
 COMPONENTS = (ETCD, APISERVER, CONTROLLER_MANAGER, SCHEDULER, KWOK, PROMETHEUS)
 
 _DATA = Path(__file__).with_name("data")
@@ -47,6 +48,7 @@ class Ports:
     controller_manager: int
     scheduler: int
     prometheus: int
+    gateway: int
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,11 @@ class Layout:
         return f"http://127.0.0.1:{self.ports.prometheus}"
 
     @property
+    def gateway_url(self) -> str:
+        """`http://127.0.0.1:PORT`, of the emulator where there is one."""
+        return f"http://127.0.0.1:{self.ports.gateway}"
+
+    @property
     def audit_log(self) -> Path:
         """One JSON event per write."""
         return self.directory / "logs" / "audit.log"
@@ -91,7 +98,7 @@ _USERS = {
 
 def lay_out(directory: Path, claim: Claim) -> Layout:
     """Make keys, certificates and kubeconfigs for a fresh control plane in `directory`."""
-    ports = Ports(*claim.ports(6))
+    ports = Ports(*claim.ports(7))
     authority = Authority(directory / "pki")
     hosts = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
     serving = authority.server("kube-apiserver", hosts, ["127.0.0.1", "10.0.0.1"])
@@ -206,6 +213,13 @@ def prometheus_server(layout: Layout, scrape_interval_s: float) -> list[str]:
     ]
 
 
+def emulator(layout: Layout, seed: int) -> list[str]:
+    """Arguments of Python for the emulator: it plays every engine pod, and the gateway before them."""
+    config = layout.kubeconfigs["emulator"]
+    flags = [f"--kubeconfig={config}", f"--port={layout.ports.gateway}", f"--seed={seed}"]
+    return ["-m", "ebbtide.sandbox.emulator", *flags]
+
+
 def prometheus_config(layout: Layout) -> Path:
     """Where Prometheus reads its configuration."""
     return layout.directory / "prometheus.yml"
@@ -217,13 +231,14 @@ def sandbox_rbac() -> Path:
 
 
 def healthy(layout: Layout, component: str) -> bool:
-    """Whether that component answers its own readiness question now (KWOK has none: true)."""
+    """Whether that component answers its own readiness question now (one that has none: true)."""
     urls = {
         ETCD: f"http://127.0.0.1:{layout.ports.etcd}/health",
         APISERVER: f"{layout.apiserver_url}/readyz",
         CONTROLLER_MANAGER: f"https://127.0.0.1:{layout.ports.controller_manager}/healthz",
         SCHEDULER: f"https://127.0.0.1:{layout.ports.scheduler}/healthz",
         PROMETHEUS: f"{layout.prometheus_url}/-/ready",
+        EMULATOR: f"{layout.gateway_url}/healthz",
     }
     return component not in urls or _answers(urls[component])
 

@@ -79,7 +79,7 @@ class Demo:
         self.services = fleet.services(options.duration_s, options.seed)
         self.usage = {service.name: Usage() for service in self.services}
         self._progress = progress
-        self._gateway_port, self._operator_port = _free_port(), _free_port()
+        self._operator_port = _free_port()
         self._client = KubeClient(sandbox.admin_kubeconfig)
         self._http: aiohttp.ClientSession | None = None
         self._prices = {pool.name: Decimal(pool.per_gpu_hour) for pool in fleet.POOLS}
@@ -96,27 +96,26 @@ class Demo:
 
     @property
     def activator_url(self) -> str:
-        """Where the gateway's metrics are."""
-        return f"http://127.0.0.1:{self._gateway_port}/metrics"
+        """Where the metrics of the gateway before the demo's services are."""
+        return f"{self.sandbox.gateway_url}/{NAMESPACE}/metrics"
 
     async def bring_up(self) -> None:
-        """Applies the fleet and starts the gateway; returns when every pod of the start is Ready."""
+        """Applies the fleet; returns when every pod of the start is Ready."""
         for service in self.services:
             self.sandbox.apply(showcase.deployments(service))
         self.sandbox.apply(showcase.pools())
         self.sandbox.apply([showcase.rival_hpa(service) for service in self.services if service.rival_hpa])
         self.sandbox.apply([showcase.inference_service(service, self.activator_url) for service in self.services])
-        emulator = ["-m", "ebbtide.sandbox.emulator", "--kubeconfig", str(self.sandbox.emulator_kubeconfig)]
-        flags = ["--port", str(self._gateway_port), "--seed", str(self.options.seed)]
-        self.sandbox.spawn("emulator", [sys.executable, *emulator, *flags])
         await self._until_ready()
 
     async def start(self) -> None:
         """Warms the fleet up, starts the operator beside it, and returns at second 0 of every stream."""
         began_s = monotonic_s()
         for service in self.services:
-            counted = self.requests(service)
-            await self._order(service, self._warm_up(service, counted), counted=False)
+            stream = self.requests(service)
+            before = [msgspec.structs.replace(r, arrival_s=r.arrival_s + fleet.WARM_UP_S) for r in stream]
+            await self._order(service, [r for r in before if r.arrival_s < fleet.WARM_UP_S], counted=False)
+            counted = [r for r in stream if r.arrival_s >= 0.0]
             await self._order(service, counted, start_in_s=fleet.WARM_UP_S - (monotonic_s() - began_s))
         self.sandbox.spawn("operator", [sys.executable, "-m", "ebbtide", "operator"], self._operator_settings())
         await self._until("the operator", f"http://127.0.0.1:{self._operator_port}/readyz", fleet.WARM_UP_S)
@@ -139,23 +138,17 @@ class Demo:
             "after_s": 60.0,
             "counted": counted,
         }
-        async with self._session().post(f"http://127.0.0.1:{self._gateway_port}/load", json=body) as answer:
+        async with self._session().post(f"{self.sandbox.gateway_url}/load", json=body) as answer:
             if answer.status != 200:
                 raise SandboxError(f"the gateway refused the load of {spec.key}: {await answer.text()}")
 
-    def _warm_up(self, service: ShowcaseService, counted: Sequence[Request]) -> list[Request]:
-        """At the rate with which the counted load begins, from second 0 of its own stream."""
-        per_second = service.shape.rate(0.0)
-        if service.name == "chat" and self.options.chat_requests is not None:
-            per_second = sum(r.arrival_s < fleet.WARM_UP_S for r in counted) / fleet.WARM_UP_S
-        before = fleet.warm_up(service, per_second, self.options.seed)
-        return [msgspec.structs.replace(r, arrival_s=r.arrival_s + fleet.WARM_UP_S) for r in before]
-
     def requests(self, service: ShowcaseService) -> list[Request]:
-        """What that service will be asked."""
-        if service.name == "chat" and self.options.chat_requests is not None:
-            return list(self.options.chat_requests)
-        return fleet.requests(service, self.options.duration_s, self.options.seed)
+        """What that service will be asked; what comes before second 0 warms the fleet up."""
+        own = self.options.chat_requests
+        if service.name != "chat" or own is None:
+            return fleet.requests(service, self.options.duration_s, self.options.seed)
+        begins_with = sum(r.arrival_s < fleet.WARM_UP_S for r in own) / fleet.WARM_UP_S
+        return [*fleet.warm_up(service, begins_with, self.options.seed), *own]
 
     async def watch(self, every_s: float = 1.0) -> AsyncIterator[View]:
         """Views of the demo once per `every_s` until the load has ended and has been answered."""
@@ -208,7 +201,7 @@ class Demo:
             self.usage[name].replicas.append(count)
 
     async def _results(self) -> dict[str, Any]:
-        async with self._session().get(f"http://127.0.0.1:{self._gateway_port}/results") as answer:
+        async with self._session().get(f"{self.sandbox.gateway_url}/results") as answer:
             routes = (await answer.json())["routes"]
         return {key.partition("/")[2]: summary for key, summary in routes.items()}
 
@@ -231,7 +224,6 @@ class Demo:
         while monotonic_s() < deadline_s:
             pods = await self._client.get(f"/api/v1/namespaces/{NAMESPACE}/pods")
             if sum(counts["ready"] for counts in _count_pods(pods["items"]).values()) >= expected:
-                await self._until("the gateway", f"http://127.0.0.1:{self._gateway_port}/healthz", 20.0)
                 return
             await asyncio.sleep(1.0)
         raise SandboxError(
@@ -281,6 +273,7 @@ def start_sandbox(options: DemoOptions, progress: Progress) -> Sandbox:
         manifests=(manifest("rbac.yaml"),),
         scrape_interval_s=options.scrape_s,
         autoscaler=None,
+        emulator_seed=options.seed,
         progress=progress,
     )
     sandbox = Sandbox.start(config)

@@ -204,4 +204,5 @@ def _gauges(route: Route) -> RouteGauges:
         average_queue=share * sum(endpoint.engine.waiting for endpoint in ready),
         average_running=share * sum(endpoint.engine.running for endpoint in ready),
         average_kv_usage=share * sum(endpoint.engine.kv_usage for endpoint in ready),
+        endpoints=tuple((endpoint.key.rpartition("/")[2], endpoint.engine.waiting) for endpoint in ready),
     )

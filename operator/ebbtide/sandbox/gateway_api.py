@@ -1,6 +1,7 @@
 """The gateway's control port: its metrics, starting and stopping load, and results.
 
-- GET /metrics: the endpoint picker's metrics. GET /healthz: 200 while the process works.
+- GET /NAMESPACE/metrics: the metrics of the namespace's endpoint pickers; their series name a pool, never a namespace.
+- GET /healthz: 200 while the process works.
 - POST /load: start a stream of requests; DELETE /load?route=NS/NAME: drop what has not been sent yet.
 - GET /results[?route=NS/NAME][&requests=true]: summaries, on demand with every ended request.
 """
@@ -69,15 +70,16 @@ class GatewayApi:
     def application(self) -> web.Application:
         """The aiohttp application with all routes."""
         application = web.Application(client_max_size=_MAX_BODY_BYTES)
-        application.router.add_get("/metrics", self._metrics)
+        application.router.add_get("/{namespace}/metrics", self._metrics)
         application.router.add_get("/healthz", self._healthz)
         application.router.add_post("/load", self._start)
         application.router.add_delete("/load", self._stop)
         application.router.add_get("/results", self._results)
         return application
 
-    async def _metrics(self, _: web.Request) -> web.Response:
-        text = gateway_text(self._gateway.gauges())
+    async def _metrics(self, http: web.Request) -> web.Response:
+        namespace = http.match_info["namespace"]
+        text = gateway_text(route for route in self._gateway.gauges() if route.namespace == namespace)
         return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _healthz(self, _: web.Request) -> web.Response:

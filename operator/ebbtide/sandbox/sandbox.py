@@ -18,25 +18,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import yaml
-
 from ebbtide.clock import monotonic_s, unix_time_s
 from ebbtide.errors import ConfigurationError
 from ebbtide.kube.client import KubeClient
 from ebbtide.sandbox import addresses, controlplane, nodes, prometheus, state
+from ebbtide.sandbox.access import Access
 from ebbtide.sandbox.autoscaler import AutoscalerSettings
 from ebbtide.sandbox.autoscaler import arguments as autoscaler_arguments
 from ebbtide.sandbox.binaries import BinarySettings, resolve
-from ebbtide.sandbox.calls import run_aside, run_program
-from ebbtide.sandbox.certs import kubeconfig, write_private
+from ebbtide.sandbox.calls import run_aside
 from ebbtide.sandbox.download import Progress
-from ebbtide.sandbox.manifests import documents, is_definition
 from ebbtide.sandbox.processes import Processes
+from ebbtide.sandbox.state import autoscaler_process
 from ebbtide.sandbox.versions import DEFAULT_KUBERNETES_MINOR
 
 _DATA_FOLDERS = ("etcd", "prometheus", "pki", "logs", "kubectl-cache")
 _READY_TIMEOUT_S = 60.0
-_TOKEN_LIFE = "720h"
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,8 @@ class SandboxConfig:
 
     `manifests` (files, folders or objects) are applied in order before the sandbox counts as ready.
     `scrape_interval_s` is in seconds, from 0.5 to 300. `autoscaler` holds for each autoscaled pool (which brings its
-    own `min_nodes` and `max_nodes`); None leaves these pools at their starting size.
+    own `min_nodes` and `max_nodes`); None leaves these pools at their starting size. `emulator_seed` starts the
+    emulator, which plays engine pods and a gateway; None leaves both out: GPU pods run and serve nothing.
     """
 
     name: str = "default"
@@ -55,6 +53,7 @@ class SandboxConfig:
     manifests: tuple[Path | Mapping[str, Any], ...] = ()
     scrape_interval_s: float = 5.0
     autoscaler: AutoscalerSettings | None = field(default_factory=AutoscalerSettings)
+    emulator_seed: int | None = None
     binaries: BinarySettings | None = None
     progress: Progress = field(default=print, repr=False)
 
@@ -81,6 +80,8 @@ class Sandbox:
         self.directory = directory
         self.layout = controlplane.lay_out(directory, self._claim)
         self.processes = Processes(directory / "logs")
+        authority = self.layout.authority.pair.certificate
+        self._access = Access(directory, self.apiserver_url, authority, self.kubectl_path, self.admin_kubeconfig)
 
     @classmethod
     def start(cls, config: SandboxConfig | None = None) -> "Sandbox":
@@ -128,6 +129,11 @@ class Sandbox:
         return self.layout.prometheus_url
 
     @property
+    def gateway_url(self) -> str:
+        """`http://127.0.0.1:PORT` of the emulator; empty where the sandbox was told to start none."""
+        return "" if self._config.emulator_seed is None else self.layout.gateway_url
+
+    @property
     def audit_log(self) -> Path:
         """Every write to the API server; read it with `audit.audit_writes`."""
         return self.layout.audit_log
@@ -144,7 +150,7 @@ class Sandbox:
 
     @property
     def emulator_kubeconfig(self) -> Path:
-        """May read pods and nodes, nothing else."""
+        """May read pods and nodes, and remove pods as a kubelet does when their containers have ended; nothing else."""
         return self.layout.kubeconfigs["emulator"]
 
     @property
@@ -154,23 +160,15 @@ class Sandbox:
 
     def operator_kubeconfig(self, namespace: str = "ebbtide-system", name: str = "ebbtide") -> Path:
         """A kubeconfig that acts as a ServiceAccount, by a token from the TokenRequest API. The account must exist."""
-        token = self.kubectl("create", "token", name, "-n", namespace, f"--duration={_TOKEN_LIFE}").strip()
-        text = kubeconfig(self.apiserver_url, self.layout.authority.pair.certificate, token=token)
-        return write_private(self.directory / f"{namespace}.{name}.kubeconfig", text)
+        return self._access.account_kubeconfig(namespace, name)
 
     def kubectl(self, *arguments: str, stdin: str = "", timeout_s: float = 60.0) -> str:
         """Run kubectl as admin and answer its output; SandboxError with its own words when it fails."""
-        flags = [f"--kubeconfig={self.admin_kubeconfig}", f"--cache-dir={self.directory / 'kubectl-cache'}"]
-        return run_program("kubectl", [str(self.kubectl_path), *flags, *arguments], stdin, timeout_s)
+        return self._access.kubectl(*arguments, stdin=stdin, timeout_s=timeout_s)
 
     def apply(self, what: Path | Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> None:
         """Apply a YAML file, a folder of them, or objects; waits until definitions among them are served."""
-        objects = documents(what)
-        text = yaml.safe_dump_all(objects, sort_keys=False)
-        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text)
-        definitions = [str(item["metadata"]["name"]) for item in objects if is_definition(item)]
-        if definitions:
-            self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", *definitions)
+        self._access.apply(what)
 
     def spawn(
         self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None, cwd: Path | None = None
@@ -210,15 +208,12 @@ class Sandbox:
 
     def fail_autoscaler(self, pool_name: str, failing: bool = True) -> None:
         """From now on nodes of that pool do not come (or come again)."""
-        if failing:
-            self._fail_file(pool_name).touch()
-        else:
-            self._fail_file(pool_name).unlink(missing_ok=True)
+        state.fail_nodes(self.directory, pool_name, failing)
 
     def autoscaler_state(self, pool_name: str) -> dict[str, Any]:
         """What that pool's autoscaler wrote last: nodes, launching, failing, failures, last_error; {} before."""
         try:
-            shown: dict[str, Any] = json.loads(self._autoscaler_file(pool_name).read_text())
+            shown: dict[str, Any] = json.loads(state.autoscaler_file(self.directory, pool_name).read_text())
         except FileNotFoundError:
             return {}
         return shown
@@ -246,6 +241,9 @@ class Sandbox:
         self.apply(controlplane.sandbox_rbac())
         self.call(lambda client: nodes.add_pools(client, self._config.pools))
         self._spawn_autoscalers()
+        if self._config.emulator_seed is not None:
+            emulator = controlplane.emulator(self.layout, self._config.emulator_seed)
+            self.processes.spawn(controlplane.EMULATOR, [sys.executable, *emulator])
         for manifest in self._config.manifests:
             self.apply(manifest)
         for name in self.processes.pids():
@@ -263,16 +261,10 @@ class Sandbox:
             if not pool.autoscaled:
                 continue
             settings = replace(self._config.autoscaler, min_nodes=pool.nodes, max_nodes=pool.max_nodes)
-            paths = (self._fail_file(pool.name), self._autoscaler_file(pool.name))
+            paths = (state.fail_file(self.directory, pool.name), state.autoscaler_file(self.directory, pool.name))
             flags = autoscaler_arguments(self.layout.kubeconfigs["autoscaler"], pool, settings, *paths)
             argv = [sys.executable, "-m", "ebbtide.sandbox.autoscaler", *flags]
             self.processes.spawn(autoscaler_process(pool.name), argv)
-
-    def _fail_file(self, pool_name: str) -> Path:
-        return self.directory / f"{autoscaler_process(pool_name)}.fail"
-
-    def _autoscaler_file(self, pool_name: str) -> Path:
-        return self.directory / f"{autoscaler_process(pool_name)}.json"
 
     def _wait_ready(self, name: str) -> None:
         self.processes.wait_until(name, lambda: self._ready(name), _READY_TIMEOUT_S)
@@ -280,7 +272,7 @@ class Sandbox:
     def _ready(self, name: str) -> bool:
         scalers = {autoscaler_process(pool.name): pool.name for pool in self._config.pools if pool.autoscaled}
         if name in scalers:
-            return self._autoscaler_file(scalers[name]).exists()  # written when it has looked once
+            return state.autoscaler_file(self.directory, scalers[name]).exists()  # written when it has looked once
         return controlplane.healthy(self.layout, name)
 
     def _remember(self) -> None:
@@ -293,13 +285,10 @@ class Sandbox:
                 kubernetes=self._config.kubernetes,
                 apiserver_url=self.apiserver_url,
                 prometheus_url=self.prometheus_url,
+                gateway_url=self.gateway_url,
                 kubeconfig=str(self.admin_kubeconfig),
+                kubectl=str(self.kubectl_path),
                 pods=self._claim.cidr,
                 processes=self.processes.pids(),
             ),
         )
-
-
-def autoscaler_process(pool_name: str) -> str:
-    """The process name of a pool's autoscaler, for `kill` and `restart`."""
-    return f"autoscaler-{pool_name}"

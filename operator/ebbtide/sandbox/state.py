@@ -1,4 +1,4 @@
-"""What a running sandbox leaves on disk so that `status`, `down` and `kubeconfig` find it.
+"""What a running sandbox leaves on disk so that other processes find it, and may tell its autoscalers to fail.
 
 The lock file decides whether it runs (the kernel frees it with its holder); `sandbox.json` says the rest.
 """
@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from ebbtide.errors import ConfigurationError, SandboxError
+from ebbtide.errors import ConfigurationError, NotFoundError, SandboxError
 
 _FILE = "sandbox.json"
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
@@ -19,7 +19,10 @@ _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
 
 @dataclass(frozen=True)
 class State:
-    """A sandbox that is ready. `pid` is its supervisor; `pods` the range of pod IPs; `started_s` since 1970."""
+    """A sandbox that is ready. `pid` is its supervisor; `pods` the range of pod IPs; `started_s` since 1970.
+
+    `gateway_url` is empty where no emulator plays the engines; `kubectl` is the one of this Kubernetes version.
+    """
 
     name: str
     pid: int
@@ -27,7 +30,9 @@ class State:
     kubernetes: str
     apiserver_url: str
     prometheus_url: str
+    gateway_url: str
     kubeconfig: str
+    kubectl: str
     pods: str
     processes: dict[str, int]
 
@@ -53,7 +58,8 @@ def lock_path(directory: Path) -> Path:
 def lock(directory: Path) -> IO[str]:
     """Take the directory for this process, until the file is closed; SandboxError when another one has it.
 
-    The file holds the pid, so that `down` can also end a sandbox that is still starting.
+    The file holds the pid, so that `down` can also end a sandbox that is still starting. What a holder that was killed
+    left in `sandbox.json` is forgotten here: it would pass for this process's own, ready before it has begun.
     """
     file = lock_path(directory).open("a+")
     try:
@@ -63,6 +69,7 @@ def lock(directory: Path) -> IO[str]:
         raise SandboxError(
             f"a sandbox runs in {directory} already: end it with 'ebbtide sandbox down' or choose another --name"
         ) from None
+    clear(directory)
     file.truncate(0)
     file.write(f"{os.getpid()}\n")
     file.flush()
@@ -101,6 +108,41 @@ def read(directory: Path) -> State | None:
         return State(**json.loads((directory / _FILE).read_text()))
     except FileNotFoundError:
         return None
+
+
+def of(name: str) -> State:
+    """The state of the sandbox of that name; NotFoundError when it is not ready."""
+    found = read(default_directory(name))
+    if found is None:
+        raise NotFoundError(f"no sandbox {name!r} is ready: start it with 'ebbtide sandbox up --name {name}'")
+    return found
+
+
+def autoscaler_process(pool_name: str) -> str:
+    """The process name of a pool's autoscaler."""
+    return f"autoscaler-{pool_name}"
+
+
+def fail_file(directory: Path, pool_name: str) -> Path:
+    """While it exists, that pool's autoscaler brings no node."""
+    return directory / f"{autoscaler_process(pool_name)}.fail"
+
+
+def autoscaler_file(directory: Path, pool_name: str) -> Path:
+    """What that pool's autoscaler shows."""
+    return directory / f"{autoscaler_process(pool_name)}.json"
+
+
+def fail_nodes(directory: Path, pool_name: str, failing: bool = True) -> None:
+    """From now on nodes of that pool do not come (or come again); NotFoundError when no autoscaler holds it."""
+    if not autoscaler_file(directory, pool_name).exists():
+        names = sorted(path.stem.removeprefix("autoscaler-") for path in directory.glob("autoscaler-*.json"))
+        known = ", ".join(names) or "none"
+        raise NotFoundError(f"no node autoscaler holds pool {pool_name!r}; pools that have one: {known}")
+    if failing:
+        fail_file(directory, pool_name).touch()
+    else:
+        fail_file(directory, pool_name).unlink(missing_ok=True)
 
 
 def clear(directory: Path) -> None:

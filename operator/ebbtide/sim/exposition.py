@@ -50,7 +50,7 @@ _CACHE_CONFIG: Mapping[str, str] = {
 
 
 class RouteGauges(msgspec.Struct, frozen=True):
-    """What the gateway knows of one route: requests it holds, ready endpoints and their means."""
+    """What the gateway knows of one route: requests it holds, ready endpoints, their means and each one's queue."""
 
     namespace: str
     name: str
@@ -59,6 +59,7 @@ class RouteGauges(msgspec.Struct, frozen=True):
     average_queue: float
     average_running: float
     average_kv_usage: float
+    endpoints: tuple[tuple[str, int], ...] = ()  # (name of the pod, requests that wait there)
 
 
 class _Text:
@@ -183,7 +184,11 @@ class BusyGauges(msgspec.Struct, frozen=True):
 
 
 def gateway_text(routes: Iterable[RouteGauges]) -> str:
-    """`GET /metrics` of the gateway's endpoint picker, under the old and the present names, one label set a route."""
+    """`GET /metrics` of the endpoint pickers before these routes, under the old and the present names.
+
+    No series says a namespace: a real picker serves one InferencePool and has an address of its own, so routes of
+    different namespaces belong on different pages.
+    """
     text, known = _Text({}), list(routes)
     for names, values in (
         (("inference_pool_average_queue_size", "llm_d_epp_average_queue_size"), [r.average_queue for r in known]),
@@ -200,7 +205,13 @@ def gateway_text(routes: Iterable[RouteGauges]) -> str:
         for name in names:
             text.family(name, "gauge")
             for route, value in zip(known, values, strict=True):
-                text.lines.append(f"{name}{_braces({'name': route.name, 'namespace': route.namespace})} {value!r}")
+                text.lines.append(f"{name}{_braces({'name': route.name})} {value!r}")
+    name = "llm_d_epp_per_endpoint_queue_size"
+    text.family(name, "gauge")
+    for route in known:
+        for endpoint, waiting in route.endpoints:
+            labels = {"model_server_endpoint": endpoint, "name": route.name}
+            text.lines.append(f"{name}{_braces(labels)} {float(waiting)!r}")
     for name in ("inference_extension_flow_control_queue_size", "llm_d_epp_flow_control_queue_size"):
         text.family(name, "gauge")
         for route in known:
@@ -213,8 +224,6 @@ def _flow_labels(route: RouteGauges) -> dict[str, str]:
         "fairness_id": "default-flow",
         "inference_pool": route.name,
         "model_name": route.name,
-        "name": route.name,
-        "namespace": route.namespace,
         "priority": "0",
         "target_model_name": route.name,
     }

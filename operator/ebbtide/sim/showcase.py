@@ -1,9 +1,9 @@
 """The fleet of `ebbtide demo`: its services, pools, start-up times and load, drawn from one seed.
 
 The same scenario runs on the real control plane (the demo), in virtual time (the static reference) and in tests. The
-load is a day in a few minutes: it rises by half to its peak, ebbs to a fifth and begins to rise again. A start-up
-takes an eighth of a demo of four minutes, so a replica for the rise must be asked for well before it is needed. The
-fleet serves already when Ebbtide arrives, as it would anywhere: `WARM_UP_S` seconds of steady load come before.
+load is a day in a few minutes: it grows to its peak at a third of the time, ebbs to an eighth and begins to rise again.
+A start-up takes an eighth of a demo of four minutes, so a replica for the rise must be asked for well before it is
+needed. The fleet serves already when Ebbtide arrives, as it would anywhere: `WARM_UP_S` seconds of load come before.
 """
 
 import itertools
@@ -43,11 +43,13 @@ LENGTHS = Lengths(
     output_median=190.0,
     output_sigma=0.6,
     output_max=600,
-    slow_share=0.05,
+    slow_share=0.02,
 )
-_SWING = 0.06
-# (share of the duration, share of the peak); between two of them half a cosine. Mean about 0.41: peak 2.4 times that.
-_WAVE = ((0.0, 0.62), (0.18, 1.0), (0.41, 0.205), (0.75, 0.205), (1.0, 0.28))
+_SWING = 0.02
+# The rise: from this share of the peak at second 0, growing by the same factor each second, before second 0 too.
+_FOOT = 0.56
+# What follows, (share of the duration, share of the peak); between two of them half a cosine.
+_WAVE = ((0.36, 1.0), (0.39, 0.97), (0.50, 0.13), (0.88, 0.13), (1.0, 0.18))
 _POINT_S = 2.0
 
 
@@ -103,12 +105,12 @@ POOLS = (
 
 
 def services(duration_s: float, seed: int) -> tuple[ShowcaseService, ...]:
-    """The five services; phases, heights and start-up times (30 to 34 s) follow the seed."""
+    """The five services; phases, heights and start-up times (30 to 32 s) follow the seed."""
     draw = random.Random(f"{seed}/showcase")
 
     def wave(peak: float) -> Sampled:
-        inner = [(at * draw.uniform(0.97, 1.03), height * draw.uniform(0.97, 1.03)) for at, height in _WAVE[1:-1]]
-        return _smooth([_WAVE[0], *inner, _WAVE[-1]], duration_s, peak)
+        knots = [(at * draw.uniform(0.97, 1.03), height * draw.uniform(0.97, 1.03)) for at, height in _WAVE[1:-1]]
+        return _curve([_WAVE[0], *knots, _WAVE[-1]], duration_s, peak)
 
     return (
         ShowcaseService(
@@ -116,18 +118,18 @@ def services(duration_s: float, seed: int) -> tuple[ShowcaseService, ...]:
             story="vLLM on two pools: on-prem A100 first, H100 when they are full",
             engine="vllm",
             mode=Mode.AUTO,
-            variants=(("a100-on-prem", 8, 7), ("h100-on-demand", 3, 0)),
+            variants=(("a100-on-prem", 8, 8), ("h100-on-demand", 2, 0)),
             shape=wave(draw.uniform(105.0, 109.0)),
-            startup_s=draw.uniform(30.0, 34.0),
+            startup_s=draw.uniform(30.0, 32.0),
         ),
         ShowcaseService(
             name="summaries",
             story="TensorRT-LLM on L40S",
             engine="trtllm",
             mode=Mode.AUTO,
-            variants=(("l40s-on-demand", 11, 7),),
+            variants=(("l40s-on-demand", 10, 7),),
             shape=wave(draw.uniform(55.0, 57.0)),
-            startup_s=draw.uniform(30.0, 34.0),
+            startup_s=draw.uniform(30.0, 32.0),
         ),
         ShowcaseService(
             name="drafts",
@@ -135,7 +137,7 @@ def services(duration_s: float, seed: int) -> tuple[ShowcaseService, ...]:
             engine="vllm",
             mode=Mode.AUTO,
             variants=(("h100-spot", 2, 1),),
-            shape=OnOff(per_second=2.0, on_s=0.25 * duration_s, off_s=duration_s, quiet_s=0.45 * duration_s),
+            shape=OnOff(per_second=2.0, on_s=0.42 * duration_s, off_s=duration_s, quiet_s=0.4 * duration_s),
             startup_s=30.0,
             scale_to_zero=True,
         ),
@@ -168,7 +170,7 @@ def service_spec(service: ShowcaseService, activator_url: str) -> ServiceSpec:
         activator=Activator(
             url=activator_url,
             queue_metrics=("inference_extension_flow_control_queue_size",),
-            labels=(("name", service.name), ("namespace", NAMESPACE)),
+            labels=(("inference_pool", service.name),),
         ),
     )
     return ServiceSpec(
@@ -201,15 +203,19 @@ def service_spec(service: ShowcaseService, activator_url: str) -> ServiceSpec:
 
 
 def requests(service: ShowcaseService, duration_s: float, seed: int) -> list[Request]:
-    """The service's requests, the same for a seed wherever they are served."""
-    return generate(service.shape, LENGTHS, duration_s, seed=_mix(seed, service.name), swing=_SWING)
+    """The service's requests, the same for a seed wherever they are served.
+
+    Those with an arrival below 0 warm the fleet up and are not counted.
+    """
+    whole_s = WARM_UP_S + duration_s
+    stream = generate(_later(service.shape, WARM_UP_S), LENGTHS, whole_s, seed=_mix(seed, service.name), swing=_SWING)
+    return [msgspec.structs.replace(request, arrival_s=request.arrival_s - WARM_UP_S) for request in stream]
 
 
 def warm_up(service: ShowcaseService, per_second: float, seed: int) -> list[Request]:
-    """The `WARM_UP_S` seconds of steady load before second 0: arrivals from `-WARM_UP_S` to 0, not counted."""
-    drawn = _mix(seed, f"{service.name}/warm-up")
-    steady = generate(Constant(per_second=per_second), LENGTHS, WARM_UP_S, seed=drawn, swing=_SWING)
-    return [msgspec.structs.replace(r, id=-1 - r.id, arrival_s=r.arrival_s - WARM_UP_S) for r in steady]
+    """The warm-up where the counted load is somebody else's trace: steady, with arrivals from `-WARM_UP_S` to 0."""
+    stream = generate(Constant(per_second=per_second), LENGTHS, WARM_UP_S, seed=_mix(seed, service.name), swing=_SWING)
+    return [msgspec.structs.replace(request, arrival_s=request.arrival_s - WARM_UP_S) for request in stream]
 
 
 def scenario(duration_s: float, seed: int) -> Scenario:
@@ -236,21 +242,34 @@ def _service_scenario(
         startup_s=dict.fromkeys(names, (service.startup_s, service.startup_s)),
         gpus_per_replica=dict.fromkeys(names, 1),
         start_replicas=dict(zip(names, (start for _, _, start in service.variants), strict=True)),
-        requests=(*warm_up(service, service.shape.rate(0.0), seed), *requests(service, duration_s, seed)),
+        requests=tuple(requests(service, duration_s, seed)),
     )
 
 
-def _smooth(knots: Sequence[tuple[float, float]], duration_s: float, peak: float) -> Sampled:
-    """A curve through the knots, flat at each, in requests per second."""
+def _curve(knots: Sequence[tuple[float, float]], duration_s: float, peak: float) -> Sampled:
+    """Growth from `_FOOT` at second 0 to the first knot, then through the knots, flat at each, in requests/s."""
+    top_s = knots[0][0] * duration_s
+    growth = math.log(knots[0][1] / _FOOT) / top_s
+    steps = int((WARM_UP_S + top_s) / _POINT_S)
     points = []
+    for step in range(steps):
+        at_s = -WARM_UP_S + step * (WARM_UP_S + top_s) / steps
+        points.append((at_s, _FOOT * math.exp(growth * at_s) * peak))
     for (begin, low), (end, high) in itertools.pairwise(knots):
         steps = max(2, int((end - begin) * duration_s / _POINT_S))
         for step in range(steps):
             share = (1 - math.cos(math.pi * step / steps)) / 2
             at_s = (begin + (end - begin) * step / steps) * duration_s
             points.append((at_s, (low + (high - low) * share) * peak))
-    points.append((knots[-1][0] * duration_s, knots[-1][1] * peak))
+    points.append((duration_s, knots[-1][1] * peak))
     return Sampled(tuple(points))
+
+
+def _later(shape: Shape, by_s: float) -> Shape:
+    """The same shape `by_s` seconds later."""
+    if isinstance(shape, Sampled):
+        return Sampled(tuple((at_s + by_s, rate) for at_s, rate in shape.points))
+    return msgspec.structs.replace(shape, quiet_s=shape.quiet_s + by_s) if isinstance(shape, OnOff) else shape
 
 
 def _mix(seed: int, name: str) -> int:

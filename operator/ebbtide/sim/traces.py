@@ -6,6 +6,7 @@ per second), or `t_s` and columns of prompt tokens per minute. Times start at ze
 """
 
 import csv
+import math
 import random
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -62,6 +63,8 @@ def read_trace(path: Path) -> RequestTrace | RateTrace:
             return _read_csv(path, lines)
     except OSError as error:
         raise ConfigurationError(f"trace {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigurationError(f"trace {path}: it is no text in UTF-8 with commas: {error}") from error
 
 
 def window(requests: Iterable[Request], start_s: float, length_s: float) -> list[Request]:
@@ -145,16 +148,27 @@ def _curve(path: Path, rows: Iterable[list[str]], column: int, per_s: float) -> 
     points = []
     for line, row in enumerate(rows, 2):
         try:
-            points.append((_time_s(row[0]), float(row[column]) * per_s))
+            points.append((_time_s(row[0]), _rate(row[column]) * per_s))
         except (ValueError, IndexError) as error:
             raise ConfigurationError(f"trace {path} line {line}: {','.join(row)!r}: {error}") from error
-    zero_s = points[0][0] if points else 0.0
+    if not points or points[-1][0] <= points[0][0]:
+        raise ConfigurationError(f"trace {path}: its {len(points)} rates cover no time: two or more, in order of time")
+    zero_s = points[0][0]
     return Sampled(tuple((t_s - zero_s, value) for t_s, value in points))
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value < math.inf:
+        raise ValueError(f"{text} is no rate: 0 or more is allowed")
+    return value
 
 
 def _time_s(text: str) -> float:
     """Seconds: a plain number, or a UTC time with up to seven digits of fraction (Python keeps six)."""
     if "-" not in text:
-        return float(text)
+        if not math.isfinite(value := float(text)):
+            raise ValueError(f"{text} is no time")
+        return value
     whole, _, fraction = text.partition(".")
     return datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp() + float(f"0.{fraction or 0}")

@@ -13,6 +13,7 @@ import pytest
 from tests.cluster.rig import POOL_LABEL, Json, Rig, pool, stays, until
 
 FREE, UNPRICED, NOWHERE, EXOTIC = "declared-h100", "declared-unpriced", "declared-nowhere", "declared-exotic"
+FEBRUARY = "declared-february"
 H100 = "h100-on-demand"
 FAULTS = {
     "no-pool": ("PoolNotFound", ("declared-nowhere", "create it")),
@@ -28,6 +29,21 @@ def exotic_pool() -> Json:
     found = pool(EXOTIC, H100, accelerator="H100-80GB")
     found["spec"]["price"]["schedule"] = [window]
     return found
+
+
+def february_pool() -> Json:
+    """A window that never opens: the API server cannot know it."""
+    window = {"cron": "0 0 30 2 *", "timeZone": "UTC", "duration": "8h", "perGPUHour": "0.70"}
+    found = pool(FEBRUARY, H100, accelerator="H100-80GB")
+    found["spec"]["price"]["schedule"] = [window]
+    return found
+
+
+def refused_template(rig: Rig) -> Json:
+    """An overlay that the schema lets through and the API server's Deployment does not."""
+    overlay = {"spec": {"containers": [{"name": "engine", "imagePullPolicy": "Sometimes"}]}}
+    engine = {"type": "vLLM", "image": "vllm", "podTemplate": overlay}
+    return service(rig, "refused", [{"name": "main", "pool": FREE, "engine": engine}], minReplicas=1)
 
 
 def built(rig: Rig, name: str, policy: str) -> Json:
@@ -70,6 +86,16 @@ def objects(rig: Rig) -> list[Json]:
         rig.service_object(("main", FREE, "advised"), name="advised", mode="Recommend", scaling={"minReplicas": 3}),
         rig.target_object("ordered", H100, kind="StatefulSet", route="ordered"),
         rig.service_object(("main", FREE, "ordered"), name="ordered", kind="StatefulSet", scaling={"minReplicas": 3}),
+        february_pool(),
+        rig.target_object("february", H100, route="february"),
+        rig.service_object(("main", FEBRUARY, "february"), name="february", scaling={"minReplicas": 3}),
+        rig.target_object("moment", H100, route="moment"),
+        rig.service_object(
+            ("main", FREE, "moment"),
+            name="moment",
+            scaling={"pause": {"until": "2026-01-01T00:00:00+24:00"}},
+        ),
+        refused_template(rig),
         built(rig, "kept", "Orphan"),
         built(rig, "dropped", "Delete"),
     ]
@@ -97,6 +123,47 @@ def test_a_time_zone_that_does_not_exist_is_a_condition_of_the_pool(rig: Rig) ->
     ready = until(lambda: pool_condition(rig, EXOTIC, "Ready"), "the pool has a condition")
     assert (ready["status"], ready["reason"]) == ("False", "InvalidTimeZone")
     assert "Mars/Olympus_Mons" in ready["message"]
+
+
+def test_a_schedule_that_no_calendar_can_follow_is_a_condition_of_the_pool_and_of_what_is_on_it(rig: Rig) -> None:
+    ready = until(lambda: pool_condition(rig, FEBRUARY, "Ready"), "the pool has a condition")
+    assert (ready["status"], ready["reason"]) == ("False", "InvalidSchedule")
+    assert "'0 0 30 2 *'" in ready["message"]
+    priced = until(lambda: rig.condition("PricesKnown", "february"), "the service has one")
+    assert (priced["status"], priced["reason"]) == ("False", "PriceUnknown")
+    assert rig.condition("TargetResolved", "february")["status"] == "True", "the pool is there"
+    limited = rig.condition("Limited", "february")
+    assert "'0 0 30 2 *'" in limited["message"]
+
+
+def test_a_service_that_cannot_be_read_says_so_and_holds_while_others_are_planned(rig: Rig) -> None:
+    ready = until(lambda: rig.condition("Ready", "moment"), "a condition")
+    assert (ready["status"], ready["reason"]) == ("False", "InvalidSpec")
+    assert "spec.scaling.pause.until" in ready["message"]
+    assert "+24:00" in ready["message"]
+    assert rig.replicas("moment") == 1
+    until(lambda: rig.replicas("ordered", "statefulset") == 3, "the others go on")
+    assert rig.scale_writes("moment") == []
+    log = rig.operator_log(rig.operators[0])
+    assert "an object cannot be read" in log
+    repaired = {"spec": {"scaling": {"pause": None}}}
+    rig.sandbox.kubectl(
+        "-n", rig.namespace, "patch", "inferenceservice", "moment", "--type=merge", "-p", json.dumps(repaired)
+    )
+    until(lambda: rig.condition("Ready", "moment")["reason"] != "InvalidSpec", "mended, it is planned")
+    assert rig.status("moment")["replicas"]["observed"] == 1, "and its numbers are back"
+
+
+def test_a_pod_template_that_the_api_server_refuses_is_said_in_its_words(rig: Rig) -> None:
+    resolved = until(
+        lambda: (found := rig.condition("TargetResolved", "refused")).get("reason") == "TemplateRefused" and found,
+        "a condition with the refusal",
+    )
+    assert resolved["status"] == "False"
+    assert "imagePullPolicy" in resolved["message"]
+    assert "correct the variant's engine block" in resolved["message"]
+    event = until(lambda: rig.events("TemplateRefused"), "an Event")[0]
+    assert "imagePullPolicy" in event.get("note", event.get("message", ""))
 
 
 def pool_condition(rig: Rig, name: str, kind: str) -> Json:

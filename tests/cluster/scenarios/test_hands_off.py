@@ -57,7 +57,7 @@ def objects(rig: Rig) -> list[Json]:
         pair(rig, "edited", A100, 1),
         pair(rig, "rival", A100, 1, minReplicas=2),
         pair(rig, "recreated", H100, 1, minReplicas=2),
-        pair(rig, "abandoned", H100, 1, minReplicas=2),
+        pair(rig, "abandoned", H100, 1, minReplicas=2, pause={"direction": "Up"}),
         pair(rig, "silent", A100, 1, mode="Off", minReplicas=2),
     ):
         found += more
@@ -95,9 +95,9 @@ def drifted(rig: Rig, name: str) -> Json | None:
 
 def test_a_first_reversion_of_our_own_write_is_only_drift(rig: Rig) -> None:
     until(lambda: rig.replicas("rival") == 2, "the declared minimum is brought about")
-    time.sleep(6)  # past the time in which a watch may still show the state before our write
-    rig.scale("rival", 1)
+    rig.scale("rival", 1)  # at once: by its resourceVersion this is after our write, not the state before it
     until(lambda: drifted(rig, "rival"), "the reversion is noticed")
+    assert [write.body["spec"]["replicas"] for write in rig.scale_writes("rival")] == [2], "and respected"
 
 
 def test_an_hpa_on_the_target_is_a_conflict_that_names_it_and_nothing_is_written(rig: Rig) -> None:
@@ -179,12 +179,14 @@ def unresolved(rig: Rig, name: str) -> Json | None:
 
 
 def test_a_deleted_service_leaves_its_workload_at_its_size_and_scales_it_no_more(rig: Rig) -> None:
-    until(lambda: rig.replicas("abandoned") == 2, "the minimum")
+    expiry_s = time.time() + 10.0
+    pause = {"direction": "Up", "until": rfc3339(expiry_s)}
+    rig.patch_service({"spec": {"scaling": {"pause": pause}}}, "abandoned")
+    until(lambda: "for another" in rig.condition("Paused", "abandoned").get("message", ""), "the end of the pause", 8)
     rig.delete("inferenceservice", "abandoned")
-    deleted_s = time.time()
-    rig.scale("abandoned", 1)
-    stays(lambda: rig.replicas("abandoned") == 1, "nobody brings the minimum of 2 about any more", 8)
-    assert rig.scale_writes("abandoned", since_s=deleted_s) == []
+    for_s = max(0.0, expiry_s - time.time()) + 8.0
+    stays(lambda: rig.replicas("abandoned") == 1, "at the end of the pause nobody wants the minimum of 2", for_s)
+    assert rig.scale_writes("abandoned") == []
 
 
 def test_pause_down_keeps_replicas_that_a_service_without_it_gives_up(rig: Rig) -> None:
@@ -203,7 +205,6 @@ def test_what_was_scaled_by_hand_is_a_new_starting_point_and_not_a_ban(rig: Rig)
 
 def test_a_second_reversion_within_ten_minutes_is_a_conflict(rig: Rig) -> None:
     until(lambda: rig.replicas("rival") == 2, "after the hold of a minute the minimum is brought about again", 120)
-    time.sleep(6)
     rig.scale("rival", 1)
     acting = until(lambda: conflict(rig, "rival"), "now somebody else owns it")
     assert "2 times within 10 minutes" in acting["message"]

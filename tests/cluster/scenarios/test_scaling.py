@@ -20,7 +20,10 @@ MARK = "controller.kubernetes.io/pod-deletion-cost"
 
 def to_zero(url: str, route: str) -> Json:
     """Goes to zero after 5 s without a request; `url` tells of requests that wait meanwhile."""
-    return {"minReplicas": 0, "scaleToZero": {"after": "5s", "activator": {"url": url, "labels": {"name": route}}}}
+    return {
+        "minReplicas": 0,
+        "scaleToZero": {"after": "5s", "activator": {"url": url, "labels": {"inference_pool": route}}},
+    }
 
 
 def objects(rig: Rig) -> list[Json]:

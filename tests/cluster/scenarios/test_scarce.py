@@ -21,19 +21,24 @@ NODES = {
     H100: "h100-on-demand",
 }
 FAST: Json = {"objectives": {"timeToFirstToken": "2s", "interTokenLatency": "25ms", "attainment": "95"}}
-CLASS = "scarce"  # the priority class that the quota counts
-LOADS = {"cloud": 25.0, "quota": 22.0, "crash": 20.0, "spot": 5.0}
+CLASS, ORDINAL_CLASS = "scarce", "scarce-ordinal"  # the priority classes that the quotas count
+LOADS = {"cloud": 25.0, "quota": 22.0, "crash": 20.0, "spot": 5.0, "ordinal": 22.0}
 
 
-def quota(rig: Rig) -> list[Json]:
+def quota(rig: Rig, name: str, priority_class: str) -> list[Json]:
     """One GPU for pods of the priority class, as a team's share of a pool."""
-    scope = {"matchExpressions": [{"scopeName": "PriorityClass", "operator": "In", "values": [CLASS]}]}
+    scope = {"matchExpressions": [{"scopeName": "PriorityClass", "operator": "In", "values": [priority_class]}]}
     spec = {"hard": {"requests.nvidia.com/gpu": "1"}, "scopeSelector": scope}
-    meta = {"name": "team-share", "namespace": rig.namespace}
-    return [
-        {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": CLASS}, "value": 10},
-        {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": spec},
-    ]
+    named = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": priority_class}}
+    meta = {"name": name, "namespace": rig.namespace}
+    return [{**named, "value": 10}, {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": spec}]
+
+
+def of_stateful_sets(service: Json, kinds: Json) -> Json:
+    """The same, the variants named in `kinds` with targets of those kinds."""
+    for variant in service["spec"]["variants"]:
+        variant["scaleTargetRef"]["kind"] = kinds.get(variant["name"], "Deployment")
+    return service
 
 
 def objects(rig: Rig) -> list[Json]:
@@ -45,7 +50,8 @@ def objects(rig: Rig) -> list[Json]:
         pool(RESERVE, NODES[RESERVE], price="3.00"),
         pool(SPOT, NODES[SPOT], accelerator="H100-80GB", price="0.50", capacityType="Spot", interruptionTaints=taints),
         pool(H100, NODES[H100], accelerator="H100-80GB", price="9.00"),
-        *quota(rig),
+        *quota(rig, "team-share", CLASS),
+        *quota(rig, "ordinal-share", ORDINAL_CLASS),
         rig.target_object("filler", NODES[L40S], replicas=3, route="filler"),  # leaves one GPU of the only L40S node
         rig.target_object("cloud-l40s", NODES[L40S], route="cloud"),
         rig.target_object("cloud-h100", NODES[H100], replicas=0, route="cloud"),
@@ -53,6 +59,14 @@ def objects(rig: Rig) -> list[Json]:
         rig.target_object("quota-a100", NODES[A100], route="quota", priorityClassName=CLASS),
         rig.target_object("quota-h100", NODES[H100], replicas=0, route="quota"),
         rig.service_object(("a100", A100, "quota-a100"), ("h100", H100, "quota-h100"), name="quota", **FAST),
+        rig.target_object(
+            "ordinal-a100", NODES[A100], kind="StatefulSet", route="ordinal", priorityClassName=ORDINAL_CLASS
+        ),
+        rig.target_object("ordinal-h100", NODES[H100], replicas=0, route="ordinal"),
+        of_stateful_sets(
+            rig.service_object(("a100", A100, "ordinal-a100"), ("h100", H100, "ordinal-h100"), name="ordinal", **FAST),
+            {"a100": "StatefulSet"},
+        ),
         rig.target_object("crash-broken", NODES[A100], replicas=0, route="crash", crash=True),
         rig.target_object("crash-sound", NODES[RESERVE], route="crash"),
         rig.service_object(("broken", A100, "crash-broken"), ("sound", RESERVE, "crash-sound"), name="crash", **FAST),
@@ -74,7 +88,7 @@ def rig(shared_rig: Rig, sandbox: Sandbox) -> Iterator[Rig]:
     yield shared_rig
     sandbox.fail_autoscaler(NODES[L40S], failing=False)
     sandbox.call(lambda client: nodes.untaint(client, "h100-spot-0"))
-    sandbox.kubectl("delete", "priorityclass", CLASS)
+    sandbox.kubectl("delete", "priorityclass", CLASS, ORDINAL_CLASS)
 
 
 def test_nodes_that_do_not_come_send_demand_to_the_next_variant(rig: Rig) -> None:
@@ -105,6 +119,16 @@ def test_pods_refused_by_a_quota_are_named_and_the_next_variant_gets_the_demand(
     until(lambda: rig.ready("quota-h100") >= 1, "the second variant serves", 60)
     until(lambda: rig.replicas("quota-a100") <= 1, "what the quota refuses is not asked for any longer", 90)
     until(lambda: rig.variant("a100", "quota").get("limitedBy") == "QuotaRefused", "and it is still said why")
+
+
+def test_pods_of_a_stateful_set_that_never_come_are_named_and_the_next_variant_gets_the_demand(rig: Rig) -> None:
+    """A StatefulSet's status says nothing of a refusal: seven of eight would count as capacity for ever."""
+    condition = until(lambda: limited(rig, "ordinal", "PodsMissing"), "what does not come is a condition", 120)
+    assert "no pod for" in condition["message"]
+    assert "StatefulSet ordinal-a100" in condition["message"], "where to read who refuses them"
+    until(lambda: rig.ready("ordinal-h100") >= 1, "the second variant serves", 60)
+    until(lambda: rig.replicas("ordinal-a100", "statefulset") <= 1, "nothing is asked for that does not come", 90)
+    until(lambda: rig.variant("a100", "ordinal").get("limitedBy") == "PodsMissing", "and it is still said why")
 
 
 def test_a_crash_looping_variant_is_named_and_the_next_one_gets_the_demand(rig: Rig) -> None:

@@ -1,10 +1,11 @@
 """The guardrails in order, and the one place where they are run."""
 
-from ebbtide.core.guardrails import bounds, conflict, delay, mode, pause, rate, rollout, room, staleness, zero
+from ebbtide.core.guardrails import bounds, conflict, delay, fault, mode, pause, rate, rollout, room, staleness, zero
 from ebbtide.core.guardrails.verdict import Guard
 from ebbtide.core.work import Cycle, Draft
 
-# Later ones are stronger: what pause holds, no delay can move; what staleness holds, nothing can lower.
+# Later ones are stronger: what pause holds, no delay can move; what staleness holds, nothing can lower; and
+# where a fault forbids the write, what is declared is all that is allowed.
 ORDER: tuple[tuple[str, Guard], ...] = (
     ("bounds", bounds.apply),
     ("room", room.apply),
@@ -17,19 +18,14 @@ ORDER: tuple[tuple[str, Guard], ...] = (
     ("mode", mode.apply),
     ("staleness", staleness.apply),
     ("ceiling", bounds.ceiling),
+    ("fault", fault.apply),
 )
 
 
-def step(cycle: Cycle) -> None:
-    """Turn what placement wants into what is allowed, for every service."""
-    for draft in cycle.drafts:
-        for variant in draft.variants:
-            variant.count = variant.wanted
-        run(draft, cycle)
-
-
-def run(draft: Draft, cycle: Cycle) -> None:
-    """All guardrails on one service; each that has something to say leaves its mark."""
+def step(draft: Draft, cycle: Cycle) -> None:
+    """Turn what placement wants into what is allowed; each guardrail that has something to say leaves its mark."""
+    for variant in draft.variants:
+        variant.count = variant.wanted
     for name, guard in ORDER:
         verdict = guard(draft, cycle)
         if verdict is None:

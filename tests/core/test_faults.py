@@ -1,0 +1,59 @@
+"""Faults between objects: nothing is said to be allowed that is not written, and each fault is named."""
+
+import pytest
+
+from ebbtide.model.reasons import Code
+from ebbtide.model.spec import Mode
+from tests.builders import Loop, condition, misplaced, pods, pool, service, snapshot, spec, variant, variant_spec
+
+MISMATCH = ((Code.POOL_MISMATCH.value, "variant h100: the nodeSelector has pool=a100"),)
+
+
+def at_least_two(mode=Mode.AUTO, **target):
+    declared = spec(variants=[variant_spec()], min_replicas=2, mode=mode)
+    return snapshot(service(variant("h100", pods(1, 1.0), **target), declared))
+
+
+def message(decided, kind):
+    return next(item.message for item in decided.conditions if item.type == kind)
+
+
+def test_in_auto_what_is_declared_is_all_that_is_allowed_while_a_fault_forbids_the_write():
+    sound, faulty = Loop(), Loop()
+    assert sound.one(at_least_two()).variants[0].allowed == 2
+    decided = faulty.one(at_least_two(faults=MISMATCH))
+    (shown,) = decided.variants
+    assert (shown.observed, shown.allowed, shown.limited_by) == (1, 1, "PoolMismatch")
+    assert decided.waterfall[-1].replicas == 1
+    assert faulty.plan.actions == ()
+    assert not misplaced(faulty.plan)
+
+
+@pytest.mark.parametrize("mode", [Mode.RECOMMEND, Mode.OFF])
+def test_a_recommendation_shows_what_would_be_done_once_it_is_mended(mode):
+    assert Loop().one(at_least_two(mode, faults=MISMATCH)).variants[0].allowed == 2
+
+
+def test_where_only_the_target_is_missing_its_gpus_are_not_known_yet():
+    decided = Loop().one(at_least_two(exists=False, gpus_per_replica=None, replicas=0))
+    assert condition(decided, "PricesKnown") == ("Unknown", "Pending")
+    assert "once its target is there" in message(decided, "PricesKnown")
+    there = Loop().one(at_least_two(gpus_per_replica=None))
+    assert condition(there, "PricesKnown") == ("False", "GPUsUnknown")
+
+
+def test_every_missing_variant_is_named():
+    names = ("h100", "a100", "l40s")
+    states = [variant(name, (), exists=False) for name in names]
+    decided = Loop().one(snapshot(service(states), [pool(name) for name in names]))
+    assert condition(decided, "TargetResolved") == ("False", "TargetNotFound")
+    for name in names:
+        assert f"variant {name}: Deployment chat-{name} does not exist" in message(decided, "TargetResolved")
+
+
+def test_a_service_on_a_pool_that_cannot_be_read_does_not_say_that_it_does_not_exist():
+    text = "variant h100 names GPUPool h100, which cannot be read: spec.nodeLeadTime"
+    state = at_least_two(faults=((Code.POOL_UNREADABLE.value, text),))
+    decided = Loop().one(snapshot(state.services, ()))
+    assert condition(decided, "TargetResolved") == ("False", "PoolUnreadable")
+    assert not any("there is no GPUPool" in item.message for item in decided.conditions)

@@ -1,0 +1,172 @@
+"""`ebbtide demo` around its run: what it refuses before it starts anything, what it says, and what it adds up."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from ebbtide.cli.demo import say_how_to_look
+from ebbtide.cli.demo_summary import auto_together, count_writes, effort_sentence, together_sentence
+from ebbtide.cli.main import cli
+from ebbtide.errors import ConfigurationError
+from ebbtide.sandbox.audit import Write
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a sandbox would be, had one begun."""
+    place = tmp_path / "state"
+    monkeypatch.setenv("XDG_STATE_HOME", str(place))
+    return place
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("nope/x.json", "No such file or directory"),
+        ("file/x.json", "Not a directory"),
+        ("x" * 300 + ".json", "File name too long"),
+    ],
+)
+def test_a_summary_that_could_not_be_written_is_refused_before_anything_starts(
+    home: Path, tmp_path: Path, name: str, why: str
+) -> None:
+    (tmp_path / "file").touch()
+    path = tmp_path / name
+    done = CliRunner().invoke(cli, ["demo", "--json", str(path)], terminal_width=1000)
+    assert done.exit_code == 2
+    refused = f"{path} cannot be written: {why}; name a file in a folder that exists and may be written to"
+    assert refused in done.output
+    assert not home.exists()
+
+
+def test_asking_whether_a_summary_can_be_written_changes_nothing(home: Path, tmp_path: Path) -> None:
+    """The trace that follows is refused, so that nothing runs."""
+    bad, new, old = tmp_path / "bad.csv", tmp_path / "new.json", tmp_path / "old.json"
+    bad.write_text("a,b\n")
+    old.write_text("kept")
+    for path in (new, old):
+        done = CliRunner().invoke(cli, ["demo", "--json", str(path), "--trace", str(bad)])
+        assert isinstance(done.exception, ConfigurationError), done.output
+    assert not new.exists()
+    assert old.read_text() == "kept"
+    assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"\xff\xfe", "no text in UTF-8"),
+        (b"a,b\n1,2\n", "header 'a,b' is unknown"),
+        (b"t_s,rps\n", "0 rates cover no time"),
+        (b"t_s,rps\n0,0\n60,0\n", "its rate is 0 all the time"),
+        (b"TIMESTAMP,ContextTokens,GeneratedTokens\n", "it has no requests in its first 1m"),
+        (b"TIMESTAMP,ContextTokens,GeneratedTokens\nsoon,1,1\n", "line 2: 'soon,1,1'"),
+    ],
+)
+def test_a_trace_that_cannot_be_played_is_refused_before_anything_starts(
+    home: Path, tmp_path: Path, content: bytes, why: str
+) -> None:
+    path = tmp_path / "load.csv"
+    path.write_bytes(content)
+    done = CliRunner().invoke(cli, ["demo", "--duration", "1m", "--trace", str(path)])
+    assert isinstance(done.exception, ConfigurationError), done.output
+    assert why in str(done.exception)
+    assert str(path) in str(done.exception)
+    assert not home.exists()
+
+
+@pytest.mark.parametrize("on_path", [True, False])
+def test_the_command_to_look_with_is_one_line_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_path: bool
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    if on_path:
+        (programs / "kubectl").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    kubeconfig, cached = Path(f"/{'a-long-folder/' * 12}[admin] kubeconfig"), Path("/cache/kubernetes-1.36/kubectl")
+    output = io.StringIO()
+    say_how_to_look(Console(file=output, width=120, highlight=False), kubeconfig, cached)
+    command = f"KUBECONFIG='{kubeconfig}' {'kubectl' if on_path else cached} get infs,gpool,pods -A"
+    assert command in output.getvalue().splitlines()
+
+
+def write(resource: str, verb: str = "patch") -> Write:
+    return Write(0.0, "ebbtide", verb, resource, "", "demo", "x", 200)
+
+
+def test_all_writes_count_and_renewals_of_the_lease_are_told_apart() -> None:
+    writes = [
+        write("leases", "create"),
+        write("leases", "update"),
+        write("leases", "update"),
+        write("events", "create"),
+    ]
+    assert count_writes([*writes, write("deployments")]) == {"api_writes": 5, "lease_renewals": 2}
+    assert count_writes([]) == {"api_writes": 0, "lease_renewals": 0}
+
+
+def row(name: str, mode: str = "Auto", *, conflict: bool = False, late: int = 100, met: float = 1.0) -> dict[str, Any]:
+    return {
+        "name": name,
+        "mode": mode,
+        "conflict": conflict,
+        "requests": 2 * late,
+        "requests_after_60s": late,
+        "met_both": met / 2,
+        "met_both_after_60s": met,
+        "gpu_hours": 0.6,
+        "static_peak_gpu_hours": 1.0,
+    }
+
+
+CHAT, DRAFTS = row("chat", late=300), row("drafts", met=0.6)
+PILOT, LEGACY = row("pilot", "Recommend", met=0.0), row("legacy", conflict=True, met=0.0)
+
+
+def test_only_services_that_ebbtide_scaled_are_joined_by_their_requests() -> None:
+    joined = auto_together({"services": [CHAT, DRAFTS, PILOT, LEGACY]})
+    assert joined.names == ("chat", "drafts"), "legacy is in Auto, but what became of it is its HPA's doing"
+    assert joined.met_both_after_60s == pytest.approx(0.9)  # (300 + 60) of 400
+    assert joined.met_both == pytest.approx(0.45)
+    assert (joined.gpu_hours, joined.static_peak_gpu_hours, joined.share_of_static) == pytest.approx((1.2, 2.0, 0.6))
+
+
+def test_nothing_to_join_is_no_division_by_zero() -> None:
+    joined = auto_together({"services": [PILOT]})
+    assert (joined.names, joined.met_both_after_60s, joined.share_of_static) == ((), 1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("services", "others"),
+    [
+        (
+            [CHAT, DRAFTS, PILOT, LEGACY],
+            "pilot (mode Recommend), legacy (mode Auto, but an HPA owns its target)",
+        ),
+        ([CHAT, DRAFTS], "none"),
+    ],
+)
+def test_the_result_names_who_is_joined_and_who_is_not_and_why(services: list[dict[str, Any]], others: str) -> None:
+    assert together_sentence({"services": services}, 0.97) == (
+        "Scaled by Ebbtide: chat, drafts. Together 90.0 % of their requests met both after the first minute (45.0 % of "
+        "all) with 60 % of the GPU-hours of the smallest static fleet that reaches 97 % (1.20 of 2.00). "
+        f"Not among them: {others}."
+    )
+
+
+def test_the_effort_says_how_many_writes_were_renewals() -> None:
+    document = {
+        "cycles": 90,
+        "cycle_seconds_p50": 0.1,
+        "cycle_seconds_p99": 0.2,
+        "promql_queries_per_cycle": 7.0,
+        "api_writes": 337,
+        "lease_renewals": 142,
+        "duration_s": 240.0,
+    }
+    assert effort_sentence(document).endswith("337 API writes in 4m, 142 of them renewals of its Lease.")
