@@ -226,7 +226,7 @@ def test_a_standby_writes_nothing_and_takes_over_within_20_s_of_a_kill(sandbox, 
     before = len(writes_of(sandbox, SECOND, leases=True))
     standby = start(kubeconfig=second_account)
     until(lambda: standby.role() == "hot standby", f"the second is warm, see {standby.log}")
-    known = (200, {"synced": True, "role": "hot standby"} | holder(leader))
+    known = (200, {"synced": True, "plans": True, "role": "hot standby"} | holder(leader))
     until(lambda: standby.probe("/readyz") == known, "the second knows who leads")
     until(lambda: status_of(sandbox, service).get("reason"), "the first writes a status")
     time.sleep(3)  # cycles in which a standby might write

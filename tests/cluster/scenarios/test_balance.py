@@ -19,12 +19,15 @@ H100, A100 = "balance-h100", "balance-a100"
 def rig(sandbox: Sandbox, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Rig]:
     """A service on one H100 and one A100 under 6 requests/s each, and a gateway with the dispatch of the case."""
     with open_rig(sandbox, tmp_path, request.param) as made:
+        service = made.service_object(("h100", H100, "chat-h100"), ("a100", A100, "chat-a100"), mode="Recommend")
+        for variant in service["spec"]["variants"]:
+            variant["minReplicas"] = 1  # the plan keeps both, so status says what each carries beside the other
         made.apply(
             pool(H100, "h100-on-demand", accelerator="H100-80GB", price="3.00"),
             pool(A100, "a100-on-prem", price="1.40"),
             made.target_object("chat-h100", "h100-on-demand", startup="1s"),
             made.target_object("chat-a100", "a100-on-prem", startup="1s"),
-            made.service_object(("h100", H100, "chat-h100"), ("a100", A100, "chat-a100"), mode="Recommend"),
+            service,
         )
         until(lambda: made.ready("chat-h100") and made.ready("chat-a100"), "both variants serve")
         made.load(12.0, 120.0)
