@@ -10,9 +10,12 @@ from rich.console import Console
 
 from ebbtide.cli.demo import say_how_to_look
 from ebbtide.cli.demo_summary import auto_together, count_writes, effort_sentence, together_sentence
+from ebbtide.cli.demo_table import DemoScreen
 from ebbtide.cli.main import cli
 from ebbtide.errors import ConfigurationError
 from ebbtide.sandbox.audit import Write
+from ebbtide.sandbox.demo import View
+from ebbtide.sim import showcase as fleet
 
 
 @pytest.fixture
@@ -170,3 +173,38 @@ def test_the_effort_says_how_many_writes_were_renewals() -> None:
         "duration_s": 240.0,
     }
     assert effort_sentence(document).endswith("337 API writes in 4m, 142 of them renewals of its Lease.")
+
+
+def test_a_terminal_of_118_columns_shows_every_cell_whole() -> None:
+    shown = fleet.services(240.0, 1)
+    percentiles = {"p50": 0.1, "p95": 12.345, "p99": 0.3}
+    status = {
+        "reason": "TargetConflict",
+        "spendPerHour": "128.50",
+        "variants": [{"name": "a100", "allowed": 8}, {"name": "h100", "allowed": 3}],
+        "decisions": [],
+    }
+    spec = {"objectives": {"timeToFirstToken": "2s", "interTokenLatency": "50ms"}}
+    view = View(
+        elapsed_s=100.0,
+        duration_s=240.0,
+        services={service.name: {"spec": spec, "status": status} for service in shown},
+        pools={},
+        traffic={
+            service.name: {
+                "requests": 12345,
+                "met_both": 0.999,
+                "recent_time_to_first_token_s": percentiles,
+                "recent_inter_token_latency_s": {"p95": 0.045},
+            }
+            for service in shown
+        },
+        pods={service.name: {"ready": 8, "starting": 3, "ending": 0} for service in shown},
+        usage={},
+    )
+    console = Console(width=118, record=True, file=io.StringIO())
+    console.print(DemoScreen(shown).update(view))
+    text = console.export_text()
+    assert "…" not in text
+    assert text.count("TargetConflict") == len(shown)
+    assert text.count("8 +3 → a100 8, h100 3") == len(shown)

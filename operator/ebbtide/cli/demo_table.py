@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
@@ -13,7 +14,7 @@ from ebbtide.sim.showcase import ShowcaseService
 from ebbtide.units import format_duration
 
 _BARS = "▁▂▃▄▅▆▇█"
-_TRAIL = 12
+_TRAIL = 8
 _RATE_VIEWS = 11  # arrivals of ten views, a second apart, make the rate that is shown
 
 
@@ -66,8 +67,9 @@ class DemoScreen:
         return Text(f"Ebbtide demo  {elapsed} of {format_duration(view.duration_s)}", style="bold")
 
     def _services_table(self, view: View) -> Table:
-        table = Table(expand=True, pad_edge=False)
-        for name in ("service", "mode", "load req/s", "", "TTFT p95 / max", "ITL p95 / max", "met both"):
+        # no lines between columns: with them a terminal of 118 columns would cut the reason off
+        table = Table(expand=True, pad_edge=False, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for name in ("service", "mode", "req/s", "", "TTFT p95/max", "ITL p95/max", "met"):
             table.add_column(name, no_wrap=True)
         table.add_column("replicas now → want", no_wrap=True)
         table.add_column("$/h", justify="right", no_wrap=True)
@@ -132,7 +134,7 @@ def _replicas(view: View, name: str, status: Mapping[str, Any]) -> str:
 
 def _against(seen: Mapping[str, float] | None, view: View, service: ShowcaseService, objective: str) -> str:
     declared = view.services.get(service.name, {}).get("spec", {}).get("objectives", {})
-    return f"{_milliseconds(seen)} / {declared.get(objective, '?')}"
+    return f"{_milliseconds(seen)}/{declared.get(objective, '?')}"
 
 
 def _sparkline(values: list[float]) -> str:
