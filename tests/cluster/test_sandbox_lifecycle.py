@@ -15,6 +15,7 @@ from ebbtide.errors import NotFoundError, RetryableError, SandboxError
 from ebbtide.kube.client import KubeClient
 from ebbtide.sandbox import controlplane, state
 from ebbtide.sandbox.sandbox import Sandbox, SandboxConfig
+from tests.cluster.processes import processes_of, start_a_family
 
 
 def exists(pid: int) -> bool:
@@ -97,7 +98,8 @@ def test_killing_the_parent_leaves_no_orphans(tmp_path: Path) -> None:
         "import json, pathlib, sys, time\n"
         "from ebbtide.sandbox.sandbox import Sandbox, SandboxConfig\n"
         "quiet = lambda line: None\n"
-        f"s = Sandbox.start(SandboxConfig(directory=pathlib.Path({str(tmp_path)!r}), progress=quiet))\n"
+        f"config = SandboxConfig(directory=pathlib.Path({str(tmp_path)!r}), process_node_slots=1, progress=quiet)\n"
+        "s = Sandbox.start(config)\n"
         "s.spawn('extra', ['sleep', '600'])\n"
         "print(json.dumps(s.processes.pids()), flush=True)\n"
         "time.sleep(600)\n"
@@ -105,10 +107,12 @@ def test_killing_the_parent_leaves_no_orphans(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         pids = json.loads(parent.stdout.readline())
-        assert set(pids) >= {*controlplane.COMPONENTS, "extra"}
+        assert set(pids) >= {*controlplane.COMPONENTS, controlplane.PROCESS_NODE, "extra"}
+        start_a_family(tmp_path)
         assert all(exists(pid) for pid in pids.values())
         parent.kill()
     until(lambda: not any(exists(pid) for pid in pids.values()), 10)
+    until(lambda: processes_of(tmp_path, wardens=True) == [], 10)
     assert not state.running(tmp_path)
     with Sandbox.start(SandboxConfig(directory=tmp_path)) as again:  # what it left is in nobody's way
         assert again.kubectl("get", "--raw", "/readyz") == "ok"
@@ -116,7 +120,7 @@ def test_killing_the_parent_leaves_no_orphans(tmp_path: Path) -> None:
 
 def test_command_line_detached_status_kubeconfig_down(tmp_path: Path) -> None:
     assert "no sandbox 'box' is ready" in ebbtide("status", "--name=box", home=tmp_path).stderr
-    up = ebbtide("up", "--detach", "--name=box", "--no-emulator", home=tmp_path)
+    up = ebbtide("up", "--detach", "--name=box", "--no-emulator", "--process-node=2", home=tmp_path)
     assert up.returncode == 0, up.stdout + up.stderr
     try:
         assert "export KUBECONFIG=" in up.stdout
@@ -125,6 +129,7 @@ def test_command_line_detached_status_kubeconfig_down(tmp_path: Path) -> None:
         assert all(f"  {name}" in shown.stdout for name in controlplane.COMPONENTS)
         assert "ENDED" not in shown.stdout
         assert "  gateway     none: no emulator runs\n" in shown.stdout
+        assert "  node process-0               2 engine slots, 0 processes\n" in shown.stdout
         assert "has no emulator" in ebbtide("results", "--name=box", home=tmp_path).stderr
         assert "  pool l40s-on-demand          1 nodes, 0 coming, 0 GPUs waited for\n" in shown.stdout
         path = ebbtide("kubeconfig", "--name=box", "--path", home=tmp_path).stdout.strip()

@@ -131,6 +131,8 @@ def a_pod(
     node: str = "h100-0",
     crashed: bool = False,
     uid: str = "",
+    port: int = 0,
+    annotations: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """As the API server would give it, with fields that nobody here reads."""
     metadata: dict[str, Any] = {
@@ -139,7 +141,11 @@ def a_pod(
         "uid": uid or name,
         "resourceVersion": str(version),
         "labels": {"sandbox.ebbtide.dev/route": "chat", "app": "chat"},
-        "annotations": {"sandbox.ebbtide.dev/engine": engine, "sandbox.ebbtide.dev/model": "8B"},
+        "annotations": {
+            "sandbox.ebbtide.dev/engine": engine,
+            "sandbox.ebbtide.dev/model": "8B",
+            **(annotations or {}),
+        },
         "managedFields": [{"manager": "kube-controller-manager"}],
     }
     if going:
@@ -147,4 +153,5 @@ def a_pod(
     state = {"waiting": {"reason": "CrashLoopBackOff"}} if crashed else {"running": {"startedAt": "x"}}
     conditions = [{"type": "Ready", "status": str(ready), "lastTransitionTime": None}]
     status = {"phase": "Running", "podIP": ip, "conditions": conditions, "containerStatuses": [{"state": state}]}
-    return {"metadata": metadata, "spec": {"nodeName": node, "containers": []}, "status": status}
+    containers = [{"name": "engine", "ports": [{"containerPort": port}]}] if port else []
+    return {"metadata": metadata, "spec": {"nodeName": node, "containers": containers}, "status": status}

@@ -230,6 +230,7 @@ async def test_a_pod_that_cannot_be_played_is_a_problem_and_not_a_crash(emulated
     emulated.api.put("odd-2", POD_IP(2), engine="tgi")
     emulated.api.put("odd-3", POD_IP(4), node="gone-0")
     emulated.api.put("odd-4", "192.0.2.1")
+    emulated.api.put("real-1", POD_IP(5), node="process-0")  # none of ours: no problem either
     emulated.api.put("chat-1", POD_IP(3))
     await emulated.until(lambda chat: chat["ready"] == 1)
 

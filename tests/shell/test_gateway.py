@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebbtide.sandbox.gateway import Dispatch, Endpoint, Gateway
+from ebbtide.sandbox.gateway import Endpoint, Gateway
 from ebbtide.sandbox.ledger import Ledger, Objectives
+from ebbtide.sandbox.rotation import Dispatch
 from ebbtide.sim.engine import Engine, Outcome, Request
 from ebbtide.sim.profiles import profile
 

@@ -1,6 +1,6 @@
 """`ebbtide sandbox`: a real control plane with fake GPU nodes on this machine, up, looked at and down again.
 
-Commands for a sandbox that runs have files of their own: `sandbox_access` and `sandbox_load`.
+Commands for a sandbox that runs have files of their own: `sandbox_access` and `sandbox_load`; so has `engines`.
 """
 
 import contextlib
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ebbtide.cli.options import SANDBOX_NAME
-from ebbtide.cli.sandbox_access import fail_nodes, kubeconfig, kubectl, url
+from ebbtide.cli.sandbox_access import fail_nodes, kubeconfig, kubectl, logs, url
+from ebbtide.cli.sandbox_engines import engines
 from ebbtide.cli.sandbox_load import load, results
 from ebbtide.clock import monotonic_s, unix_time_s
 from ebbtide.errors import SandboxError
@@ -41,7 +42,7 @@ def sandbox() -> None:
     """A real Kubernetes control plane with fake GPU nodes, emulated engines and Prometheus, on this machine."""
 
 
-for _command in (kubeconfig, kubectl, url, load, results, fail_nodes):
+for _command in (kubeconfig, kubectl, url, logs, load, results, fail_nodes, engines):
     sandbox.add_command(_command)
 
 
@@ -78,6 +79,15 @@ def binaries(kubernetes: str) -> None:
     help="YAML file or folder to apply once the API server is there (repeatable, in this order).",
 )
 @click.option("--scrape-interval", type=click.FloatRange(0.5, 300), default=5.0, show_default=True, help="Seconds.")
+@click.option(
+    "--process-node",
+    type=click.IntRange(0, 64),
+    is_flag=False,
+    flag_value=4,
+    default=0,
+    metavar="[N]",
+    help="Add a node whose pods are processes of this machine, with room for N engines (4): docs/process-node.md.",
+)
 @click.option("--node-lead-time", type=click.FloatRange(0, 3600), default=20.0, show_default=True, help="Seconds.")
 @click.option("--emulator/--no-emulator", default=True, show_default=True, help="Play engine pods and a gateway.")
 def up(
@@ -88,6 +98,7 @@ def up(
     manifests: tuple[Path, ...],
     scrape_interval: float,
     node_lead_time: float,
+    process_node: int,
     emulator: bool,
 ) -> None:
     """Start a sandbox that knows Ebbtide's kinds; stays in the foreground until Ctrl-C unless --detach is given.
@@ -97,7 +108,7 @@ def up(
     if detach:
         options = [f"--name={name}", f"--kubernetes={kubernetes}", f"--scrape-interval={scrape_interval}"]
         options += ["--emulator" if emulator else "--no-emulator", f"--node-lead-time={node_lead_time}"]
-        options += [f"--manifests={path.absolute()}" for path in manifests]
+        options += [f"--process-node={process_node}", *(f"--manifests={path.absolute()}" for path in manifests)]
         _detached(name, options)
         return
     # imported late: --help and status need none of it
@@ -111,6 +122,7 @@ def up(
         manifests=(*crd_documents().values(), *manifests),
         scrape_interval_s=scrape_interval,
         autoscaler=AutoscalerSettings(lead_time_s=node_lead_time),
+        process_node_slots=process_node,
         emulator_seed=_EMULATOR_SEED if emulator else None,
         progress=click.echo,
     )
@@ -141,6 +153,8 @@ def status(name: str) -> None:
         click.echo(f"  {process:<28} pid {pid:<8} {'running' if _alive(pid) else 'ENDED'}")
     for file in sorted(directory.glob("autoscaler-*.json")):
         click.echo(_autoscaler_line(json.loads(file.read_text())))
+    if shown := state.process_node(directory):
+        click.echo(_process_node_lines(shown))
 
 
 @sandbox.command()
@@ -165,6 +179,16 @@ def _autoscaler_line(shown: Mapping[str, Any]) -> str:
     trouble = f", {shown['failures']} failed: {shown['last_error']}" if shown["last_error"] else ""
     counts = f"{len(shown['nodes'])} nodes, {len(shown['launching'])} coming, {shown['waiting_gpus']} GPUs waited for"
     return f"  pool {shown['pool']:<23} {counts}{trouble}"
+
+
+def _process_node_lines(shown: Mapping[str, Any]) -> str:
+    running = [pod for pod in shown["pods"] if pod["pid"]]
+    lines = [f"  node {shown['node']:<23} {shown['slots']} engine slots, {len(running)} processes"]
+    lines += [
+        f"    {pod['pod']:<26} pid {pod['pid']:<8} {pod['address']} {'ready' if pod['ready'] else 'not ready'}"
+        for pod in running
+    ]
+    return "\n".join(lines)
 
 
 def _stay(running: "Sandbox") -> None:

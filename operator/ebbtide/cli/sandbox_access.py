@@ -1,5 +1,6 @@
-"""`ebbtide sandbox kubeconfig|kubectl|url|fail-nodes`: into a sandbox that runs, and one way to hurt it."""
+"""`ebbtide sandbox kubeconfig|kubectl|url|logs|fail-nodes`: into a sandbox that runs, and one way to hurt it."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -47,6 +48,28 @@ def url(name: str, part: str) -> None:
     if not address:
         raise NotFoundError(f"sandbox {name} has no emulator: start it again without --no-emulator")
     click.echo(address)
+
+
+@click.command()
+@SANDBOX_NAME
+@click.argument("pod")
+@click.option("-n", "--namespace", default="default", show_default=True)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is added, until the pod is gone or Ctrl-C.")
+@click.option("--tail", type=click.IntRange(0), help="Only the last so many lines.")
+def logs(name: str, pod: str, namespace: str, follow: bool, tail: int | None) -> None:
+    """Print what a pod of the process node has written; also after its end and after the sandbox's."""
+    from ebbtide.sandbox.processnode.logs import log_file, read
+
+    directory = state.default_directory(name)
+    path = log_file(directory, namespace, pod)
+
+    def more() -> bool:
+        pods = state.process_node(directory).get("pods", ())
+        return follow and state.running(directory) and any(shown["log"] == str(path) for shown in pods)
+
+    with contextlib.suppress(KeyboardInterrupt):
+        for text in read(path, tail, more):
+            click.echo(text, nl=False)
 
 
 @click.command("fail-nodes")

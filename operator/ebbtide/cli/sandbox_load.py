@@ -1,4 +1,7 @@
-"""`ebbtide sandbox load` and `results`: requests to emulated engines, and what became of them."""
+"""`ebbtide sandbox load` and `results`: requests to emulated or real engines, and what became of them.
+
+What is sent is read here, once for both; how it is sent to a real server is `sandbox_http_load`.
+"""
 
 import json
 import shlex
@@ -7,6 +10,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.table import Table
 
@@ -18,12 +22,26 @@ from ebbtide.sandbox.state import State
 from ebbtide.units import format_duration, parse_duration_s
 
 _PLAIN_WIDTH = 120
+_TTFT_S, _ITL_S = 1.0, 0.05  # the defaults of the API
 _LATENCY = Duration(0.001, "is too short for a latency")
 _UNSET = "unset: as the InferenceService NAMESPACE/ROUTE says, else"
+_EMULATED_ONLY = ("name", "stop")
+_HTTP_ONLY = (
+    "model",
+    "prompt_tokens",
+    "output_tokens",
+    "max_prompt_tokens",
+    "max_output_tokens",
+    "spread",
+    "swing",
+    "json_path",
+)
 
 
 @click.command()
-@click.argument("route", metavar="NAMESPACE/ROUTE")
+@click.argument("route", metavar="[NAMESPACE/ROUTE]", required=False)
+@click.option("--url", help="Base of an OpenAI API, ending in /v1: real engines instead of NAMESPACE/ROUTE.")
+@click.option("--model", help="With --url: the name under which the server serves the model.")
 @SANDBOX_NAME
 @click.option("--rate", type=click.FloatRange(0, 10_000, min_open=True), help="Requests per second, on average.")
 @click.option("--shape", help='JSON, such as \'{"shape": "step", "before": 5, "after": 20, "at_s": 60}\'.')
@@ -37,9 +55,29 @@ _UNSET = "unset: as the InferenceService NAMESPACE/ROUTE says, else"
 @click.option("--ttft", type=_LATENCY, help=f"First token within this counts as met; {_UNSET} 1s.")
 @click.option("--itl", type=_LATENCY, help=f"Mean time between tokens, the same; {_UNSET} 50ms.")
 @click.option("--stop", is_flag=True, help="Drop what has not been sent to the route yet.")
+@click.option("--prompt-tokens", type=click.FloatRange(1), default=200.0, show_default=True, help="--url: median.")
+@click.option("--output-tokens", type=click.FloatRange(1), default=100.0, show_default=True, help="--url: median.")
+@click.option("--max-prompt-tokens", type=click.IntRange(1), default=600, show_default=True, help="--url: longest.")
+@click.option("--max-output-tokens", type=click.IntRange(1), default=400, show_default=True, help="--url: longest.")
+@click.option(
+    "--spread", type=click.FloatRange(0), default=0.6, show_default=True, help="--url: sigma of lengths; 0: all alike."
+)
+@click.option(
+    "--swing", type=click.FloatRange(0), default=0.2, show_default=True, help="--url: of the rate; 0: Poisson."
+)
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="--url: write every request and the summary there.",
+)
+@click.pass_context
 def load(
+    context: click.Context,
     *,
-    route: str,
+    route: str | None,
+    url: str | None,
+    model: str | None,
     name: str,
     rate: float | None,
     shape: str | None,
@@ -49,34 +87,74 @@ def load(
     ttft: float | None,
     itl: float | None,
     stop: bool,
+    prompt_tokens: float,
+    output_tokens: float,
+    max_prompt_tokens: int,
+    max_output_tokens: int,
+    spread: float,
+    swing: float,
+    json_path: Path | None,
 ) -> None:
-    """Send requests to the emulated engines whose pods carry the label sandbox.ebbtide.dev/route: ROUTE.
+    """Send requests when they are due, whatever the answers do.
 
-    Returns at once; the emulator sends them. Give one of --rate, --shape and --trace, and --duration.
+    Give one target, one of --rate, --shape and --trace, and --duration.
+
+    NAMESPACE/ROUTE: to the emulated engines whose pods carry the label sandbox.ebbtide.dev/route: ROUTE. Returns at
+    once; the emulator sends them, and `results` shows what became of them.
+
+    --url and --model: to a server that speaks HTTP. Stays until the last answer, or Ctrl-C, and shows what it measured.
     """
+    _check_target(context, route, url, model)
     if sum(way is not None for way in (rate, shape, trace)) != (0 if stop else 1):
         raise click.UsageError("give one of --rate, --shape and --trace, or --stop alone")
-    if "/" not in route:
-        raise click.UsageError(f"route {route!r} is not NAMESPACE/ROUTE, such as default/chat")
-    found = state.of(name)
     if stop:
-        stopped = ask(found, "DELETE", f"/load?{urlencode({'route': route})}")["stopped"]
-        click.echo(f"{route}: loads stopped: {stopped}; requests that were sent run to their end")
+        _stop(name, route or "")
         return
     if duration is None:
         raise click.UsageError("give --duration, such as --duration 5m")
-    what, part = _constant(rate) if rate else _shape(shape) if shape else _trace(trace or Path(), duration)
+    how, what = _constant(rate) if rate else _shape(shape) if shape else _trace(trace or Path(), duration)
+    if route is not None:
+        _order(name, route, how, {"duration_s": duration, "seed": seed, **what}, (ttft, itl))
+        return
+    from ebbtide.cli.sandbox_http_load import HttpLoad, send
+    from ebbtide.sandbox.ledger import Objectives
+    from ebbtide.sim.load import Lengths
+
+    lengths = Lengths(prompt_tokens, spread, max_prompt_tokens, output_tokens, spread, max_output_tokens)
+    objectives = Objectives(ttft or _TTFT_S, itl or _ITL_S)
+    send(HttpLoad(url or "", model or "", what, duration, seed, lengths, swing, objectives, json_path))
+
+
+def _check_target(context: click.Context, route: str | None, url: str | None, model: str | None) -> None:
+    """Refuse all but one target, and options of the other one."""
+    if (route is None) == (url is None):
+        raise click.UsageError("give either NAMESPACE/ROUTE (emulated engines) or --url and --model (a real server)")
+    foreign, target = (_HTTP_ONLY, "--url") if url is None else (_EMULATED_ONLY, "NAMESPACE/ROUTE")
+    for option in context.command.params:
+        if option.name in foreign and context.get_parameter_source(option.name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"{option.opts[0]} goes with {target} only")
+    if route is not None and "/" not in route:
+        raise click.UsageError(f"route {route!r} is not NAMESPACE/ROUTE, such as default/chat")
+    if url is not None and not url.rstrip("/").endswith("/v1"):
+        raise click.UsageError(f"--url: {url!r} must end in /v1, such as http://127.0.0.1:8000/v1")
+    if url is not None and not model:
+        raise click.UsageError("--url needs --model: the name under which the server serves the model")
+
+
+def _stop(name: str, route: str) -> None:
+    stopped = ask(state.of(name), "DELETE", f"/load?{urlencode({'route': route})}")["stopped"]
+    click.echo(f"{route}: loads stopped: {stopped}; requests that were sent run to their end")
+
+
+def _order(name: str, route: str, how: str, order: dict[str, Any], given: tuple[float | None, float | None]) -> None:
+    """Have the emulator send it."""
+    found = state.of(name)
     ready = ask(found, "GET", "/results")["routes"].get(route, {}).get("ready", 0)
-    order = {
-        "route": route,
-        "duration_s": duration,
-        "seed": seed,
-        "objectives": _objectives(found, route, ttft, itl),
-        **part,
-    }
-    count = ask(found, "POST", "/load", order)["requests"]
-    first, gap = (format_duration(seconds) for seconds in order["objectives"].values())
-    click.echo(f"{route}: {count} requests within {format_duration(duration)} ({what}, seed {seed}) from now on")
+    objectives = _objectives(found, route, *given)
+    count = ask(found, "POST", "/load", {"route": route, "objectives": objectives, **order})["requests"]
+    first, gap = (format_duration(seconds) for seconds in objectives.values())
+    click.echo(f"{route}: {count} requests within {format_duration(order['duration_s'])} ", nl=False)
+    click.echo(f"({how}, seed {order['seed']}) from now on")
     click.echo(f"  met is a first token within {first} and {gap} between tokens")
     click.echo(f"  engines ready: {ready}" + ("" if ready else "; requests wait for one"))
     named = "" if name == "default" else f" --name {name}"
@@ -110,9 +188,13 @@ def _objectives(found: State, route: str, ttft_s: float | None, itl_s: float | N
     text = Access.of(found).kubectl(*get)
     declared = json.loads(text)["spec"].get("objectives", {}) if text else {}
     return {
-        "time_to_first_token_s": ttft_s or parse_duration_s(declared.get("timeToFirstToken", "1s")),
-        "inter_token_latency_s": itl_s or parse_duration_s(declared.get("interTokenLatency", "50ms")),
+        "time_to_first_token_s": ttft_s or _declared(declared, "timeToFirstToken", _TTFT_S),
+        "inter_token_latency_s": itl_s or _declared(declared, "interTokenLatency", _ITL_S),
     }
+
+
+def _declared(objectives: dict[str, str], name: str, default_s: float) -> float:
+    return parse_duration_s(objectives[name]) if name in objectives else default_s
 
 
 def _constant(per_second: float) -> tuple[str, dict[str, Any]]:

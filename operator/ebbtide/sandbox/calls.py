@@ -1,4 +1,4 @@
-"""Two ways to call something to its end: a program, and a coroutine from wherever the caller is."""
+"""Ways to call something to its end: a program, a coroutine from wherever the caller is, tasks of a process."""
 
 import asyncio
 import os
@@ -45,3 +45,16 @@ def run_aside(work: Coroutine[Any, Any, Any]) -> Any:
     if failure:
         raise failure[0]
     return answer[0]
+
+
+async def run_until(ended: asyncio.Event, *tasks: asyncio.Task[None]) -> None:
+    """Wait for `ended` or for a task to fail, whose error is raised."""
+    waiter = asyncio.create_task(ended.wait())
+    try:
+        done, _ = await asyncio.wait((waiter, *tasks), return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in (waiter, *tasks):
+            task.cancel()
+        await asyncio.gather(waiter, *tasks, return_exceptions=True)

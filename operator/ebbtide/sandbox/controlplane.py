@@ -1,6 +1,6 @@
-"""The command lines of etcd, the Kubernetes components, KWOK, Prometheus and emulator, and when each is ready.
+"""The command lines of etcd, the Kubernetes components, KWOK, Prometheus, emulator and process node.
 
-Knows flags and files, not lifecycles: `sandbox.py` decides what is started when.
+It also knows when each is ready. Knows flags and files, not lifecycles: `sandbox.py` decides what is started when.
 """
 
 import ssl
@@ -18,7 +18,7 @@ from ebbtide.sandbox.certs import Authority, Pair, kubeconfig, write_private
 
 ETCD, APISERVER, SCHEDULER = "etcd", "kube-apiserver", "kube-scheduler"
 CONTROLLER_MANAGER, KWOK, PROMETHEUS = "kube-controller-manager", "kwok", "prometheus"
-EMULATOR = "emulator"  # ours, and only where it is asked for
+EMULATOR, PROCESS_NODE = "emulator", "process-node"  # ours, and only where they are asked for
 COMPONENTS = (ETCD, APISERVER, CONTROLLER_MANAGER, SCHEDULER, KWOK, PROMETHEUS)
 
 _DATA = Path(__file__).with_name("data")
@@ -93,6 +93,8 @@ _USERS = {
     "autoscaler": ("ebbtide-sandbox-autoscaler", "system:masters"),
     "prometheus": ("ebbtide-sandbox-prometheus", ""),
     "emulator": ("ebbtide-sandbox-emulator", ""),
+    "real-gateway": ("ebbtide-sandbox-real-gateway", ""),
+    "process-node": ("ebbtide-sandbox-process-node", ""),
 }
 
 
@@ -218,6 +220,13 @@ def emulator(layout: Layout, seed: int) -> list[str]:
     config = layout.kubeconfigs["emulator"]
     flags = [f"--kubeconfig={config}", f"--port={layout.ports.gateway}", f"--seed={seed}"]
     return ["-m", "ebbtide.sandbox.emulator", *flags]
+
+
+def process_node(layout: Layout, slots: int) -> list[str]:
+    """Arguments of Python for the agent of the node whose pods are processes of this machine."""
+    flags = [f"--kubeconfig={layout.kubeconfigs['process-node']}", f"--directory={layout.directory}"]
+    flags += [f"--prefix={layout.claim.prefix}", f"--slots={slots}"]
+    return ["-m", "ebbtide.sandbox.processnode", *flags]
 
 
 def prometheus_config(layout: Layout) -> Path:

@@ -16,9 +16,11 @@ from aiohttp import web
 
 from ebbtide import clock
 from ebbtide.kube.client import KubeClient
+from ebbtide.sandbox.calls import run_until
 from ebbtide.sandbox.enginepods import EnginePods
-from ebbtide.sandbox.gateway import Dispatch, Gateway
+from ebbtide.sandbox.gateway import Gateway
 from ebbtide.sandbox.gateway_api import GatewayApi
+from ebbtide.sandbox.rotation import Dispatch
 
 TICK_S = 0.05
 
@@ -44,7 +46,7 @@ async def run(
     try:
         await web.TCPSite(runner, host, port).start()
         log.info("gateway on http://%s:%d, dispatch %s", host, port, dispatch)
-        await _until(ended, *map(asyncio.create_task, (pods.follow(), pods.end_drained(), _tick(gateway))))
+        await run_until(ended, *map(asyncio.create_task, (pods.follow(), pods.end_drained(), _tick(gateway))))
     finally:
         await runner.cleanup()
         await pods.close()
@@ -54,19 +56,6 @@ async def _tick(gateway: Gateway) -> None:
     while True:
         gateway.advance(clock.monotonic_s())
         await asyncio.sleep(TICK_S)
-
-
-async def _until(ended: asyncio.Event, *tasks: asyncio.Task[None]) -> None:
-    """Wait for `ended` or for a task to fail, whose error is raised."""
-    waiter = asyncio.create_task(ended.wait())
-    try:
-        done, _ = await asyncio.wait((waiter, *tasks), return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in (waiter, *tasks):
-            task.cancel()
-        await asyncio.gather(waiter, *tasks, return_exceptions=True)
 
 
 async def _main(kubeconfig: Path, host: str, port: int, seed: int, dispatch: Dispatch) -> None:

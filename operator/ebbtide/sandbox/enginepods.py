@@ -1,8 +1,9 @@
 """Plays every engine pod that the control plane says is running: an engine and a server on the pod's own address.
 
-Watches pods with the label `sandbox.ebbtide.dev/route`. A pod that runs gets its server (metrics, health); one that is
-Ready joins the gateway's rotation, one that is terminating leaves it and finishes what it has until the pod is gone:
-when the last request has its answer the process ends, as a real engine's does, or when the grace period is over.
+Watches pods with the label `sandbox.ebbtide.dev/route`, and leaves those of the process node alone, which are real. A
+pod that runs gets its server (metrics, health); one that is Ready joins the gateway's rotation, one that is terminating
+leaves it and finishes what it has until the pod is gone: when the last request has its answer the process ends, as a
+real engine's does, or when the grace period is over.
 The removal of such a pod, which elsewhere the kubelet does, is all that it ever writes to the API server.
 """
 
@@ -19,98 +20,21 @@ from ebbtide import clock
 from ebbtide.errors import ConfigurationError, ConflictError, EbbtideError, NotFoundError, RetryableError
 from ebbtide.kube.client import KubeClient, resource_path
 from ebbtide.sandbox.gateway import Endpoint, Gateway
+from ebbtide.sandbox.podfeed import Pod, PodFeed
+from ebbtide.sandbox.processnode.node import NODE_NAME as PROCESS_NODE_NAME
 from ebbtide.sim.engine import Engine
 from ebbtide.sim.exposition import CONTENT_TYPE, trtllm_text, vllm_text
 from ebbtide.sim.profiles import profile
 
-ROUTE_LABEL = "sandbox.ebbtide.dev/route"
 ENGINE_ANNOTATION = "sandbox.ebbtide.dev/engine"
 MODEL_ANNOTATION = "sandbox.ebbtide.dev/model"
 PRODUCT_LABEL = "nvidia.com/gpu.product"
 
 _METRICS_PATHS = {"vllm": "/metrics", "trtllm": "/prometheus/metrics"}
-_PAGE = "500"
-_RELIST_PAUSE_S = 1.0
-_WATCH_SILENCE_S = 120.0
 _LOOK_S = 0.25
 _EXIT_S = 1.0  # from SIGTERM to the end of an idle process, and between two tries to remove its pod
 
 log = logging.getLogger(__name__)
-
-
-class _Meta(msgspec.Struct, rename="camel"):
-    name: str = ""
-    namespace: str = ""
-    uid: str = ""
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
-    deletion_timestamp: str | None = None
-    resource_version: str = ""
-
-
-class _Spec(msgspec.Struct, rename="camel"):
-    node_name: str = ""
-
-
-class _Condition(msgspec.Struct):
-    type: str
-    status: str
-
-
-class _State(msgspec.Struct):
-    running: dict[str, str] | None = None
-
-
-class _Container(msgspec.Struct):
-    state: _State = msgspec.field(default_factory=_State)
-
-
-class _Status(msgspec.Struct, rename="camel"):
-    phase: str = ""
-    conditions: list[_Condition] = []
-    container_statuses: list[_Container] = []
-    pod_ip: str = msgspec.field(default="", name="podIP")
-
-
-class Pod(msgspec.Struct):
-    """The parts of a Pod that matter here."""
-
-    metadata: _Meta = msgspec.field(default_factory=_Meta)
-    spec: _Spec = msgspec.field(default_factory=_Spec)
-    status: _Status = msgspec.field(default_factory=_Status)
-
-    @property
-    def key(self) -> str:
-        """`namespace/name`."""
-        return f"{self.metadata.namespace}/{self.metadata.name}"
-
-    @property
-    def running(self) -> bool:
-        """Whether its engine process exists: until the pod is gone, except between the crashes of a crash loop."""
-        containers = self.status.container_statuses
-        alive = not containers or any(container.state.running is not None for container in containers)
-        return self.status.phase == "Running" and bool(self.status.pod_ip) and alive
-
-    @property
-    def ready(self) -> bool:
-        """Whether it may get requests."""
-        ready = any(condition.type == "Ready" and condition.status == "True" for condition in self.status.conditions)
-        return self.running and ready and self.metadata.deletion_timestamp is None
-
-
-class _ListMeta(msgspec.Struct, rename="camel"):
-    resource_version: str = ""
-    continue_: str = msgspec.field(default="", name="continue")
-
-
-class _PodList(msgspec.Struct):
-    metadata: _ListMeta
-    items: list[Pod]
-
-
-class _Event(msgspec.Struct):
-    type: str
-    object: Pod
 
 
 class _Player:
@@ -170,14 +94,8 @@ class EnginePods:
         return [f"pod {key}: {reason}" for key, reason in sorted(self._problems.items())]
 
     async def follow(self) -> None:
-        """List, watch, and list again after any error, until cancelled."""
-        while True:
-            try:
-                version = await self._relist()
-                await self._watch(version)
-            except (EbbtideError, msgspec.DecodeError) as error:
-                log.warning("pods: %s; listing again", error)
-                await asyncio.sleep(_RELIST_PAUSE_S)
+        """Keep up with the API server, whatever happens to it, until cancelled."""
+        await PodFeed(self._client, self._seen, self._gone).follow()
 
     async def end_drained(self) -> None:
         """Remove terminating pods whose last request has its answer, until cancelled."""
@@ -204,36 +122,9 @@ class EnginePods:
         for player in self._players.values():
             await player.stop()
 
-    async def _relist(self) -> str:
-        params = {"labelSelector": ROUTE_LABEL, "limit": _PAGE}
-        pods: dict[str, Pod] = {}
-        while True:
-            answer = await self._client.request("GET", resource_path("v1", "pods"), params=params)
-            page = msgspec.json.decode(answer, type=_PodList)
-            pods.update((pod.key, pod) for pod in page.items)
-            if not page.metadata.continue_:
-                break
-            params = {**params, "continue": page.metadata.continue_}
-        for key in (self._players.keys() | self._problems.keys()) - pods.keys():
-            await self._gone(key)
-        for pod in pods.values():
-            await self._seen(pod)
-        return page.metadata.resource_version
-
-    async def _watch(self, version: str) -> None:
-        params = {"labelSelector": ROUTE_LABEL, "resourceVersion": version}
-        async for line in self._client.watch(resource_path("v1", "pods"), params, _WATCH_SILENCE_S):
-            # an ERROR event carries a Status, whose fields a Pod does not have
-            event = msgspec.json.decode(line, type=_Event) if b'"ERROR"' not in line[:40] else None
-            if event is None:
-                log.info("pods: watch ended with %s; listing again", line[:300].decode(errors="replace"))
-                return
-            if event.type == "DELETED":
-                await self._gone(event.object.key)
-            elif event.type != "BOOKMARK":
-                await self._seen(event.object)
-
     async def _seen(self, pod: Pod) -> None:
+        if pod.spec.node_name == PROCESS_NODE_NAME:
+            return  # a real process listens on its address
         player = self._players.get(pod.key)
         if player is not None and (player.uid != pod.metadata.uid or not pod.running):
             await self._gone(pod.key)  # another pod of that name, or the process ended
@@ -273,8 +164,7 @@ class EnginePods:
         return player
 
     async def _player(self, pod: Pod) -> _Player:
-        annotations, namespace = pod.metadata.annotations, pod.metadata.namespace
-        route = f"{namespace}/{pod.metadata.labels[ROUTE_LABEL]}"
+        annotations, route = pod.metadata.annotations, pod.route
         product = await self._product(pod.spec.node_name)
         model = annotations.get(MODEL_ANNOTATION, "8B")
         chosen = profile(model, product, annotations.get(ENGINE_ANNOTATION, "vllm"))

@@ -6,18 +6,16 @@ terminating one finishes what it has. Requests that find nobody wait in the rout
 
 import heapq
 import random
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from ebbtide.sandbox.ledger import Ledger, Objectives
+from ebbtide.sandbox.rotation import Dispatch, Rotation, pick
 from ebbtide.sim.engine import Engine, Outcome, Request
 from ebbtide.sim.exposition import BusyGauges, RouteGauges
-
-Dispatch = Literal["least-loaded", "random"]
 
 
 class Endpoint:
@@ -34,19 +32,12 @@ class Endpoint:
         return self.engine.running + self.engine.waiting
 
 
-class Route:
-    """One back end, `<namespace>/<name>`."""
+class Route(Rotation[Endpoint, Request]):
+    """One back end, `<namespace>/<name>`, and what became of its requests."""
 
     def __init__(self, key: str) -> None:
-        self.key = key
-        self.endpoints: dict[str, Endpoint] = {}
-        self.held: deque[Request] = deque()
+        super().__init__(key)
         self.ledger = Ledger()
-
-    @property
-    def ready(self) -> list[Endpoint]:
-        """Who is in rotation."""
-        return [endpoint for endpoint in self.endpoints.values() if endpoint.ready]
 
 
 class _Stream:
@@ -133,7 +124,9 @@ class Gateway:
 
     def gauges(self) -> list[RouteGauges]:
         """What the endpoint picker publishes."""
-        return [_gauges(route) for _, route in sorted(self.routes.items())]
+        return [
+            route.gauges(lambda endpoint: BusyGauges.of(endpoint.engine)) for _, route in sorted(self.routes.items())
+        ]
 
     def summary(self, key: str, now_s: float) -> Mapping[str, Any]:
         """The ledger's summary of one route, and what is inside right now."""
@@ -170,14 +163,10 @@ class Gateway:
 
     def _submit(self, route: Route, request: Request, now_s: float) -> None:
         ready = route.ready
-        if self._dispatch == "random":
-            chosen = self._draw.choice(ready)
-        else:
+        if self._dispatch == "least-loaded":
             for endpoint in ready:
                 self._run(route, endpoint, now_s)
-            least = min(endpoint.load for endpoint in ready)
-            # ties by a draw: always the first would keep one engine warm and the others cold
-            chosen = self._draw.choice([endpoint for endpoint in ready if endpoint.load == least])
+        chosen = pick(ready, self._dispatch, self._draw)
         chosen.engine.submit(request, now_s)
 
     def _run(self, route: Route, endpoint: Endpoint, now_s: float) -> None:
@@ -190,19 +179,3 @@ class Gateway:
             stream = self._streams.pop(outcome.request.id)
             if stream.counted:
                 route.ledger.book(outcome, outcome.request.arrival_s - stream.origin_s, stream.objectives)
-
-
-def _gauges(route: Route) -> RouteGauges:
-    ready = route.ready
-    namespace, _, name = route.key.partition("/")
-    share = 1 / len(ready) if ready else 0.0
-    return RouteGauges(
-        namespace=namespace,
-        name=name,
-        queued=len(route.held),
-        ready=len(ready),
-        average_queue=share * sum(endpoint.engine.waiting for endpoint in ready),
-        average_running=share * sum(endpoint.engine.running for endpoint in ready),
-        average_kv_usage=share * sum(endpoint.engine.kv_usage for endpoint in ready),
-        endpoints=tuple((endpoint.key.rpartition("/")[2], endpoint.engine.waiting) for endpoint in ready),
-    )

@@ -97,11 +97,11 @@ class Ledger:
             "met_after": self._met_after,
             "met_both_after_s": _share(self._met_after, self._ended_after),
             "requests_per_second": len(self._arrivals) / self.recent_s,
-            "time_to_first_token_s": _percentiles(self._first_s),
-            "inter_token_latency_s": _percentiles(self._gap_s),
+            "time_to_first_token_s": percentiles(self._first_s),
+            "inter_token_latency_s": percentiles(self._gap_s),
             "recent_s": self.recent_s,
-            "recent_time_to_first_token_s": _percentiles(recent_first),
-            "recent_inter_token_latency_s": _percentiles(recent_gap),
+            "recent_time_to_first_token_s": percentiles(recent_first),
+            "recent_inter_token_latency_s": percentiles(recent_gap),
         }
 
     def _forget(self, now_s: float) -> None:
@@ -126,7 +126,7 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _percentiles(values: Sequence[float]) -> dict[str, float] | None:
+def percentiles(values: Sequence[float]) -> dict[str, float] | None:
     """Nearest-rank percentiles of sorted values: the p99 of 100 values is the 99th."""
     if not values:
         return None

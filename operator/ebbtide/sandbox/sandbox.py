@@ -32,7 +32,9 @@ from ebbtide.sandbox.processes import Processes
 from ebbtide.sandbox.state import autoscaler_process
 from ebbtide.sandbox.versions import DEFAULT_KUBERNETES_MINOR
 
-_DATA_FOLDERS = ("etcd", "prometheus", "pki", "logs", "kubectl-cache")
+MAX_PROCESS_NODE_SLOTS = 64
+
+_DATA_FOLDERS = ("etcd", "prometheus", "pki", "logs", "kubectl-cache", "pods")
 _READY_TIMEOUT_S = 60.0
 
 
@@ -42,8 +44,9 @@ class SandboxConfig:
 
     `manifests` (files, folders or objects) are applied in order before the sandbox counts as ready.
     `scrape_interval_s` is in seconds, from 0.5 to 300. `autoscaler` holds for each autoscaled pool (which brings its
-    own `min_nodes` and `max_nodes`); None leaves these pools at their starting size. `emulator_seed` starts the
-    emulator, which plays engine pods and a gateway; None leaves both out: GPU pods run and serve nothing.
+    own `min_nodes` and `max_nodes`); None leaves these pools at their starting size. `process_node_slots` is how many
+    engines fit on the node whose pods are processes of this machine; 0: there is no such node. `emulator_seed` starts
+    the emulator, which plays engine pods and a gateway; None leaves both out: GPU pods run and serve nothing.
     """
 
     name: str = "default"
@@ -53,6 +56,7 @@ class SandboxConfig:
     manifests: tuple[Path | Mapping[str, Any], ...] = ()
     scrape_interval_s: float = 5.0
     autoscaler: AutoscalerSettings | None = field(default_factory=AutoscalerSettings)
+    process_node_slots: int = 0
     emulator_seed: int | None = None
     binaries: BinarySettings | None = None
     progress: Progress = field(default=print, repr=False)
@@ -60,6 +64,11 @@ class SandboxConfig:
     def __post_init__(self) -> None:
         if not 0.5 <= self.scrape_interval_s <= 300:
             raise ConfigurationError(f"scrape_interval_s is {self.scrape_interval_s}: allowed are 0.5 to 300 seconds")
+        if not 0 <= self.process_node_slots <= MAX_PROCESS_NODE_SLOTS:
+            raise ConfigurationError(
+                f"process_node_slots is {self.process_node_slots}: allowed are 0 (no process node) to "
+                f"{MAX_PROCESS_NODE_SLOTS}"
+            )
         state.check_name(self.name)
 
 
@@ -73,8 +82,9 @@ class Sandbox:
         self._started_s = unix_time_s()
         for folder in _DATA_FOLDERS:
             shutil.rmtree(directory / folder, ignore_errors=True)
-        for left_over in [*directory.glob("autoscaler-*.fail"), *directory.glob("autoscaler-*.json")]:
-            left_over.unlink()
+        for left_over in ("autoscaler-*.fail", "autoscaler-*.json", state.process_node_file(directory).name):
+            for path in directory.glob(left_over):
+                path.unlink()
         self._held = undo
         self._claim = undo.enter_context(closing(addresses.claim()))
         self.directory = directory
@@ -241,6 +251,9 @@ class Sandbox:
         self.apply(controlplane.sandbox_rbac())
         self.call(lambda client: nodes.add_pools(client, self._config.pools))
         self._spawn_autoscalers()
+        if self._config.process_node_slots:
+            agent = controlplane.process_node(self.layout, self._config.process_node_slots)
+            self.processes.spawn(controlplane.PROCESS_NODE, [sys.executable, *agent])
         if self._config.emulator_seed is not None:
             emulator = controlplane.emulator(self.layout, self._config.emulator_seed)
             self.processes.spawn(controlplane.EMULATOR, [sys.executable, *emulator])
@@ -273,6 +286,9 @@ class Sandbox:
         scalers = {autoscaler_process(pool.name): pool.name for pool in self._config.pools if pool.autoscaled}
         if name in scalers:
             return state.autoscaler_file(self.directory, scalers[name]).exists()  # written when it has looked once
+        if name == controlplane.PROCESS_NODE:
+            shown = state.process_node(self.directory)
+            return bool(shown) and shown["pid"] == self.processes.pid(name)  # this run of it, not an earlier one
         return controlplane.healthy(self.layout, name)
 
     def _remember(self) -> None:

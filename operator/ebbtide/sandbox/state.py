@@ -9,7 +9,7 @@ import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from ebbtide.errors import ConfigurationError, NotFoundError, SandboxError
 
@@ -108,6 +108,20 @@ def read(directory: Path) -> State | None:
         return State(**json.loads((directory / _FILE).read_text()))
     except FileNotFoundError:
         return None
+
+
+def process_node_file(directory: Path) -> Path:
+    """What the agent of the process node says of itself; written once it has read all its pods."""
+    return directory / "process-node.json"
+
+
+def process_node(directory: Path) -> dict[str, Any]:
+    """The process node's `node`, `pid`, `slots` and `pods`; {} where there is none (yet)."""
+    try:
+        shown: dict[str, Any] = json.loads(process_node_file(directory).read_text())
+    except FileNotFoundError:
+        return {}
+    return shown
 
 
 def of(name: str) -> State:
