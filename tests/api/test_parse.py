@@ -4,10 +4,12 @@ import json
 from decimal import Decimal
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ebbtide.api import parse_pool, parse_service
+from ebbtide.api.service import InferenceServiceSpec
 from ebbtide.errors import ConfigurationError
 from ebbtide.model.spec import (
     Activator,
@@ -90,6 +92,7 @@ def test_a_service_with_every_field():
             },
             separators=(",", ":"),
         ),
+        deletion_policy="Delete",
     )
     assert spec.scaling == Scaling(
         min_replicas=0,
@@ -199,6 +202,15 @@ def test_a_service_that_cannot_be_normalised_names_the_field(obj, wanted):
     with pytest.raises(ConfigurationError) as raised:
         parse_service(obj)
     assert wanted in str(raised.value)
+
+
+def test_a_bare_off_is_refused_and_the_field_says_to_quote_it():
+    """YAML 1.1, as the API's tools read it: Off without quotes is false."""
+    bare, quoted = yaml.safe_load("mode: Off")["mode"], yaml.safe_load('mode: "Off"')["mode"]
+    with pytest.raises(ConfigurationError, match=r"spec\.mode: false is not allowed"):
+        parse_service(service(("spec.mode", bare)))
+    assert parse_service(service(("spec.mode", quoted))).mode is Mode.OFF
+    assert 'write it "Off", in quotes' in " ".join(str(InferenceServiceSpec.model_fields["mode"].description).split())
 
 
 @pytest.mark.parametrize(

@@ -340,6 +340,28 @@ async def test_deleting_a_service(
     assert bool(live) is survives
 
 
+@pytest.mark.parametrize(("policy", "survives"), [("Orphan", True), ("Delete", False)])
+async def test_removing_a_variant(
+    admin: KubeClient, operator: KubeClient, namespace: str, apply_yaml: ApplyYaml, policy: str, survives: bool
+) -> None:
+    more = (
+        "  - name: l40s\n    pool: h100\n    engine: {type: vLLM, image: example.com/engine, deletionPolicy: Delete}\n"
+    )
+    apply_yaml(SERVICE.format(namespace=namespace, policy=policy) + more)
+    raw = await service_object(admin, namespace)
+    actuator, farewell = Actuator(operator, Receipts().store), Farewell(operator)
+    await farewell.sync(raw)
+    await actuator.reconcile_workloads(engine_snapshot(namespace, uid=raw["metadata"]["uid"], deletion_policy=policy))
+    assert await farewell.sync(await service_object(admin, namespace)) is None
+    path = f"/apis/ebbtide.dev/v1alpha1/namespaces/{namespace}/inferenceservices/chat"
+    remaining = {"spec": {"variants": [raw["spec"]["variants"][1]]}}
+    await admin.request("PATCH", path, body=remaining, content_type=MERGE_PATCH)
+    result = await farewell.sync(await service_object(admin, namespace))
+    assert (result is None) is survives, result
+    deployments = (await admin.get(f"/apis/apps/v1/namespaces/{namespace}/deployments"))["items"]
+    assert bool([item for item in deployments if "deletionTimestamp" not in item["metadata"]]) is survives
+
+
 async def test_status_is_accepted_whole_and_keeps_its_transition_times(
     admin: KubeClient, operator: KubeClient, namespace: str, apply_yaml: ApplyYaml
 ) -> None:

@@ -183,6 +183,23 @@ def test_no_price_no_scale_up_and_what_runs_stays():
     assert decided.spend_per_hour is None
 
 
+def test_prices_in_different_currencies_are_not_compared():
+    """100 JPY are less than 3 USD, and a bare 100 is more: nothing grows on either, and what runs stays."""
+    states = service([variant("a100", pods(2, 40.0)), variant("h100", ())])
+    yen = msgspec.structs.replace(pool("a100", price="100.00"), currency="JPY")
+    loop = settled(snapshot(states, [yen, pool("h100", price="3.00")]))
+    decided = loop.plan.services[0]
+    assert loop.plan.actions == ()
+    assert [item.allowed for item in decided.variants] == [2, 0]
+    assert condition(decided, "PricesKnown") == ("False", "PriceUnknown")
+    [priced] = [item for item in decided.conditions if item.type == "PricesKnown"]
+    assert "prices in JPY and USD cannot be compared: no scale-up" in priced.message
+    assert decided.reason.code.value == "PriceUnknown"
+    assert "prices in JPY and USD cannot be compared" in decided.reason.text
+    alike = settled(snapshot(states, [pool("a100", price="100.00"), pool("h100", price="3.00")]))
+    assert wanted(alike.plan.services[0])["h100"] > 0
+
+
 def test_gpus_per_replica_unknown_is_no_scale_up_either():
     loop = settled(snapshot(service(variant("h100", pods(2, 40.0), gpus_per_replica=None))))
     assert loop.plan.actions == ()

@@ -1,5 +1,7 @@
 """The gateways' queues: sums by label, ages, and who is woken when."""
 
+import asyncio
+from collections import Counter
 from collections.abc import Iterator
 
 import aiohttp
@@ -146,3 +148,38 @@ async def test_a_page_beyond_all_bounds_is_no_reading(gateway: tuple[Gateway, st
     async with aiohttp.ClientSession() as session:
         await gateways.poll(session)
     assert gateways.reading("team-a/chat") == UNKNOWN
+
+
+async def test_silent_gateways_do_not_hold_up_one_that_answers() -> None:
+    """Eight that never answer take the two places in turn: in one round for all, each would be asked as often."""
+    asked: Counter[str] = Counter()
+    first, often = asyncio.Event(), asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        path = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
+        asked[path] += 1
+        if path == "/good":
+            body = f'{NAMES[0]}{{inference_pool="chat"}} 0\n'.encode()
+            first.set()
+            writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        else:
+            if asked[path] == 4:
+                often.set()
+            await reader.read()  # until the other side gives up
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    address = "http://{}:{}".format(*server.sockets[0].getsockname())
+    gateways = Gateways(GatewaySettings(poll_s=0.01, timeout_s=0.1, concurrency=2), lambda: None)
+    paths = [*(f"/silent-{number}" for number in range(8)), "/good"]
+    gateways.follow({f"ns{path}": activator(url=address + path) for path in paths})
+    polling = asyncio.create_task(gateways.run())
+    async with asyncio.timeout(30):
+        await first.wait()  # before that nobody knows who is silent
+        asked.clear()
+        often.clear()
+        await often.wait()
+    polling.cancel()
+    await asyncio.gather(polling, return_exceptions=True)
+    server.close()
+    assert asked["/good"] > 2 * max(count for path, count in asked.items() if path != "/good"), asked

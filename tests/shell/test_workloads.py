@@ -13,9 +13,11 @@ from ebbtide.act.farewell import Farewell
 from ebbtide.act.overlay import merge
 from ebbtide.act.ownership import handover
 from ebbtide.act.render import (
+    DELETION_POLICY,
     PRE_STOP_S,
     RENDERED_HASH,
     SERVICE_LABEL,
+    VARIANT_LABEL,
     drain_seconds,
     render_deployment,
     render_service,
@@ -163,6 +165,11 @@ def test_merging_twice_changes_nothing_more(base: dict[str, Any], overlay: dict[
     assert merge(base, {}) == base
 
 
+@pytest.mark.parametrize("policy", ["Orphan", "Delete"])
+def test_the_deployment_says_what_becomes_of_it_once_its_variant_is_gone(policy: str) -> None:
+    assert rendered(deletion_policy=policy)["metadata"]["annotations"][DELETION_POLICY] == policy
+
+
 def test_the_hash_follows_the_content() -> None:
     def digest(deployment: Any) -> str:
         return str(deployment["metadata"]["annotations"][RENDERED_HASH])
@@ -210,7 +217,7 @@ def test_creation_is_handed_to_apply_and_replicas_to_the_scale_writer() -> None:
 
 @pytest.fixture
 def api() -> FakeApi:
-    return FakeApi()
+    return FakeApi(objects={DEPLOYMENTS: {"items": []}})
 
 
 @pytest.fixture
@@ -300,7 +307,13 @@ async def test_a_change_of_the_declaration_is_tried_at_once_after_a_refusal(clie
 
 def raw(policy: str | None = "Delete", mode: str = "Auto", deleting: bool = False, finalizer: bool = False) -> Any:
     engine = {"type": "vLLM", "image": "x"} | ({"deletionPolicy": policy} if policy else {})
-    metadata: dict[str, Any] = {"namespace": "team", "name": "chat", "uid": "u1", "resourceVersion": "5"}
+    metadata: dict[str, Any] = {
+        "namespace": "team",
+        "name": "chat",
+        "uid": "u1",
+        "resourceVersion": "5",
+        "generation": 1,
+    }
     metadata["finalizers"] = ["other/keep", *([Farewell.FINALIZER] if finalizer else [])]
     if deleting:
         metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
@@ -376,3 +389,74 @@ async def test_a_delete_that_fails_keeps_the_finalizer(client: KubeClient, api: 
     assert result is not None and result.outcome is Outcome.RETRY
     assert [asked.method for asked in api.writes()] == ["DELETE"]
     assert INFS not in [asked.path for asked in api.writes()]
+
+
+OLD = f"{DEPLOYMENTS}/chat-a100"
+
+
+def left(policy: str | None = "Delete", uid: str = "u1", variant: str = "a100", going: bool = False) -> Any:
+    annotations = {"ebbtide.dev/service-uid": uid} | ({DELETION_POLICY: policy} if policy else {})
+    metadata = {"name": "chat-a100", "uid": "d2", "annotations": annotations, "labels": {VARIANT_LABEL: variant}}
+    return {"metadata": metadata | ({"deletionTimestamp": "x"} if going else {})}
+
+
+def without_engine(target: str) -> Any:
+    """The service after its last engine block became a variant with a target of its own."""
+    service = raw(finalizer=True)
+    ref = {"apiVersion": "apps/v1", "kind": "Deployment", "name": target}
+    service["spec"]["variants"] = [{"name": "own", "scaleTargetRef": ref}]
+    return service
+
+
+@pytest.mark.parametrize(
+    ("service", "deployment", "deleted", "finalizer"),
+    [
+        pytest.param(raw(finalizer=True), left(), True, None, id="its variant was removed"),
+        pytest.param(without_engine("mine"), left(), True, "removed", id="the last one: then the finalizer goes"),
+        pytest.param(raw("Orphan", finalizer=True), left(), True, "removed", id="what remains is Orphan"),
+        pytest.param(raw(finalizer=True), left("Orphan"), False, None, id="Orphan stays"),
+        pytest.param(raw(finalizer=True), left(None), False, None, id="it does not say: stays"),
+        pytest.param(raw(finalizer=True), left(uid="other"), False, None, id="built for another incarnation: stays"),
+        pytest.param(raw(finalizer=True), left(variant="h100"), False, None, id="its variant is still there"),
+        pytest.param(raw(finalizer=True), left(going=True), False, None, id="on its way out already"),
+        pytest.param(without_engine("chat-a100"), left(), False, "removed", id="taken over as a target: stays"),
+        pytest.param(raw(mode="Recommend", finalizer=True), left(), False, "removed", id="Recommend deletes nothing"),
+    ],
+)
+async def test_what_goes_with_a_removed_variant(
+    client: KubeClient, api: FakeApi, service: Any, deployment: Any, deleted: bool, finalizer: str | None
+) -> None:
+    api.objects |= {DEPLOYMENTS: {"items": [deployment]}, OLD: deployment}
+    await Farewell(client).sync(service)
+    want = [("DELETE", OLD)] * deleted + [("PATCH", INFS)] * (finalizer == "removed")
+    assert [(asked.method, asked.path) for asked in api.writes()] == want
+    asked_for = [asked.params["labelSelector"] for asked in api.asked if asked.path == DEPLOYMENTS]
+    ours_only = "app.kubernetes.io/managed-by=ebbtide,ebbtide.dev/service=chat,ebbtide.dev/variant"
+    assert asked_for == ([] if service["spec"]["mode"] == "Recommend" else [ours_only])
+
+
+async def test_removed_variants_are_looked_for_once_a_generation_and_again_after_a_failure(
+    client: KubeClient, api: FakeApi
+) -> None:
+    api.objects |= {DEPLOYMENTS: {"items": [left()]}, OLD: left()}
+    api.will("DELETE", OLD, (500, {"message": "down"}))
+    farewell, service = Farewell(client), without_engine("mine")
+    failed = await farewell.sync(service)
+    assert failed is not None and failed.outcome is Outcome.RETRY
+    assert INFS not in [asked.path for asked in api.writes()], "the finalizer vouches for what is left"
+    done = await farewell.sync(service)
+    assert done is not None and done.outcome is Outcome.DONE and "deleted chat-a100" in done.message
+    listed = len(api.asked)
+    service = raw(finalizer=True)
+    assert await farewell.sync(service) is None
+    assert len(api.asked) == listed, "the same generation costs nothing"
+    service["metadata"]["generation"] = 2
+    await farewell.sync(service)
+    assert [asked.path for asked in api.asked[listed:]] == [DEPLOYMENTS, OLD, OLD]
+
+
+async def test_a_deleted_service_takes_what_its_removed_variants_left(client: KubeClient, api: FakeApi) -> None:
+    api.objects |= {CRD: {"metadata": {}}, DEPLOYMENT: ours(), DEPLOYMENTS: {"items": [left()]}, OLD: left()}
+    result = await Farewell(client).sync(raw(deleting=True, finalizer=True))
+    assert result is not None and result.outcome is Outcome.DONE
+    assert [asked.path for asked in api.writes() if asked.method == "DELETE"] == [DEPLOYMENT, OLD]

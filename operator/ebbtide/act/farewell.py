@@ -1,13 +1,15 @@
-"""What happens to engine-block workloads when their service is deleted: by default nothing, they keep running.
+"""What happens to engine-block workloads when their variant or service is removed: by default they keep running.
 
-Only `deletionPolicy: Delete` puts a finalizer on the service, and only that finalizer's removal deletes anything.
+Only `deletionPolicy: Delete` puts a finalizer on the service, and only where that finalizer is anything is deleted:
+the Deployment of a variant that was removed from a service in mode Auto, and what is left when the service goes.
 """
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
 from ebbtide.act.ownership import FIELD_MANAGER
-from ebbtide.act.render import SERVICE_UID
+from ebbtide.act.render import DELETION_POLICY, MANAGED_BY, SERVICE_LABEL, SERVICE_UID, VARIANT_LABEL
 from ebbtide.act.result import ActResult, Outcome, classify
 from ebbtide.errors import EbbtideError, NotFoundError
 from ebbtide.kube.client import MERGE_PATCH, KubeClient, resource_path
@@ -24,8 +26,11 @@ class Farewell:
     FINALIZER = "ebbtide.dev/delete-workloads"
     CRD = "inferenceservices.ebbtide.dev"
 
-    def __init__(self, client: KubeClient) -> None:
+    def __init__(self, client: KubeClient, parallel: int = 8) -> None:
         self._client = client
+        self._parallel = asyncio.Semaphore(parallel)
+        # `namespace/name` -> (uid, generation) whose removed variants were looked for: one list for each change of spec
+        self._swept: dict[str, tuple[str, int]] = {}
 
     async def sync(self, raw: Mapping[str, Any]) -> ActResult | None:
         """Adds, removes or carries out the finalizer of one raw InferenceService; None when nothing is to be done.
@@ -42,12 +47,44 @@ class Farewell:
         present = self.FINALIZER in (metadata.get("finalizers") or ())
         if metadata.get("deletionTimestamp"):
             return await self._part(raw) if present else None
-        wanted = raw["spec"].get("mode") == Mode.AUTO.value and bool(_deletable(raw))
-        if wanted == present:
-            return None
-        await self._set_finalizer(raw, wanted)
-        verb = "added" if wanted else "removed"
-        return _farewell(raw, Outcome.DONE, f"finalizer {self.FINALIZER} {verb}")
+        auto = raw["spec"].get("mode") == Mode.AUTO.value
+        said = await self._sweep(raw) if auto and present else []
+        wanted = auto and bool(_deletable(raw))
+        if wanted != present:
+            await self._set_finalizer(raw, wanted)
+            said.append(f"finalizer {self.FINALIZER} {'added' if wanted else 'removed'}")
+        return _farewell(raw, Outcome.DONE, ", ".join(said)) if said else None
+
+    async def _sweep(self, raw: Mapping[str, Any]) -> list[str]:
+        """Deletes the Deployments of removed variants, before the finalizer that vouches for them may go."""
+        metadata = raw["metadata"]
+        key, seen = f"{metadata['namespace']}/{metadata['name']}", (metadata["uid"], int(metadata["generation"]))
+        if self._swept.get(key) == seen:
+            return []
+        deleted = [name for path, name in await self._left_behind(raw) if await self._delete(path, raw)]
+        self._swept[key] = seen
+        return [f"deleted {', '.join(deleted)} of removed variants (deletionPolicy: Delete)"] if deleted else []
+
+    async def _left_behind(self, raw: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """(path, name) of Deployments that we built for variants that the spec no longer has, and that say Delete.
+
+        A Deployment that a remaining variant names as its scaleTargetRef stays: it was taken over, not left behind.
+        """
+        metadata, variants = raw["metadata"], raw["spec"].get("variants", ())
+        kept = {variant["name"] for variant in variants}
+        targets = {variant["scaleTargetRef"]["name"] for variant in variants if variant.get("scaleTargetRef")}
+        collection = resource_path("apps/v1", "deployments", metadata["namespace"])
+        selector = f"{MANAGED_BY}=ebbtide,{SERVICE_LABEL}={metadata['name']},{VARIANT_LABEL}"
+        async with self._parallel:
+            listed = await self._client.get(collection, labelSelector=selector)
+        found = []
+        for live in listed["items"]:
+            own = live["metadata"]
+            name, variant = own["name"], own["labels"][VARIANT_LABEL]
+            leaves = (own.get("annotations") or {}).get(DELETION_POLICY) == "Delete" and "deletionTimestamp" not in own
+            if leaves and variant not in kept and name not in targets:
+                found.append((f"{collection}/{name}", name))
+        return found
 
     async def _part(self, raw: Mapping[str, Any]) -> ActResult:
         if raw["spec"].get("mode") != Mode.AUTO.value:
@@ -55,9 +92,11 @@ class Farewell:
         elif await self._crd_is_going():
             message = "the CRD is being deleted: workloads keep running"
         else:
-            deleted = [name for path, name in _deletable(raw) if await self._delete(path, raw)]
+            leaving = [*_deletable(raw), *await self._left_behind(raw)]
+            deleted = [name for path, name in leaving if await self._delete(path, raw)]
             message = f"deleted {', '.join(deleted) or 'nothing'} (deletionPolicy: Delete)"
         await self._set_finalizer(raw, wanted=False)
+        self._swept.pop(f"{raw['metadata']['namespace']}/{raw['metadata']['name']}", None)
         return _farewell(raw, Outcome.DONE, message)
 
     async def _crd_is_going(self) -> bool:

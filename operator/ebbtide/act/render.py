@@ -17,6 +17,8 @@ SERVICE_LABEL = "ebbtide.dev/service"
 VARIANT_LABEL = "ebbtide.dev/variant"
 SERVICE_UID = "ebbtide.dev/service-uid"
 RENDERED_HASH = "ebbtide.dev/rendered"
+# On the object itself: once the variant is gone from the spec, nothing else knows what it said
+DELETION_POLICY = "ebbtide.dev/deletion-policy"
 
 # Long enough for endpoints and gateways to stop sending: readiness of vLLM does not fall while it drains
 PRE_STOP_S = 15
@@ -43,10 +45,12 @@ def render_deployment(service: ServiceSpec, variant: VariantSpec, pool: PoolSpec
     template = merge(_pod_template(variant, variant.engine, pool, labels), _overlay(variant.engine))
     # The selector is immutable and must match whatever the overlay says
     template = merge(template, {"metadata": {"labels": selector}})
+    metadata = _metadata(service, variant.target.name, labels)
+    metadata["annotations"][DELETION_POLICY] = variant.engine.deletion_policy
     body = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": _metadata(service, variant.target.name, labels),
+        "metadata": metadata,
         "spec": {
             "selector": {"matchLabels": selector},
             # A surge pod finds no GPU in a full pool and the rollout would wait for ever: replace one by one instead

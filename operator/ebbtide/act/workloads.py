@@ -2,7 +2,7 @@
 
 Written only on a difference from what was written before. Created at zero replicas; from then on only `/scale` moves
 the number. An object of the same name that is not Ebbtide's is left alone, and so is a field that another manager
-owns: both are reported, never forced. Removing a variant or a service leaves its Deployment running.
+owns: both are reported, never forced. Nothing is deleted here: see `farewell`.
 """
 
 import asyncio

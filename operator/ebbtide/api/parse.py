@@ -125,6 +125,7 @@ def _engine(engine: api_variant.Engine) -> m.EngineSpec:
         env=tuple((each.name, each.value) for each in engine.env),
         port=engine.port,
         pod_template_json=json.dumps(overlay, sort_keys=True, separators=(",", ":")),
+        deletion_policy=engine.deletion_policy.value,
     )
 
 

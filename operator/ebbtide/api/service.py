@@ -124,8 +124,9 @@ class InferenceServiceSpec(ApiModel, json_schema_extra=_SPEC_RULES):
     """What the service needs. Ebbtide decides how many replicas of each variant that takes."""
 
     mode: Mode = Mode.RECOMMEND
-    """How far Ebbtide may go. Off: nothing is decided. Recommend: what it would do is shown in status and nothing is
-    written to a target or created. Auto: it scales the targets. Unset: Recommend."""
+    """How far Ebbtide may go. Recommend: what it would do is shown in status and said in Events, and nothing is
+    written to a target or created. Off: the same, without the Events; in YAML write it "Off", in quotes, because a
+    bare Off means false there and is refused. Auto: it scales the targets. Unset: Recommend."""
     model: Model
     """The model that is served. Required."""
     objectives: Objectives = Objectives()

@@ -87,7 +87,7 @@ class Engine(ApiModel):
     """TCP port on which the engine serves requests and metrics, 1 to 65535. Unset: 8000."""
     deletion_policy: DeletionPolicy = DeletionPolicy.ORPHAN
     """What happens to the Deployment when this variant or the service is deleted. Orphan: it keeps running at its
-    present size. Delete: it is deleted too, but not when the CRD itself goes. Unset: Orphan."""
+    present size. Delete: it is deleted too, in mode Auto, but not when the CRD itself goes. Unset: Orphan."""
     pod_template: PodTemplate | None = None
     """Overlay merged over the pod template that Ebbtide builds (JSON merge patch; containers by name).
     Unset: nothing is overlaid."""

@@ -154,6 +154,10 @@ def _shares(ready: list[VariantDraft]) -> str:
 
 
 def _prices(draft: Draft) -> Condition:
+    different = pools.currencies(draft.variants)
+    if len(different) > 1:
+        text = f"prices in {' and '.join(different)} cannot be compared: no scale-up until they are in one currency"
+        return Condition("PricesKnown", _FALSE, Code.PRICE_UNKNOWN.value, text)
     unknown = [v for v in draft.variants if v.cost is None]
     if unknown and all(_awaits_target(variant) for variant in unknown):
         names = ", ".join(v.spec.name for v in unknown)
@@ -168,10 +172,6 @@ def _prices(draft: Draft) -> Condition:
         names = ", ".join(f"{v.spec.name} (pool {v.spec.pool})" for v in unknown)
         return Condition(
             "PricesKnown", _FALSE, code.value, f"no scale-up of {names} until a price and its GPUs are known"
-        )
-    if len({v.pool.state.currency for v in draft.variants if v.pool is not None}) > 1:
-        return Condition(
-            "PricesKnown", _FALSE, Code.PRICE_UNKNOWN.value, "the pools' prices are in different currencies"
         )
     return Condition("PricesKnown", _TRUE, Code.PRICES_KNOWN.value, "every pool has a price")
 

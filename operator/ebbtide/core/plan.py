@@ -140,6 +140,7 @@ def _draft(state: ServiceState, memory: ServiceMemory, cycle: Cycle) -> Draft:
         if pool is not None and pool.price is not None and variant.gpus is not None:
             variant.cost = pool.price * variant.gpus
         variants.append(variant)
+    pools.compare_prices(variants)
     draft = Draft(state, memory, variants)
     # the remembered moment is rounded to a tenth of a second, so it may lie a little ahead
     draft.watched_s = max(0.0, cycle.now_s - (memory.watched_since or cycle.now_s))

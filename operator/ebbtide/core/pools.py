@@ -36,6 +36,20 @@ def open_pools(cycle: Cycle) -> None:
         cycle.pools[name] = draft
 
 
+def currencies(variants: list[VariantDraft]) -> list[str]:
+    """Currencies of the known prices of the variants' pools, in order."""
+    return sorted({v.pool.state.currency for v in variants if v.pool is not None and v.pool.price is not None})
+
+
+def compare_prices(variants: list[VariantDraft]) -> None:
+    """Take away every cost when the currencies differ: 100 JPY is not more than 3 USD, and which variant is cheaper
+    nobody can say. As with an unknown price, nothing grows and what runs stays.
+    """
+    if len(currencies(variants)) > 1:
+        for variant in variants:
+            variant.cost = None
+
+
 def counts(node: NodeState) -> bool:
     """May it hold new replicas?"""
     return node.ready and not node.cordoned and not node.interrupted

@@ -46,8 +46,7 @@ def _blocked(draft: Draft, variant: VariantDraft, count: int, cycle: Cycle) -> t
     if not variant.gpus:
         return 2, Code.GPUS_UNKNOWN, f"{name}: GPUs per replica are neither declared nor in the pod template"
     if variant.cost is None:
-        why = f" ({pool.state.faults[0][1]})" if pool.state.faults else ""
-        return 2, Code.PRICE_UNKNOWN, f"{name}: the price of pool {pool.name} is unknown{why}"
+        return 2, Code.PRICE_UNKNOWN, f"{name}: {_no_price(draft, pool)}"
     if pool.memory.backoff_until is not None and pool.memory.backoff_until > cycle.now_s:
         left_s = pool.memory.backoff_until - cycle.now_s
         return 3, Code.POOL_BACKING_OFF, f"{name}: nodes of pool {pool.name} did not come, next try in {left_s:.0f}s"
@@ -62,6 +61,14 @@ def _no_pool(variant: VariantDraft) -> tuple[int, Code, str]:
         if code == Code.POOL_UNREADABLE:
             return 0, Code.POOL_UNREADABLE, text
     return 0, Code.POOL_NOT_FOUND, f"{variant.spec.name}: there is no GPUPool {variant.spec.pool}"
+
+
+def _no_price(draft: Draft, pool: PoolDraft) -> str:
+    different = pools.currencies(draft.variants)
+    if len(different) > 1:
+        return f"prices in {' and '.join(different)} cannot be compared"
+    why = f" ({pool.state.faults[0][1]})" if pool.state.faults else ""
+    return f"the price of pool {pool.name} is unknown{why}"
 
 
 def _failing(variant: VariantDraft) -> str:

@@ -78,7 +78,10 @@ class CapacityPrior(Spec, frozen=True):
 
 
 class EngineSpec(Spec, frozen=True):
-    """What Ebbtide builds a Deployment from. `env` are (name, value) pairs; `pod_template` is a JSON merge overlay."""
+    """What Ebbtide builds a Deployment from. `env` are (name, value) pairs; `pod_template` is a JSON merge overlay.
+
+    `deletion_policy` is Orphan or Delete: what happens to the Deployment when the variant or the service goes.
+    """
 
     type: EngineType
     image: str
@@ -86,6 +89,7 @@ class EngineSpec(Spec, frozen=True):
     env: tuple[tuple[str, str], ...] = ()
     port: int = 8000
     pod_template_json: str = "{}"
+    deletion_policy: str = "Orphan"
 
 
 class VariantSpec(Spec, frozen=True):

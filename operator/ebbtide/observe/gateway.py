@@ -38,7 +38,11 @@ class _Read:
 
 
 class Gateways:
-    """Polls each distinct URL once a round for all services that name it. `run` works until it is cancelled."""
+    """Polls each distinct URL for all services that name it, none waiting for another. `run` works until cancelled.
+
+    Addresses that did not answer last time share places of their own: 200 silent ones, each for its second, would
+    hold 32 places for 7 s in turn, and whoever answers would wait as long.
+    """
 
     def __init__(self, settings: GatewaySettings, on_wake: Callable[[], None]) -> None:
         self._settings = settings
@@ -47,6 +51,8 @@ class Gateways:
         self._seen: dict[str, _Seen] = {}
         self._pages: dict[str, _Read] = {}  # by URL, the last page
         self._broken: dict[str, str] = {}
+        self._reads: dict[str, asyncio.Task[None]] = {}  # by URL, the latest
+        self._answering, self._silent = (asyncio.Semaphore(settings.concurrency) for _ in range(2))
 
     def follow(self, activators: Mapping[str, Activator]) -> None:
         """From now on poll these, by service key; what is known of others, or of a changed activator, is forgotten."""
@@ -70,20 +76,35 @@ class Gateways:
     async def run(self) -> None:
         """Poll until cancelled; an address that does not answer leaves its readings to age."""
         timeout = aiohttp.ClientTimeout(total=self._settings.timeout_s)
-        connector = aiohttp.TCPConnector(limit=self._settings.concurrency)
+        connector = aiohttp.TCPConnector(limit=2 * self._settings.concurrency)
         async with aiohttp.ClientSession(timeout=timeout, connector=connector, trust_env=False) as session:
-            while True:
-                began_s = monotonic_s()
-                await self.poll(session)
-                await asyncio.sleep(max(0.0, self._settings.poll_s - (monotonic_s() - began_s)))
+            try:
+                while True:
+                    self._begin(session)
+                    await asyncio.sleep(self._settings.poll_s)
+            finally:
+                for read in self._reads.values():
+                    read.cancel()
+                await asyncio.gather(*self._reads.values(), return_exceptions=True)
+                self._reads.clear()
 
     async def poll(self, session: aiohttp.ClientSession) -> None:
-        """One round."""
+        """One round, to its end."""
+        self._begin(session)
+        await asyncio.gather(*self._reads.values())
+
+    def _begin(self, session: aiohttp.ClientSession) -> None:
+        """Starts a read of each URL that has none under way; what nobody foresaw in a finished one is raised here."""
         by_url: dict[str, list[str]] = {}
         for key, activator in self._wanted.items():
             by_url.setdefault(activator.url, []).append(key)
-        gate = asyncio.Semaphore(self._settings.concurrency)
-        await asyncio.gather(*(self._read(session, gate, url, keys) for url, keys in by_url.items()))
+        finished = [url for url, read in self._reads.items() if read.done()]
+        for url in finished:
+            self._reads.pop(url).result()
+        for url, keys in by_url.items():
+            if url not in self._reads:
+                gate = self._silent if url in self._broken else self._answering
+                self._reads[url] = asyncio.create_task(self._read(session, gate, url, keys))
 
     async def _read(self, session: aiohttp.ClientSession, gate: asyncio.Semaphore, url: str, keys: list[str]) -> None:
         try:
