@@ -405,8 +405,9 @@ def test_readiness_says_the_role(synced, leading, ready, role):
     assert health.readiness() == (ready, {"synced": synced, "role": role, "lease_holder": "other", "plans": True})
 
 
-async def test_plans_that_fail_three_times_in_a_row_are_said_until_one_is_made():
-    outside = Outside(fails={"plan": ZeroDivisionError("float division by zero")})
+@pytest.mark.parametrize("step", ["observe", "plan"])
+async def test_plans_that_fail_three_times_in_a_row_are_said_until_one_is_made(step):
+    outside = Outside(fails={step: ZeroDivisionError("float division by zero")})
     said: list[tuple[str, int, float]] = []
 
     async def stalled(text: str, cycles: int, now_s: float) -> None:
@@ -417,7 +418,7 @@ async def test_plans_that_fail_three_times_in_a_row_are_said_until_one_is_made()
     counts = [(await run_cycle(parts, BEFORE, float(number))).plan_failures for number in range(4)]
     assert counts == [1, 2, 3, 4]
     assert [(cycles, now_s) for _, cycles, now_s in said] == [(3, 2.0), (4, 3.0)]
-    assert "in 3 cycles in a row" in said[0][0]
+    assert f"in 3 cycles in a row, because the step {step} failed" in said[0][0]
     assert "float division by zero" in said[0][0]
     outside.fails.clear()
     assert (await run_cycle(parts, BEFORE, 5.0)).plan_failures == 0

@@ -1,5 +1,6 @@
 """The engine adapters: the names they ask for exist in recorded scrapes, and rows become the right readings."""
 
+import math
 import re
 from array import array
 from pathlib import Path
@@ -256,3 +257,10 @@ def test_a_bucket_that_is_no_number_leaves_the_others_usable() -> None:
     rows = [("0.5", "3"), ("1.0", "NaN"), ("+Inf", "NaN")]
     buckets.take([Sample(Labels(namespace="a", pod="p", slot="s", le=le), Point(1.0, text)) for le, text in rows])
     assert buckets.columns == {"s": [array("d", [0.5, 3.0])]}
+
+
+def test_a_bucket_without_a_bound_leaves_the_others_usable() -> None:
+    buckets = Buckets(Identities(["a/p"]))
+    rows = [("", "1"), ("x", "2"), ("NaN", "2"), ("x", "2"), ("0.5", "3"), ("+Inf", "4")]
+    buckets.take([Sample(Labels(namespace="a", pod="p", slot="s", le=le), Point(1.0, text)) for le, text in rows])
+    assert buckets.columns == {"s": [array("d", [0.5, 3.0, math.inf, 4.0])]}

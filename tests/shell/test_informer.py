@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import json
 import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,6 +105,65 @@ async def test_a_deletion_in_a_watch_gap_is_found_and_told(tmp_path: Path, broke
     async with watching(tmp_path, lists, [broken, HANG], replace(QUICK, silence_s=0.3)) as seen:
         await eventually(lambda: seen.names() == ["comes", "stays"])
         assert seen.told[-2:] == ["Deleted goes 1", "Added comes 5"]
+
+
+DEEP = '{"a":' * 5000 + "1" + "}" * 5000
+
+
+async def test_an_event_that_cannot_be_read_concerns_its_object_alone(tmp_path: Path) -> None:
+    odd = pod("odd", 8, labels={"app": 5})
+    deep = json.dumps(event("ADDED", pod("deep", 9, spec="LEVELS", metadata={"labels": {"a": "b"}})))
+    watch = events(
+        event("MODIFIED", odd),
+        deep.replace('"LEVELS"', '{"x": ' + DEEP + "}"),
+        event("ADDED", pod("good", 10)),
+        then="hang",
+    )
+    async with watching(tmp_path, [page(pod("odd", 1))], [watch]) as seen:
+        await eventually(lambda: "Added good 10" in seen.told)
+        assert seen.names() == ["deep", "good", "odd"], "of what was readable before, the old content stays"
+        assert seen.informer.items["team-a/odd"].metadata.resource_version == "1"
+        assert list(seen.informer.broken) == ["team-a/odd"]
+        assert "labels" in seen.informer.broken["team-a/odd"].error
+        assert seen.api.seen.count("list") == 1
+        assert not seen.informer.error
+
+
+@pytest.mark.parametrize(
+    "mended", [event("DELETED", pod("odd", 9, labels={"app": 5})), event("MODIFIED", pod("odd", 9))], ids=["gone", "ok"]
+)
+async def test_what_could_not_be_read_is_forgotten_when_it_goes_or_is_mended(
+    tmp_path: Path, mended: dict[str, Any]
+) -> None:
+    lists = [page(pod("a"), pod("odd", 1, labels={"app": 5}))]
+    async with watching(tmp_path, lists, [events(mended, then="hang")]) as seen:
+        await eventually(lambda: "watch rv=1" in seen.api.seen and not seen.informer.broken)
+        assert ("odd" in seen.names()) is (mended["type"] == "MODIFIED")
+
+
+async def test_a_projection_or_a_listener_that_raises_ends_no_informer(tmp_path: Path) -> None:
+    def keep(item: Pod) -> Pod:
+        if item.metadata.name == "odd":
+            raise RecursionError("too deep")
+        return item
+
+    raised = []
+
+    def tell(_change: Change, _old: Pod | None, _new: Pod | None) -> None:
+        if not raised:
+            raised.append(1)
+            raise KeyError("a defect")
+
+    api = ScriptedApi([page(pod("a"), pod("odd"))], [HANG])
+    async with api_client(api.answer, tmp_path) as client:
+        informer = Informer(client, "/api/v1/pods", Pod, settings=QUICK, keep=keep, on_change=tell)
+        task = asyncio.create_task(informer.run())
+        await eventually(lambda: informer.synced or task.done())
+        assert not task.done()
+        assert list(informer.items) == ["team-a/a"]
+        assert "too deep" in informer.broken["team-a/odd"].error
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_an_object_that_was_replaced_in_a_gap_is_deleted_and_added(tmp_path: Path) -> None:

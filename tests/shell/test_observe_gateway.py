@@ -12,7 +12,7 @@ from ebbtide.model.snapshot import NOT_APPLICABLE, UNKNOWN, Quality
 from ebbtide.model.spec import Activator
 from ebbtide.observe.gateway import Gateways
 from ebbtide.observe.settings import GatewaySettings
-from tests.shell.observing import Exposition
+from tests.shell.observing import Exposition, eventually
 
 NAMES = ("inference_extension_flow_control_queue_size", "llm_d_epp_flow_control_queue_size")
 
@@ -183,3 +183,22 @@ async def test_silent_gateways_do_not_hold_up_one_that_answers() -> None:
     await asyncio.gather(polling, return_exceptions=True)
     server.close()
     assert asked["/good"] > 2 * max(count for path, count in asked.items() if path != "/good"), asked
+
+
+async def test_a_page_that_breaks_its_parser_is_a_missing_reading_of_this_page_alone(
+    gateway: tuple[Gateway, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    good, url = gateway
+    good.queue = 2.0
+    with Exposition(lambda _path: (200, "q{, =1}\n")).running() as odd:
+        gateways = Gateways(GatewaySettings(poll_s=0.01), lambda: None)
+        bad = activator(url=f"http://{odd.address}/metrics", names=("q",))
+        gateways.follow({"ns/odd": bad, "ns/chat": activator(url=url)})
+        polling = asyncio.create_task(gateways.run())
+        await eventually(lambda: good.requests >= 3)
+        assert not polling.done()
+        polling.cancel()
+        await asyncio.gather(polling, return_exceptions=True)
+    assert gateways.reading("ns/odd") == UNKNOWN
+    assert gateways.reading("ns/chat").fresh == 2.0
+    assert "IndexError" in caplog.text

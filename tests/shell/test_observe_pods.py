@@ -11,7 +11,7 @@ from ebbtide.model.snapshot import NodeState, PodPhase, PodState
 from ebbtide.model.spec import CapacityType, InterruptionTaint, PoolSpec, Price, Provisioning
 from ebbtide.observe.pods import PodIndex, Surroundings, pod_state
 from ebbtide.observe.pools import Allocation, pool_state
-from ebbtide.observe.projections import LabelSelector, Node, Pod, Workload
+from ebbtide.observe.projections import LabelSelector, Node, Pod, Workload, quantity
 from ebbtide.observe.scales import parse_selector
 from ebbtide.observe.slim import Slim
 from ebbtide.observe.workloads import TargetView, deployment_view, stateful_set_view
@@ -77,6 +77,41 @@ NOT_READY = condition("Ready", "False", "ContainersNotReady", "containers with u
             "container engine: ImagePullBackOff: back-off 5m0s",
             id="no such image",
         ),
+        *(
+            pytest.param(
+                BOUND,
+                {"conditions": [NOT_READY], "containerStatuses": [waiting(reason)]},
+                PodPhase.CRASH_LOOPING,
+                f"container engine: {reason}: back-off 5m0s",
+                id=f"no image: {reason}",
+            )
+            for reason in ("ErrImagePull", "ErrImageNeverPull", "InvalidImageName")
+        ),
+        *(
+            pytest.param(
+                BOUND,
+                {
+                    "conditions": [NOT_READY],
+                    "initContainerStatuses": [waiting(reason) | {"name": "weights"}],
+                    "containerStatuses": [waiting("PodInitializing")],
+                },
+                PodPhase.CRASH_LOOPING,
+                f"container weights: {reason}: back-off 5m0s",
+                id=f"an init container in {reason}",
+            )
+            for reason in ("CrashLoopBackOff", "ImagePullBackOff")
+        ),
+        pytest.param(
+            BOUND,
+            {
+                "conditions": [NOT_READY],
+                "initContainerStatuses": [{"name": "weights", "restartCount": 1, "ready": True}],
+                "containerStatuses": [{"name": "engine"}],
+            },
+            PodPhase.STARTING,
+            "",
+            id="an init container that is done, at its second try",
+        ),
         pytest.param(
             BOUND, {"containerStatuses": [waiting("ContainerCreating")]}, PodPhase.STARTING, "", id="being created"
         ),
@@ -97,8 +132,55 @@ NOT_READY = condition("Ready", "False", "ContainersNotReady", "containers with u
     ],
 )
 def test_the_phase_of_a_pod(spec: dict[str, Any], status: dict[str, Any], phase: PodPhase, message: str) -> None:
-    state = pod_state(wire(spec=spec, **status), GPU, QUIET, None)
+    state = pod_state(Slim().pod(wire(spec=spec, **status)), GPU, QUIET, None)
     assert (state.phase, state.message) == (phase, message)
+
+
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [
+        ("4", 4),
+        (4, 4),
+        ("+4", 4),
+        ("0", 0),
+        ("2k", 2000),
+        ("1M", 1_000_000),
+        ("1G", 10**9),
+        ("1T", 10**12),
+        ("1P", 10**15),
+        ("1E", 10**18),
+        ("1Ki", 1024),
+        ("1.5Mi", 3 * 2**19),
+        ("1Gi", 2**30),
+        ("1Ti", 2**40),
+        ("1Pi", 2**50),
+        ("1Ei", 2**60),
+        ("1e3", 1000),
+        ("2E2", 200),
+        ("5e-1", 1),
+        ("500m", 1),
+        ("2000m", 2),
+        (".5k", 500),
+        ("half", None),
+        ("", None),
+        (None, None),
+        ("-1", None),
+        ("1 M", None),
+        ("1ki", None),
+        ("1e999", None),
+        ("1e999999999", None),
+        ("8Ei", None),
+        ("9" * 5000, None),
+    ],
+)
+def test_a_quantity_is_read_as_kubernetes_does_or_not_at_all(text: Any, units: int | None) -> None:
+    assert quantity(text) == units
+
+
+def test_amounts_that_are_no_quantities_hold_nothing_and_offer_nothing() -> None:
+    odd = wire(spec={"nodeName": "n1", "containers": [{"resources": {"requests": {GPU: "half"}}}]})
+    assert odd.spec.gpus(GPU) == 0
+    assert wire(spec={"containers": [{"resources": {"limits": {GPU: "1Ki"}}}]}).spec.gpus(GPU) == 1024
 
 
 def test_a_pod_that_was_ready_is_not_starting() -> None:

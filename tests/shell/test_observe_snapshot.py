@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from ebbtide.core.plan import plan
 from ebbtide.model.memory import Memory
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import PodPhase, Quality, ServiceState, Snapshot, TargetState, WriteReceipt
+from ebbtide.observe.declared import Declared
 from ebbtide.observe.discovery import Discovery
 from ebbtide.observe.gather import Observer
-from ebbtide.observe.projections import Opaque
+from ebbtide.observe.projections import Opaque, OwnMeta
 from ebbtide.observe.scales import scale_view
 from ebbtide.observe.settings import ObserveSettings
 from ebbtide.observe.workloads import custom_view
@@ -73,6 +74,24 @@ class Cluster:
 
     def add(self, path: str, *items: dict[str, Any]) -> None:
         self.objects.setdefault(path, []).extend(items)
+
+
+class Deep(Cluster):
+    """The usual cluster, and a service whose pod template is nested as deep as `levels` says."""
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        self.levels = levels
+        self.objects = usual().objects
+        engine = ENGINE | {"podTemplate": {"spec": {"x": "LEVELS"}}}
+        self.add(f"{OWN}/inferenceservices", service("deep", scaleTargetRef=None, engine=engine))
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        answer = await super().answer(request)
+        if isinstance(answer, web.Response) and answer.text is not None:
+            # as text: the encoder does not go that deep either
+            answer.text = answer.text.replace('"LEVELS"', '{"a":' * self.levels + "1" + "}" * self.levels)
+        return answer
 
 
 def meta(name: str, namespace: str = "team-a", **more: Any) -> dict[str, Any]:
@@ -148,6 +167,12 @@ async def settled(observer: Observer, receipts: dict[str, WriteReceipt] | None =
 async def look(cluster: Cluster, folder: Path, receipts: dict[str, WriteReceipt] | None = None) -> Snapshot:
     async with observing(cluster, folder) as observer:
         return await settled(observer, receipts)
+
+
+async def look_once(cluster: Cluster, folder: Path) -> Snapshot:
+    """The first snapshot, where a source is not healthy on purpose."""
+    async with observing(cluster, folder) as observer:
+        return await observer.snapshot(1000.0, {})
 
 
 def only(snapshot: Snapshot) -> ServiceState:
@@ -226,6 +251,13 @@ def without_gpus() -> Cluster:
     return cluster
 
 
+def asks_for(amount: str) -> Cluster:
+    cluster = usual()
+    odd = {"spec": {"containers": [{"name": "engine", "resources": {"limits": {GPU: amount}}}]}}
+    cluster.objects["/apis/apps/v1/deployments"] = [deployment(template=odd)]
+    return cluster
+
+
 def aims_at(api_version: str, kind: str, **discovered: Any) -> Cluster:
     cluster = usual()
     ref = {"apiVersion": api_version, "kind": kind, "name": "chat-h100"}
@@ -275,7 +307,10 @@ ENGINE = {"type": "vLLM", "image": "vllm:1"}
             "(nvidia.com/gpu.product=L40S)",
             id="labels that no node of the pool has",
         ),
-        pytest.param(without_gpus, Code.GPUS_UNKNOWN, "asks for no nvidia.com/gpu; set", id="no GPUs"),
+        pytest.param(
+            without_gpus, Code.GPUS_UNKNOWN, "asks for no nvidia.com/gpu, or for none in whole units; set", id="no GPUs"
+        ),
+        pytest.param(lambda: asks_for("half"), Code.GPUS_UNKNOWN, "or for none in whole units", id="half a GPU"),
         pytest.param(
             lambda: with_target("x", mode="Recommend", scaleTargetRef=None, engine=ENGINE),
             Code.TARGET_NOT_FOUND,
@@ -596,6 +631,120 @@ async def test_an_object_that_cannot_be_read_is_said_and_hides_no_other(tmp_path
     source = next(source for source in snapshot.sources if source.name == "declarations")
     assert not source.healthy
     assert "broken" in source.message and "timeToFirstToken" in source.message
+
+
+@pytest.mark.parametrize("levels", [400, 1500, 9000])
+async def test_a_spec_nested_thousands_of_levels_deep_concerns_its_service_alone(tmp_path: Path, levels: int) -> None:
+    cluster = Deep(levels)
+    async with observing(cluster, tmp_path) as observer:
+        snapshot = await observer.snapshot(1000.0, {})
+        assert "team-a/chat" in [state.spec.key for state in snapshot.services]
+        if levels > 800:
+            (unreadable,) = snapshot.unreadable
+            assert unreadable.key == "team-a/deep"
+            assert "nested deeper than 800 levels" in unreadable.message
+            source = next(source for source in snapshot.sources if source.name == "declarations")
+            assert "team-a/deep" in source.message
+            assert next(source for source in snapshot.sources if source.name == "inferenceservices").healthy
+            assert observer.raw_service("team-a/deep") is not None
+        cluster.levels = 0
+        cluster.objects[f"{OWN}/inferenceservices"].pop()
+        await cluster.changed()
+        await eventually(lambda: observer.raw_service("team-a/deep") is None)
+        assert (await observer.snapshot(1001.0, {})).unreadable == ()
+
+
+async def test_a_raw_object_too_deep_for_the_callers_stack_is_none_to_him(tmp_path: Path) -> None:
+    def below(frames: int) -> Any:
+        return below(frames - 1) if frames else observer.raw_service("team-a/deep")
+
+    async with observing(Deep(700), tmp_path) as observer:
+        assert below(0) is not None
+        assert below(500) is None
+
+
+def test_whatever_a_parser_raises_concerns_its_object_alone() -> None:
+    def parse(obj: Mapping[str, Any]) -> int:
+        if obj["metadata"]["name"] == "odd":
+            raise RecursionError("too deep")
+        return 1
+
+    items = {name: Opaque(OwnMeta(name=name)) for name in ("a", "odd")}
+    declared = Declared("GPUPool", parse)
+    assert declared.update(items) == {"a": 1}
+    (unreadable,) = declared.unreadable()
+    assert unreadable.key == "odd" and "too deep" in unreadable.message
+
+
+async def test_a_scale_that_is_none_is_an_error_of_its_target_alone(tmp_path: Path) -> None:
+    cluster = leader_worker_set()
+    cluster.other[LWS_SCALE] = {"spec": {"replicas": "many"}}
+    async with observing(cluster, tmp_path) as observer:
+        message = await fault(observer, Code.TARGET_UNREADABLE)
+    assert "the answer is no Scale" in message and "many" in message
+
+
+async def test_an_object_of_another_kind_that_cannot_be_read_is_named_and_hides_no_other(tmp_path: Path) -> None:
+    cluster = usual()
+    cluster.add("/api/v1/pods", pod("odd", labels={"app": 5}))
+    snapshot = await look_once(cluster, tmp_path)
+    assert [seen.name for seen in only(snapshot).variants[0].pods] == ["a", "b"]
+    source = next(source for source in snapshot.sources if source.name == "declarations")
+    assert "team-a/odd cannot be read" in source.message
+
+
+async def test_an_odd_service_object_is_unreadable_and_hides_no_other(tmp_path: Path) -> None:
+    cluster = usual()
+    odd = service("odd")
+    odd["metadata"]["labels"] = {"app": 5}
+    cluster.add(f"{OWN}/inferenceservices", odd)
+    snapshot = await look_once(cluster, tmp_path)
+    assert only(snapshot).spec.key == "team-a/chat"
+    assert [item.key for item in snapshot.unreadable] == ["team-a/odd"]
+
+
+async def test_a_variant_that_cannot_be_read_is_a_fault_of_it_alone(tmp_path: Path) -> None:
+    cluster = usual()
+    odd = deployment("odd", updatedReplicas=1)
+    odd["spec"]["strategy"]["rollingUpdate"]["maxSurge"] = "a few"
+    ref = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "odd"}
+    cluster.add("/apis/apps/v1/deployments", odd)
+    cluster.add(f"{OWN}/inferenceservices", service("other", scaleTargetRef=ref))
+    snapshot = await look(cluster, tmp_path)
+    chat, other = snapshot.services
+    assert chat.variants[0].target.faults == ()
+    ((code, message),) = other.variants[0].target.faults
+    assert code == Code.TARGET_UNREADABLE
+    assert "Deployment team-a/odd" in message and "a few" in message
+
+
+async def test_a_pool_whose_node_cannot_be_read_is_unreadable_and_hides_no_other(tmp_path: Path) -> None:
+    cluster = usual()
+    odd = node("odd", "l40s")
+    odd["metadata"]["creationTimestamp"] = "a while ago"
+    cluster.add("/api/v1/nodes", odd)
+    cluster.add(f"{OWN}/gpupools", pool("l40s"))
+    snapshot = await look_once(cluster, tmp_path)
+    assert [state.spec.name for state in snapshot.pools] == ["h100"]
+    assert [item.key for item in snapshot.unreadable] == ["l40s"]
+
+
+async def test_what_ended_is_started_again(tmp_path: Path) -> None:
+    cluster = usual()
+    async with observing(cluster, tmp_path) as observer:
+        names = {"informer pods", "gateway queues"}
+        ended = [task for task in asyncio.all_tasks() if task.get_name() in names]
+        assert len(ended) == len(names)
+        for task in ended:
+            task.cancel()
+        await asyncio.wait(ended)
+        await observer.snapshot(1000.0, {})
+        assert {task.get_name() for task in asyncio.all_tasks()} >= names
+        cluster.add("/api/v1/pods", pod("c", spec=BOUND))
+        await cluster.changed()
+        async with asyncio.timeout(10):
+            while len(only(await observer.snapshot(1001.0, {})).variants[0].pods) < 3:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.01)
 
 
 async def test_the_raw_object_is_whole_but_for_bookkeeping(tmp_path: Path) -> None:

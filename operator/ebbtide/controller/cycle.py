@@ -103,11 +103,11 @@ async def run_cycle(parts: Parts, memory: Memory, now_s: float) -> Cycle:
 
 
 async def _run(parts: Parts, steps: "_Steps", memory: Memory, now_s: float) -> Memory:
-    snapshot = await steps.need("observe", parts.observe(now_s))
     try:
+        snapshot = await steps.need("observe", parts.observe(now_s))
         plan, after = await steps.need("plan", asyncio.to_thread(parts.plan, snapshot, memory, now_s))
     except _StepFailedError as failure:
-        said = parts.stall.plan_failed(failure.__cause__)
+        said = parts.stall.failed(str(failure), failure.__cause__)
         if said:
             await steps.want("report", parts.stalled(said, parts.stall.cycles, now_s), None)
         raise

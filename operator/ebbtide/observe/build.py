@@ -1,8 +1,10 @@
 """From everything that was gathered to one Snapshot: a pure function over frozen inputs, so it may run in a thread."""
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import (
     POOL_KIND,
     NodeState,
@@ -12,6 +14,7 @@ from ebbtide.model.snapshot import (
     ServiceState,
     Snapshot,
     Source,
+    TargetState,
     Unreadable,
     VariantState,
     WriteReceipt,
@@ -25,6 +28,8 @@ from ebbtide.observe.projections import Autoscaler, Node, Opaque, Pod, Workload
 from ebbtide.observe.scales import ScaleView
 from ebbtide.observe.targets import Claims, Found, Place, resource_of, target_state
 from ebbtide.observe.workloads import TargetView, custom_view, deployment_view, stateful_set_view
+
+log = logging.getLogger(__name__)
 
 Kind = tuple[str, str]  # (apiVersion, kind)
 
@@ -64,7 +69,16 @@ class View:
 def build_snapshot(view: View, now_s: float) -> Snapshot:
     """The whole cluster at `now_s` (unix seconds); tuples are sorted by key or name."""
     allocation = Allocation(view.pods.values())
-    pools = {name: pool_state(spec, view.nodes, allocation, now_s) for name, spec in sorted(view.pools.items())}
+    pools: dict[str, PoolState] = {}
+    unreadable = list(view.unreadable)
+    for name, spec in sorted(view.pools.items()):
+        try:
+            pools[name] = pool_state(spec, view.nodes, allocation, now_s)
+        except Exception as error:  # an odd node of one pool must not stop the others
+            text = f"GPUPool {name}: its nodes cannot be read: {error!r}"
+            log.error("%s", text, exc_info=True)
+            unreadable.append(Unreadable(POOL_KIND, name, spec.uid, spec.generation, text))
+    view = replace(view, pools={name: view.pools[name] for name in pools}, unreadable=tuple(unreadable))
     assembly = _Assembly(view, now_s, pools)
     return Snapshot(
         taken_at=now_s,
@@ -100,6 +114,17 @@ class _Assembly:
         )
 
     def _variant(self, service: ServiceSpec, variant: VariantSpec) -> VariantState:
+        try:
+            return self._read_variant(service, variant)
+        except Exception as error:  # odd objects of one variant must not stop the others
+            what = f"{variant.target.kind} {service.namespace}/{variant.target.name} and its pods"
+            text = f"variant {variant.name}: {what} cannot be read: {error!r}; please report it with the object"
+            log.error("%s: %s", service.key, text, exc_info=True)
+            return VariantState(
+                name=variant.name, target=TargetState(exists=False, faults=((Code.TARGET_UNREADABLE, text),))
+            )
+
+    def _read_variant(self, service: ServiceSpec, variant: VariantSpec) -> VariantState:
         found = self._find(service.namespace, variant.target)
         pool = self._view.pools.get(variant.pool)
         place = Place(pool, self._nodes.get(variant.pool, {}), self._unread_pools.get(variant.pool, ""))

@@ -6,6 +6,7 @@ them: KEDA's ScaledObjects, and every other kind that a service names as a scale
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -20,6 +21,8 @@ from ebbtide.observe.projections import Autoscaler, Node, Opaque, Pod, Workload,
 from ebbtide.observe.settings import ObserveSettings
 from ebbtide.observe.slim import Slim
 
+log = logging.getLogger(__name__)
+
 SCALED_OBJECT: Kind = ("keda.sh/v1alpha1", "ScaledObject")
 
 _FIRST_LIST_S = 5.0  # a cycle waits for this, once
@@ -33,6 +36,7 @@ class Caches:
         self._settings = settings
         self._on_declared = on_declared
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[str, Informer[Any]] = {}
         self.discovery = Discovery(client, settings.discovery_ttl_s)
         self.kinds: dict[Kind, KindInfo | None] = {}
         self.customs: dict[Kind, Informer[Opaque]] = {}
@@ -80,10 +84,22 @@ class Caches:
         await self._follow_keda()
 
     def ensure_running(self) -> None:
-        """Raise what ended an informer: only a defect does, and a cache that stands still must not go unnoticed."""
-        for task in self._tasks.values():
-            if task.done() and not task.cancelled():
-                task.result()
+        """Start again what ended: nothing should end an informer, and a cache that stands still must not last."""
+        for name, task in list(self._tasks.items()):
+            if task.done():
+                error = None if task.cancelled() else task.exception()
+                log.error("%s ended and starts again: %r", task.get_name(), error)
+                self._run(name, self._running[name])
+
+    def broken(self) -> tuple[str, ...]:
+        """One sentence for each object of a kind not ours that cannot be read."""
+        own = (self.services, self.pools)
+        others = [informer for informer in self._running.values() if informer not in own]
+        return tuple(
+            f"{informer.path}: {key} cannot be read: {item.error}"
+            for informer in others
+            for key, item in sorted(informer.broken.items())
+        )
 
     def sources(self) -> tuple[Source, ...]:
         """Health of each kind's cache."""
@@ -105,7 +121,7 @@ class Caches:
 
     def _drop_kind(self, kind: Kind) -> None:
         if self.customs.pop(kind, None) is not None:
-            self._tasks.pop(_task(kind)).cancel()
+            self._end(_task(kind))
 
     async def _follow_keda(self) -> None:
         try:
@@ -115,7 +131,7 @@ class Caches:
             return
         if info is None and self.scaled_objects is not None:
             self.scaled_objects = None
-            self._tasks.pop("scaledobjects").cancel()
+            self._end("scaledobjects")
         elif info is not None and self.scaled_objects is None:
             self.scaled_objects = self._informer(resource_path(info.api_version, info.plural), Autoscaler)
             self._run("scaledobjects", self.scaled_objects)
@@ -148,7 +164,12 @@ class Caches:
         return Informer(self._client, path, kind, settings=self._settings.watch, **options)
 
     def _run(self, name: str, informer: Informer[Any]) -> None:
+        self._running[name] = informer
         self._tasks[name] = asyncio.create_task(informer.run(), name=f"informer {name}")
+
+    def _end(self, name: str) -> None:
+        del self._running[name]
+        self._tasks.pop(name).cancel()
 
     def _declared(self, _change: Change, old: Opaque | None, new: Opaque | None) -> None:
         # Our own status writes come back as changes too; only a new generation is a new wish.

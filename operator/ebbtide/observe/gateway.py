@@ -112,8 +112,8 @@ class Gateways:
                 response.raise_for_status()
                 body = await self._whole(response)
             queues = self._queues(url, body.decode(errors="replace"), [key for key in keys if key in self._wanted])
-        except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
-            self._failed(url, str(error) or type(error).__name__)
+        except Exception as error:  # whatever a page makes its parser raise concerns this page alone
+            self._failed(url, f"{type(error).__name__}: {error}")
             return
         self._broken.pop(url, None)
         for key, queue in queues.items():

@@ -6,6 +6,7 @@ one source hides another.
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -18,10 +19,14 @@ from ebbtide.observe.build import Kind, View, build_snapshot
 from ebbtide.observe.caches import Caches
 from ebbtide.observe.declared import API_VERSION, Declared
 from ebbtide.observe.gateway import Gateways
+from ebbtide.observe.informer import Broken, Informer
 from ebbtide.observe.metrics import EngineMetrics
+from ebbtide.observe.projections import Opaque
 from ebbtide.observe.prometheus import Prometheus
 from ebbtide.observe.scales import Scales, ScaleView
 from ebbtide.observe.settings import ObserveSettings
+
+log = logging.getLogger(__name__)
 
 _LONGEST_TEXT = 800  # of all objects that cannot be read; each says its own in full
 
@@ -52,7 +57,7 @@ class Observer:
             self._metrics = EngineMetrics(prometheus, self._settings.prometheus)
         self._caches.start()
         self._stack.push_async_callback(self._caches.stop)
-        self._polling = asyncio.create_task(self._gateways.run(), name="gateway queues")
+        self._poll()
         return self
 
     async def __aexit__(
@@ -62,6 +67,9 @@ class Observer:
             self._polling.cancel()
             await asyncio.gather(self._polling, return_exceptions=True)
         await self._stack.aclose()
+
+    def _poll(self) -> None:
+        self._polling = asyncio.create_task(self._gateways.run(), name="gateway queues")
 
     async def synced(self) -> None:
         """Return once every kind that is always watched has been listed completely."""
@@ -94,21 +102,22 @@ class Observer:
     def raw_service(self, key: str) -> Mapping[str, Any] | None:
         """The InferenceService `namespace/name` as last seen (without managedFields), or None."""
         item = self._caches.services.items.get(key)
-        return None if item is None else item.plain(API_VERSION, "InferenceService")
+        return None if item is None else _plain(item, "InferenceService")
 
     def raw_pool(self, name: str) -> Mapping[str, Any] | None:
         """The GPUPool as last seen (without managedFields), or None."""
         item = self._caches.pools.items.get(name)
-        return None if item is None else item.plain(API_VERSION, "GPUPool")
+        return None if item is None else _plain(item, "GPUPool")
 
     async def snapshot(self, now_s: float, receipts: Mapping[str, WriteReceipt]) -> Snapshot:
         """Everything known at `now_s` (unix seconds). `receipts`: our last writes, keyed `ns/service/variant`."""
         caches = self._caches
         caches.ensure_running()
         if self._polling is not None and self._polling.done():
-            self._polling.result()  # only a defect ends it
-        services = await asyncio.to_thread(self._services.update, dict(caches.services.items))
-        pools = await asyncio.to_thread(self._pools.update, dict(caches.pools.items))
+            log.error("the poller of gateway queues ended and starts again")
+            self._poll()
+        services = await asyncio.to_thread(self._services.update, *_frozen(caches.services))
+        pools = await asyncio.to_thread(self._pools.update, *_frozen(caches.pools))
         self._follow_gateways(services)
         await caches.follow({_kind(variant.target) for spec in services.values() for variant in spec.variants})
         await self._read_scales(services)
@@ -190,13 +199,24 @@ class Observer:
         return unread
 
     def _own_sources(self) -> tuple[Source, ...]:
-        broken = [item.message for item in self._unreadable()]
+        broken = [*(item.message for item in self._unreadable()), *self._caches.broken()]
         plural = "1 object" if len(broken) == 1 else f"{len(broken)} objects"
         message = f"{plural} cannot be read: {'; '.join(broken)}"[:_LONGEST_TEXT] if broken else ""
         return (
             Source(name="declarations", healthy=not broken, message=message),
             Source(name="scales", healthy=not self._scale_error, message=self._scale_error),
         )
+
+
+def _plain(item: Opaque, kind: str) -> Mapping[str, Any] | None:
+    try:
+        return item.plain(API_VERSION, kind)
+    except RecursionError:  # nested nearly as deep as the decoder goes: from a deep stack it is too much
+        return None
+
+
+def _frozen(informer: Informer[Opaque]) -> tuple[dict[str, Opaque], dict[str, Broken]]:
+    return dict(informer.items), dict(informer.broken)
 
 
 def _targets(spec: ServiceSpec) -> tuple[TargetRef, ...]:

@@ -1,8 +1,9 @@
 """A cache of one kind that stays true: list in pages, watch, and list again with a diff whenever in doubt.
 
 The rule that matters: a deletion that happened while nobody was watching is found by the next list and reported like
-any other. After an error the old content stays readable; `error` and `age_s` say how far to trust it. The informer
-never decides anything and never writes to the API server.
+any other. After an error the old content stays readable; `error` and `age_s` say how far to trust it. An object that
+cannot be read is named in `broken` and hides no other. The informer never decides anything and never writes to the API
+server.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import contextlib
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
@@ -19,6 +21,7 @@ import msgspec
 from ebbtide.clock import monotonic_s
 from ebbtide.errors import EbbtideError, NotFoundError, RetryableError
 from ebbtide.kube.client import GoneError, KubeClient
+from ebbtide.observe.nesting import shallow
 from ebbtide.observe.projections import Meta
 from ebbtide.observe.settings import WatchSettings
 
@@ -46,6 +49,18 @@ class HasMeta(Protocol):
 
 Item = TypeVar("Item", bound=HasMeta)
 Listener = Callable[[Change, Item | None, Item | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """An object that exists and cannot be read, with the error as text."""
+
+    metadata: Meta
+    error: str
+
+
+class _Identity(msgspec.Struct):
+    metadata: Meta
 
 
 class _Continue(msgspec.Struct, rename="camel"):
@@ -97,6 +112,7 @@ class Informer(Generic[Item]):
     ) -> None:
         self.path = path
         self.error = ""
+        self.broken: dict[str, Broken] = {}  # by key; of one that was readable before, the old content stays
         self._client = client
         self._settings = settings or WatchSettings()
         self._keep = keep
@@ -138,13 +154,13 @@ class Informer(Generic[Item]):
                 if not self._version or monotonic_s() - self._listed_s > self._settings.relist_s:
                     await self._list()
                 await self._watch()
-            except (EbbtideError, msgspec.MsgspecError) as error:
+            except Exception as error:  # an unforeseen one too: a cache that stands still would stop every decision
                 await self._recover(error)
 
     async def _recover(self, error: Exception) -> None:
         # Whatever broke the watch, the next list compares: nothing that happened in the gap is lost.
         self._version = ""
-        self.error = str(error)
+        self.error = str(error) if isinstance(error, EbbtideError | msgspec.MsgspecError) else repr(error)
         self._failures += 1
         if isinstance(error, GoneError) and self._failures == 1:
             return  # normal after a compaction: no reason to wait
@@ -152,22 +168,27 @@ class Informer(Generic[Item]):
             self._clear()
         limit_s = min(self._settings.backoff_max_s, self._settings.backoff_s * 2.0 ** min(self._failures - 1, 16))
         pause_s = limit_s * self._rng.uniform(0.5, 1.0)  # many informers must not return in step
-        log.warning("%s: %s; again in %.1f s", self.path, error, pause_s)
+        log.warning("%s: %s; again in %.1f s", self.path, self.error, pause_s)
         await asyncio.sleep(pause_s)
 
     def _clear(self) -> None:
         """The kind itself is gone (its CRD was deleted), so its objects are too."""
+        self.broken = {}
         for key in list(self._items):
             self._remove(key)
 
     async def _list(self) -> None:
         found: dict[str, Item] = {}
+        broken: dict[str, Broken] = {}
         version = ""
-        async for page in self._pages():
+        async for page in self._pages(broken):
             version = page.metadata.resource_version
             for item in page.items or ():
-                found[item.metadata.key] = self._keep(item) if self._keep else item
-        for key in [key for key in self._items if key not in found]:
+                kept = self._kept(item, broken)
+                if kept is not None:
+                    found[kept.metadata.key] = kept
+        self.broken = broken
+        for key in [key for key in self._items if key not in found and key not in broken]:
             self._remove(key)
         for item in found.values():
             self._store(item)
@@ -176,14 +197,43 @@ class Informer(Generic[Item]):
         self._heard()
         self._synced.set()
 
-    async def _pages(self) -> AsyncIterator[_Page[Item]]:
+    async def _pages(self, broken: dict[str, Broken]) -> AsyncIterator[_Page[Item]]:
         params = {"limit": str(self._settings.page_size)}
         while True:
-            page = self._page.decode(await self._client.request("GET", self.path, params=params))
+            page = self._decoded(await self._client.request("GET", self.path, params=params), broken)
             yield page
             if not page.metadata.continue_:
                 return
             params["continue"] = page.metadata.continue_
+
+    def _decoded(self, body: bytes, broken: dict[str, Broken]) -> _Page[Item]:
+        """The page at once; where that fails, each of its objects for itself."""
+        try:
+            whole: _Page[Item] = self._page.decode(body)
+            return whole
+        except (RecursionError, msgspec.ValidationError):
+            rough = msgspec.json.decode(shallow(body), type=_Page[msgspec.Raw])  # type: ignore[type-var]
+        items = (self._one(raw, broken) for raw in rough.items or ())
+        return _Page(rough.metadata, [item for item in items if item is not None])
+
+    def _one(self, raw: msgspec.Raw, broken: dict[str, Broken]) -> Item | None:
+        try:
+            return self._item.decode(raw)
+        except Exception as error:
+            self._note_broken(msgspec.json.decode(raw, type=_Identity).metadata, error, broken)
+            return None
+
+    def _kept(self, item: Item, broken: dict[str, Broken]) -> Item | None:
+        try:
+            return self._keep(item) if self._keep else item
+        except Exception as error:
+            self._note_broken(item.metadata, error, broken)
+            return None
+
+    def _note_broken(self, metadata: Meta, error: Exception, broken: dict[str, Broken]) -> None:
+        text = str(error) if isinstance(error, msgspec.MsgspecError) else repr(error)
+        log.warning("%s: %s cannot be read: %s", self.path, metadata.key, text)
+        broken[metadata.key] = Broken(metadata, text)
 
     async def _watch(self) -> None:
         settings = self._settings
@@ -196,18 +246,27 @@ class Informer(Generic[Item]):
         self._heard()
 
     def _apply(self, line: bytes) -> None:
-        event = self._event.decode(line)
+        try:
+            event = self._event.decode(line)
+        except RecursionError:
+            event = self._event.decode(shallow(line))
         if event.type == "ERROR":
             raise _watch_error(self.path, msgspec.json.decode(event.object, type=_Failure))
         if event.type == "BOOKMARK":
             self._version = msgspec.json.decode(event.object, type=_Bookmark).metadata.resource_version
             return self._heard()
-        item = self._item.decode(event.object)
+        broken: dict[str, Broken] = {}
+        item = self._one(event.object, broken)
+        kept = None if item is None else self._kept(item, broken)
+        metadata = kept.metadata if kept is not None else next(iter(broken.values())).metadata
+        self.broken.pop(metadata.key, None)
         if event.type == "DELETED":
-            self._remove(item.metadata.key)
+            self._remove(metadata.key)
+        elif kept is not None:
+            self._store(kept)
         else:
-            self._store(self._keep(item) if self._keep else item)
-        self._version = item.metadata.resource_version
+            self.broken |= broken
+        self._version = metadata.resource_version
         return self._heard()
 
     def _store(self, item: Item) -> None:

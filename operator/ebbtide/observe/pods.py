@@ -13,6 +13,8 @@ _FAILING = frozenset(
     {
         "CrashLoopBackOff",
         "ImagePullBackOff",
+        "ErrImagePull",
+        "ErrImageNeverPull",
         "InvalidImageName",
         "CreateContainerConfigError",
         "CreateContainerError",
@@ -124,7 +126,7 @@ def _unbound(pod: Pod) -> tuple[PodPhase, str]:
 
 
 def _failure(pod: Pod) -> str:
-    for status in pod.status.container_statuses or ():
+    for status in (*(pod.status.init_container_statuses or ()), *(pod.status.container_statuses or ())):
         waiting = status.state.waiting if status.state else None
         if waiting is not None and waiting.reason in _FAILING:
             return f"container {status.name}: {waiting.reason}: {waiting.message or 'no message'}"

@@ -42,7 +42,7 @@ def _node_state(spec: PoolSpec, node: Node, allocation: Allocation) -> NodeState
     ready = find_condition(node.status.conditions, "Ready")
     return NodeState(
         name=node.metadata.name,
-        gpus=quantity((node.status.allocatable or {}).get(spec.resource, 0)),
+        gpus=quantity((node.status.allocatable or {}).get(spec.resource, 0)) or 0,  # what cannot be read is no room
         allocated_gpus=allocation.on(node.metadata.name, spec.resource),
         ready=ready is not None and ready.status == "True",
         created_at=node.metadata.created_at,

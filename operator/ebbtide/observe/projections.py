@@ -4,8 +4,10 @@ A pod of 5 kB of JSON becomes a handful of small objects, 20,000 pods stay below
 server adds cannot break anything. Nothing here decides; helpers only spell out what a field means.
 """
 
+import re
 import zlib
 from collections.abc import Mapping
+from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 import msgspec
@@ -71,8 +73,8 @@ class Resources(Wire, frozen=True, gc=False):
     requests: dict[str, Any] | None = None
     limits: dict[str, Any] | None = None
 
-    def count(self, resource: str) -> int:
-        """Whole units of an extended resource: `{"nvidia.com/gpu": "4"}` -> 4."""
+    def count(self, resource: str) -> int | None:
+        """Whole units of an extended resource: `{"nvidia.com/gpu": "4"}` -> 4; None where it says no quantity."""
         for amounts in (self.requests, self.limits):
             if amounts and resource in amounts:
                 return quantity(amounts[resource])
@@ -127,9 +129,12 @@ class PodSpecView(Wire, frozen=True, gc=False):
     init_containers: tuple[Container, ...] | None = None
 
     def gpus(self, resource: str) -> int:
-        """What the scheduler reserves: all containers together, or the largest init container if that is more."""
-        main = sum(c.resources.count(resource) for c in self.containers or () if c.resources)
-        first = max((c.resources.count(resource) for c in self.init_containers or () if c.resources), default=0)
+        """What the scheduler reserves: all containers together, or the largest init container if that is more.
+
+        What is no quantity holds nothing: no scheduler could have reserved it.
+        """
+        main = sum(c.resources.count(resource) or 0 for c in self.containers or () if c.resources)
+        first = max((c.resources.count(resource) or 0 for c in self.init_containers or () if c.resources), default=0)
         return max(main, first)
 
 
@@ -139,6 +144,7 @@ class PodStatusView(Wire, frozen=True, gc=False):
     phase: str | None = None
     conditions: tuple[Condition, ...] | None = None
     container_statuses: tuple[ContainerStatus, ...] | None = None
+    init_container_statuses: tuple[ContainerStatus, ...] | None = None
 
     def condition(self, kind: str) -> Condition | None:
         """The condition of this type, if the pod has it."""
@@ -351,12 +357,29 @@ def packed(item: Opaque) -> Opaque:
     return Opaque(own.metadata, own.spec, _EMPTY, zlib.compress(bytes(item.status), 1))
 
 
-def quantity(amount: Any) -> int:
-    """Whole units of an extended resource, which Kubernetes allows as integers only; `2k` is 2000."""
-    text = str(amount)
-    if text.endswith("k"):
-        return int(text[:-1]) * 1000
-    return int(text)
+# at most as many digits as leave room for every sum of such numbers; three of an exponent, or 1e999999999 takes hours
+_QUANTITY = re.compile(
+    r"\+?([0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})(?:[eE]([+-]?[0-9]{1,3})|([numkMGTPE]|[KMGTPE]i)?)"
+)
+_DECIMAL = {"": 0, "n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+_BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
+_MOST = 2**63 - 1  # Kubernetes' own largest quantity
+
+
+def quantity(amount: Any) -> int | None:
+    """Whole units of an extended resource; None for what is no quantity of Kubernetes, or is below 0.
+
+    Parts count as a whole unit, as Kubernetes rounds them: `2k` is 2000, `1Ki` 1024, `1e3` 1000, `500m` 1.
+    """
+    found = _QUANTITY.fullmatch(str(amount))
+    if found is None:
+        return None
+    number, exponent, suffix = Decimal(found[1]), found[2], found[3] or ""
+    if suffix in _BINARY:
+        number *= 2 ** _BINARY[suffix]
+    else:
+        number = number.scaleb(int(exponent) if exponent else _DECIMAL[suffix])
+    return int(number.to_integral_value(ROUND_CEILING)) if number <= _MOST else None
 
 
 def find_condition(conditions: tuple[Condition, ...] | None, kind: str) -> Condition | None:

@@ -71,6 +71,8 @@ class Scales:
             return ""
         except EbbtideError as error:
             return str(error)
+        except Exception as error:  # an answer that is no Scale concerns this target alone
+            return f"GET {path}: the answer is no Scale: {error!r}"
         self._known[name] = (meta.resource_version, scale)
         return ""
 

@@ -62,6 +62,7 @@ class Slim:
                 phase=self._text(status.phase),
                 conditions=tuple(self._condition(item) for item in status.conditions or () if item.type in self._READ),
                 container_statuses=None if pod.ready else status.container_statuses,
+                init_container_statuses=None if pod.ready else status.init_container_statuses,
             ),
         )
 

@@ -220,7 +220,7 @@ def _gpus_unknown(variant: VariantSpec, view: TargetView | None, pool: PoolSpec 
     if view is None or _gpus(variant, view, pool) is not None:
         return None
     return Code.GPUS_UNKNOWN, (
-        f"variant {variant.name}: the pod template asks for no {resource_of(pool)}; "
+        f"variant {variant.name}: the pod template asks for no {resource_of(pool)}, or for none in whole units; "
         "set the variant's gpusPerReplica, or the container's resource limits"
     )
 

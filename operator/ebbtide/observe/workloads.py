@@ -50,13 +50,14 @@ class TargetView:
         return max(1, sum(count for _, count in self.templates))
 
     def gpus_per_replica(self, resource: str) -> int | None:
-        """GPUs by the pod template; None when it asks for none of this resource."""
-        total = sum(
-            container.resources.count(resource) * count
-            for template, count in self.templates
-            for container in template.containers or ()
-            if container.resources
-        )
+        """GPUs by the pod template; None when it asks for none of this resource, or for what is no quantity."""
+        total = 0
+        for template, count in self.templates:
+            for container in template.containers or ():
+                asked = container.resources.count(resource) if container.resources else 0
+                if asked is None:
+                    return None
+                total += asked * count
         return total or None
 
     @property
