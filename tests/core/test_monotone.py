@@ -151,3 +151,20 @@ def test_more_load_on_the_same_memory_never_shows_less_capacity(before: float) -
     capacities = [shown(rps) for rps in (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 7.0, 9.0, 10.0, 12.0, 15.0, 20.0)]
     # what one carries is learnt from the same readings, so it differs by a little between them
     assert all(more >= 0.99 * less for less, more in pairwise(capacities)), capacities
+
+
+@pytest.mark.parametrize("rps", [1.6, 5.0, 7.1, 8.0, 10.0, 12.0])
+def test_what_arrives_now_is_not_let_go_before_the_forecast_has_learnt_of_it(rps: float) -> None:
+    """Long at 2 requests/s a pod, then a leap; two of a100 carry it, and whatever is planned instead does too."""
+
+    def leap(each: float) -> Snapshot:
+        declared = spec(variants=[variant_spec("h100", "h100"), variant_spec("a100", "a100")])
+        running = tuple(pod(f"a-{i}", engine(each)) for i in range(2))
+        pools = [pool("a100", [node("a", 2, 2)], price="3.00"), pool("h100", [node("h", 3, 0)], price="1.00")]
+        return snapshot(service([variant("h100", ()), variant("a100", running)], declared), pools)
+
+    loop = settled(leap(2.0), 400)
+    decided: Any = loop.one(leap(rps))
+    carried = sum(each.wanted * each.capacity.requests_per_second for each in decided.variants)
+    assert carried >= 2.0 * rps
+    assert carried > 24.0, "as much as the cheaper mix that a lower load is moved to"

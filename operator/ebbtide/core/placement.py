@@ -6,10 +6,10 @@ a replica into a pool without a price, without GPUs, or whose replicas just fail
 
 import math
 
-from ebbtide.core import balance, pools, replicas, shortage
+from ebbtide.core import balance, explain, pools, replicas, shortage
 from ebbtide.core.cover import Option, cheapest
 from ebbtide.core.guardrails import bounds, pause
-from ebbtide.core.isolation import attempt, sound
+from ebbtide.core.isolation import attempt
 from ebbtide.core.numeric import clip
 from ebbtide.core.work import Cycle, Draft, PoolDraft, VariantDraft
 from ebbtide.model.spec import Mode, PauseDirection
@@ -19,45 +19,85 @@ PAYBACK_S = 600.0
 
 
 def step(cycle: Cycle) -> None:
-    """Place all services, highest priority first."""
+    """Place those that may act, highest priority first; then, on what is left, what the others would do."""
     pools.prepare(cycle)
     for draft in cycle.drafts:
-        if draft.failure is not None:
-            _keep(draft)
-    order = sorted(sound(cycle), key=lambda draft: (-draft.state.spec.priority, draft.state.spec.key))
-    for draft in order:
         for pool, gpus in pools.held(draft):
             pool.lower += gpus
-    start = 0
-    while start < len(order):
-        end = start
-        while end < len(order) and order[end].state.spec.priority == order[start].state.spec.priority:
-            end += 1
-        _place_equals(order[start:end], cycle)
-        start = end
+    acting: dict[int, list[Draft]] = {}
+    still: list[Draft] = []
+    kept: list[tuple[PoolDraft, float]] = []
+    for draft in sorted(cycle.drafts, key=lambda draft: (-draft.state.spec.priority, draft.state.spec.key)):
+        if draft.failure is None and not _stays(draft, cycle):
+            acting.setdefault(draft.state.spec.priority, []).append(draft)
+            continue
+        charged = _keep(draft)
+        if draft.failure is None:
+            still.append(draft)
+            kept += charged
+    for group in acting.values():
+        for draft in group:
+            for pool, gpus in pools.held(draft):
+                pool.lower -= gpus
+        _place_equals(group, cycle)
+    for pool, gpus in kept:
+        pool.budget += gpus
+    _place_equals(still, cycle)
 
 
-def _keep(draft: Draft) -> None:
-    """A service that cannot be planned keeps what it declares: those GPUs are nobody else's, whatever the priority."""
+def _stays(draft: Draft, cycle: Cycle) -> bool:
+    """Nothing is written for it, or it is paused in both directions: what is planned for it does not come about."""
+    halt = pause.active(draft, cycle.now_s)
+    halted = halt is not None and halt.direction is PauseDirection.ALL
+    written = draft.state.spec.mode is Mode.AUTO and not draft.conflict and explain.first_fault(draft) is None
+    return halted or not written
+
+
+def _keep(draft: Draft) -> list[tuple[PoolDraft, float]]:
+    """Charge what it holds, whatever its priority, and nothing of what it wants: (pool, GPUs) that were charged.
+
+    Replicas without a node are charged only beside what others declare: of 8 GPUs, with 6 in use by another, a service
+    that declares 6 and runs 2 keeps 2. The others have not been charged yet, and are all in `lower`.
+    """
+    charged = []
     for variant in draft.variants:
-        if variant.pool is not None and variant.gpus:
-            variant.pool.budget -= variant.observed * variant.gpus
+        pool = variant.pool
+        if pool is None or not variant.gpus:
+            continue
+        pool.lower -= variant.sound * variant.gpus
+        pool.stuck -= variant.stuck_gpus
+        declared = float(variant.observed * variant.gpus)
+        runs = min(declared, float(variant.bound_gpus))
+        waits = clip(pool.budget - runs - pool.lower, 0.0, declared - runs)
+        pool.budget -= runs + waits
+        charged.append((pool, runs + waits))
+    return charged
 
 
 def _place_equals(group: list[Draft], cycle: Cycle) -> None:
     for draft in group:
         for pool, gpus in pools.held(draft):
             pool.held += gpus
-            pool.lower -= gpus
     for draft in group:
         for pool, gpus in pools.held(draft):
             pool.held -= gpus
         attempt(draft, cycle, "placement", _place_one)
         for variant in draft.variants:
             if variant.pool is not None and variant.gpus:
-                pools.take(variant.pool, variant, max(0, variant.wanted - variant.observed))
-                variant.pool.budget -= min(variant.wanted, variant.placed) * variant.gpus
+                wanted = _chargeable(draft, variant, variant.wanted, cycle)
+                pools.take(variant.pool, variant, max(0, wanted - variant.observed))
+                variant.pool.budget -= min(wanted, variant.placed) * variant.gpus
     _reserve_minimums(group, cycle)
+
+
+def _chargeable(draft: Draft, variant: VariantDraft, count: int, cycle: Cycle) -> int:
+    """Of `count` replicas those that others are charged for: none that a pause upwards keeps from coming about."""
+    return min(count, variant.observed) if _paused_upwards(draft, cycle) else count
+
+
+def _paused_upwards(draft: Draft, cycle: Cycle) -> bool:
+    halt = pause.active(draft, cycle.now_s)
+    return halt is not None and halt.direction is PauseDirection.UP
 
 
 def _place_one(draft: Draft, cycle: Cycle) -> None:
@@ -75,17 +115,11 @@ def _reserve_minimums(group: list[Draft], cycle: Cycle) -> None:
     for draft in group:
         for pool, gpus in _idle(draft):
             pool.held += gpus
-    for draft in sorted(group, key=lambda draft: _may_not_rise(draft, cycle)):
+    for draft in sorted(group, key=lambda draft: _paused_upwards(draft, cycle)):
         for pool, gpus in _idle(draft):
             pool.held -= gpus
         if draft.failure is None:
             attempt(draft, cycle, "placement", _reserve_minimum)
-
-
-def _may_not_rise(draft: Draft, cycle: Cycle) -> bool:
-    halt = pause.active(draft, cycle.now_s)
-    halted = halt is not None and halt.direction is not PauseDirection.DOWN
-    return bool(draft.conflict) or halted or draft.state.spec.mode is not Mode.AUTO
 
 
 def _reserve_minimum(draft: Draft, cycle: Cycle) -> None:
@@ -93,7 +127,8 @@ def _reserve_minimum(draft: Draft, cycle: Cycle) -> None:
         return
     for variant in draft.variants:
         variant.high = max(variant.wanted, min(variant.high, _left(variant)))
-    for variant, more in zip(draft.variants, _lifted(draft, cycle), strict=True):
+    for variant, lifted in zip(draft.variants, _lifted(draft, cycle), strict=True):
+        more = _chargeable(draft, variant, variant.wanted + lifted, cycle) - variant.wanted
         if variant.pool is not None and variant.gpus and more > 0:
             pools.take(variant.pool, variant, variant.wanted + more - max(variant.wanted, variant.observed))
             variant.pool.budget -= more * variant.gpus

@@ -93,9 +93,9 @@ def _charge_others(cycle: Cycle) -> None:
             ours[variant.pool.name] = ours.get(variant.pool.name, 0) + sum(
                 pod.gpus for pod in variant.state.pods if pod.node and pod.node not in going
             )
-            staying, on_going = _staying_gpus(variant, going)
-            bound_gpus[variant.pool.name] = bound_gpus.get(variant.pool.name, 0) + staying
-            variant.pool.stuck += on_going
+            variant.bound_gpus, variant.stuck_gpus = _staying_gpus(variant, going)
+            bound_gpus[variant.pool.name] = bound_gpus.get(variant.pool.name, 0) + variant.bound_gpus
+            variant.pool.stuck += variant.stuck_gpus
             target = variant.state.target
             per_replica = max(1, target.pods_per_replica)
             take(variant.pool, variant, max(0, variant.observed - bound // per_replica))

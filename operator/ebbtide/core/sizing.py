@@ -32,6 +32,7 @@ def step(draft: Draft, cycle: Cycle) -> None:
         variant.evidence = describe(variant)
         expected = expected_at(draft, variant.startup_s + cycle.reaction_s) if draft.demand.known else 0.0
         variant.need = _with_margin(draft, expected, margin, calm) + drain_rate(draft, variant)
+    draft.keep_ratio = max(draft.keep_ratio, _seen_ratio(draft))
 
 
 def _with_margin(draft: Draft, expected: float, margin: float, calm: float) -> float:
@@ -55,6 +56,16 @@ def keep_ratio(draft: Draft, margin: float) -> float:
     unproven = IGNORANCE / (1.0 + draft.forecast_memory.scored / PRIOR_WEIGHT)
     cautious = math.hypot(KEEP_DOUBT * draft.sigma, unproven)
     return max(1.0, margin_for(round(cautious, 2), _may_miss(draft)) / margin)
+
+
+def _seen_ratio(draft: Draft) -> float:
+    """What arrives now, as a multiple of the need; 0 without a need.
+
+    A forecast learns of a leap with a delay: at 4 requests/s for long and 14 now it may call for 11. What carries the
+    14 is not let go meanwhile; to start more, a leap has to last.
+    """
+    least = min((variant.need for variant in draft.variants if variant.need > 1e-9), default=0.0)
+    return draft.demand.rate / least if least and draft.demand.known else 0.0
 
 
 def _may_miss(draft: Draft) -> float:

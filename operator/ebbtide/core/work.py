@@ -64,6 +64,8 @@ class VariantDraft:
     failing_text: str = ""
     absent_s: float | None = None  # for how long declared pods have been missing, without a further one
     doomed: int = 0  # replicas on nodes about to be taken away
+    bound_gpus: int = 0  # of its pods on nodes that are to stay, and of those, on nodes that take nothing new
+    stuck_gpus: int = 0
     startup_s: float = 0.0
     startup_measured: bool = False
     model: Model | None = None
