@@ -221,6 +221,17 @@ def test_the_deletion_cost_that_a_pod_carries(written: str | None, cost: int | N
 
 
 @pytest.mark.parametrize(
+    ("cost", "ours", "marked"),
+    [("-1000000", "-1000000", True), ("-1000000", None, False), ("5", "-1000000", False), (None, "-1000000", False)],
+    ids=["ours", "its owner's", "changed by its owner since", "removed by its owner"],
+)
+def test_a_cost_is_ours_while_it_is_what_we_set(cost: str | None, ours: str | None, marked: bool) -> None:
+    named = {"controller.kubernetes.io/pod-deletion-cost": cost, "ebbtide.dev/pod-deletion-cost": ours}
+    annotations = {key: value for key, value in named.items() if value is not None}
+    assert pod_state(wire(metadata={"annotations": annotations}), GPU, QUIET, None).marked is marked
+
+
+@pytest.mark.parametrize(
     ("selector", "names"),
     [
         ("app=chat", ["a", "b", "c"]),

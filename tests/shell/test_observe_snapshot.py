@@ -22,6 +22,7 @@ from ebbtide.observe.projections import Opaque, OwnMeta
 from ebbtide.observe.scales import scale_view
 from ebbtide.observe.settings import ObserveSettings
 from ebbtide.observe.workloads import custom_view
+from tests.core.test_sources import OUTCOMES
 from tests.shell.observing import QUICK, api_client, eventually, pod
 
 GPU = "nvidia.com/gpu"
@@ -426,6 +427,32 @@ async def test_kinds_whose_definition_is_removed_are_no_sick_sources(tmp_path: P
     assert [code for code, _ in only(snapshot).variants[0].target.faults] == [Code.TARGET_NOT_FOUND]
 
 
+async def test_without_keda_there_is_no_source_of_scaled_objects(tmp_path: Path) -> None:
+    assert "scaledobjects" not in {source.name for source in (await look(usual(), tmp_path)).sources}
+
+
+@pytest.mark.parametrize(
+    "path", ["/apis/keda.sh/v1alpha1", "/apis/keda.sh/v1alpha1/scaledobjects"], ids=["whether there are any", "they"]
+)
+async def test_scaled_objects_that_may_not_be_read_are_a_sick_source(tmp_path: Path, path: str) -> None:
+    cluster = usual()
+    cluster.other["/apis/keda.sh/v1alpha1"] = {"resources": [{"name": "scaledobjects", "kind": "ScaledObject"}]}
+    cluster.forbidden.add(path)
+    async with observing(cluster, tmp_path) as observer:
+        snapshot = await observer.snapshot(1000.0, {})
+        sick = {source.name: source.message for source in snapshot.sources if not source.healthy}
+    assert "HTTP 403" in sick["scaledobjects"]
+
+
+async def test_what_follows_is_known_of_every_source(tmp_path: Path) -> None:
+    cluster = usual()
+    cluster.other["/apis/keda.sh/v1alpha1"] = {"resources": [{"name": "scaledobjects", "kind": "ScaledObject"}]}
+    cluster.objects["/apis/keda.sh/v1alpha1/scaledobjects"] = []
+    names = {source.name for source in (await look(cluster, tmp_path)).sources}
+    assert {"pods", "scaledobjects", "discovery", "scales", "prometheus"} <= names
+    assert names - {"declarations"} <= OUTCOMES.keys()
+
+
 async def test_a_rollout_its_surge_a_refused_quota_and_the_drain_flag(tmp_path: Path) -> None:
     cluster = usual()
     refused = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota: gpus"}
@@ -565,6 +592,17 @@ async def test_a_target_that_may_not_be_read_is_said_with_the_rights_it_needs(
     assert f"HTTP 403: no right to {path}" in message
     assert "get, list, watch on leaderworkersets and get, patch on leaderworkersets/scale" in message
     assert 'of group "leaderworkerset.x-k8s.io"' in message
+
+
+async def test_a_kind_of_targets_that_can_no_longer_be_watched_is_said_on_its_services(tmp_path: Path) -> None:
+    """What was seen of it before is the past."""
+    cluster = leader_worker_set()
+    async with observing(cluster, tmp_path) as observer:
+        assert only(await settled(observer)).variants[0].target.faults == ()
+        cluster.forbidden.add(f"{LWS}/leaderworkersets")
+        await cluster.changed()
+        message = await fault(observer, Code.TARGET_UNREADABLE)
+    assert f"HTTP 403: no right to {LWS}/leaderworkersets" in message
 
 
 async def fault(observer: Observer, code: Code) -> str:

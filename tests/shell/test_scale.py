@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ebbtide.act.marks import ANNOTATION, is_ours
+from ebbtide.act.marks import ANNOTATION, OURS
 from ebbtide.act.result import Outcome, classify
 from ebbtide.act.scale import Actuator
 from ebbtide.kube.client import KubeClient
@@ -264,35 +264,58 @@ async def test_a_mark_that_fails_never_stops_the_scale_write(client: KubeClient,
     assert ("not all marked" in message) is (status != 404), "a pod that is gone needs no mark"
 
 
+OURS_NOW: dict[str, Any] = {"deletion_cost": -1_000_000, "marked": True}
+CHOOSING = world.target_state(3, status_replicas=4)
+
+
 @pytest.mark.parametrize(
-    ("cost", "phase", "target", "cleared"),
+    ("pod", "target", "cleared"),
     [
-        pytest.param(-1_000_000, PodPhase.READY, world.target_state(), True, id="a survivor after a restart"),
-        pytest.param(-1_000_000, PodPhase.TERMINATING, world.target_state(), False, id="on its way out"),
-        pytest.param(100, PodPhase.READY, world.target_state(), False, id="somebody else's cost"),
-        pytest.param(None, PodPhase.READY, world.target_state(), False, id="no mark"),
-        pytest.param(
-            -1_000_000,
-            PodPhase.READY,
-            world.target_state(3, status_replicas=4),
-            False,
-            id="its controller is still choosing",
-        ),
-        pytest.param(
-            -1_000_000,
-            PodPhase.READY,
-            world.target_state(generation=4),
-            False,
-            id="its controller has not seen the write",
-        ),
+        pytest.param(OURS_NOW, world.target_state(), True, id="a survivor after a restart"),
+        pytest.param(OURS_NOW | {"phase": PodPhase.TERMINATING}, world.target_state(), False, id="on its way out"),
+        pytest.param({"deletion_cost": 100}, world.target_state(), False, id="somebody else's cost"),
+        pytest.param({"deletion_cost": -1_000_000}, world.target_state(), False, id="theirs, with a number like ours"),
+        pytest.param({}, world.target_state(), False, id="no mark"),
+        pytest.param(OURS_NOW, CHOOSING, False, id="its controller is still choosing"),
+        pytest.param(OURS_NOW, world.target_state(generation=4), False, id="its controller has not seen the write"),
     ],
 )
 async def test_marks_are_cleared_from_pods_that_stay(
-    client: KubeClient, api: FakeApi, cost: int | None, phase: PodPhase, target: TargetState, cleared: bool
+    client: KubeClient, api: FakeApi, pod: dict[str, Any], target: TargetState, cleared: bool
 ) -> None:
-    seen = snapshot(target=target, pods=(world.pod("p1", deletion_cost=cost, phase=phase),))
+    seen = snapshot(target=target, pods=(world.pod("p1", **pod),))
     await Actuator(client, Receipts()).apply(world.plan(), seen)
     assert marks(api) == ({"p1": None} if cleared else {})
+
+
+@pytest.mark.parametrize("mode", [Mode.OFF, Mode.RECOMMEND])
+async def test_without_a_right_to_act_no_pod_is_touched(client: KubeClient, api: FakeApi, mode: Mode) -> None:
+    """Not even by clearing what Ebbtide marked before the switch, in this process or an earlier one."""
+    actuator = Actuator(client, Receipts())
+    api.will("PATCH", SCALE, (403, {"message": "no"}))
+    pods = (world.pod("p1", **OURS_NOW), world.pod("p2", deletion_cost=-1_000_000), world.pod("p3"))
+    await actuator.apply(world.plan(actions=(world.action(3, victims=("p3",)),)), snapshot(pods=pods))
+    before = len(api.writes())
+    await actuator.apply(world.plan(), snapshot(mode, pods=pods))
+    assert len(api.writes()) == before
+
+
+async def test_no_pod_is_touched_where_the_plan_keeps_its_hands_off(client: KubeClient, api: FakeApi) -> None:
+    held = world.service_plan(conditions=(world.condition("Acting", "False", "TargetConflict"),))
+    await Actuator(client, Receipts()).apply(world.plan(held), snapshot(pods=(world.pod("p1", **OURS_NOW),)))
+    assert api.writes() == []
+
+
+async def test_a_victim_keeps_the_cost_that_its_owner_set(client: KubeClient, api: FakeApi) -> None:
+    pods = (world.pod("p1", deletion_cost=-1_000_000), world.pod("p2"))
+    [(outcome, _)] = await act(client, Receipts(), snapshot(pods=pods), world.action(2, victims=("p1", "p2")))
+    assert (outcome, marks(api)) == (Outcome.DONE, {"p2": "-999999"})
+
+
+async def test_a_mark_says_that_it_is_ours(client: KubeClient, api: FakeApi) -> None:
+    await act(client, Receipts(), snapshot(pods=(world.pod("p1"),)), world.action(3, victims=("p1",)))
+    [mark] = [asked.body["metadata"]["annotations"] for asked in api.writes() if asked.path == pod_path("p1")]
+    assert mark == {ANNOTATION: "-1000000", OURS: "-1000000"}
 
 
 async def test_a_mark_of_a_refused_scale_down_is_cleared_in_the_next_cycle(client: KubeClient, api: FakeApi) -> None:
@@ -306,17 +329,6 @@ async def test_a_mark_of_a_refused_scale_down_is_cleared_in_the_next_cycle(clien
         asked.body["metadata"]["annotations"][ANNOTATION] for asked in api.writes() if asked.path == pod_path("p1")
     ]
     assert values == ["-1000000", None]
-
-
-def test_our_costs_are_recognised_after_a_restart() -> None:
-    assert [is_ours(cost) for cost in (None, 0, -1, -1_000_000, -999_999, -990_000)] == [
-        False,
-        False,
-        False,
-        True,
-        True,
-        False,
-    ]
 
 
 def test_an_unforeseen_error_is_a_failure_not_a_retry() -> None:

@@ -22,7 +22,7 @@ from ebbtide.act.workloads import Workloads
 from ebbtide.clock import unix_time_s
 from ebbtide.errors import ConflictError
 from ebbtide.kube.client import MERGE_PATCH, KubeClient, resource_path
-from ebbtide.model.plan import Plan, ScaleAction
+from ebbtide.model.plan import ConditionStatus, Plan, ScaleAction
 from ebbtide.model.snapshot import ServiceState, Snapshot, VariantState, WriteReceipt
 from ebbtide.model.spec import Mode
 
@@ -57,7 +57,7 @@ class Actuator:
         """Carries out every action of the plan, in the plan's order of results; clears marks from pods that stay."""
         services = {service.spec.key: service for service in snapshot.services}
         results = await asyncio.gather(*(self._act(action, services.get(action.service)) for action in plan.actions))
-        await self._marks.clear_survivors(snapshot, plan.actions)
+        await self._marks.clear_survivors(snapshot, plan.actions, _hands_off(plan))
         return list(results)
 
     async def reconcile_workloads(self, snapshot: Snapshot) -> list[ActResult]:
@@ -78,7 +78,7 @@ class Actuator:
         key = f"{action.service}/{action.variant}"
         receipt = WriteReceipt(target_uid=action.target_uid, replicas=action.to_replicas, at=self._now(), done=False)
         self._store_receipt(key, receipt)
-        advice = await self._marks.mark(action, variant.target)
+        advice = await self._marks.mark(action, variant)
         try:
             version = await self._patch_scale(action)
         except Exception as error:
@@ -148,6 +148,15 @@ def _never(action: ScaleAction) -> WriteReceipt:
 def _unchanged(scale: Mapping[str, Any], action: ScaleAction) -> bool:
     replicas = scale.get("spec", {}).get("replicas", 0)  # zero is omitted
     return bool(scale["metadata"]["uid"] == action.target_uid and replicas == action.from_replicas)
+
+
+def _hands_off(plan: Plan) -> frozenset[str]:
+    """Services to whose targets the plan forbids every write."""
+    return frozenset(
+        service.key
+        for service in plan.services
+        if any(item.type == "Acting" and item.status is ConditionStatus.FALSE for item in service.conditions)
+    )
 
 
 def _last_check(action: ScaleAction, service: ServiceState | None) -> tuple[str, VariantState | None]:

@@ -25,11 +25,11 @@ def observe(draft: Draft, cycle: Cycle) -> None:
     draft.even_confidence, draft.spread_evenly = draft.memory.even_dispatch, draft.memory.spread_evenly
     able = [variant for variant in draft.variants if variant.rate > 0.0]
     contrast = unlikeness(draft, able)
-    if contrast < ALIKE:
+    if contrast < ALIKE and not cycle.unwatched:
         draft.even_confidence, draft.spread_evenly = UNSURE, None
     running = {variant.index: _running(variant, cycle) for variant in able}
     busy = [v for v in able if v.arrivals is not None and running[v.index] >= LEAST_RUNNING]
-    if unlikeness(draft, busy) >= UNLIKE:
+    if unlikeness(draft, busy) >= UNLIKE and not cycle.unwatched:
         _learn(draft, busy, cycle)
     draft.even = draft.spread_evenly is True and contrast >= ALIKE
 

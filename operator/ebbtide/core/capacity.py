@@ -24,9 +24,11 @@ def step(draft: Draft, cycle: Cycle) -> None:
     """Learn what replicas do, then say what each variant's replica carries."""
     missed = requests = 0.0
     for variant in draft.variants:
-        memory = learn_startup(variant.memory.capacity, variant)
+        memory = variant.memory.capacity
+        if not cycle.unwatched:
+            memory = learn_startup(memory, variant)
         variant.model = model_of(draft, variant, memory)
-        if draft.demand.known and not cycle.metrics_down:
+        if draft.demand.known and not cycle.metrics_down and not cycle.unwatched:
             memory, count, misses = learn(draft, variant, memory, cycle)
             requests, missed = requests + count, missed + misses
             variant.model = model_of(draft, variant, memory)

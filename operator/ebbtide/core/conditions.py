@@ -1,6 +1,6 @@
 """The conditions of services, pools and the cluster: all of them at every cycle, True is good except for facts."""
 
-from ebbtide.core import balance, pools
+from ebbtide.core import balance, pools, sources
 from ebbtide.core.explain import first_fault
 from ebbtide.core.guardrails.pause import active, describe
 from ebbtide.core.guardrails.staleness import describe as describe_metrics
@@ -44,12 +44,15 @@ def of_unreadable(item: Unreadable) -> UnreadablePlan:
     return UnreadablePlan(item.kind, item.key, reason, said)
 
 
+_NOT_READY_TO_ACT = (Code.TARGET_CONFLICT.value, Code.CLUSTER_UNREADABLE.value)
+
+
 def _ready(draft: Draft, parts: tuple[Condition, ...]) -> Condition:
     """Target, metrics and prices known, and nothing failing: the loop is closed or would be."""
     for part in parts:
         if part.status is _FALSE and part.type in ("TargetResolved", "MetricsFresh", "PricesKnown"):
             return Condition("Ready", _FALSE, part.reason, part.message)
-        if part.type == "Acting" and part.reason == Code.TARGET_CONFLICT.value:
+        if part.type == "Acting" and part.reason in _NOT_READY_TO_ACT:
             return Condition("Ready", _FALSE, part.reason, part.message)
     failing = next(
         (variant for variant in draft.variants if variant.failing and variant.failing_code is not None), None
@@ -73,7 +76,7 @@ def _target(draft: Draft) -> Condition:
 
 def _metrics(draft: Draft, cycle: Cycle) -> Condition:
     view = draft.demand
-    if cycle.metrics_down or view.quality in ("stale", "missing", "partial"):
+    if cycle.metrics_down or cycle.unwatched or view.quality in ("stale", "missing", "partial"):
         code, text = describe_metrics(view, cycle)
         return Condition("MetricsFresh", _FALSE, code.value, text)
     if view.quality == "none":
@@ -294,11 +297,8 @@ def of_cluster(cycle: Cycle) -> tuple[Condition, ...]:
         elif source.healthy:
             conditions.append(Condition(kind, _TRUE, Code.RESOLVED.value, f"{source.name} answers"))
         else:
-            code = Code.PROMETHEUS_UNREACHABLE if source.name == "prometheus" else Code.METRICS_STALE
-            age = "it never answered" if source.age_s is None else f"its last answer is {source.age_s:.0f}s old"
-            conditions.append(
-                Condition(kind, _FALSE, code.value, f"{source.name}: {source.message or age}; replicas hold")
-            )
+            text = f"{source.name}: {sources.why(source)}; {sources.follows(source)}"
+            conditions.append(Condition(kind, _FALSE, sources.code(source).value, text))
     return tuple(conditions)
 
 

@@ -19,13 +19,6 @@ _SERVING = (PodPhase.READY, PodPhase.INTERRUPTED)
 _STILL_COUNTED = (PodPhase.READY, PodPhase.INTERRUPTED, PodPhase.NOT_READY, PodPhase.TERMINATING)
 
 
-def note_outage(cycle: Cycle) -> None:
-    """Say for all services that Prometheus does not answer."""
-    for source in cycle.snapshot.sources:
-        if source.name == "prometheus" and not source.healthy:
-            cycle.metrics_down = source.message or "it does not answer"
-
-
 def step(draft: Draft, cycle: Cycle) -> None:
     """Measure the service's demand."""
     draft.demand = measure(draft, cycle)
@@ -70,7 +63,7 @@ def measure(draft: Draft, cycle: Cycle) -> DemandView:
         for pod in variant.state.pods:
             if pod.phase in _STILL_COUNTED:
                 _add_pod(sums, pod, cycle.now_s)
-    view = DemandView(_quality(sums), pods_read=sums.pods, silent=sums.silent, age_s=sums.oldest)
+    view = DemandView(_quality(sums, cycle), pods_read=sums.pods, silent=sums.silent, age_s=sums.oldest)
     queue = draft.state.gateway_queue
     view.queue, view.queue_known = max(0.0, queue.fresh or 0.0), queue.fresh is not None
     scale = (sums.pods + sums.silent) / sums.pods if sums.pods else 1.0  # silent pods get what the others get
@@ -105,7 +98,9 @@ def pod_arrivals(engine: EngineReadings | None) -> Reading | None:
     return engine.finished if engine.arrivals.quality is Quality.NOT_APPLICABLE else engine.arrivals
 
 
-def _quality(sums: _Sums) -> str:
+def _quality(sums: _Sums, cycle: Cycle) -> str:
+    if sums.pods and cycle.unwatched:
+        return "partial"  # two of six pods may be all that a broken watch shows
     if sums.pods and not sums.silent:
         return "young" if sums.young else "fresh"
     if sums.pods:
@@ -123,7 +118,13 @@ def _lengths(view: DemandView, draft: Draft, sums: _Sums, cycle: Cycle) -> None:
     view.lengths_s = memory.lengths_s
     # An engine that counts no tokens is given two windows, then the defaults hold.
     view.lengths_known = memory.input_tokens > 0.0 or draft.watched_s >= 2.0 * cycle.snapshot.rate_window_s
-    if sums.rate <= 0.0 or sums.prompt <= 0.0 or sums.generated <= 0.0 or not windows_are_full(draft, cycle):
+    if (
+        cycle.unwatched
+        or sums.rate <= 0.0
+        or sums.prompt <= 0.0
+        or sums.generated <= 0.0
+        or not windows_are_full(draft, cycle)
+    ):
         return
     if sums.finished < STEADY_SHARE * sums.rate and memory.lengths_s > 0.0:
         return  # the batch is filling up or overloaded: tokens belong to answers that have not ended

@@ -184,7 +184,9 @@ def _expectation(draft: Draft) -> str:
 def _standing(draft: Draft, cycle: Cycle) -> tuple[Code, str]:
     stays = f"stays at {draft.observed}"
     view = draft.demand
-    if cycle.metrics_down or view.quality in ("stale", "missing"):
+    if draft.no_write is not None and draft.no_write[0] is Code.CLUSTER_UNREADABLE:
+        return draft.no_write[0], f"{stays}: {draft.no_write[1]}"
+    if cycle.metrics_down or cycle.unwatched or view.quality in ("stale", "missing"):
         code, text = describe_metrics(view, cycle)
         return code, f"{stays}: {text}"
     if draft.limits and draft.total != draft.wanted:

@@ -21,10 +21,11 @@ from ebbtide.core import (
     pools,
     replicas,
     sizing,
+    sources,
     victims,
     watch,
 )
-from ebbtide.core.guardrails import chain
+from ebbtide.core.guardrails import chain, fault
 from ebbtide.core.work import Cycle, Draft, VariantDraft, public_demand
 from ebbtide.model.memory import MEMORY_VERSION, Memory, Recommendation, ServiceMemory, VariantMemory
 from ebbtide.model.plan import Failure, Plan, PoolPlan, ScaleAction, ServicePlan, Step, VariantPlan
@@ -65,7 +66,7 @@ def plan(snapshot: Snapshot, memory: Memory, now_s: float) -> tuple[Plan, Memory
 def _observe(cycle: Cycle) -> None:
     """Demand and replicas as they are, and who else writes."""
     pools.count_waiting(cycle)
-    demand.note_outage(cycle)
+    sources.note(cycle)
     isolation.each(cycle, "demand", _observe_one)
 
 
@@ -77,7 +78,7 @@ def _observe_one(draft: Draft, cycle: Cycle) -> None:
 
 
 def _guard(draft: Draft, cycle: Cycle) -> None:
-    _forbid_on_fault(draft)
+    draft.no_write = fault.forbids(draft, cycle)
     explain.open_waterfall(draft)
     chain.step(draft, cycle)
 
@@ -161,13 +162,6 @@ def _note_requests(draft: Draft, cycle: Cycle) -> None:
         draft.last_request_at = round(now_s, 1)
     if view.queue_known:
         draft.activator_seen_at = round(now_s, 1)
-
-
-def _forbid_on_fault(draft: Draft) -> None:
-    """A service whose targets or pools do not resolve is planned, but not acted on."""
-    fault = explain.first_fault(draft)
-    if fault is not None:
-        draft.no_write = fault
 
 
 def _shown(draft: Draft, cycle: Cycle) -> ServicePlan:

@@ -159,6 +159,9 @@ def _learn(pool: PoolDraft, cycle: Cycle) -> None:
     since = memory.waiting_since
     if pool.state.spec.provisioning is Provisioning.STATIC:
         return
+    if cycle.unwatched:  # whether pods wait, or a node has come, is not known: what is waited for is timed anew
+        pool.memory = msgspec.structs.replace(memory, waiting_since=None)
+        return
     if since is not None and newest > max(since, memory.newest_node_at):
         leads = (*memory.lead_times_s, round(now_s - since, 1))[-KEPT_LEAD_TIMES:]
         memory = msgspec.structs.replace(

@@ -25,12 +25,8 @@ ABSENCE_PATIENCE_S = 30.0
 def step(draft: Draft, cycle: Cycle) -> None:
     """Count the replicas of every variant, and note those that fail."""
     for variant in draft.variants:
-        count(variant, cycle.now_s, watched=_pods_are_watched(cycle))
-        _learn(variant, cycle.now_s)
-
-
-def _pods_are_watched(cycle: Cycle) -> bool:
-    return all(source.healthy for source in cycle.snapshot.sources if source.name == "pods")
+        count(variant, cycle.now_s, watched="pods" not in cycle.unwatched)
+        _learn(variant, cycle.now_s, watched=not cycle.unwatched)
 
 
 def count(variant: VariantDraft, now_s: float, *, watched: bool = True) -> None:
@@ -128,8 +124,12 @@ def _node_may_come(variant: VariantDraft, pod: PodState, now_s: float) -> bool:
     return until is None and age_s < 2.0 * lead_time_s(pool.state, pool.memory)
 
 
-def _learn(variant: VariantDraft, now_s: float) -> None:
+def _learn(variant: VariantDraft, now_s: float, *, watched: bool) -> None:
     memory = variant.memory.capacity
+    if not watched:
+        variant.backing_off = memory.backoff_until is not None
+        _cause(variant, memory)
+        return
     until, backoff_s, since = memory.backoff_until, memory.backoff_s, memory.failing_since
     if variant.failing and until is None:
         since = since if since is not None else round(now_s, 1)

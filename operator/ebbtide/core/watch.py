@@ -13,13 +13,15 @@ from ebbtide.model.snapshot import WriteReceipt
 
 REVERSION_WINDOW_S = 600.0
 REVERSIONS = 2
+_CACHES = frozenset({"deployments", "statefulsets"})
 LAG_S = 5.0  # the watch shows a write of ours within this time: only where resourceVersions do not tell
 
 
 def step(draft: Draft, cycle: Cycle) -> None:
     """Notice changes that are not ours on every target."""
     for variant in draft.variants:
-        if variant.state.target.exists:
+        # a cache that shows the past shows our own write as undone
+        if variant.state.target.exists and not _CACHES & cycle.unwatched.keys():
             variant.memory = _notice(variant, cycle.now_s)
     draft.conflict = _conflict(draft)
     draft.drifted = _drifted(draft, cycle.now_s)

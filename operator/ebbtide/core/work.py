@@ -237,6 +237,13 @@ class Cycle:
     pools: dict[str, PoolDraft] = field(default_factory=dict)
     reaction_s: float = 40.0  # a rate over the last minute is half a minute old on average, and a cycle passes too
     metrics_down: str = ""  # why Prometheus is out of reach; empty: it is not
+    unwatched: dict[str, str] = field(default_factory=dict)  # caches that may show the past, and why
+    unwritable: str = ""  # why somebody else's hand on a target may be unseen; empty: it is not
+
+    @property
+    def unwatched_text(self) -> str:
+        """`pods (WATCH /api/v1/pods: HTTP 403)`."""
+        return "; ".join(f"{name} ({why})" for name, why in sorted(self.unwatched.items()))
 
     @property
     def unwatched_s(self) -> float:

@@ -186,13 +186,19 @@ _DATA = {
     ),
     Code.METRICS_STALE: Entry(
         (*_UNMEASURED, DEPLOYMENT),
-        "The newest readings are too old, so replicas hold. On Ebbtide's Deployment: another source does not answer.",
+        "The newest readings are too old, so replicas hold. On Ebbtide's Deployment: latency histograms are unread.",
         "See in Prometheus whether the pods are still scraped; `--scrape-staleness` is how old a value may be.",
     ),
     Code.PROMETHEUS_UNREACHABLE: Entry(
         (*_UNMEASURED, DEPLOYMENT),
-        "Prometheus does not answer: replicas hold everywhere.",
+        "Prometheus does not answer: nothing is lowered anywhere.",
         "See that it runs, and check `--prometheus-url` and the network between them.",
+    ),
+    Code.CLUSTER_UNREADABLE: Entry(
+        (*_UNMEASURED, "Acting", DEPLOYMENT),
+        "The API server does not show objects that decisions rest on. What is counted by them lowers nothing; where "
+        "another autoscaler, a pause or a switch to Off may be unseen, nothing is written. The message says which.",
+        "The message quotes the API server; for missing rights compare with `manifests/rbac.yaml`.",
     ),
     Code.ACTIVATOR_UNSEEN: Entry(
         _HELD,

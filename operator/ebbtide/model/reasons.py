@@ -47,6 +47,7 @@ class Code(StrEnum):
     METRICS_MISSING = "MetricsMissing"
     METRICS_STALE = "MetricsStale"
     PROMETHEUS_UNREACHABLE = "PrometheusUnreachable"
+    CLUSTER_UNREADABLE = "ClusterUnreadable"
     ACTIVATOR_UNSEEN = "ActivatorUnseen"
     METRICS_FRESH = "MetricsFresh"
     CAPACITY_OBSERVED = "CapacityObserved"

@@ -103,6 +103,7 @@ class PodState(Spec, frozen=True):
     engine: EngineReadings | None = None  # None: no series for this pod
     serves: bool = True  # False: a worker of a group, whose leader answers for it and has the series of both
     deletion_cost: int | None = None  # its annotation controller.kubernetes.io/pod-deletion-cost; None: not set
+    marked: bool = False  # that cost is Ebbtide's own
 
 
 class TargetState(Spec, frozen=True):

@@ -165,7 +165,10 @@ class _Assembly:
         item, scale = self._view.customs[kind].get(key), self._view.scales.get((kind, key))
         if item is not None and scale is None:
             return self._not_yet(kind, key, info)
-        return Found(custom_view(kind[1], item, scale) if item is not None and scale is not None else None)
+        if item is None or scale is None:
+            return Found(None)
+        unread = self._view.unread.get((kind, "")) or self._view.unread.get((kind, key), "")  # what is known is old
+        return Found(custom_view(kind[1], item, scale), unread=unread, plural=info.plural)
 
     def _not_yet(self, kind: Kind, key: str, info: KindInfo) -> Found:
         unread = self._view.unread.get((kind, key), "")

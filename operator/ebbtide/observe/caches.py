@@ -43,6 +43,7 @@ class Caches:
         self.scaled_objects: Informer[Autoscaler] | None = None
         self.ready_uids: set[str] = set()  # pods that were seen ready and still exist
         self.discovery_error = ""
+        self._keda_error = ""
         slim = Slim()
         self.pods = self._informer(resource_path("v1", "pods"), Pod, keep=slim.pod, on_change=self._note_ready)
         self.nodes = self._informer(resource_path("v1", "nodes"), Node, keep=slim.node)
@@ -102,14 +103,20 @@ class Caches:
         )
 
     def sources(self) -> tuple[Source, ...]:
-        """Health of each kind's cache."""
+        """Health of each kind's cache. Whether there are ScaledObjects may not be known; then they are a sick one."""
+        found = list(self.watched())
+        if self.scaled_objects is None and self._keda_error:
+            found.append(Source(name="scaledobjects", healthy=False, message=self._keda_error))
+        return (*found, Source(name="discovery", healthy=not self.discovery_error, message=self.discovery_error))
+
+    def watched(self) -> tuple[Source, ...]:
+        """Health of the caches that there are."""
         informers = self._always()
         for kind, informer in self.customs.items():
             informers[_plural(self.kinds.get(kind), kind)] = informer
         if self.scaled_objects is not None:
             informers["scaledobjects"] = self.scaled_objects
-        found = [_source(name, informer) for name, informer in informers.items()]
-        return (*found, Source(name="discovery", healthy=not self.discovery_error, message=self.discovery_error))
+        return tuple(_source(name, informer) for name, informer in informers.items())
 
     async def _follow_kind(self, kind: Kind) -> None:
         info = await self._find(kind)
@@ -127,8 +134,9 @@ class Caches:
         try:
             info = await self.discovery.find(*SCALED_OBJECT)
         except EbbtideError as error:
-            self.discovery_error = str(error)
+            self.discovery_error = self._keda_error = str(error)
             return
+        self._keda_error = ""
         if info is None and self.scaled_objects is not None:
             self.scaled_objects = None
             self._end("scaledobjects")

@@ -94,6 +94,7 @@ def pod_state(pod: Pod, resource: str, around: Surroundings, engine: EngineReadi
         engine=engine,
         serves=engine is not None or not _is_worker(pod),
         deletion_cost=pod.deletion_cost,
+        marked=pod.marked,
     )
 
 

@@ -110,9 +110,10 @@ class ContainerStatus(Wire, frozen=True, gc=False):
 
 
 class PodAnnotations(msgspec.Struct, frozen=True, gc=False):
-    """The one annotation that is read."""
+    """The annotations that are read: the cost, and the one that Ebbtide set."""
 
     deletion_cost: str | None = msgspec.field(name="controller.kubernetes.io/pod-deletion-cost", default=None)
+    marked_cost: str | None = msgspec.field(name="ebbtide.dev/pod-deletion-cost", default=None)
 
 
 class PodMeta(LabelledMeta, frozen=True, gc=False):
@@ -172,6 +173,12 @@ class Pod(Wire, frozen=True, gc=False):
             return None if text is None else int(text)
         except ValueError:
             return None
+
+    @property
+    def marked(self) -> bool:
+        """Whether its pod-deletion-cost is what Ebbtide set: nobody has changed it since."""
+        found = self.metadata.annotations
+        return found is not None and found.marked_cost is not None and found.marked_cost == found.deletion_cost
 
     @property
     def finished(self) -> bool:

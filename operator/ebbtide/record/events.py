@@ -33,6 +33,7 @@ BY_CODE: Mapping[Code, tuple[str, str]] = {
     Code.METRICS_MISSING: ("Warning", "Held"),
     Code.METRICS_STALE: ("Warning", "Held"),
     Code.PROMETHEUS_UNREACHABLE: ("Warning", "Held"),
+    Code.CLUSTER_UNREADABLE: ("Warning", "Held"),
     Code.ROLLOUT_IN_PROGRESS: ("Normal", "Held"),
     Code.WARMING_UP: ("Normal", "Held"),
     Code.ACTIVATOR_UNSEEN: ("Warning", "Held"),

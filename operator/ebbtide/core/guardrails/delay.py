@@ -22,7 +22,7 @@ def apply(draft: Draft, cycle: Cycle) -> Verdict | None:
     """Remember what is wanted, and let through what was wanted for long enough."""
     now_s, observed, total = cycle.now_s, draft.observed, draft.total
     scaling = draft.state.spec.scaling
-    trusted = draft.demand.quality in ("fresh", "young", "none") and not cycle.metrics_down
+    trusted = draft.demand.quality in ("fresh", "young", "none") and not cycle.metrics_down and not cycle.unwatched
     watched = not _gap(draft, cycle)
     _remember(draft, total if trusted and watched else max(total, observed), now_s, watched)
     warming = _warming(draft, cycle)

@@ -6,9 +6,9 @@ from ebbtide.model.reasons import Code
 
 
 def apply(draft: Draft, cycle: Cycle) -> Verdict | None:
-    """Undo every decrease while metrics are stale, missing, partial or out of reach."""
+    """Undo every decrease while metrics are stale, missing, partial or out of reach, or counts may be the past."""
     view = draft.demand
-    if view.quality == "fresh" and not cycle.metrics_down:
+    if view.quality == "fresh" and not cycle.metrics_down and not cycle.unwatched:
         return None
     counts = no_lower(draft)
     if counts == draft.counts():
@@ -20,7 +20,9 @@ def apply(draft: Draft, cycle: Cycle) -> Verdict | None:
 def describe(view: DemandView, cycle: Cycle) -> tuple[Code, str]:
     """The state of the metrics as a reason."""
     if cycle.metrics_down:
-        return Code.PROMETHEUS_UNREACHABLE, f"Prometheus is out of reach ({cycle.metrics_down}): replicas hold"
+        return Code.PROMETHEUS_UNREACHABLE, f"Prometheus is out of reach ({cycle.metrics_down}): nothing is lowered"
+    if cycle.unwatched:
+        return Code.CLUSTER_UNREADABLE, f"{cycle.unwatched_text} cannot be watched: nothing is lowered"
     if view.quality == "stale":
         return Code.METRICS_STALE, f"the newest readings are {view.age_s or 0:.0f}s old: replicas hold"
     if view.quality in ("missing", "partial"):
