@@ -3,11 +3,12 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
-from socket import socket
+from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 from aiohttp import web
+
+from tests.shell.loopback import free_port
 
 BUSY = "The engine is currently busy and cannot accept new requests. Please try again later or on a different instance."
 DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
@@ -17,12 +18,6 @@ Behaviour = Literal[
     "answer", "abort", "shut down", "busy", "busy in the stream", "dead in the stream", "reset", "reset in the answer",
     "reset before a token", "too long", "fail", "nothing", "nothing but its end",
 ]  # fmt: skip
-
-
-def free_port() -> int:
-    with closing(socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def token(text: str = "a", finish_reason: str | None = None) -> bytes:

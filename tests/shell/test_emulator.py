@@ -4,10 +4,8 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from socket import socket
 from typing import Any
 
 import aiohttp
@@ -16,24 +14,11 @@ import pytest
 from ebbtide.kube.client import KubeClient
 from ebbtide.sandbox import emulator
 from tests.shell.fake_pods_api import FakePodsApi
+from tests.shell.loopback import answering, eventually, free_port
 
 CHAT = "team-a/chat"
 # a part of loopback that no sandbox claims
 POD_IP = "127.61.7.{}".format
-
-
-def free_port() -> int:
-    with closing(socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-async def eventually(ask: Callable[[], Awaitable[Any]]) -> Any:
-    """The first true answer of `ask`, within ten seconds."""
-    async with asyncio.timeout(10):
-        while not (answer := await ask()):  # noqa: ASYNC110 - the other side of a socket has no event
-            await asyncio.sleep(0.02)
-        return answer
 
 
 class Emulated:
@@ -99,22 +84,13 @@ async def emulated(tmp_path: Path) -> AsyncIterator[Emulated]:
                 engine_port=engine_port,
             )
         )
-        await asyncio.wait((playing, asyncio.create_task(_answering(session, port))), return_when="FIRST_COMPLETED")
+        up = asyncio.create_task(answering(session, port, 20.0))
+        await asyncio.wait((playing, up), return_when="FIRST_COMPLETED")
         if playing.done():
             await playing  # says why it ended
         yield Emulated(api, port, engine_port, session)
         ended.set()
         await playing
-
-
-async def _answering(session: aiohttp.ClientSession, port: int) -> None:
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                async with session.get(f"http://127.0.0.1:{port}/healthz"):
-                    return
-            except aiohttp.ClientConnectionError:
-                await asyncio.sleep(0.02)
 
 
 async def test_a_pod_serves_its_metrics_when_it_runs_and_requests_when_it_is_ready(emulated: Emulated) -> None:
@@ -258,7 +234,7 @@ async def test_the_process_ends_on_sigterm(tmp_path: Path) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         process = await asyncio.create_subprocess_exec(sys.executable, *argv, env=environment)
         try:
-            await _answering(session, port)
+            await answering(session, port, 20.0)
             process.send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(process.wait(), 10) == 0
         finally:

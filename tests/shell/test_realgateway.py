@@ -6,8 +6,9 @@ import math
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ from ebbtide.kube.client import KubeClient
 from ebbtide.sandbox.realgateway import service
 from ebbtide.sandbox.realgateway.backends import HoldLimits
 from ebbtide.sandbox.realgateway.service import RealGateway
-from tests.shell.fake_engine import BUSY, Behaviour, FakeEngine, engines, free_port
+from tests.shell.fake_engine import BUSY, Behaviour, FakeEngine, engines
 from tests.shell.fake_pods_api import FakePodsApi
+from tests.shell.loopback import answering, free_port
+from tests.shell.loopback import eventually as answered
 
 CHAT = "team-a/chat"
+eventually = partial(answered, within_s=30.0)  # a busy machine starts programs late
 COMPLETIONS = f"/{CHAT}/v1/completions"
 # a part of loopback that no sandbox claims
 POD_IP = "127.61.8.{}".format
@@ -35,14 +39,6 @@ vllm:num_requests_waiting_by_reason{{engine="0",model_name="a}}b",reason="capaci
 # TYPE vllm:kv_cache_usage_perc gauge
 vllm:kv_cache_usage_perc{{engine="0",model_name="a}}b"}} 0.5
 """
-
-
-async def eventually(ask: Callable[[], Awaitable[Any]]) -> Any:
-    """The first true answer of `ask`, within half a minute."""
-    async with asyncio.timeout(30):
-        while not (answer := await ask()):  # noqa: ASYNC110 - the other side of a socket has no event
-            await asyncio.sleep(0.02)
-        return answer
 
 
 class Answer:
@@ -116,22 +112,13 @@ async def gated(tmp_path: Path, *, limits: HoldLimits | None = None, count: int 
         aiohttp.ClientSession() as session,
     ):
         running = asyncio.create_task(service.run(client, gateway, host="127.0.0.1", port=port, ended=ended))
-        await asyncio.wait((running, asyncio.create_task(_answering(session, port))), return_when="FIRST_COMPLETED")
+        up = asyncio.create_task(answering(session, port, 60.0))
+        await asyncio.wait((running, up), return_when="FIRST_COMPLETED")
         if running.done():
             await running  # says why it ended
         yield Gated(api, port, found, session)
         ended.set()
         await running
-
-
-async def _answering(session: aiohttp.ClientSession, port: int) -> None:
-    async with asyncio.timeout(60):
-        while True:
-            try:
-                async with session.get(f"http://127.0.0.1:{port}/healthz"):
-                    return
-            except aiohttp.ClientConnectionError:
-                await asyncio.sleep(0.02)
 
 
 @pytest.fixture
@@ -517,7 +504,7 @@ async def test_the_process_forwards_and_ends_on_sigterm(tmp_path: Path) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         process = await asyncio.create_subprocess_exec(sys.executable, *argv, "--route", CHAT, env=environment)
         try:
-            await _answering(session, port)
+            await answering(session, port, 60.0)
             gate = Gated(api, port, [engine], session)
             assert await gate.metric("llm_d_epp_flow_control_queue_size") == 0.0  # declared, before anybody asked
             gate.pod(1)

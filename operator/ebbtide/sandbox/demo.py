@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import msgspec
 
 from ebbtide.api.crd import crd_documents
 from ebbtide.clock import monotonic_s
@@ -113,8 +112,8 @@ class Demo:
         began_s = monotonic_s()
         for service in self.services:
             stream = self.requests(service)
-            before = [msgspec.structs.replace(r, arrival_s=r.arrival_s + fleet.WARM_UP_S) for r in stream]
-            await self._order(service, [r for r in before if r.arrival_s < fleet.WARM_UP_S], counted=False)
+            before = [r for r in stream if r.arrival_s < 0.0]
+            await self._order(service, fleet.shifted(before, fleet.WARM_UP_S), counted=False)
             counted = [r for r in stream if r.arrival_s >= 0.0]
             await self._order(service, counted, start_in_s=fleet.WARM_UP_S - (monotonic_s() - began_s))
         self.sandbox.spawn("operator", [sys.executable, "-m", "ebbtide", "operator"], self._operator_settings())

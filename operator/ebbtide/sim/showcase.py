@@ -209,13 +209,18 @@ def requests(service: ShowcaseService, duration_s: float, seed: int) -> list[Req
     """
     whole_s = WARM_UP_S + duration_s
     stream = generate(_later(service.shape, WARM_UP_S), LENGTHS, whole_s, seed=_mix(seed, service.name), swing=_SWING)
-    return [msgspec.structs.replace(request, arrival_s=request.arrival_s - WARM_UP_S) for request in stream]
+    return shifted(stream, -WARM_UP_S)
 
 
 def warm_up(service: ShowcaseService, per_second: float, seed: int) -> list[Request]:
     """The warm-up where the counted load is somebody else's trace: steady, with arrivals from `-WARM_UP_S` to 0."""
     stream = generate(Constant(per_second=per_second), LENGTHS, WARM_UP_S, seed=_mix(seed, service.name), swing=_SWING)
-    return [msgspec.structs.replace(request, arrival_s=request.arrival_s - WARM_UP_S) for request in stream]
+    return shifted(stream, -WARM_UP_S)
+
+
+def shifted(stream: Sequence[Request], by_s: float) -> list[Request]:
+    """The same requests `by_s` seconds later."""
+    return [msgspec.structs.replace(request, arrival_s=request.arrival_s + by_s) for request in stream]
 
 
 def scenario(duration_s: float, seed: int) -> Scenario:
