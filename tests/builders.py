@@ -106,7 +106,7 @@ def pod(
         "name": name,
         "uid": f"uid-{name}",
         "phase": phase,
-        "created_at": NOW - 4000.0,
+        "created_at": NOW - (10.0 if phase is PodPhase.STARTING else 4000.0),
         "node": f"node-{name}" if phase not in (PodPhase.PENDING, PodPhase.UNSCHEDULABLE) else "",
         "gpus": 1,
         "ready_at": NOW - 3940.0 if ready else None,

@@ -54,7 +54,6 @@ def test_the_order_is_the_documented_precedence():
         "zero",
         "pause",
         "conflict",
-        "mode",
         "staleness",
         "ceiling",
         "fault",

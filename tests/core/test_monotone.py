@@ -8,8 +8,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ebbtide.core import balance, placement
+from ebbtide.core import balance
+from ebbtide.core.mix import place
 from ebbtide.core.plan import STEPS, open_cycle, plan
+from ebbtide.core.pools import prepare
 from ebbtide.core.work import Cycle, Draft
 from ebbtide.model.memory import CapacityMemory, Memory, ServiceMemory, VariantMemory
 from ebbtide.model.snapshot import Snapshot
@@ -74,8 +76,8 @@ def planned(kinds: list[Kind], mind: Mind, load: float) -> tuple[float, list[int
     runs = sum(item.observed * rate / item.need for item, rate in zip(running, rates, strict=True)) * load
     for item in draft.variants:
         item.need *= runs
-    placement.pools.prepare(cycle)
-    placement.place(draft, cycle)
+    prepare(cycle)
+    place(draft, cycle)
     members = [item for item in draft.variants if item.wanted]
     rates = balance.mix_rates(draft, members)
     # as a share of the need: where more is needed of a slow starter, its replicas are worth less

@@ -5,7 +5,7 @@ from typing import Any
 from ebbtide.model.plan import Condition, ServicePlan
 from ebbtide.model.snapshot import PodPhase, Snapshot
 from ebbtide.model.spec import Provisioning
-from tests.builders import engine, node, pod, pods, pool, service, settled, snapshot, spec, variant, variant_spec
+from tests.builders import NOW, engine, node, pod, pods, pool, service, settled, snapshot, spec, variant, variant_spec
 
 
 def two(spot: Any, sound: Any, pools: Any, **target: Any) -> Snapshot:
@@ -81,3 +81,29 @@ def test_a_doomed_replica_that_serves_alone_is_replaced_also_after_the_warm_up()
         "spot": 1,
         "h100": 1,
     }
+
+
+def test_a_pod_that_starts_far_longer_than_start_ups_take_does_not_count_until_it_is_ready() -> None:
+    """Start-ups took 60 s here, so the floor of 15 minutes decides; the sound variant gets the demand."""
+    starting = pod("s", phase=PodPhase.STARTING)
+    seen_before = pod("t", engine(40.0), created_at=NOW - 100.0, ready_at=NOW - 40.0)
+    waits = two([seen_before, starting], [], pools(nodes=2))
+    loop = settled(waits, 600)
+    patient = loop.plan.services[0]
+    assert patient.variants[0].starting == 1
+    assert condition(patient, "Ready").reason != "StartupOverdue"
+    given_up = loop.one(waits, 360)
+    assert given_up.variants[0].starting == 0
+    assert condition(given_up, "Limited").reason == "StartupOverdue"
+    assert "starting for 1" in condition(given_up, "Limited").message
+    assert "the longest seen took 1m" in condition(given_up, "Limited").message
+    assert given_up.variants[1].allowed > patient.variants[1].allowed
+    ready = loop.one(two(pods(2, 20.0, "s"), [], pools(nodes=2)), 200)
+    assert condition(ready, "Limited").reason != "StartupOverdue"
+
+
+def test_a_first_start_up_may_take_an_hour() -> None:
+    starting = two([pod("s", phase=PodPhase.STARTING)], pods(1, 5.0, "h"), pools())
+    loop = settled(starting, 3000)
+    assert condition(loop.plan.services[0], "Ready").reason != "StartupOverdue"
+    assert "none was seen to end" in condition(loop.one(starting, 700), "Ready").message

@@ -1,7 +1,6 @@
 """The conditions of services, pools and the cluster: all of them at every cycle, True is good except for facts."""
 
 from ebbtide.core import balance, pools, sources
-from ebbtide.core.explain import first_fault
 from ebbtide.core.guardrails.pause import active, describe
 from ebbtide.core.guardrails.staleness import describe as describe_metrics
 from ebbtide.core.replicas import describe_failing
@@ -68,7 +67,7 @@ def _ready(draft: Draft, parts: tuple[Condition, ...]) -> Condition:
 
 
 def _target(draft: Draft) -> Condition:
-    fault = first_fault(draft)
+    fault = draft.fault
     if fault is not None:
         return Condition("TargetResolved", _FALSE, fault[0].value, fault[1])
     return Condition("TargetResolved", _TRUE, Code.RESOLVED.value, f"{len(draft.variants)} targets found")

@@ -1,7 +1,7 @@
 """The cheapest whole numbers of replicas, over a service's variants, that cover a need.
 
 Exact (branch and bound with a fractional bound), so that for the same options a higher need never gets less capacity:
-at equal cost the larger capacity wins. What keeps this true where options change with the need is in placement.
+at equal cost the larger capacity wins. What keeps this true where options change with the need is in mix.
 Replicas that run already are cheaper than new ones by what a start-up costs: that is the whole hysteresis between
 variants.
 """

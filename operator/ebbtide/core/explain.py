@@ -70,43 +70,11 @@ def reason_for(draft: Draft, cycle: Cycle) -> Reason:
 def _decide(draft: Draft, cycle: Cycle) -> tuple[Code, str]:
     if draft.conflict:
         return Code.TARGET_CONFLICT, draft.conflict + ": hands off"
-    fault = first_fault(draft)
-    if fault is not None:
-        return fault
+    if draft.fault is not None:
+        return draft.fault
     if draft.counts() != [variant.observed for variant in draft.variants]:
         return _moving(draft)
     return _standing(draft, cycle)
-
-
-def first_fault(draft: Draft) -> tuple[Code, str] | None:
-    """The code of the first cross-object fault of the service or of its targets and pools, and the words of all."""
-    found = [(as_code(code), text) for code, text in draft.state.faults]
-    for variant in draft.variants:
-        found += _faults_of(draft, variant)
-    return (found[0][0], "; ".join(text for _, text in found)) if found else None
-
-
-def _faults_of(draft: Draft, variant: VariantDraft) -> list[tuple[Code, str]]:
-    """What was found while the target was resolved, each text with the variant's name; else what the snapshot shows."""
-    target, name = variant.state.target, variant.spec.name
-    if target.faults:
-        return [(as_code(code), text) for code, text in target.faults]
-    if not target.exists:
-        what = f"{variant.spec.target.kind} {variant.spec.target.name}"
-        return [(Code.TARGET_NOT_FOUND, f"variant {name}: {what} does not exist in {draft.state.spec.namespace}")]
-    if not target.scalable:
-        return [(Code.TARGET_NOT_SCALABLE, f"variant {name}: {variant.spec.target.kind} has no scale subresource")]
-    if variant.pool is None:
-        return [(Code.POOL_NOT_FOUND, f"variant {name}: there is no GPUPool {variant.spec.pool}")]
-    return []
-
-
-def as_code(text: str) -> Code:
-    """The catalogue's code of that value; an unknown one counts as a target that could not be resolved."""
-    try:
-        return Code(text)
-    except ValueError:
-        return Code.TARGET_NOT_FOUND
 
 
 def _moving(draft: Draft) -> tuple[Code, str]:

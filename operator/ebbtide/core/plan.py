@@ -17,6 +17,7 @@ from ebbtide.core import (
     explain,
     forecast,
     isolation,
+    permission,
     placement,
     pools,
     replicas,
@@ -25,7 +26,7 @@ from ebbtide.core import (
     victims,
     watch,
 )
-from ebbtide.core.guardrails import chain, fault
+from ebbtide.core.guardrails import chain
 from ebbtide.core.work import Cycle, Draft, VariantDraft, public_demand
 from ebbtide.model.memory import MEMORY_VERSION, Memory, Recommendation, ServiceMemory, VariantMemory
 from ebbtide.model.plan import Failure, Plan, PoolPlan, ScaleAction, ServicePlan, Step, VariantPlan
@@ -73,12 +74,12 @@ def _observe(cycle: Cycle) -> None:
 def _observe_one(draft: Draft, cycle: Cycle) -> None:
     replicas.step(draft, cycle)
     watch.step(draft, cycle)
+    permission.step(draft, cycle)
     demand.step(draft, cycle)
     _note_requests(draft, cycle)
 
 
 def _guard(draft: Draft, cycle: Cycle) -> None:
-    draft.no_write = fault.forbids(draft, cycle)
     explain.open_waterfall(draft)
     chain.step(draft, cycle)
 

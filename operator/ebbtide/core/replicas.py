@@ -1,11 +1,12 @@
 """What each replica of a variant is worth: ready, starting, doomed or failing; and when to stop counting on more.
 
-A variant whose new pods fail (no node fits, a quota refuses them, they crash, they never appear) is limited to its
-healthy replicas and tried again later, so that demand goes to the next variant meanwhile.
+A variant whose new pods fail (no node fits, a quota refuses them, they crash, never appear or never get ready) is
+limited to its healthy replicas and tried again later, so that demand goes to the next variant meanwhile.
 """
 
 import msgspec
 
+from ebbtide.core import startup
 from ebbtide.core.pools import lead_time_s
 from ebbtide.core.work import Cycle, Draft, VariantDraft
 from ebbtide.model.memory import CapacityMemory
@@ -37,15 +38,17 @@ def count(variant: VariantDraft, now_s: float, *, watched: bool = True) -> None:
             variant.ready += 1
         elif phase is PodPhase.INTERRUPTED:
             variant.doomed += 1
+        elif phase is PodPhase.STARTING and (overdue := startup.overdue(variant.memory.capacity, pod, now_s)):
+            _fail(variant, Code.STARTUP_OVERDUE, pod, overdue)
         elif phase in (PodPhase.STARTING, PodPhase.PENDING):
             variant.starting += 1
         elif phase is PodPhase.CRASH_LOOPING:
-            _fail(variant, Code.CRASH_LOOPING, pod)
+            _fail(variant, Code.CRASH_LOOPING, pod, pod.message)
         elif phase is PodPhase.UNSCHEDULABLE:
             if _node_may_come(variant, pod, now_s):
                 variant.starting += 1
             else:
-                _fail(variant, Code.UNSCHEDULABLE, pod)
+                _fail(variant, Code.UNSCHEDULABLE, pod, pod.message)
     per_replica = max(1, variant.state.target.pods_per_replica)
     if per_replica > 1:
         variant.ready //= per_replica
@@ -57,11 +60,11 @@ def count(variant: VariantDraft, now_s: float, *, watched: bool = True) -> None:
     _refused(variant, per_replica)
 
 
-def _fail(variant: VariantDraft, code: Code, pod: PodState) -> None:
+def _fail(variant: VariantDraft, code: Code, pod: PodState, words: str) -> None:
     variant.failing += 1
     variant.failing_code = code
     if not variant.failing_text:
-        variant.failing_text = f"{pod.name}: {pod.message or 'no further message'}"
+        variant.failing_text = f"{pod.name}: {words or 'no further message'}"
 
 
 def _refused(variant: VariantDraft, per_replica: int) -> None:
@@ -183,6 +186,7 @@ def describe_failing(draft: Draft) -> str:
 
 _WORDS = {
     Code.CRASH_LOOPING: "crash",
+    Code.STARTUP_OVERDUE: "do not get ready",
     Code.UNSCHEDULABLE: "find no node",
     Code.QUOTA_REFUSED: "are refused",
     Code.PODS_MISSING: "do not come",

@@ -8,10 +8,13 @@ import msgspec
 from ebbtide.core.numeric import median
 from ebbtide.core.work import VariantDraft
 from ebbtide.model.memory import CapacityMemory
-from ebbtide.model.snapshot import PodPhase
+from ebbtide.model.snapshot import PodPhase, PodState
+from ebbtide.units import format_duration
 
 KEPT = 8
 LONGEST_S = 3600.0
+PATIENCE = 4.0  # times the longest start-up seen; at least SHORTEST_PATIENCE_S: an image may have to be pulled anew
+SHORTEST_PATIENCE_S = 900.0
 
 
 def learn(memory: CapacityMemory, draft: VariantDraft) -> CapacityMemory:
@@ -38,3 +41,17 @@ def estimate_s(memory: CapacityMemory, parameters_billion: float | None) -> tupl
     if parameters_billion is None:
         return 90.0, False
     return min(600.0, 45.0 + 2.2 * parameters_billion), False
+
+
+def overdue(memory: CapacityMemory, pod: PodState, now_s: float) -> str:
+    """Why a pod that starts is not waited for any longer; empty while it is.
+
+    After start-ups of 60 to 300 s: after 20 minutes. Before any was seen: after an hour.
+    """
+    longest_s = max(memory.startup_s, default=None)
+    patience_s = LONGEST_S if longest_s is None else max(SHORTEST_PATIENCE_S, PATIENCE * longest_s)
+    waited_s = now_s - (pod.scheduled_at or pod.created_at)
+    if waited_s <= patience_s:
+        return ""
+    seen = "none was seen to end" if longest_s is None else f"the longest seen took {format_duration(longest_s)}"
+    return f"starting for {format_duration(waited_s)}; of the start-ups before, {seen}"

@@ -172,6 +172,7 @@ class Draft:
     raise_to: int = 0
     pause_applied: str = ""
     pausing: bool = False
+    fault: tuple[Code, str] | None = None  # what of its targets and pools does not resolve
     no_write: tuple[Code, str] | None = None  # why nothing may be written, whatever is planned
     last_request_at: float | None = None
     activator_seen_at: float | None = None

@@ -171,6 +171,13 @@ _LIMITS = {
         "Pods of the variant crash again and again; other variants get the demand.",
         "`kubectl logs --previous` of the pod that the message names.",
     ),
+    Code.STARTUP_OVERDUE: Entry(
+        _FAILING,
+        "Pods of the variant have been starting for far longer than start-ups take (four times the longest seen, at "
+        "least 15 minutes; one hour before any was seen); they do not count, and other variants get the demand.",
+        "`kubectl logs` of the pod that the message names: a download that hangs, or a readiness probe that never "
+        "passes. It counts again as soon as it is ready.",
+    ),
     Code.SLO_UNATTAINABLE: Entry(
         ("SLOAttainable",),
         "Requests miss an objective even on replicas with little load: more replicas do not help.",

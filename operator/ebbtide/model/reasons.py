@@ -42,6 +42,7 @@ class Code(StrEnum):
     PODS_MISSING = "PodsMissing"
     UNSCHEDULABLE = "Unschedulable"
     CRASH_LOOPING = "CrashLooping"
+    STARTUP_OVERDUE = "StartupOverdue"
     SLO_UNATTAINABLE = "SLOUnattainable"
     # measurements
     METRICS_MISSING = "MetricsMissing"

@@ -44,6 +44,7 @@ BY_CODE: Mapping[Code, tuple[str, str]] = {
     Code.PODS_MISSING: ("Warning", "Limited"),
     Code.UNSCHEDULABLE: ("Warning", "Limited"),
     Code.CRASH_LOOPING: ("Warning", "Limited"),
+    Code.STARTUP_OVERDUE: ("Warning", "Limited"),
     Code.PLAN_FAILED: ("Warning", "PlanFailed"),
     Code.PRICE_UNKNOWN: ("Warning", "PriceMissing"),
     Code.PAUSED: ("Normal", "Paused"),

@@ -1,6 +1,6 @@
 """The guardrails in order, and the one place where they are run."""
 
-from ebbtide.core.guardrails import bounds, conflict, delay, fault, mode, pause, rate, rollout, room, staleness, zero
+from ebbtide.core.guardrails import bounds, conflict, delay, fault, pause, rate, rollout, room, staleness, zero
 from ebbtide.core.guardrails.verdict import Guard
 from ebbtide.core.work import Cycle, Draft
 
@@ -15,7 +15,6 @@ ORDER: tuple[tuple[str, Guard], ...] = (
     ("zero", zero.apply),
     ("pause", pause.apply),
     ("conflict", conflict.apply),
-    ("mode", mode.apply),
     ("staleness", staleness.apply),
     ("ceiling", bounds.ceiling),
     ("fault", fault.apply),

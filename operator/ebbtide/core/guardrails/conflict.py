@@ -9,7 +9,6 @@ from ebbtide.model.reasons import Code
 def apply(draft: Draft, cycle: Cycle) -> Verdict | None:
     """Everything stays in a conflict; after a manual scale nothing moves against it until the hold is over."""
     if draft.conflict:
-        draft.no_write = (Code.TARGET_CONFLICT, draft.conflict)
         counts = [variant.observed for variant in draft.variants]
         return None if counts == draft.counts() else Verdict(counts, Code.TARGET_CONFLICT, draft.conflict)
     if not draft.drifted:
