@@ -1,5 +1,7 @@
 """Settings for all tests."""
 
+import signal
+
 import pytest
 from hypothesis import settings
 
@@ -9,6 +11,10 @@ from ebbtide.sandbox.engines.environment import installed
 # a slow machine is not a failing test: no property has a deadline
 settings.register_profile("ebbtide", deadline=None)
 settings.load_profile("ebbtide")
+
+# A job that a shell put in the background ignores Ctrl-C, and so would every program that a test starts and ends by it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
