@@ -11,7 +11,8 @@ from ebbtide.model.snapshot import EngineReadings, PodPhase, PodState, Quality, 
 GRACE_S = 45.0
 # Token lengths are smoothed over this time: at 5 requests/s that is 600 requests.
 LENGTH_TAU_S = 120.0
-STEADY_SHARE = 0.85  # of arrivals: with fewer completions the batch is filling up
+MATURE_SHARE = 0.5  # of arrivals: with fewer completions most answers are still to come, and nobody knows how long
+FULL_SHARE = 0.05  # of those in the batch: with more waiting nothing is added to it
 DEFAULT_INPUT_TOKENS = 1024.0
 DEFAULT_OUTPUT_TOKENS = 256.0
 
@@ -126,13 +127,21 @@ def _lengths(view: DemandView, draft: Draft, sums: _Sums, cycle: Cycle) -> None:
         or not windows_are_full(draft, cycle)
     ):
         return
-    if sums.finished < STEADY_SHARE * sums.rate and memory.lengths_s > 0.0:
-        return  # the batch is filling up or overloaded: tokens belong to answers that have not ended
+    full = sums.waiting > FULL_SHARE * sums.running + 1.0
+    admitted = min(sums.rate, sums.finished) if full else sums.rate
+    turned_over = full and sums.finished * cycle.snapshot.rate_window_s >= max(1.0, sums.running)
+    if sums.finished < MATURE_SHARE * sums.rate and not turned_over:
+        # Tokens belong to answers that have not ended: what was generated for each of them is the least they have.
+        view.output_tokens = max(view.output_tokens, sums.generated / sums.rate)
+        return
     # A plain mean of what was seen at first, then a window of LENGTH_TAU_S that moves on.
     view.lengths_s = memory.lengths_s + cycle.snapshot.cycle_s
     weight = cycle.snapshot.cycle_s / min(view.lengths_s, max(LENGTH_TAU_S, cycle.snapshot.cycle_s))
-    view.input_tokens += weight * (sums.prompt / sums.rate - view.input_tokens)
-    view.output_tokens += weight * (sums.generated / max(sums.finished, 0.5 * sums.rate) - view.output_tokens)
+    # An answer in the batch is half done on average. 9 requests/s come and 6.6 end while 1500 tokens/s are generated:
+    # 2.4 more are in the batch each second, so 192 tokens an answer; if they wait before a full batch, 227.
+    answers = 0.5 * (sums.finished + admitted)
+    view.input_tokens += weight * (sums.prompt / max(admitted, 1e-9) - view.input_tokens)
+    view.output_tokens += weight * (sums.generated / max(answers, 1e-9) - view.output_tokens)
     view.output_tokens = max(1.0, view.output_tokens)
     view.lengths_known = True
 
