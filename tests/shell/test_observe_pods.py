@@ -124,6 +124,13 @@ NOT_READY = condition("Ready", "False", "ContainersNotReady", "containers with u
         ),
         pytest.param(
             BOUND,
+            {"conditions": [NOT_READY], "containerStatuses": [{"name": "engine", "restartCount": 1}]},
+            PodPhase.STARTING,
+            "",
+            id="at its second try",
+        ),
+        pytest.param(
+            BOUND,
             {"conditions": [READY], "containerStatuses": [{"name": "engine", "restartCount": 2, "ready": True}]},
             PodPhase.READY,
             "",
@@ -134,6 +141,16 @@ NOT_READY = condition("Ready", "False", "ContainersNotReady", "containers with u
 def test_the_phase_of_a_pod(spec: dict[str, Any], status: dict[str, Any], phase: PodPhase, message: str) -> None:
     state = pod_state(Slim().pod(wire(spec=spec, **status)), GPU, QUIET, None)
     assert (state.phase, state.message) == (phase, message)
+
+
+def test_one_that_served_and_was_restarted_is_not_ready_but_no_crash_loop_until_the_kubelet_says_so() -> None:
+    def phase(**engine: Any) -> PodPhase:
+        status = {"conditions": [NOT_READY], "containerStatuses": [{"name": "engine", "restartCount": 3} | engine]}
+        seen = Slim().pod(wire(spec=BOUND, **status))
+        return pod_state(seen, GPU, Surroundings(frozenset(), frozenset({seen.metadata.uid})), None).phase
+
+    assert phase() is PodPhase.NOT_READY
+    assert phase(**waiting("CrashLoopBackOff")) is PodPhase.CRASH_LOOPING
 
 
 @pytest.mark.parametrize(

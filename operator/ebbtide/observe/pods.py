@@ -1,11 +1,11 @@
 """What each pod is worth as capacity, and which pods belong to which workload."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ebbtide.clock import parse_rfc3339
 from ebbtide.model.snapshot import EngineReadings, PodPhase, PodState
-from ebbtide.observe.projections import LabelSelector, Pod, SelectorRequirement, selects
+from ebbtide.observe.projections import ContainerStatus, LabelSelector, Pod, SelectorRequirement, selects
 from ebbtide.observe.workloads import WORKER_INDEX
 
 # Container states that do not end by waiting: the kubelet itself is backing off or cannot begin.
@@ -21,6 +21,7 @@ _FAILING = frozenset(
         "RunContainerError",
     }
 )
+MANY_RESTARTS = 2  # of a container that never was ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +112,13 @@ def _phase(pod: Pod, around: Surroundings) -> tuple[PodPhase, str]:
         return PodPhase.INTERRUPTED, f"node {pod.spec.node_name} carries an interruption taint of the pool"
     if pod.ready:
         return PodPhase.READY, ""
-    failure = _failure(pod)
+    failure = _refused_to_run(pod)
     if failure:
         return PodPhase.CRASH_LOOPING, failure
     if pod.metadata.uid in around.seen_ready:
         return PodPhase.NOT_READY, _words(pod, "Ready")
-    return PodPhase.STARTING, ""
+    restarts = _restarted_again(pod)
+    return (PodPhase.CRASH_LOOPING, restarts) if restarts else (PodPhase.STARTING, "")
 
 
 def _unbound(pod: Pod) -> tuple[PodPhase, str]:
@@ -126,12 +128,23 @@ def _unbound(pod: Pod) -> tuple[PodPhase, str]:
     return PodPhase.PENDING, _words(pod, "PodScheduled")
 
 
-def _failure(pod: Pod) -> str:
-    for status in (*(pod.status.init_container_statuses or ()), *(pod.status.container_statuses or ())):
+def _statuses(pod: Pod) -> Iterator[ContainerStatus]:
+    yield from pod.status.init_container_statuses or ()
+    yield from pod.status.container_statuses or ()
+
+
+def _refused_to_run(pod: Pod) -> str:
+    for status in _statuses(pod):
         waiting = status.state.waiting if status.state else None
         if waiting is not None and waiting.reason in _FAILING:
             return f"container {status.name}: {waiting.reason}: {waiting.message or 'no message'}"
-        if status.restart_count > 0 and not status.ready:
+    return ""
+
+
+def _restarted_again(pod: Pod) -> str:
+    """Between two crashes a container runs for a while. One restart is none: probes are hard on a busy server."""
+    for status in _statuses(pod):
+        if status.restart_count >= MANY_RESTARTS and not status.ready:
             return f"container {status.name} was restarted {status.restart_count} times and is not ready"
     return ""
 
