@@ -76,3 +76,20 @@ def test_a_higher_need_never_gets_less_capacity(choices, smaller):
         return sum(o.share * counts[o.index] for o in choices)
 
     assert capacity(1.0) >= capacity(smaller) - 1e-6 or math.isclose(capacity(1.0), capacity(smaller))
+
+
+def test_capacities_that_cannot_be_added_up_still_get_an_answer():
+    """One carries a billion times the other: what is too small to count must not make the search come home empty."""
+    tiny, huge = option(0, 1e-9, 1.0, high=1), option(1, 1.0 - 1e-9, 1.0, high=1)
+    counts, missing = cheapest([tiny, huge], 1.0)
+    assert missing == 0.0
+    assert set(counts) == {0, 1}
+
+
+def test_the_search_over_thousands_of_unlike_replicas_ends():
+    unlike = [(0.0001 * (1.0 + 0.37 * i), 1.0 + 0.371 * i) for i in range(4)]
+    many = [option(i, share, cost, running=i, high=10_000, startup=0.1) for i, (share, cost) in enumerate(unlike)]
+    counts, missing = cheapest(many, 1.0)
+    carried = sum(each.share * counts[each.index] for each in many)
+    assert missing == 0.0
+    assert 1.0 - 1e-6 <= carried < 1.01

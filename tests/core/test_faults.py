@@ -4,7 +4,21 @@ import pytest
 
 from ebbtide.model.reasons import Code
 from ebbtide.model.spec import Mode
-from tests.builders import Loop, condition, misplaced, pods, pool, service, snapshot, spec, variant, variant_spec
+from tests.builders import (
+    Loop,
+    condition,
+    fresh,
+    misplaced,
+    pods,
+    pool,
+    service,
+    settled,
+    snapshot,
+    spec,
+    to_zero,
+    variant,
+    variant_spec,
+)
 
 MISMATCH = ((Code.POOL_MISMATCH.value, "variant h100: the nodeSelector has pool=a100"),)
 
@@ -57,3 +71,59 @@ def test_a_service_on_a_pool_that_cannot_be_read_does_not_say_that_it_does_not_e
     decided = Loop().one(snapshot(state.services, ()))
     assert condition(decided, "TargetResolved") == ("False", "PoolUnreadable")
     assert not any("there is no GPUPool" in item.message for item in decided.conditions)
+
+
+def two(load, *, mode=Mode.AUTO, queue=None, minimum=1, replicas=1, **faulty):
+    """Variant a100 is sound; h100's target or pool is wrong."""
+    declared = spec(
+        variants=[variant_spec("a100", "a100"), variant_spec("h100", "h100")], mode=mode, **minimum_of(minimum)
+    )
+    of_h100 = faulty.pop("replicas", 0)
+    running = pods(of_h100, load, "h")
+    states = [variant("a100", pods(replicas, load), replicas), variant("h100", running, of_h100, **faulty)]
+    waits = {} if queue is None else {"gateway_queue": fresh(queue)}
+    return snapshot(service(states, declared, **waits), [pool("a100", price="1.00"), pool("h100", price="3.00")])
+
+
+def minimum_of(least):
+    return {"min_replicas": least, "scale_to_zero": to_zero() if least == 0 else None}
+
+
+ABSENT = {"exists": False, "faults": ((Code.TARGET_NOT_FOUND.value, "variant h100: there is no such Deployment"),)}
+OF_ONE = {
+    "its target is not there": ABSENT,
+    "its pool is another": {"faults": MISMATCH, "replicas": 2},
+    "nobody says its GPUs": {"faults": ((Code.GPUS_UNKNOWN.value, "variant h100: no GPUs"),), "replicas": 2},
+}
+
+
+@pytest.mark.parametrize("story", OF_ONE)
+def test_what_is_wrong_with_one_variant_stops_no_other(story):
+    faulty = OF_ONE[story]
+    loop = settled(two(4.0, **faulty), 300)
+    decided = loop.one(two(40.0, **faulty), 60)
+    sound, other = decided.variants
+    assert sound.allowed > sound.observed
+    assert [action.variant for action in loop.plan.actions] == ["a100"]
+    assert other.allowed == other.observed
+    assert condition(decided, "TargetResolved")[0] == "False"
+    assert condition(decided, "Ready")[0] == "False"
+
+
+def test_also_from_zero():
+    loop = Loop()
+    decided = loop.one(two(0.0, queue=40.0, minimum=0, replicas=0, **ABSENT))
+    assert decided.variants[0].allowed >= 1
+    assert decided.reason.code is Code.FIRST_REQUEST
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Code.PENDING, Code.TARGET_UNREADABLE, Code.TARGET_SHARED, Code.POOL_UNREADABLE],
+)
+def test_while_a_variants_replicas_are_not_known_nothing_is_written(fault):
+    """Ten replicas may run there: no minimum of ten is brought about beside them."""
+    loop = Loop()
+    loop.run(two(40.0, minimum=10, faults=((fault.value, "variant h100: not known"),)), 120)
+    assert loop.plan.actions == ()
+    assert loop.plan.services[0].variants[0].allowed == 1

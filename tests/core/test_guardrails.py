@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from ebbtide.core.guardrails.chain import ORDER
+from ebbtide.core.plan import plan
 from ebbtide.model.memory import Recommendation
 from ebbtide.model.snapshot import NOT_APPLICABLE, PodPhase, Quality, Reading, WriteReceipt
 from ebbtide.model.spec import Mode, Pause, PauseDirection
@@ -581,3 +582,19 @@ def test_of_two_variants_the_one_that_fails_is_reduced_first_though_it_is_cheape
     state = service([variant("h100", (*pods(1, LOW, "h"), crash)), variant("a100", pods(2, LOW, "a"))], declared_pair)
     decided = settled(snapshot(state, [pool("h100", price="1.00"), pool("a100", price="9.00")])).plan.services[0]
     assert [v.allowed for v in decided.variants] == [1, 2]
+
+
+@pytest.mark.parametrize(("written", "allowed"), [(False, 2), (True, 1)])
+def test_what_could_not_be_written_does_not_count_as_raised(written, allowed):
+    """At most one a minute, and the API server answers 500: the next try is not a minute later."""
+
+    def seen(receipt=None):
+        state = variant("h100", pods(1, HIGH), 1, last_write=receipt, resource_version="8")
+        return snapshot(service(state, declared(up_max_per_minute=1)))
+
+    loop = settled(seen(), 150)
+    first, memory = plan(seen(), loop.memory, loop.now_s)
+    assert first.services[0].variants[0].allowed == 2
+    receipt = WriteReceipt("uid-h100", 2, loop.now_s + 1.0, written, "9" if written else "")
+    then, _ = plan(seen(receipt), memory, loop.now_s + 10.0)
+    assert then.services[0].variants[0].allowed == allowed

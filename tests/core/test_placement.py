@@ -132,7 +132,7 @@ def test_nodes_that_come_teach_the_lead_time():
     loop = Loop()
     state = recreate(waiting_for_nodes({}), loop.now_s)
     loop.run(state, 100)
-    new = node("n2", 2, 2, created_at=loop.now_s)
+    new = node("n2", 2, 0, created_at=loop.now_s)
     grown = msgspec.structs.replace(state.pools[0], nodes=(*state.pools[0].nodes, new))
     decided = loop.run(msgspec.structs.replace(state, pools=(grown, state.pools[1])))
     assert pool_named(decided, "h100").lead_time_s == pytest.approx(100.0, abs=15.0)

@@ -24,14 +24,25 @@ STILL: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
 }
 HALTED = STILL | {"paused upwards": ({"pause": Pause(direction=PauseDirection.UP)}, {}, {})}
 ACTING = ({}, {}, {})
+PAUSED_DOWN: tuple[Any, Any, Any] = ({"pause": Pause(direction=PauseDirection.DOWN)}, {}, {})
 
 
 def fleet(key: str, replicas: int, load: dict[str, Any], how: Any = ACTING, **declared: Any) -> ServiceState:
     """All of its pods on the pool's one node."""
     changes, of_target, of_service = how
-    on_node = tuple(msgspec.structs.replace(made, node="n") for made in pods(replicas, prefix=key[-1], **load))
+    silent = declared.pop("silent", False)
+    on_node = tuple(
+        msgspec.structs.replace(made, node="n", engine=None if silent else made.engine)
+        for made in pods(replicas, prefix=key[-1], **load)
+    )
     made = spec(key, [variant_spec()], **(declared | changes))
     return service(variant("h100", on_node, **of_target), made, **of_service)
+
+
+def of_variant(least: int) -> ServiceState:
+    """As many as the variant declares at least; the service itself declares one."""
+    made = fleet("ml/b", least, WELL, priority=1)
+    return service(made.variants[0], spec("ml/b", [variant_spec(min_replicas=least)], priority=1))
 
 
 def together(services: list[ServiceState], gpus: int, **changes: Any) -> Plan:
@@ -68,6 +79,28 @@ def test_nobody_plans_with_the_gpus_of_a_lower_priority_that_will_not_leave(how:
     decided = together([fleet("ml/a", 2, BUSY), fleet("ml/b", 6, WELL, STILL[how], priority=1)], 8)
     assert shown(decided)[0] == (2, 2, "PoolFull")
     assert decided.actions == ()
+
+
+@pytest.mark.parametrize("elastic", [False, True])
+@pytest.mark.parametrize(
+    ("story", "lower", "gets"),
+    [
+        ("what it declares at least stays", fleet("ml/b", 6, WELL, priority=1, min_replicas=6), 2),
+        ("beyond that it gives way", fleet("ml/b", 6, WELL, priority=1, min_replicas=5), 3),
+        ("also what one variant declares at least", of_variant(6), 2),
+        ("and the last one of a service without zero", fleet("ml/b", 1, WELL, priority=1), 4),
+        ("paused downwards it keeps all", fleet("ml/b", 6, WELL, PAUSED_DOWN, priority=1), 2),
+        ("of what is not measured nothing is taken", fleet("ml/b", 6, WELL, priority=1, silent=True), 2),
+    ],
+)
+def test_a_higher_priority_claims_what_the_lower_will_give_and_no_more(
+    story: str, lower: ServiceState, gets: int, elastic: bool
+) -> None:
+    limits: Any = {"provisioning": Provisioning.AUTOSCALED, "max_gpus": 8} if elastic else {}
+    decided = together([fleet("ml/a", 2, BUSY), lower], 8, **limits)
+    high, low = (item[1] for item in shown(decided))
+    assert high == gets, story
+    assert high + low <= 8, story
 
 
 def test_paused_upwards_still_gives_way_to_a_higher_priority() -> None:

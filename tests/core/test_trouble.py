@@ -2,10 +2,26 @@
 
 from typing import Any
 
+import pytest
+
 from ebbtide.model.plan import Condition, ServicePlan
 from ebbtide.model.snapshot import PodPhase, Snapshot
 from ebbtide.model.spec import Provisioning
-from tests.builders import NOW, engine, node, pod, pods, pool, service, settled, snapshot, spec, variant, variant_spec
+from tests.builders import (
+    NOW,
+    Loop,
+    engine,
+    node,
+    pod,
+    pods,
+    pool,
+    service,
+    settled,
+    snapshot,
+    spec,
+    variant,
+    variant_spec,
+)
 
 
 def two(spot: Any, sound: Any, pools: Any, **target: Any) -> Snapshot:
@@ -107,3 +123,37 @@ def test_a_first_start_up_may_take_an_hour() -> None:
     loop = settled(starting, 3000)
     assert condition(loop.plan.services[0], "Ready").reason != "StartupOverdue"
     assert "none was seen to end" in condition(loop.one(starting, 700), "Ready").message
+
+
+def test_interrupted_leftovers_of_a_target_that_was_scaled_to_zero_bring_nothing_back() -> None:
+    """Two pods of a StatefulSet at 0 are still on a node that goes: no price, so no replica, whatever the need."""
+    leftovers = [doomed("s-0"), doomed("s-1"), pod("s-2", phase=PodPhase.TERMINATING)]
+    busy = pods(2, 14.0, "h", waiting=9.0)
+    of_pools = [pool("spot", price=None), pool("h100")]
+    loop = settled(two(leftovers, busy, of_pools, replicas=0, ordinal=True, ordered=True), 400)
+    assert [action.variant for action in loop.plan.actions] != ["spot"]
+    assert loop.plan.services[0].variants[0].allowed == 0
+
+
+@pytest.mark.parametrize(("story", "taken", "lead_times"), [("full of others", 8, 0), ("with room for us", 0, 1)])
+def test_only_a_node_that_has_room_for_us_or_hosts_us_says_how_long_nodes_take(
+    story: str, taken: int, lead_times: int
+) -> None:
+    waiting = [pod("w", phase=PodPhase.UNSCHEDULABLE, created_at=NOW)]
+    elastic: Any = {"provisioning": Provisioning.AUTOSCALED, "node_lead_time_s": 240.0, "price": "0.50"}
+    old = node("spot-0", 8, 8)
+
+    def seen(*nodes: Any) -> Snapshot:
+        return two(waiting, pods(1, 5.0, "h"), [pool("spot", [old, *nodes], **elastic), pool("h100", price="9.00")])
+
+    loop = Loop()
+    loop.run(seen(), 20)
+    loop.run(seen(node("spot-1", 8, taken, created_at=loop.now_s)), 10)
+    assert len(next(item for item in loop.memory.pools if item.name == "spot").lead_times_s) == lead_times, story
+
+
+def test_no_lead_time_at_all_still_leaves_the_scheduler_its_time() -> None:
+    waiting = [pod("w", phase=PodPhase.UNSCHEDULABLE, created_at=NOW)]
+    elastic = pools(provisioning=Provisioning.AUTOSCALED, node_lead_time_s=0.0)
+    decided = Loop().one(two(waiting, pods(1, 5.0, "h"), elastic), 20)
+    assert decided.variants[0].starting == 1

@@ -72,6 +72,26 @@ def test_a_restart_while_the_watch_is_behind_calls_nobody_a_writer() -> None:
     assert condition(loop.one(shows(6, "120", ours())), "Acting") == ("True", "Acting")
 
 
+@pytest.mark.parametrize(
+    ("story", "people", "acting"),
+    [
+        ("who goes further the same way undoes nothing", (8, 12), ("True", "Drifted")),
+        ("who goes back does", (4, 5), ("False", "TargetConflict")),
+    ],
+)
+def test_only_what_is_against_our_write_undoes_it(story: str, people: tuple[int, int], acting: tuple[str, str]) -> None:
+    """Ours: 4 -> 6; then a person; ours: one more than that; then a person again."""
+    loop = Loop()
+    loop.run(shows(4, "100", None), 20)
+    write, version = 6, 120
+    for person in people:
+        receipt = WriteReceipt("uid-h100", write, loop.now_s - 2.0, True, str(version))
+        loop.one(shows(write, str(version), receipt))
+        decided = loop.one(shows(person, str(version + 1), receipt))
+        write, version = person + 2, version + 10
+    assert condition(decided, "Acting") == acting, story
+
+
 def test_a_change_at_once_counts_as_a_reversion_of_our_write() -> None:
     loop = Loop()
     loop.run(shows(4, "117", None), 20)

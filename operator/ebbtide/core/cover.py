@@ -9,7 +9,7 @@ variants.
 import math
 from dataclasses import dataclass
 
-MOST_NODES = 4000  # of the search; three variants of 100 replicas need a few hundred
+MOST_STEPS = 50_000  # of the search; three variants of 100 replicas need a few hundred
 EPSILON = 1e-9
 
 
@@ -53,7 +53,7 @@ class _Search:
         self.best_cost = math.inf
         self.best_share = 0.0
         self.best: list[int] = []
-        self.nodes = 0
+        self.steps = 0
         count = len(self.options)
         self.floor_share = [0.0] * (count + 1)
         self.room = [0.0] * (count + 1)
@@ -67,8 +67,10 @@ class _Search:
             self.floor_cost[position] = self.floor_cost[position + 1] + option.price(option.low)
 
     def solve(self) -> dict[int, int]:
-        """The cheapest counts by option index."""
+        """The cheapest counts by option index; all there is where shares are too unlike to be added up."""
         self._descend(0, [], 0.0, 0.0)
+        if not self.best:
+            self.best = [option.high for option in self.options]
         return {option.index: count for option, count in zip(self.options, self.best, strict=True)}
 
     def _descend(self, position: int, counts: list[int], cost: float, share: float) -> None:
@@ -82,11 +84,12 @@ class _Search:
             reached = share + count * option.share
             if reached + self.room[position + 1] < self.need - EPSILON:
                 return  # fewer of this one leaves too much for the others
+            self.steps += 1
+            if self.best and self.steps > MOST_STEPS:
+                return
             paid = cost + option.price(count)
-            hopeless = paid + self._bound(position + 1, reached) > self.best_cost + EPSILON
-            if self.best and (hopeless or self.nodes > MOST_NODES):
+            if self.best and paid + self._bound(position + 1, reached) > self.best_cost + EPSILON:
                 continue
-            self.nodes += 1
             self._descend(position + 1, [*counts, count], paid, reached)
 
     def _bound(self, position: int, share: float) -> float:

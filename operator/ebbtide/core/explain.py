@@ -70,7 +70,7 @@ def reason_for(draft: Draft, cycle: Cycle) -> Reason:
 def _decide(draft: Draft, cycle: Cycle) -> tuple[Code, str]:
     if draft.conflict:
         return Code.TARGET_CONFLICT, draft.conflict + ": hands off"
-    if draft.fault is not None:
+    if draft.fault is not None and draft.no_write == draft.fault:
         return draft.fault
     if draft.counts() != [variant.observed for variant in draft.variants]:
         return _moving(draft)

@@ -13,6 +13,7 @@ from ebbtide.core.work import Cycle, Draft, VariantDraft
 
 # A new replica must pay its start-up back within this time: 60 s of start-up make it 10 % dearer than one that runs.
 PAYBACK_S = 600.0
+MOST_REPLICAS = 1_000_000  # beyond any cluster: stands for no limit
 
 
 def place(draft: Draft, cycle: Cycle) -> None:
@@ -67,19 +68,21 @@ def _room(variant: VariantDraft, claim: bool) -> int:
     if pool is None or not variant.gpus:
         return 0
     left = (pool.budget - pool.held) / variant.gpus - variant.sound
-    most = 1_000_000 if math.isinf(left) else math.floor(left + 1e-9)
+    most = MOST_REPLICAS if math.isinf(left) else math.floor(left + 1e-9)
     if most <= 0:
         return most
-    lower = max(0.0, pool.lower - pool.stuck)  # what leaves a cordoned node makes no room
-    free = pools.slots(pool, variant) + (math.floor(lower / variant.gpus) if claim else 0)
-    return min(most, free)
+    yields = max(0.0, pool.yields - pool.stuck) if claim else 0.0  # what leaves a cordoned node makes no room
+    # 8 GPUs, 2 of ours and 6 of a lower priority, of which 4 may be claimed: room for 4, also where nodes may come
+    unclaimed = left - max(0.0, pool.lower - yields) / variant.gpus
+    free = pools.slots(pool, variant) + math.floor(yields / variant.gpus)
+    return max(0, min(most, free, MOST_REPLICAS if math.isinf(unclaimed) else math.floor(unclaimed + 1e-9)))
 
 
 def _high(draft: Draft, variant: VariantDraft, cycle: Cycle, claim: bool) -> int:
     """The most replicas the variant may have; limits of pools can push it below what is declared now."""
     most = min(variant.spec.max_replicas, draft.state.spec.scaling.max_replicas)
     observed = variant.sound
-    if variant.pool is None or not variant.state.target.exists:
+    if variant.pool is None or variant.fault is not None or not variant.state.target.exists:
         return min(most, observed)
     if variant.backing_off:
         return min(most, observed if claim else replicas.healthy(variant))
@@ -144,7 +147,8 @@ def claimed(draft: Draft) -> bool:
 
 
 def _option(draft: Draft, variant: VariantDraft, high: int, short: bool, keep: float) -> Option | None:
-    low = min(max(variant.spec.min_replicas, variant.sound if short else 0), high)
+    stays = short or variant.fault is not None
+    low = min(max(variant.spec.min_replicas, variant.sound if stays else 0), high)
     if high <= 0 and low <= 0:
         return None
     per_need = 1e12 if variant.need <= 1e-12 else variant.rate / (variant.need * keep)
@@ -230,4 +234,4 @@ def _alone(draft: Draft) -> int:
     if not able:
         return 0
     best = min(able, key=lambda v: (comparable_cost(v) * v.need / v.rate, v.index))
-    return math.ceil(best.need / best.rate - 1e-9)
+    return min(MOST_REPLICAS, math.ceil(best.need / best.rate - 1e-9))

@@ -1,27 +1,44 @@
 """May this service's targets be written to: decided once a cycle, before GPUs are given to anybody.
 
-What may not act is planned and shown all the same, but takes nothing from those that may. Must never say yes while
-somebody else writes, or while that may be unseen.
+What may not act is planned and shown all the same, but takes nothing from those that may. A variant whose own target or
+pool is surely wrong stays as it is and stops no other. Must never say yes while somebody else writes, or while that may
+be unseen.
 """
 
 from ebbtide.core.work import Cycle, Draft, VariantDraft
 from ebbtide.model.reasons import Code
 from ebbtide.model.spec import Mode
 
+# Of these it is known what is there: a target that nobody created holds no replicas, one in a wrong pool those it has.
+_OF_ONE_VARIANT = frozenset(
+    {
+        Code.TARGET_NOT_FOUND,
+        Code.TARGET_NOT_SCALABLE,
+        Code.POOL_NOT_FOUND,
+        Code.POOL_MISMATCH,
+        Code.GPUS_UNKNOWN,
+    }
+)
 _MODES = {Mode.OFF: Code.MODE_OFF, Mode.RECOMMEND: Code.MODE_RECOMMEND}
 
 
 def step(draft: Draft, cycle: Cycle) -> None:
-    """Fill `fault`, and `no_write` by the first that forbids: a rival, a fault, what may be unseen, the mode."""
+    """Fill `fault`, also of variants that need not stop the others, and `no_write` by the first that forbids.
+
+    In this order: a rival, a fault, the mode, what may be unseen.
+    """
     draft.fault = _first_fault(draft)
     draft.no_write = _forbidden(draft, cycle)
+    for variant in draft.variants:
+        found = _faults_of(draft, variant)
+        variant.fault = found[0] if found and draft.no_write is None else None
 
 
 def _forbidden(draft: Draft, cycle: Cycle) -> tuple[Code, str] | None:
     mode = draft.state.spec.mode
     if draft.conflict:
         return Code.TARGET_CONFLICT, draft.conflict
-    if draft.fault is not None:
+    if draft.fault is not None and not _others_may_act(draft):
         return draft.fault
     if mode is not Mode.AUTO:
         return _MODES[mode], f"mode is {mode.value}: nothing is written to the targets"
@@ -29,6 +46,13 @@ def _forbidden(draft: Draft, cycle: Cycle) -> tuple[Code, str] | None:
         text = f"{cycle.unwritable} cannot be watched, so a rival, a pause or a switch to Off may be unseen: no writes"
         return Code.CLUSTER_UNREADABLE, text
     return None
+
+
+def _others_may_act(draft: Draft) -> bool:
+    """Whether all that is wrong concerns some variants alone, and there are others."""
+    found = [_faults_of(draft, variant) for variant in draft.variants]
+    codes = [code for faults in found for code, _ in faults]
+    return not draft.state.faults and not all(found) and all(code in _OF_ONE_VARIANT for code in codes)
 
 
 def _first_fault(draft: Draft) -> tuple[Code, str] | None:

@@ -7,7 +7,7 @@ and placed last, on what is left. Must never charge a GPU twice, nor one that a 
 import math
 
 from ebbtide.core import balance, mix, pools
-from ebbtide.core.guardrails import bounds, pause
+from ebbtide.core.guardrails import bounds, pause, staleness
 from ebbtide.core.isolation import attempt
 from ebbtide.core.numeric import clip
 from ebbtide.core.work import Cycle, Draft, PoolDraft, VariantDraft
@@ -17,12 +17,11 @@ from ebbtide.model.spec import PauseDirection
 def step(cycle: Cycle) -> None:
     """Place those that may act, highest priority first; then, on what is left, what the others would do."""
     pools.prepare(cycle)
-    for draft in cycle.drafts:
-        for pool, gpus in pools.held(draft):
-            pool.lower += gpus
     acting: dict[int, list[Draft]] = {}
     still: list[Draft] = []
     kept: list[tuple[PoolDraft, float]] = []
+    for draft in cycle.drafts:
+        _may_claim(draft, cycle, 1.0)
     for draft in sorted(cycle.drafts, key=lambda draft: (-draft.state.spec.priority, draft.state.spec.key)):
         if draft.failure is None and not _stays(draft, cycle):
             acting.setdefault(draft.state.spec.priority, []).append(draft)
@@ -33,12 +32,19 @@ def step(cycle: Cycle) -> None:
             kept += charged
     for group in acting.values():
         for draft in group:
-            for pool, gpus in pools.held(draft):
-                pool.lower -= gpus
+            _may_claim(draft, cycle, -1.0)
         _place_equals(group, cycle)
     for pool, gpus in kept:
         pool.budget += gpus
     _place_equals(still, cycle)
+
+
+def _may_claim(draft: Draft, cycle: Cycle, sign: float) -> None:
+    """Count it among those that give way to whoever is placed now; or, with -1, among those no longer."""
+    for pool, gpus in pools.held(draft):
+        pool.lower += sign * gpus
+    for pool, gpus in _yielded(draft, cycle):
+        pool.yields += sign * gpus
 
 
 def _stays(draft: Draft, cycle: Cycle) -> bool:
@@ -46,6 +52,30 @@ def _stays(draft: Draft, cycle: Cycle) -> bool:
     halt = pause.active(draft, cycle.now_s)
     halted = halt is not None and halt.direction is PauseDirection.ALL
     return halted or draft.no_write is not None
+
+
+def _yielded(draft: Draft, cycle: Cycle) -> list[tuple[PoolDraft, float]]:
+    """(pool, GPUs) that a higher priority may claim: none that a guardrail would keep where it is.
+
+    Of 6 replicas with a declared minimum of 2, 4; of 6 whose metrics are stale, or that are paused downwards, none.
+    What has no node yet holds nothing that could be kept.
+    """
+    if draft.failure is not None or _stays(draft, cycle):
+        return []
+    halt = pause.active(draft, cycle.now_s)
+    kept = (halt is not None and halt.direction is PauseDirection.DOWN) or staleness.holds(draft, cycle)
+    bound = [variant.bound_gpus // (variant.gpus or 1) for variant in draft.variants]
+    least = [n if kept else min(n, v.spec.min_replicas) for n, v in zip(bound, draft.variants, strict=True)]
+    more = bounds.minimum(draft) - sum(least)
+    for variant in sorted(draft.variants, key=lambda variant: (-bound[variant.index], variant.index)):
+        further = int(clip(more, 0, bound[variant.index] - least[variant.index]))
+        least[variant.index] += further
+        more -= further
+    return [
+        (variant.pool, float(max(0, variant.sound - least[variant.index]) * variant.gpus))
+        for variant in draft.variants
+        if variant.pool is not None and variant.gpus
+    ]
 
 
 def _keep(draft: Draft) -> list[tuple[PoolDraft, float]]:

@@ -26,7 +26,7 @@ from ebbtide.core import (
     victims,
     watch,
 )
-from ebbtide.core.guardrails import chain
+from ebbtide.core.guardrails import chain, rate
 from ebbtide.core.work import Cycle, Draft, VariantDraft, public_demand
 from ebbtide.model.memory import MEMORY_VERSION, Memory, Recommendation, ServiceMemory, VariantMemory
 from ebbtide.model.plan import Failure, Plan, PoolPlan, ScaleAction, ServicePlan, Step, VariantPlan
@@ -331,7 +331,7 @@ def _service_memory(draft: Draft, now_s: float) -> ServiceMemory:
 
 def _moves(draft: Draft, now_s: float) -> tuple[Recommendation, ...]:
     """Our own changes of the last minute, raises and decreases apart, for the rates."""
-    kept = [move for move in draft.memory.moves if now_s - move.at < 60.0]
+    kept = [move for move in rate.made(draft) if now_s - move.at < rate.WINDOW_S]
     if draft.no_write is None:
         up = sum(max(0, variant.count - variant.observed) for variant in draft.variants)
         down = sum(max(0, variant.observed - variant.count) for variant in draft.variants)

@@ -155,7 +155,7 @@ def _pod_gpus(variant: VariantDraft) -> int:
 def _learn(pool: PoolDraft, cycle: Cycle) -> None:
     """Measure lead times; back off, each time for longer, from a pool whose nodes do not come."""
     memory, now_s = pool.memory, cycle.now_s
-    newest = max((node.created_at for node in pool.state.nodes if node.ready), default=0.0)
+    newest = max((node.created_at for node in pool.state.nodes if _serves_us(pool, node)), default=0.0)
     since = memory.waiting_since
     if pool.state.spec.provisioning is Provisioning.STATIC:
         return
@@ -175,7 +175,7 @@ def _learn(pool: PoolDraft, cycle: Cycle) -> None:
     until, backoff_s = memory.backoff_until, memory.backoff_s
     if until is not None and now_s >= until:
         until, since = None, (round(now_s, 1) if pool.waiting else None)
-    patience_s = PATIENCE * lead_time_s(pool.state, memory)
+    patience_s = max(SHORTEST_BACKOFF_S, PATIENCE * lead_time_s(pool.state, memory))
     if until is None and since is not None and now_s - since > patience_s:
         # Where nodes come within seconds, waiting for minutes before the next try would be a fault of its own.
         first_s = min(FIRST_BACKOFF_S, max(SHORTEST_BACKOFF_S, 2.0 * lead_time_s(pool.state, memory)))
@@ -190,12 +190,18 @@ def _learn(pool: PoolDraft, cycle: Cycle) -> None:
     )
 
 
+def _serves_us(pool: PoolDraft, node: NodeState) -> bool:
+    """A node that came full of somebody else's pods says nothing of how long ours wait."""
+    return node.ready and (node.name in pool.hosts or node.allocated_gpus < node.gpus)
+
+
 def count_waiting(cycle: Cycle) -> None:
-    """How many pods of ours wait for a node in each pool."""
+    """How many pods of ours wait for a node in each pool, and which nodes have some."""
     for draft in cycle.drafts:
         for variant in draft.variants:
             if variant.pool is not None:
                 variant.pool.waiting += sum(1 for pod in variant.state.pods if pod.phase in _WAITING)
+                variant.pool.hosts.update(pod.node for pod in variant.state.pods if pod.node)
 
 
 def gpus_of(variant: VariantDraft) -> int | None:

@@ -56,6 +56,7 @@ def count(variant: VariantDraft, now_s: float, *, watched: bool = True) -> None:
         variant.starting = -(-variant.starting // per_replica)
         variant.doomed = -(-variant.doomed // per_replica)
         variant.failing = -(-variant.failing // per_replica)
+    variant.doomed = min(variant.doomed, variant.observed)  # those of a target that was scaled down are gone for good
     _absent(variant, per_replica, now_s, watched)
     _refused(variant, per_replica)
 
@@ -124,7 +125,7 @@ def _node_may_come(variant: VariantDraft, pod: PodState, now_s: float) -> bool:
     if pool is None or pool.state.spec.provisioning is Provisioning.STATIC:
         return age_s < SCHEDULER_PATIENCE_S
     until = pool.memory.backoff_until
-    return until is None and age_s < 2.0 * lead_time_s(pool.state, pool.memory)
+    return until is None and age_s < max(SCHEDULER_PATIENCE_S, 2.0 * lead_time_s(pool.state, pool.memory))
 
 
 def _learn(variant: VariantDraft, now_s: float, *, watched: bool) -> None:

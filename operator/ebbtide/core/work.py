@@ -83,6 +83,7 @@ class VariantDraft:
     count: int = 0  # what is allowed so far; guardrails move it towards `observed`
     limited_by: str = ""
     backing_off: bool = False
+    fault: tuple[Code, str] | None = None  # it stays as it is, while the service's other variants are scaled
 
     @property
     def observed(self) -> int:
@@ -216,8 +217,10 @@ class PoolDraft:
     free: dict[int, int] = field(default_factory=dict)  # free GPUs of a node -> number of such nodes
     elastic: bool = False  # nodes may come: packing is not bound to those that exist
     held: float = 0.0  # GPUs of services of the same priority that are still to be placed
-    lower: float = 0.0  # GPUs of services of lower priority
+    lower: float = 0.0  # GPUs of services of lower priority, and of those, what they may be made to give up
+    yields: float = 0.0
     waiting: int = 0  # pods of ours that wait for a node
+    hosts: set[str] = field(default_factory=set)  # nodes with pods of ours
     stuck: float = 0.0  # GPUs of our pods on nodes that take nothing new: theirs to keep, nobody else's to claim
     conditions: list[Condition] = field(default_factory=list)
 

@@ -2,15 +2,31 @@
 
 from ebbtide.core.guardrails.verdict import Verdict, forgo, restore
 from ebbtide.core.work import Cycle, Draft
+from ebbtide.model.memory import Recommendation
 from ebbtide.model.reasons import Code
 
 WINDOW_S = 60.0
+SOON_S = 5.0  # from a plan to its writes
+
+
+def made(draft: Draft) -> list[Recommendation]:
+    """Our moves of late, without those whose write was refused or never answered and is not to be seen."""
+    unmade = {
+        receipt.at
+        for variant in draft.variants
+        if (receipt := variant.state.last_write) is not None
+        and not receipt.done
+        and receipt.replicas != variant.observed
+        and receipt.target_uid == variant.state.target.uid
+    }
+    # a write follows the plan that asked for it, within the cycle
+    return [move for move in draft.memory.moves if not any(0.0 <= at - move.at < SOON_S for at in unmade)]
 
 
 def apply(draft: Draft, cycle: Cycle) -> Verdict | None:
     """Cut this cycle's moves to what is left of the minute's allowance."""
     scaling = draft.state.spec.scaling
-    recent = [move.replicas for move in draft.memory.moves if cycle.now_s - move.at < WINDOW_S]
+    recent = [move.replicas for move in made(draft) if cycle.now_s - move.at < WINDOW_S]
     raised, lowered = sum(n for n in recent if n > 0), -sum(n for n in recent if n < 0)
     up = sum(max(0, variant.count - variant.observed) for variant in draft.variants)
     down = sum(max(0, variant.observed - variant.count) for variant in draft.variants)

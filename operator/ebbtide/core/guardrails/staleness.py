@@ -7,14 +7,18 @@ from ebbtide.model.reasons import Code
 
 def apply(draft: Draft, cycle: Cycle) -> Verdict | None:
     """Undo every decrease while metrics are stale, missing, partial or out of reach, or counts may be the past."""
-    view = draft.demand
-    if view.quality == "fresh" and not cycle.metrics_down and not cycle.unwatched:
+    if not holds(draft, cycle):
         return None
     counts = no_lower(draft)
     if counts == draft.counts():
         return None
-    code, text = describe(view, cycle)
+    code, text = describe(draft.demand, cycle)
     return Verdict(counts, code, text)
+
+
+def holds(draft: Draft, cycle: Cycle) -> bool:
+    """Whether anything is unknown by which the service might be lowered."""
+    return draft.demand.quality != "fresh" or bool(cycle.metrics_down) or bool(cycle.unwatched)
 
 
 def describe(view: DemandView, cycle: Cycle) -> tuple[Code, str]:
