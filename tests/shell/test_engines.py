@@ -49,6 +49,12 @@ def test_a_real_vllm_tells_the_size_of_its_cache_by_the_labels_we_read() -> None
     assert {"engine", "num_gpu_blocks", "block_size"} <= recorded("vllm-0.32-idle.txt")["vllm:cache_config_info"]
 
 
+def test_the_silent_are_asked_for_in_every_cluster_the_matchers_name() -> None:
+    changes = next(query.text for query in queries(120, 'cluster="prod"') if query.name == "changes")
+    assert 'max_over_time(up{cluster="prod"}[120s])) == 0' in changes
+    assert 'up{cluster="prod"} offset 120s' in changes
+
+
 def test_no_two_engines_share_a_metric() -> None:
     owners: dict[tuple[str, object], str] = {}
     for slot in slots():

@@ -7,8 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from ebbtide.clock import parse_rfc3339
 from ebbtide.model.snapshot import NodeState, PodPhase, PodState
 from ebbtide.model.spec import CapacityType, InterruptionTaint, PoolSpec, Price, Provisioning
+from ebbtide.observe.drain import Ending
 from ebbtide.observe.pods import PodIndex, Surroundings, pod_state
 from ebbtide.observe.pools import Allocation, pool_state
 from ebbtide.observe.projections import LabelSelector, Node, Pod, Workload, quantity
@@ -346,11 +348,24 @@ def test_a_cordoned_node_and_one_without_status() -> None:
     assert (second.cordoned, second.ready, second.gpus) == (False, False, 0)
 
 
+def test_since_when_a_pod_is_not_ready_and_whether_it_answers() -> None:
+    served = Surroundings(frozenset(), frozenset({"uid-p"}))
+    lost = pod_state(wire(spec=BOUND, conditions=[NOT_READY]), GPU, served, None, unanswered=True)
+    assert (lost.phase, lost.unready_at, lost.unanswered) == (PodPhase.NOT_READY, parse_rfc3339(AT), True)
+    serves = pod_state(wire(spec=BOUND, conditions=[READY]), GPU, served, None)
+    assert (serves.phase, serves.unready_at, serves.unanswered) == (PodPhase.READY, None, False)
+
+
 TEMPLATE = {
     "nodeSelector": {"pool": "spot"},
     "terminationGracePeriodSeconds": 150,
     "containers": [
-        {"args": ["--model", "m", "--shutdown-timeout", "120"], "resources": {"limits": {GPU: "4", "cpu": "8"}}},
+        {
+            "args": ["--model", "m", "--shutdown-timeout", "$(DRAIN_S)"],
+            "env": [{"name": "HOME", "value": "/"}, {"name": "DRAIN_S", "value": "120"}],
+            "lifecycle": {"preStop": {"sleep": {"seconds": 20}}},
+            "resources": {"limits": {GPU: "4", "cpu": "8"}},
+        },
         {"command": ["sidecar"], "resources": {"requests": {"cpu": "1"}}},
     ],
 }
@@ -369,7 +384,7 @@ def workload(spec: dict[str, Any], status: dict[str, Any]) -> Workload:
 def seen(view: TargetView) -> tuple[Any, ...]:
     return (
         *(view.metadata, view.selector, view.gpus_per_replica(GPU), view.node_selector, view.pods_per_replica),
-        *(view.termination_grace_s, view.shutdown_timeout_s, view.spec_replicas, view.status_replicas),
+        *(view.termination_grace_s, view.ending, view.spec_replicas, view.status_replicas),
         *(view.observed_generation, view.rolling_out, view.surge_replicas, view.ordinal, view.replica_failure),
     )
 
@@ -400,5 +415,7 @@ def test_a_slim_workload_shows_what_the_whole_one_shows(spec: dict[str, Any], st
 
 def test_a_slim_workload_keeps_the_numbers_of_its_template() -> None:
     view = deployment_view(Slim().workload(workload({"template": {"spec": TEMPLATE}}, {"conditions": [REFUSED]})))
-    assert (view.gpus_per_replica(GPU), view.shutdown_timeout_s, view.termination_grace_s) == (4, 120.0, 150.0)
+    assert (view.gpus_per_replica(GPU), view.ending, view.termination_grace_s) == (4, Ending(120.0, 20.0), 150.0)
     assert (view.node_selector, view.replica_failure) == ((("pool", "spot"),), "exceeded quota")
+    bare = deployment_view(Slim().workload(workload({"template": {"spec": {}}}, {})))
+    assert bare.termination_grace_s == 30.0, "what Kubernetes gives a pod that does not say"

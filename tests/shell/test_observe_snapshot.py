@@ -469,6 +469,7 @@ async def test_a_rollout_its_surge_a_refused_quota_and_the_drain_flag(tmp_path: 
     assert (seen.rolling_out, seen.surge_replicas) == (True, 1), "25 % of 2, rounded up"
     assert seen.replica_failure == "exceeded quota: gpus"
     assert (seen.shutdown_timeout_s, seen.gpus_per_replica) == (45.0, 2)
+    assert (seen.pre_stop_s, seen.termination_grace_s) == (0.0, 60.0)
     assert seen.node_selector == (("pool", "h100"),)
     assert seen.faults == ()
 

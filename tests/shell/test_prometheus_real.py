@@ -66,6 +66,9 @@ class Fleet:
         age_s = time.monotonic() - self.began_s
         if pod in self.gone or pod == "absent":
             return 503, ""
+        if pod == "hangs":
+            time.sleep(2)  # longer than the scrape's timeout
+            return 200, "up 1\n"
         return 200, PAGES[pod](age_s) + "\n"
 
 
@@ -98,6 +101,7 @@ PAGES: dict[str, Callable[[float], str]] = {
     # 4 a second, three of four within half a second
     "busy": lambda age_s: vllm(OWN, running=6, waiting=2, finished=4 * age_s, fast=3 * age_s),
     "leaves": lambda age_s: vllm(OWN, running=6, waiting=2, finished=4 * age_s),
+    "falters": lambda age_s: vllm(OWN, running=1, finished=age_s),
     "idle": lambda _: vllm(OWN),
     "stale": stale,  # a cache in between repeats a page of a minute and a half ago
     "ranks": lambda age_s: vllm(OWN, running=1, finished=age_s) + vllm(SECOND, running=2, finished=age_s),
@@ -109,7 +113,21 @@ PAGES: dict[str, Callable[[float], str]] = {
     "proxy": lambda _: vllm('exported_pod="behind",exported_namespace="ns"', running=9),  # speaks for another pod
 }
 
-PODS = ("busy", "leaves", "idle", "stale", "ranks", "filling", "restarts", "old", "tensor", "triton", "absent")
+PODS = (
+    "busy",
+    "leaves",
+    "falters",
+    "hangs",
+    "idle",
+    "stale",
+    "ranks",
+    "filling",
+    "restarts",
+    "old",
+    "tensor",
+    "triton",
+    "absent",
+)
 LIVE = frozenset(f"ns/{pod}" for pod in (*PODS, "behind", "proxy", "unscraped")) - {"ns/leaves"}
 
 
@@ -148,7 +166,7 @@ def round_(tmp_path_factory: pytest.TempPathFactory, unused_tcp_port_factory: "t
             try:
                 _wait_ready(url)
                 time.sleep(WINDOW_S + 4)
-                fleet.gone.add("leaves")
+                fleet.gone |= {"leaves", "falters"}
                 time.sleep(2)
                 yield asyncio.run(_one_round(url))
             finally:
@@ -223,6 +241,23 @@ def test_a_pod_without_series_has_no_engine(round_: MetricsView, pod: str) -> No
 
 def test_series_of_a_pod_that_does_not_live_are_dropped(round_: MetricsView) -> None:
     assert round_.engine("ns/leaves", unix_time_s()) is None
+
+
+@pytest.mark.parametrize(
+    ("pod", "unanswered"),
+    [
+        ("busy", False),
+        ("hangs", True),
+        ("absent", True),
+        ("unscraped", False),  # nobody asks it: that is no silence of its own
+        ("falters", False),  # it answered within the window
+        ("behind", False),
+    ],
+)
+def test_who_is_asked_and_never_answers(round_: MetricsView, pod: str, unanswered: bool) -> None:
+    now_s = unix_time_s()
+    assert round_.unanswered(f"ns/{pod}", now_s) is unanswered
+    assert not round_.unanswered(f"ns/{pod}", now_s + 3600.0), "an old round proves nothing"
 
 
 def test_data_parallel_engines_add_up_and_their_pair_does_not(round_: MetricsView) -> None:

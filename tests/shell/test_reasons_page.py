@@ -12,8 +12,10 @@ from ebbtide.model.catalogue import CATALOGUE, DECISION, Entry
 from ebbtide.model.reasons import Code
 from ebbtide.record.events import BY_CODE, BY_CONDITION
 from ebbtide.record.reasons import main, reference
-from ebbtide.record.view import POOL_CONDITIONS, SERVICE_CONDITIONS
+from ebbtide.record.view import ENGINE_CONDITIONS, POOL_CONDITIONS, SERVICE_CONDITIONS
 
+VLLM_FLAGS = {"--shutdown-timeout", "--max-num-queued-reqs", "--max-num-queued-tokens", "--gpu-memory-utilization"}
+VLLM_FLAGS |= {"--kv-cache-dtype", "--num-gpu-blocks-override"}
 ROOT = Path(__file__).parents[2]
 ENTRIES = [pytest.param(entry, id=code.value) for code, entry in CATALOGUE.items()]
 
@@ -36,7 +38,7 @@ def test_what_is_named_exists(entry: Entry) -> None:
     flags = [name for name in named if name.startswith("--")]
     schemas = [crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"] for crd in crd_documents().values()]
     assert [field for field in fields if not any(has(schema, field) for schema in schemas)] == []
-    settings = {"--" + name.replace("_", "-") for name in settings_names()} | {"--shutdown-timeout"}  # vLLM's own
+    settings = {"--" + name.replace("_", "-") for name in settings_names()} | VLLM_FLAGS
     assert set(flags) <= settings
 
 
@@ -55,6 +57,12 @@ def test_a_reason_that_becomes_an_event_can_stand_where_the_event_looks_for_it()
 
 
 def test_every_place_is_a_condition_that_objects_have() -> None:
-    known = {*SERVICE_CONDITIONS, "Paused", "Limited", *(f"GPUPool.{name}" for name in POOL_CONDITIONS)}
+    known = {
+        *SERVICE_CONDITIONS,
+        *ENGINE_CONDITIONS,
+        "Paused",
+        "Limited",
+        *(f"GPUPool.{name}" for name in POOL_CONDITIONS),
+    }
     known |= {"GPUPool.NodesComing", DECISION, "deployment"}
     assert {place for entry in CATALOGUE.values() for place in entry.where} == known

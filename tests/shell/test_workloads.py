@@ -27,6 +27,10 @@ from ebbtide.act.workloads import Workloads
 from ebbtide.kube.client import KubeClient
 from ebbtide.model.snapshot import Snapshot
 from ebbtide.model.spec import EngineType, Mode, Toleration
+from ebbtide.observe.projections import Workload
+from ebbtide.observe.slim import Slim
+from ebbtide.observe.workloads import deployment_view
+from tests import builders
 from tests.shell import world
 from tests.shell.fake_api import FakeApi, serving
 
@@ -72,6 +76,35 @@ def test_a_toleration_with_a_value_is_an_equal() -> None:
     pool = world.pool_spec(tolerations=(Toleration(key="team", value="chat"),))
     deployment = render_deployment(world.service_spec(variants=(variant,)), variant, pool)
     assert pod_of(deployment)["tolerations"] == [{"key": "team", "operator": "Equal", "value": "chat"}]
+
+
+@pytest.mark.parametrize(
+    ("engine", "verdict"),
+    [
+        ({}, "True"),
+        ({"args": ("--shutdown-timeout=300",)}, "True"),
+        ({"args": ("--shutdown-timeout=0",)}, "False"),
+        ({"overlay": {"spec": {"terminationGracePeriodSeconds": 60}}}, "False"),
+        ({"type_": EngineType.SGLANG}, None),
+        ({"type_": EngineType.TENSORRT_LLM}, None),
+    ],
+)
+def test_what_is_built_drains_unless_its_owner_says_otherwise(engine: dict[str, Any], verdict: str | None) -> None:
+    deployment = rendered(**engine)
+    view = deployment_view(Slim().workload(msgspec.convert(deployment, Workload)))
+    block = world.engine(engine.get("type_", EngineType.VLLM))
+    state = builders.variant(
+        "h100",
+        (),
+        0,
+        shutdown_timeout_s=view.ending.shutdown_timeout_s,
+        pre_stop_s=view.ending.pre_stop_s,
+        termination_grace_s=view.termination_grace_s,
+    )
+    declared = builders.spec(variants=[builders.variant_spec(engine=block)])
+    decided = builders.Loop().one(builders.snapshot(builders.service(state, declared)))
+    said = [item.status.value for item in decided.conditions if item.type == "EngineDrains"]
+    assert said == ([verdict] if verdict else [])
 
 
 def test_a_full_pool_cannot_deadlock_a_rollout() -> None:

@@ -9,7 +9,7 @@ import math
 
 import msgspec
 
-from ebbtide.core import priors
+from ebbtide.core import fullness, priors
 from ebbtide.core.learning import learn, proven_at
 from ebbtide.core.numeric import clip
 from ebbtide.core.queueing import allowed_concurrency, first_token_rate, pooled_spread, rate_at
@@ -34,7 +34,10 @@ def step(draft: Draft, cycle: Cycle) -> None:
             variant.model = model_of(draft, variant, memory)
         variant.memory = msgspec.structs.replace(variant.memory, capacity=memory)
         variant.correction = memory.correction
+        shape = priors.length_shape(draft.demand.input_tokens, draft.demand.output_tokens)
+        variant.most_rate = fullness.most_rate(draft, memory, cycle.now_s, shape)
     draft.misses = missed / requests if requests > 0.0 else None
+    fullness.note(draft, cycle, requests, missed)
 
 
 def model_of(draft: Draft, variant: VariantDraft, memory: CapacityMemory) -> Model:
@@ -131,15 +134,17 @@ def replica_rate(draft: Draft, variant: VariantDraft, replicas: float) -> tuple[
     rate = rate_at(model.a_s, model.b_s, concurrency, view.output_tokens)
     most = first_token_rate(model, objectives.ttft_s, objectives.attainment, variant.correction)
     if most < rate:
-        rate, concurrency = (
-            most,
-            most * view.output_tokens * model.a_s / max(0.05, 1.0 - most * view.output_tokens * model.b_s),
-        )
+        rate, concurrency = most, _concurrency_at(model, most, view.output_tokens)
     shape = priors.length_shape(view.input_tokens, view.output_tokens)
     proven = proven_at(variant.memory.capacity, shape) / view.output_tokens
     if proven > rate:
-        rate, concurrency = (
-            proven,
-            proven * view.output_tokens * model.a_s / max(0.05, 1.0 - proven * view.output_tokens * model.b_s),
-        )
+        rate, concurrency = proven, _concurrency_at(model, proven, view.output_tokens)
+    variant.full_by = variant.memory.capacity.full_by if variant.most_rate < rate else ""
+    if variant.full_by:
+        rate, concurrency = variant.most_rate, _concurrency_at(model, variant.most_rate, view.output_tokens)
     return rate, concurrency
+
+
+def _concurrency_at(model: Model, rate: float, output_tokens: float) -> float:
+    """Little's law the other way round: requests in the batch at `rate` requests/s."""
+    return rate * output_tokens * model.a_s / max(0.05, 1.0 - rate * output_tokens * model.b_s)

@@ -1,6 +1,6 @@
 """The conditions of services, pools and the cluster: all of them at every cycle, True is good except for facts."""
 
-from ebbtide.core import balance, pools, sources
+from ebbtide.core import balance, drain, fullness, pools, silence, sources
 from ebbtide.core.guardrails.pause import active, describe
 from ebbtide.core.guardrails.staleness import describe as describe_metrics
 from ebbtide.core.replicas import describe_failing
@@ -11,20 +11,24 @@ from ebbtide.model.snapshot import SERVICE_KIND, Source, Unreadable
 from ebbtide.model.spec import Mode, Provisioning
 
 _TRUE, _FALSE, _UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
+STILL_SAID_S = 300.0  # a condition that turns with every minute's noise would be worth nothing
 UNBUYABLE_REQUESTS = 100.0  # behind a share of misses before it is called unattainable
 
 
 def of_service(draft: Draft, cycle: Cycle) -> tuple[Condition, ...]:
     """Ready first, then what it is made of, in a fixed order."""
-    parts = (
+    parts: tuple[Condition, ...] = (
         _target(draft),
         _metrics(draft, cycle),
         _capacity(draft),
         _balanced(draft),
         _prices(draft),
         _attainable(draft),
+        _admitted(draft, cycle),
         _acting(draft),
     )
+    drains = drain.condition(draft)
+    parts = parts if drains is None else (*parts, drains)
     facts = (_paused(draft, cycle), _limited(draft))
     return (_ready(draft, parts), *parts, *facts)
 
@@ -48,7 +52,10 @@ _NOT_READY_TO_ACT = (Code.TARGET_CONFLICT.value, Code.CLUSTER_UNREADABLE.value)
 
 def _ready(draft: Draft, parts: tuple[Condition, ...]) -> Condition:
     """Target, metrics and prices known, and nothing failing: the loop is closed or would be."""
+    hung = silence.describe(draft)
     for part in parts:
+        if part.status is _FALSE and part.type == "MetricsFresh" and hung:
+            return Condition("Ready", _FALSE, Code.NOT_ANSWERING.value, f"{hung}; {part.message}")
         if part.status is _FALSE and part.type in ("TargetResolved", "MetricsFresh", "PricesKnown"):
             return Condition("Ready", _FALSE, part.reason, part.message)
         if part.type == "Acting" and part.reason in _NOT_READY_TO_ACT:
@@ -58,6 +65,8 @@ def _ready(draft: Draft, parts: tuple[Condition, ...]) -> Condition:
     )
     if failing is not None and failing.failing_code is not None:
         return Condition("Ready", _FALSE, failing.failing_code.value, describe_failing(draft))
+    if hung:
+        return Condition("Ready", _FALSE, Code.NOT_ANSWERING.value, hung)
     return Condition(
         "Ready",
         _TRUE,
@@ -213,6 +222,25 @@ def _misses(draft: Draft) -> str:
     if draft.misses is None:
         return f"no latencies seen yet; {allowed:.2%} of requests may miss"
     return f"at most {draft.misses:.2%} of requests missed within the last minute; {allowed:.2%} may"
+
+
+def _admitted(draft: Draft, cycle: Cycle) -> Condition:
+    """Whether engines take what comes. One refusal is no news; what was more than may miss stays said for a while."""
+    view, text = draft.demand, fullness.words(draft)
+    for code, at_s, what in (
+        (Code.REQUESTS_REFUSED, draft.refused_at, f"requests are refused by the engines ({fullness.QUEUE_BOUND})"),
+        (Code.KV_CACHE_FULL, draft.starved_at, "requests miss an objective for want of KV cache"),
+    ):
+        if at_s is None or cycle.now_s - at_s > STILL_SAID_S:
+            continue
+        ago_s = max(0.0, cycle.now_s - at_s)
+        last = f"{what}, last {ago_s:.0f}s ago" if ago_s >= 1.0 else what
+        said = f"{last}: more than the {fullness.may_miss(draft):.2%} that may miss" + (f"; {text}" if text else "")
+        return Condition("RequestsAdmitted", _FALSE, code.value, said)
+    if not view.known:
+        return Condition("RequestsAdmitted", _UNKNOWN, Code.PENDING.value, "no pod was read")
+    within = f"within the {fullness.may_miss(draft):.2%} that may miss: {text}" if text else "nothing is refused"
+    return Condition("RequestsAdmitted", _TRUE, Code.ALL_ADMITTED.value, within)
 
 
 def _acting(draft: Draft) -> Condition:

@@ -1,10 +1,12 @@
 """What a service is asked for now: arrivals, token lengths and backlog, from the pods that were read and the gateway.
 
 Must never turn a missing value into zero: a ready pod without series makes the demand partial, and partial demand may
-raise but never lower. Arrivals (not completions) are counted, so an overloaded fleet is not taken for a busy one.
+raise but never lower. Arrivals (not completions) are counted, so an overloaded fleet is not taken for a busy one; what
+engines refuse at the door is no arrival to them, and counts too.
 """
 
-from ebbtide.core.work import Cycle, DemandView, Draft
+from ebbtide.core import fullness, silence
+from ebbtide.core.work import Cycle, DemandView, Draft, VariantDraft
 from ebbtide.model.snapshot import EngineReadings, PodPhase, PodState, Quality, Reading
 
 # A pod that became ready this recently need not have two scrapes yet.
@@ -23,6 +25,7 @@ _STILL_COUNTED = (PodPhase.READY, PodPhase.INTERRUPTED, PodPhase.NOT_READY, PodP
 def step(draft: Draft, cycle: Cycle) -> None:
     """Measure the service's demand."""
     draft.demand = measure(draft, cycle)
+    fullness.observe(draft, cycle)
 
 
 class _Sums:
@@ -31,10 +34,12 @@ class _Sums:
     __slots__ = (
         "finished",
         "generated",
+        "hung",
         "oldest",
         "pods",
         "prompt",
         "rate",
+        "refused",
         "running",
         "silent",
         "stale",
@@ -43,13 +48,14 @@ class _Sums:
     )
 
     def __init__(self) -> None:
-        self.rate = self.finished = self.prompt = self.generated = self.running = self.waiting = 0.0
-        self.pods = self.silent = self.stale = self.young = 0
+        self.rate = self.refused = self.finished = self.prompt = self.generated = self.running = self.waiting = 0.0
+        self.pods = self.silent = self.hung = self.stale = self.young = 0
         self.oldest: float | None = None
 
     def add(self, engine: EngineReadings, arrivals: float) -> None:
         """Count one pod that was read."""
         self.rate += max(0.0, arrivals)
+        self.refused += fullness.refusals(engine)
         self.finished += engine.finished.fresh or 0.0
         self.prompt += engine.prompt_tokens.fresh or 0.0
         self.generated += engine.generation_tokens.fresh or 0.0
@@ -63,17 +69,25 @@ def measure(draft: Draft, cycle: Cycle) -> DemandView:
     for variant in draft.variants:
         for pod in variant.state.pods:
             if pod.phase in _STILL_COUNTED:
-                _add_pod(sums, pod, cycle.now_s)
+                _add_pod(sums, variant, pod, cycle.now_s)
     view = DemandView(_quality(sums, cycle), pods_read=sums.pods, silent=sums.silent, age_s=sums.oldest)
     queue = draft.state.gateway_queue
     view.queue, view.queue_known = max(0.0, queue.fresh or 0.0), queue.fresh is not None
     scale = (sums.pods + sums.silent) / sums.pods if sums.pods else 1.0  # silent pods get what the others get
-    view.rate, view.running, view.waiting = sums.rate * scale, sums.running * scale, sums.waiting * scale
+    admitted = sums.rate * scale
+    if sums.hung and draft.memory.forecast.samples:
+        # What a hung pod was sent may be lost, or sent to the others: together it is no more than all had before.
+        known = draft.memory.forecast.samples[-1].requests_per_second
+        least = sums.rate * (sums.pods + sums.silent - sums.hung) / max(1, sums.pods)
+        admitted = max(least, min(admitted, known))
+    view.refused, view.counted = sums.refused * scale, fullness.counted(admitted, sums.refused * scale)
+    view.rate = admitted + view.counted
+    view.running, view.waiting = sums.running * scale, sums.waiting * scale
     _lengths(view, draft, sums, cycle)
     return view
 
 
-def _add_pod(sums: _Sums, pod: PodState, now_s: float) -> None:
+def _add_pod(sums: _Sums, variant: VariantDraft, pod: PodState, now_s: float) -> None:
     if not pod.serves:
         return  # its leader's series are the whole group's
     arrivals = pod_arrivals(pod.engine)
@@ -83,10 +97,11 @@ def _add_pod(sums: _Sums, pod: PodState, now_s: float) -> None:
         sums.add(pod.engine, arrivals.fresh)
     elif not serving:
         return  # on its way out: what it still did is not missed
-    elif pod.ready_at is not None and now_s - pod.ready_at < GRACE_S:
+    elif (pod.ready_at is not None and now_s - pod.ready_at < GRACE_S) or silence.loads(variant, pod, now_s):
         sums.young += 1
     else:
         sums.silent += 1
+        sums.hung += pod.name in variant.hanging
         if arrivals is not None and arrivals.quality is Quality.STALE:
             sums.stale += 1
             sums.oldest = max(sums.oldest or 0.0, arrivals.age_s or 0.0)

@@ -4,6 +4,7 @@ Every outcome has a reason from the catalogue, "nothing to do" too. Text is buil
 from constants that might drift away from them.
 """
 
+from ebbtide.core import fullness, silence
 from ebbtide.core.guardrails.bounds import replicas_are
 from ebbtide.core.guardrails.staleness import describe as describe_metrics
 from ebbtide.core.replicas import describe_failing
@@ -20,7 +21,9 @@ def open_waterfall(draft: Draft) -> None:
             f"{view.rate:.3g} requests/s of {view.input_tokens:.0f} prompt and {view.output_tokens:.0f} output tokens"
         )
         held = view.waiting + view.queue
-        draft.note("load", draft.observed, load + (f", {held:.0f} waiting" if held >= 1.0 else ""))
+        full = fullness.words(draft)
+        load += (f", {held:.0f} waiting" if held >= 1.0 else "") + (f"; {full}" if full else "")
+        draft.note("load", draft.observed, load)
     elif view.queue > 0.0:
         draft.note("load", draft.observed, f"the gateway holds {view.queue:.0f} requests")
     else:
@@ -105,6 +108,9 @@ def _raising(draft: Draft, move: str, limit: str) -> tuple[Code, str]:
     if any(variant.doomed for variant in draft.variants) and draft.total_need <= draft.observed:
         doomed = sum(variant.doomed for variant in draft.variants)
         return Code.INTERRUPTION, f"{move}: {replicas_are(doomed)} on nodes about to be taken away"
+    hung = silence.describe(draft)
+    if hung and draft.total_need <= draft.observed:
+        return Code.NOT_ANSWERING, f"{move}: {hung}; replaced beside it, and let go once that is ready{limit}"
     return Code.DEMAND_ROSE, f"{move}: {_expectation(draft)}{limit}"
 
 
@@ -140,6 +146,9 @@ def _expectation(draft: Draft) -> str:
         return "demand is not known"
     main = max(carriers, key=lambda v: (v.wanted, v.observed, -v.index))
     carries = f"one replica of {main.spec.name} carries {main.carries:.3g}"
+    carries += f", no more than when it was full by its {main.full_by}" if main.full_by else ""
+    full = fullness.words(draft)
+    carries += f"; {full}" if full else ""
     forecast = draft.forecast
     if forecast is not None and draft.demand.known:
         return (
@@ -166,6 +175,9 @@ def _standing(draft: Draft, cycle: Cycle) -> tuple[Code, str]:
         return first.failing_code or Code.UNSCHEDULABLE, f"{stays}: {failing}"
     if draft.unplaced_code is not None:
         return draft.unplaced_code, f"{stays}: {draft.unplaced_text}"
+    hung = silence.describe(draft)
+    if hung:
+        return Code.NOT_ANSWERING, f"{stays}: {hung}"
     if draft.limits:
         code, text = draft.limits[-1]
         return code, f"{stays}: {text}"

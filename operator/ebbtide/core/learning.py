@@ -6,10 +6,11 @@ were ready for a whole rate window are read, and only where demand is known; wha
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
-from ebbtide.core import priors
+from ebbtide.core import fullness, priors
 from ebbtide.core.demand import pod_arrivals
 from ebbtide.core.numeric import clip, share_above, significant
 from ebbtide.core.queueing import MISS_EXPONENT, PLANNED, allowed_concurrency, expected_share, pooled_spread
@@ -40,17 +41,40 @@ def learn(
     elapsed_s = clip(now_s - memory.learnt_at, 1.0, 600.0) if memory.learnt_at else 10.0
     if elapsed_s < 1.0:
         return memory, 0.0, 0.0
-    line = _learn_line(draft, pods, memory, elapsed_s)
-    requests, missed = _misses(draft, pods, cycle.snapshot.rate_window_s)
-    seen = _Seen(
-        requests, missed, _mean_concurrency(pods), elapsed_s, cycle.snapshot.rate_window_s, _was_even(variant, pods)
-    )
-    changes = _learn_edge(draft, variant, memory, seen) | _proof(draft, pods, memory, seen)
+    line = _learn_line(draft, pods, memory, elapsed_s, cycle.snapshot.rate_window_s)
+    seen = _look(draft, variant, pods, elapsed_s, cycle.snapshot.rate_window_s)
+    changes = _learn_edge(draft, variant, memory, seen) | _proof(draft, memory, seen)
+    changes |= _learn_fullness(draft, memory, seen, now_s)
     dispersion = _learn_dispersion(variant, memory, pods, elapsed_s)
     return (
         msgspec.structs.replace(memory, **line, **changes, dispersion=dispersion, learnt_at=round(now_s, 1)),
-        requests,
-        missed,
+        seen.requests + seen.refused,
+        seen.missed + seen.refused,
+    )
+
+
+def _look(
+    draft: Draft, variant: VariantDraft, pods: list[EngineReadings], elapsed_s: float, window_s: float
+) -> "_Seen":
+    requests, missed = _misses(draft, pods, window_s)
+    refused = [window_s * fullness.refusals(engine) for engine in pods]
+    tokens = [engine.generation_tokens.fresh or 0.0 for engine in pods]
+    starved = sum(fullness.starved(engine, draft.demand.input_tokens, window_s) for engine in pods) >= len(pods) / 2
+    full_by = fullness.KV_CACHE if starved else ""
+    if fullness.refused_at_work(refused, tokens):
+        full_by = fullness.QUEUE_BOUND
+    return _Seen(
+        requests=requests,
+        missed=missed,
+        refused=sum(refused),
+        tokens=sum(tokens) / len(pods),
+        concurrency=_mean_concurrency(pods),
+        elapsed_s=elapsed_s,
+        window_s=window_s,
+        even=_was_even(variant, pods),
+        whole=_is_whole(variant, pods),
+        full_by=full_by,
+        starved=starved,
     )
 
 
@@ -82,11 +106,16 @@ def token_gap_s(engine: EngineReadings) -> float | None:
 
 def _was_even(variant: VariantDraft, pods: list[EngineReadings]) -> bool:
     """Nobody joined within the window, and what runs now is within a third of the window's mean."""
-    if len(pods) < sum(1 for pod in variant.state.pods if pod.phase is PodPhase.READY and pod.serves):
+    if not _is_whole(variant, pods):
         return False
     now = [size for engine in pods if (size := engine.running.fresh) is not None]
     mean = _mean_concurrency(pods)
     return bool(now) and 0.67 * mean <= sum(now) / len(now) <= 1.5 * mean + 1.0
+
+
+def _is_whole(variant: VariantDraft, pods: list[EngineReadings]) -> bool:
+    """Every ready pod was read, for the whole window."""
+    return len(pods) >= sum(1 for pod in variant.state.pods if pod.phase is PodPhase.READY and pod.serves)
 
 
 def _mean_concurrency(pods: list[EngineReadings]) -> float:
@@ -94,7 +123,9 @@ def _mean_concurrency(pods: list[EngineReadings]) -> float:
     return sum(sizes) / len(sizes) if sizes else 0.0
 
 
-def _learn_line(draft: Draft, pods: list[EngineReadings], memory: CapacityMemory, elapsed_s: float) -> dict[str, float]:
+def _learn_line(
+    draft: Draft, pods: list[EngineReadings], memory: CapacityMemory, elapsed_s: float, window_s: float
+) -> dict[str, float]:
     """The pods' mean latency against their mean concurrency: one observation a cycle and pod, for up to eight pods.
 
     A mean over thousands of gaps has hardly any noise; what a cycle can be wrong about is common to all pods.
@@ -102,6 +133,8 @@ def _learn_line(draft: Draft, pods: list[EngineReadings], memory: CapacityMemory
     total_n = total_y = weight = 0.0
     for engine in pods:
         speed, size, gap_s = engine.itl or engine.tpot, batch_size(engine), token_gap_s(engine)
+        if (engine.preempted.fresh or 0.0) * window_s >= 1.0:
+            continue  # gaps of requests that were thrown out and computed again are not the batch's speed
         if speed is None or gap_s is None or size is None or speed.per_second <= 0.0 or size <= 0.05:
             continue
         total_n, total_y, weight = total_n + size, total_y + gap_s, weight + 1.0
@@ -144,12 +177,17 @@ def _share(latency: Latency | None, limit_s: float) -> float | None:
 class _Seen:
     """What a variant's ready pods did over the rate window."""
 
-    requests: float
+    requests: float  # admitted
     missed: float
+    refused: float  # requests that engines refused
+    tokens: float  # output tokens/s, mean of one pod
     concurrency: float  # mean of one pod
     elapsed_s: float  # since the cycle before
     window_s: float  # the rate window
     even: bool  # the load was about the same through the window, on the same pods
+    whole: bool  # they are all that are ready, and were so through the window
+    full_by: str  # what they were full by; empty: they were not
+    starved: bool  # at least half of them had no KV cache left
 
 
 def _learn_edge(draft: Draft, variant: VariantDraft, memory: CapacityMemory, seen: _Seen) -> dict[str, float]:
@@ -164,7 +202,9 @@ def _learn_edge(draft: Draft, variant: VariantDraft, memory: CapacityMemory, see
     expected = expected_share(model, memory.correction, concurrency, spread)
     free = allowed_concurrency(model.a_s, model.b_s, model.limit, draft.state.spec.objectives.attainment, spread)
     changes: dict[str, float] = {}
-    if concurrency < IDLE_SHARE * free and draft.demand.waiting < 1.0:
+    if seen.starved:
+        pass  # they miss for want of memory: that is neither the latency edge nor what replicas cannot buy
+    elif concurrency < IDLE_SHARE * free and draft.demand.waiting < 1.0:
         old = memory.unbuyable_weight * math.exp(-elapsed_s / 600.0)
         new = requests * min(1.0, elapsed_s / seen.window_s)
         changes["unbuyable"] = round((memory.unbuyable * old + share * new) / max(1e-9, old + new), 5)
@@ -194,28 +234,50 @@ def proven_at(memory: CapacityMemory, shape: float) -> float:
     return memory.proven_tokens * ALIKE * memory.proven_shape / shape
 
 
-def _proof(draft: Draft, pods: list[EngineReadings], memory: CapacityMemory, seen: _Seen) -> dict[str, float]:
+def _proof(draft: Draft, memory: CapacityMemory, seen: _Seen) -> dict[str, float]:
     """Output tokens/s a replica was seen to carry within the objectives: no model may say that it cannot.
 
     It takes as many requests as make two misses at the allowed share (100 at 98 %). Misses beyond the share at no more
-    than what was proven take the proof back; of fewer requests, at least `CLEAR_MISSES` must have missed.
+    than what was proven take the proof back; of fewer requests, at least `CLEAR_MISSES` must have missed. One that was
+    refused missed.
     """
+    requests, missed = seen.requests + seen.refused, seen.missed + seen.refused
     keep = math.exp(-seen.elapsed_s / PROOF_TAU_S)
     faded = {"proven_tokens": round(memory.proven_tokens * keep, 1)}
     allowed = 1.0 - draft.state.spec.objectives.attainment
-    enough = seen.requests * allowed >= 2.0
-    if not enough and seen.missed < CLEAR_MISSES:
+    enough = requests * allowed >= 2.0
+    if not enough and missed < CLEAR_MISSES:
         return faded
     shape = priors.length_shape(draft.demand.input_tokens, draft.demand.output_tokens)
     proven = proven_at(memory, shape) * keep
-    carried = sum(engine.generation_tokens.fresh or 0.0 for engine in pods) / len(pods)
+    carried = seen.tokens
     base = memory.unbuyable if memory.unbuyable_weight >= ENOUGH else 0.0
-    share = max(0.0, seen.missed / seen.requests - base)
+    share = max(0.0, missed / requests - base)
     if enough and share <= PLANNED * allowed and carried > proven:
         return {"proven_tokens": round(carried, 1), "proven_shape": round(shape, 3)}
     if share > allowed and carried <= proven:
         return {"proven_tokens": round(min(proven, 0.95 * carried), 1), "proven_shape": round(shape, 3)}
     return faded
+
+
+def _learn_fullness(draft: Draft, memory: CapacityMemory, seen: _Seen, now_s: float) -> dict[str, Any]:
+    """What full replicas carry, learnt where they miss more than may be missed for longer than a rate window.
+
+    20 places a replica at 5 s a request are 4 requests/s, whatever the latency line says; a burst that fills them for
+    seconds is over before it is believed. Carried within the objectives, more takes less back.
+    """
+    requests, missed = seen.requests + seen.refused, seen.missed + seen.refused
+    allowed = fullness.may_miss(draft)
+    if not seen.full_by or missed < fullness.LEAST_REQUESTS or missed <= allowed * requests or seen.tokens <= 0.0:
+        within = requests * allowed >= 2.0 and missed <= allowed * requests
+        more = within and memory.full_tokens and seen.tokens > memory.full_tokens
+        return {"full_since": None} | ({"full_tokens": round(seen.tokens, 1)} if more else {})
+    since = memory.full_since if memory.full_since is not None else round(now_s, 1)
+    if not seen.whole or now_s - since <= seen.window_s:
+        return {"full_since": since}
+    shape = priors.length_shape(draft.demand.input_tokens, draft.demand.output_tokens)
+    learnt = {"full_tokens": round(seen.tokens, 1), "full_shape": round(shape, 3), "full_by": seen.full_by}
+    return learnt | {"full_at": round(now_s, 1), "full_since": since}
 
 
 def _learn_dispersion(

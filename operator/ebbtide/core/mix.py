@@ -45,11 +45,13 @@ def place(draft: Draft, cycle: Cycle) -> None:
 
 
 def _declare(draft: Draft, counts: dict[int, int]) -> None:
-    """What is placed, plus the doomed: they stay declared until as many as are placed are ready without them."""
+    """What is placed, plus the doomed and the hung: they stay until as many as are placed are ready without them."""
     replaced = sum(variant.ready for variant in draft.variants) >= sum(counts.values())
     for variant in draft.variants:
         variant.placed = counts.get(variant.index, 0)
-        stay = 0 if replaced else variant.doomed
+        # where ordinals decide who goes, a lower count would take the replacement, not the one that hangs
+        stays = variant.state.target.ordinal or not replaced
+        stay = (0 if replaced else variant.doomed) + (variant.hung if stays else 0)
         variant.wanted = max(variant.placed, min(variant.spec.max_replicas, variant.placed + stay))
         variant.high = max(variant.high, variant.wanted)
 
@@ -67,7 +69,7 @@ def _room(variant: VariantDraft, claim: bool) -> int:
     pool = variant.pool
     if pool is None or not variant.gpus:
         return 0
-    left = (pool.budget - pool.held) / variant.gpus - variant.sound
+    left = (pool.budget - pool.held) / variant.gpus - variant.staying
     most = MOST_REPLICAS if math.isinf(left) else math.floor(left + 1e-9)
     if most <= 0:
         return most

@@ -72,7 +72,7 @@ def _yielded(draft: Draft, cycle: Cycle) -> list[tuple[PoolDraft, float]]:
         least[variant.index] += further
         more -= further
     return [
-        (variant.pool, float(max(0, variant.sound - least[variant.index]) * variant.gpus))
+        (variant.pool, float(max(0, variant.staying - least[variant.index]) * variant.gpus))
         for variant in draft.variants
         if variant.pool is not None and variant.gpus
     ]
@@ -89,7 +89,7 @@ def _keep(draft: Draft) -> list[tuple[PoolDraft, float]]:
         pool = variant.pool
         if pool is None or not variant.gpus:
             continue
-        pool.lower -= variant.sound * variant.gpus
+        pool.lower -= variant.staying * variant.gpus
         pool.stuck -= variant.stuck_gpus
         declared = float(variant.observed * variant.gpus)
         runs = min(declared, float(variant.bound_gpus))
@@ -111,7 +111,7 @@ def _place_equals(group: list[Draft], cycle: Cycle) -> None:
             if variant.pool is not None and variant.gpus:
                 wanted = _chargeable(draft, variant, variant.wanted, cycle)
                 pools.take(variant.pool, variant, max(0, wanted - variant.observed))
-                variant.pool.budget -= min(wanted, variant.placed) * variant.gpus
+                variant.pool.budget -= min(wanted, variant.placed + variant.hung) * variant.gpus
     _reserve_minimums(group, cycle)
 
 
@@ -162,7 +162,7 @@ def _reserve_minimum(draft: Draft, cycle: Cycle) -> None:
 def _idle(draft: Draft) -> list[tuple[PoolDraft, float]]:
     """(pool, GPUs) of what runs beyond the need: a minimum may keep it, so no equal's minimum takes it."""
     return [
-        (variant.pool, float(max(0, variant.sound - variant.wanted) * variant.gpus))
+        (variant.pool, float(max(0, variant.staying - variant.wanted) * variant.gpus))
         for variant in draft.variants
         if variant.pool is not None and variant.gpus
     ]

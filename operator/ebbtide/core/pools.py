@@ -212,7 +212,7 @@ def gpus_of(variant: VariantDraft) -> int | None:
 def held(draft: Draft) -> list[tuple[PoolDraft, float]]:
     """(pool, GPUs) of what the service's targets declare now on nodes that stay."""
     return [
-        (variant.pool, float(variant.sound * variant.gpus))
+        (variant.pool, float(variant.staying * variant.gpus))
         for variant in draft.variants
         if variant.pool is not None and variant.gpus
     ]

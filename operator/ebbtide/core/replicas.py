@@ -6,7 +6,7 @@ limited to its healthy replicas and tried again later, so that demand goes to th
 
 import msgspec
 
-from ebbtide.core import startup
+from ebbtide.core import silence, startup
 from ebbtide.core.pools import lead_time_s
 from ebbtide.core.work import Cycle, Draft, VariantDraft
 from ebbtide.model.memory import CapacityMemory
@@ -32,23 +32,10 @@ def step(draft: Draft, cycle: Cycle) -> None:
 
 def count(variant: VariantDraft, now_s: float, *, watched: bool = True) -> None:
     """Fill ready, starting, doomed and failing from the pods' phases. `watched`: pods are known as they are now."""
+    silence.note(variant, now_s)
     for pod in variant.state.pods:
-        phase = pod.phase
-        if phase is PodPhase.READY:
-            variant.ready += 1
-        elif phase is PodPhase.INTERRUPTED:
-            variant.doomed += 1
-        elif phase is PodPhase.STARTING and (overdue := startup.overdue(variant.memory.capacity, pod, now_s)):
-            _fail(variant, Code.STARTUP_OVERDUE, pod, overdue)
-        elif phase in (PodPhase.STARTING, PodPhase.PENDING):
-            variant.starting += 1
-        elif phase is PodPhase.CRASH_LOOPING:
-            _fail(variant, Code.CRASH_LOOPING, pod, pod.message)
-        elif phase is PodPhase.UNSCHEDULABLE:
-            if _node_may_come(variant, pod, now_s):
-                variant.starting += 1
-            else:
-                _fail(variant, Code.UNSCHEDULABLE, pod, pod.message)
+        if pod.name not in variant.hanging:
+            _count_pod(variant, pod, now_s)
     per_replica = max(1, variant.state.target.pods_per_replica)
     if per_replica > 1:
         variant.ready //= per_replica
@@ -56,9 +43,29 @@ def count(variant: VariantDraft, now_s: float, *, watched: bool = True) -> None:
         variant.starting = -(-variant.starting // per_replica)
         variant.doomed = -(-variant.doomed // per_replica)
         variant.failing = -(-variant.failing // per_replica)
+        variant.hung = -(-variant.hung // per_replica)
     variant.doomed = min(variant.doomed, variant.observed)  # those of a target that was scaled down are gone for good
     _absent(variant, per_replica, now_s, watched)
     _refused(variant, per_replica)
+
+
+def _count_pod(variant: VariantDraft, pod: PodState, now_s: float) -> None:
+    phase = PodPhase.STARTING if silence.loads(variant, pod, now_s) else pod.phase
+    if phase is PodPhase.READY:
+        variant.ready += 1
+    elif phase is PodPhase.INTERRUPTED:
+        variant.doomed += 1
+    elif pod.phase is PodPhase.STARTING and (overdue := startup.overdue(variant.memory.capacity, pod, now_s)):
+        _fail(variant, Code.STARTUP_OVERDUE, pod, overdue)
+    elif phase in (PodPhase.STARTING, PodPhase.PENDING):
+        variant.starting += 1
+    elif phase is PodPhase.CRASH_LOOPING:
+        _fail(variant, Code.CRASH_LOOPING, pod, pod.message)
+    elif phase is PodPhase.UNSCHEDULABLE:
+        if _node_may_come(variant, pod, now_s):
+            variant.starting += 1
+        else:
+            _fail(variant, Code.UNSCHEDULABLE, pod, pod.message)
 
 
 def _fail(variant: VariantDraft, code: Code, pod: PodState, words: str) -> None:

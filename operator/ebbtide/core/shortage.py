@@ -91,4 +91,4 @@ def mark(draft: Draft, cycle: Cycle) -> None:
 
 def _budget_squeezes(pool: PoolDraft, variant: VariantDraft) -> bool:
     """The pool no longer has the GPUs that the variant holds: a higher priority took them, or they are gone."""
-    return pool.budget - pool.held < variant.sound * (variant.gpus or 0) - 1e-9 and not variant.backing_off
+    return pool.budget - pool.held < variant.staying * (variant.gpus or 0) - 1e-9 and not variant.backing_off

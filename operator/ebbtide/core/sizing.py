@@ -7,6 +7,7 @@ about with load^10 at the edge, so an error of 10 % calls for 5 % more and one o
 import math
 from functools import lru_cache
 
+from ebbtide.core import fullness
 from ebbtide.core.capacity import replica_rate
 from ebbtide.core.forecast import PRIOR_WEIGHT, expected_at
 from ebbtide.core.numeric import upper_tail
@@ -26,13 +27,15 @@ def step(draft: Draft, cycle: Cycle) -> None:
     margin = margin_for(round(draft.sigma, 2), _may_miss(draft))
     calm = margin_for(round(draft.calm_sigma, 2), _may_miss(draft))
     draft.keep_ratio = keep_ratio(draft, margin)
-    pool_of = float(max(1, draft.observed))
+    pool_of = float(max(1, draft.observed - sum(variant.hung for variant in draft.variants)))
     for variant in draft.variants:
         variant.rate, variant.concurrency = replica_rate(draft, variant, pool_of)
         variant.evidence = describe(variant)
         expected = expected_at(draft, variant.startup_s + cycle.reaction_s) if draft.demand.known else 0.0
         variant.need = _with_margin(draft, expected, margin, calm) + drain_rate(draft, variant)
     draft.keep_ratio = max(draft.keep_ratio, _seen_ratio(draft))
+    if fullness.refuses(draft, cycle):
+        draft.keep_ratio = math.inf  # how much more there is than what is counted, nobody knows
 
 
 def _with_margin(draft: Draft, expected: float, margin: float, calm: float) -> float:
@@ -81,7 +84,8 @@ def describe(variant: VariantDraft) -> str:
     line = f"ITL {model.a_s * 1e3:.3g} + {model.b_s * 1e3:.3g} x N ms"
     edge = f"N up to {variant.concurrency:.0f} of {model.limit:.0f} by {model.bound_by}"
     corrected = f", corrected by {variant.correction:.2f}" if abs(variant.correction - 1.0) >= 0.01 else ""
-    return f"{variant.rate:.3g} requests/s ({model.source}: {line}, {edge}{corrected})"
+    full = f", no more than when it was full by its {variant.full_by}" if variant.full_by else ""
+    return f"{variant.rate:.3g} requests/s ({model.source}: {line}, {edge}{corrected}{full})"
 
 
 @lru_cache(maxsize=4096)

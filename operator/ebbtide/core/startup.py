@@ -22,7 +22,10 @@ def learn(memory: CapacityMemory, draft: VariantDraft) -> CapacityMemory:
     fresh = sorted(
         (pod.ready_at, pod.ready_at - pod.created_at)
         for pod in draft.state.pods
-        if pod.phase is PodPhase.READY and pod.ready_at is not None and _is_new(pod.ready_at, memory)
+        if pod.phase is PodPhase.READY
+        and pod.ready_at is not None
+        and _is_new(pod.ready_at, memory)
+        and not pod.unanswered
     )
     if not fresh:
         return memory

@@ -64,12 +64,17 @@ class VariantDraft:
     failing_text: str = ""
     absent_s: float | None = None  # for how long declared pods have been missing, without a further one
     doomed: int = 0  # replicas on nodes about to be taken away
+    hung: int = 0  # replicas that served and do not answer any more: they hold GPUs and carry nothing
+    hanging: frozenset[str] = frozenset()  # their pods by name, and the words about the first
+    hung_text: str = ""
     bound_gpus: int = 0  # of its pods on nodes that are to stay, and of those, on nodes that take nothing new
     stuck_gpus: int = 0
     startup_s: float = 0.0
     startup_measured: bool = False
     model: Model | None = None
     correction: float = 1.0
+    most_rate: float = math.inf  # requests/s that a replica carried when it was full; infinite: it never was
+    full_by: str = ""
     rate: float = 0.0  # requests/s of one replica inside the objectives, as pooled in this service
     concurrency: float = 0.0
     arrivals: float | None = None  # requests/s that one of its pods gets, over `settled` pods; None: not known
@@ -91,9 +96,14 @@ class VariantDraft:
         return self.state.target.spec_replicas
 
     @property
-    def sound(self) -> int:
-        """Declared replicas that are not on nodes about to go."""
+    def staying(self) -> int:
+        """Declared replicas that are not on nodes about to go: those that hold GPUs of nodes that count."""
         return max(0, self.observed - self.doomed)
+
+    @property
+    def sound(self) -> int:
+        """Those of them that carry load or are on the way to: all but those that hang."""
+        return max(0, self.staying - self.hung)
 
     @property
     def capacity(self) -> Capacity | None:
@@ -108,7 +118,12 @@ class DemandView:
     """Demand as measured now. `quality` says how far it may be trusted; only "fresh" may lower anything."""
 
     quality: str  # "fresh", "young", "partial", "stale", "missing", "none" (nothing runs)
-    rate: float = 0.0  # requests/s
+    rate: float = 0.0  # requests/s, with those that were refused as far as they count
+    refused: float = 0.0  # requests/s that engines refused, and how many of them count
+    counted: float = 0.0
+    kv_usage: float | None = None  # 0..1, of the fullest pod
+    preempted: float = 0.0  # requests/s thrown out of the KV cache
+    starved: int = 0  # pods without KV cache for one more request
     input_tokens: float = 0.0
     output_tokens: float = 0.0
     running: float = 0.0
@@ -125,6 +140,11 @@ class DemandView:
     def known(self) -> bool:
         """Some pods were read: enough to raise."""
         return self.quality in ("fresh", "young", "partial") and self.pods_read > 0
+
+    @property
+    def admitted(self) -> float:
+        """Requests/s that engines took."""
+        return max(0.0, self.rate - self.counted)
 
     @property
     def zero(self) -> bool:
@@ -177,6 +197,8 @@ class Draft:
     no_write: tuple[Code, str] | None = None  # why nothing may be written, whatever is planned
     last_request_at: float | None = None
     activator_seen_at: float | None = None
+    refused_at: float | None = None
+    starved_at: float | None = None
     failure: Failure | None = None  # a step raised: what is declared stays, and no later step looks at it
 
     @property

@@ -178,6 +178,13 @@ _LIMITS = {
         "`kubectl logs` of the pod that the message names: a download that hangs, or a readiness probe that never "
         "passes. It counts again as soon as it is ready.",
     ),
+    Code.NOT_ANSWERING: Entry(
+        (DECISION, "Ready"),
+        "Pods that served do not answer: not ready for 30 s, or ready while Prometheus gets no answer from them and "
+        "does from others of the same template. They do not count as capacity; others are started beside them.",
+        "`kubectl describe` and `kubectl logs` of the pod that the message names. Readiness and liveness probes on "
+        "`/health` take a server that hangs out of service and restart it.",
+    ),
     Code.SLO_UNATTAINABLE: Entry(
         ("SLOAttainable",),
         "Requests miss an objective even on replicas with little load: more replicas do not help.",
@@ -237,6 +244,23 @@ _DATA = {
     ),
     Code.PRICES_KNOWN: Entry(("PricesKnown", "GPUPool.PricesKnown"), "Every pool has a price.", "Nothing."),
     Code.ATTAINABLE: Entry(("SLOAttainable",), "Nothing seen so far rules the objectives out.", "Nothing."),
+    Code.ALL_ADMITTED: Entry(
+        ("RequestsAdmitted",), "Engines admit what comes, but for the share that may miss an objective.", "Nothing."
+    ),
+    Code.REQUESTS_REFUSED: Entry(
+        ("RequestsAdmitted",),
+        "Engines refuse more requests than may miss an objective, now or within the last 5 minutes: their queues are "
+        "bounded. Refused ones count as demand, up to twice what is admitted: who tries again is counted again.",
+        "Nothing while replicas start. If `Limited` says that no more may run, raise that limit; if engines refuse "
+        "while nearly idle, raise `--max-num-queued-reqs` or `--max-num-queued-tokens`.",
+    ),
+    Code.KV_CACHE_FULL: Entry(
+        ("RequestsAdmitted",),
+        "Requests miss an objective, now or within the last 5 minutes, while engines have no KV cache left: requests "
+        "wait for memory or are thrown out of it. Memory limits what a replica carries, not compute.",
+        "Nothing while replicas start. Fewer do with more memory for the cache: `--gpu-memory-utilization`, "
+        "`--kv-cache-dtype` of 8 bits, more GPUs a replica, or no `--num-gpu-blocks-override`.",
+    ),
 }
 
 _WRITERS = {
@@ -283,7 +307,7 @@ _CONFIGURATION = {
         ("TargetResolved", "Ready", "GPUPool.Ready", "GPUPool.NodesComing"), "All that is needed is there.", "Nothing."
     ),
     Code.PENDING: Entry(
-        (*_FAULT, "CapacityKnown", "TrafficBalanced", "PricesKnown"),
+        (*_FAULT, "CapacityKnown", "TrafficBalanced", "PricesKnown", "RequestsAdmitted"),
         "Not looked at yet, or too little seen to tell.",
         "Nothing; it passes.",
     ),
@@ -339,9 +363,19 @@ _CONFIGURATION = {
         "The message says what to write in the pool's `spec.price.schedule[].cron`, such as `0 22 * * *`.",
     ),
     Code.ENGINE_NOT_DRAINING: Entry(
-        (),  # nothing says it yet, so the page leaves it out
-        "The engine ends at once when its pod is told to go: requests in flight are cut off.",
-        "Start vLLM with `--shutdown-timeout`.",
+        ("EngineDrains",),
+        "vLLM would cut off streams at a scale-down: it runs without `--shutdown-timeout`, or the pod is killed before "
+        "that time is over.",
+        "Start vLLM 0.18 or newer with `--shutdown-timeout`, and set `terminationGracePeriodSeconds` to more than the "
+        "preStop sleep, that time and 10 s together; the message has the numbers. Engine blocks are built so.",
+    ),
+    Code.DRAIN_NOT_SHOWN: Entry(
+        ("EngineDrains",),
+        "The pod template does not show how vLLM ends: a script, a config file, a variable or the image decides it.",
+        "See there that `--shutdown-timeout` is set; as a word of `command` or `args` it can be checked.",
+    ),
+    Code.ENGINE_DRAINS: Entry(
+        ("EngineDrains",), "vLLM lets streams in flight finish when its pod is told to go.", "Nothing."
     ),
 }
 

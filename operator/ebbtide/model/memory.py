@@ -65,6 +65,11 @@ class CapacityMemory(Spec, frozen=True):
     startup_watermark: float | None = None  # `ready_at` of the newest pod whose start-up was counted
     unbuyable: float = 0.0  # share of misses seen while replicas were nearly idle: more of them buy nothing
     unbuyable_weight: float = 0.0  # requests behind `unbuyable`, decayed
+    full_tokens: float = 0.0  # output tokens/s that replicas carried when they were full (see core.fullness); 0: never
+    full_shape: float = 0.0  # the lengths' shape at which that was
+    full_by: str = ""  # what they were full by
+    full_at: float = 0.0  # when that was last seen
+    full_since: float | None = None  # since when they have been full without a break
     dispersion: float = 0.5  # 0: load spreads evenly over replicas at every moment; 1: each fluctuates alone
 
 
@@ -113,6 +118,8 @@ class ServiceMemory(Spec, frozen=True):
     lengths_s: float = 0.0  # for how long they were measured
     input_tokens: float = 0.0  # smoothed mean prompt tokens a request
     output_tokens: float = 0.0  # smoothed mean output tokens a request
+    refused_at: float | None = None  # when engines last refused more than may miss
+    starved_at: float | None = None  # when requests last missed an objective while engines had no KV cache left
 
 
 class PoolMemory(Spec, frozen=True):

@@ -43,6 +43,7 @@ class Code(StrEnum):
     UNSCHEDULABLE = "Unschedulable"
     CRASH_LOOPING = "CrashLooping"
     STARTUP_OVERDUE = "StartupOverdue"
+    NOT_ANSWERING = "NotAnswering"
     SLO_UNATTAINABLE = "SLOUnattainable"
     # measurements
     METRICS_MISSING = "MetricsMissing"
@@ -59,6 +60,9 @@ class Code(StrEnum):
     NOTHING_TO_BALANCE = "NothingToBalance"
     PRICES_KNOWN = "PricesKnown"
     ATTAINABLE = "Attainable"
+    ALL_ADMITTED = "AllAdmitted"
+    REQUESTS_REFUSED = "RequestsRefused"
+    KV_CACHE_FULL = "KVCacheFull"
     # modes, people and other controllers
     MODE_OFF = "ModeOff"
     MODE_RECOMMEND = "ModeRecommend"
@@ -86,6 +90,8 @@ class Code(StrEnum):
     INVALID_TIME_ZONE = "InvalidTimeZone"
     INVALID_SCHEDULE = "InvalidSchedule"
     ENGINE_NOT_DRAINING = "EngineNotDraining"
+    DRAIN_NOT_SHOWN = "DrainNotShown"
+    ENGINE_DRAINS = "EngineDrains"
 
 
 class Reason(Spec, frozen=True):

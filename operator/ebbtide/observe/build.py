@@ -139,9 +139,11 @@ class _Assembly:
         if target is None:
             return ()
         around = self._around.get(pool, self._nowhere)
+        metrics, now_s = self._view.metrics, self._now_s
         return tuple(
-            pod_state(pod, resource, around, self._view.metrics.engine(pod.metadata.key, self._now_s))
+            pod_state(pod, resource, around, metrics.engine(key, now_s), unanswered=metrics.unanswered(key, now_s))
             for pod in self._index.matching(namespace, target.selector)
+            for key in (pod.metadata.key,)
         )
 
     def _find(self, namespace: str, ref: TargetRef) -> Found:

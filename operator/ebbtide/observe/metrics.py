@@ -79,6 +79,11 @@ class MetricsView:
         """What the pod `namespace/name` says; None when no engine's series is known for it."""
         return None if self._found is None else engine_readings(self._found, pod, now_s, self._limits)
 
+    def unanswered(self, pod: str, now_s: float) -> bool:
+        """Whether Prometheus asked the pod for a whole rate window and got no answer; an old round proves nothing."""
+        found = self._found
+        return found is not None and now_s - found.at_s <= self._limits.max_age_s and found.unanswered(pod)
+
 
 def _tables(who: Identities) -> dict[str, Any]:
     tables: dict[str, Any] = {name: Values(who) for name in _TABLES}

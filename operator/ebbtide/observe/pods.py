@@ -78,8 +78,13 @@ def _satisfied(requirement: SelectorRequirement, labels: Mapping[str, str]) -> b
             return False
 
 
-def pod_state(pod: Pod, resource: str, around: Surroundings, engine: EngineReadings | None) -> PodState:
-    """One pod as capacity. `resource`: the extended resource that its pool counts as GPUs."""
+def pod_state(
+    pod: Pod, resource: str, around: Surroundings, engine: EngineReadings | None, *, unanswered: bool = False
+) -> PodState:
+    """One pod as capacity. `resource`: the extended resource that its pool counts as GPUs.
+
+    `unanswered`: Prometheus asked it for a whole rate window and never got an answer.
+    """
     phase, message = _phase(pod, around)
     ready, scheduled = pod.status.condition("Ready"), pod.status.condition("PodScheduled")
     return PodState(
@@ -91,6 +96,8 @@ def pod_state(pod: Pod, resource: str, around: Surroundings, engine: EngineReadi
         gpus=pod.spec.gpus(resource),
         ready_at=_since(ready.last_transition_time) if ready and ready.status == "True" else None,
         scheduled_at=_since(scheduled.last_transition_time) if scheduled and scheduled.status == "True" else None,
+        unready_at=_since(ready.last_transition_time) if ready and ready.status != "True" else None,
+        unanswered=unanswered,
         message=message,
         engine=engine,
         serves=engine is not None or not _is_worker(pod),

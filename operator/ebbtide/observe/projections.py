@@ -231,12 +231,47 @@ class LabelSelector(Wire, frozen=True, gc=False):
     match_expressions: tuple[SelectorRequirement, ...] | None = None
 
 
-class TemplateContainer(Wire, frozen=True, gc=False):
-    """A container of a pod template, with the words it is started with."""
+class EnvironmentVariable(Wire, frozen=True, gc=False):
+    """A variable of a container. Without a value it comes from elsewhere."""
+
+    name: str = ""
+    value: str | None = None
+
+
+class SleepAction(Wire, frozen=True, gc=False):
+    """`preStop.sleep`."""
+
+    seconds: float = 0.0
+
+
+class ExecAction(Wire, frozen=True, gc=False):
+    """`preStop.exec`."""
 
     command: tuple[str, ...] | None = None
+
+
+class StopHandler(Wire, frozen=True, gc=False):
+    """What is done before SIGTERM; with neither, a request to somewhere."""
+
+    sleep: SleepAction | None = None
+    exec: ExecAction | None = None
+
+
+class Lifecycle(Wire, frozen=True, gc=False):
+    """A container's hooks; only the one before its end."""
+
+    pre_stop: StopHandler | None = None
+
+
+class TemplateContainer(Wire, frozen=True, gc=False):
+    """A container of a pod template, with the words it is started with and what comes before its end."""
+
+    image: str | None = None
+    command: tuple[str, ...] | None = None
     args: tuple[str, ...] | None = None
+    env: tuple[EnvironmentVariable, ...] | None = None
     resources: Resources | None = None
+    lifecycle: Lifecycle | None = None
 
 
 class TemplateSpec(Wire, frozen=True, gc=False):

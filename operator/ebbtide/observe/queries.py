@@ -6,6 +6,7 @@ Every query is a union of small terms, one for each candidate metric of each eng
 
 - inside out: tensor-parallel ranks say the same thing (max), data-parallel ranks and labels such as finished_reason add
   up (sum), and the copies of a Prometheus pair or of two scrape jobs are the same pod seen twice (max);
+- `up` tells a server that hangs from a pod that nobody scrapes: a scrape that fails leaves no other trace;
 - the label `slot` says which candidate a row came from. A regex over `__name__` cannot do that for rates: Prometheus
   drops the name, and one pod with an old and a new name would fail the query for the whole cluster;
 - `exported_pod` and `exported_namespace` are kept: which of the two names the pod is decided where live pods are known.
@@ -19,6 +20,7 @@ from ebbtide.observe.engines.signals import MAXIMUM_OVER_RANKS, Counter, Engine,
 
 IDENTITY = ("namespace", "pod", "exported_namespace", "exported_pod")
 _SAME_ON_EVERY_RANK = ("tp_rank", "pp_rank", "moe_ep_rank")
+UNANSWERED = "unanswered"  # the one slot that belongs to no engine
 INFO_LABELS = ("engine", "num_gpu_blocks", "block_size", "num_pages", "page_size")
 
 
@@ -114,9 +116,17 @@ class _Builder:
         return f"{plain} or {sums} or {counts}"
 
     def changes(self) -> str:
-        """By how much what is inside grew over the window; arrivals are finished plus this."""
+        """By how much what is inside grew over the window; arrivals are finished plus this. And who does not answer."""
         watched = [slot for slot in slots() if slot.signal in (Gauge.RUNNING, Gauge.WAITING, Gauge.KV_USAGE)]
-        return " or ".join(self.term(slot.id(), f"delta({self.selector(slot)}[{self.window_s}s])") for slot in watched)
+        changes = [self.term(slot.id(), f"delta({self.selector(slot)}[{self.window_s}s])") for slot in watched]
+        return " or ".join((*changes, self.unanswered()))
+
+    def unanswered(self) -> str:
+        """Pods that were asked a window ago and in every scrape since, and never answered: only they come back."""
+        kept, suffix = ",".join(IDENTITY), f"{{{self.matchers}}}" if self.matchers else ""
+        answered = f"max by ({kept}) (max_over_time(up{suffix}[{self.window_s}s])) == 0"
+        asked = f"max by ({kept}) (up{suffix} offset {self.window_s}s)"
+        return f'label_replace({answered} and {asked}, "slot", "{UNANSWERED}", "", "")'
 
     def cache(self) -> str:
         kept = ",".join((*IDENTITY, *INFO_LABELS))

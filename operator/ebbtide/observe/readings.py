@@ -17,7 +17,7 @@ from ebbtide.model.snapshot import NOT_APPLICABLE, UNKNOWN, EngineReadings, Late
 from ebbtide.observe.engines import ENGINES
 from ebbtide.observe.engines.signals import Counter, Engine, Gauge, Histogram, Signal
 from ebbtide.observe.prometheus import Labels, Sample
-from ebbtide.observe.queries import slots
+from ebbtide.observe.queries import UNANSWERED, slots
 
 if TYPE_CHECKING:
     Floats = array[float]
@@ -164,6 +164,11 @@ class Collected:
     changes: Columns = field(default_factory=dict)
     cache: Columns = field(default_factory=dict)  # by data-parallel engine instead of slot
     buckets: Mapping[Histogram, Mapping[str, list[Floats | None]]] = field(default_factory=dict)
+
+    def unanswered(self, pod: str) -> bool:
+        """Whether every scrape of the pod within the rate window failed."""
+        place = self.numbers.get(pod)
+        return place is not None and _at(self.changes, UNANSWERED, place) is not None
 
     def engine_of(self, pod: int) -> int | None:
         """Index of the engine whose series the pod shows: by its running gauge first, else by any series."""

@@ -4,6 +4,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from ebbtide.observe.drain import variables_used
 from ebbtide.observe.projections import (
     Condition,
     Container,
@@ -105,9 +106,12 @@ class Slim:
 
     def _template_container(self, container: TemplateContainer) -> TemplateContainer:
         return TemplateContainer(
+            image=self._text(container.image),
             command=self._words(container.command),
             args=self._words(container.args),
+            env=self._same(variables_used(container) or None),
             resources=self._same(_extended(container.resources)),
+            lifecycle=self._same(container.lifecycle),
         )
 
     def _words(self, words: tuple[str, ...] | None) -> tuple[str, ...] | None:

@@ -4,12 +4,12 @@ A Deployment repeats the ReplicaFailure condition of its newest ReplicaSet, so R
 """
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from ebbtide.observe.drain import Ending, ending_of
 from ebbtide.observe.projections import (
     Condition,
     LabelSelector,
@@ -25,7 +25,7 @@ from ebbtide.observe.scales import ScaleView
 
 # On every pod of a LeaderWorkerSet; 0 is the group's leader
 WORKER_INDEX = "leaderworkerset.sigs.k8s.io/worker-index"
-_SHUTDOWN_TIMEOUT = re.compile(r"--shutdown[-_]timeout[=\s]+(\d+(?:\.\d+)?)")
+DEFAULT_GRACE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +68,14 @@ class TargetView:
 
     @property
     def termination_grace_s(self) -> float | None:
-        """The shortest grace among the templates; Kubernetes' default of 30 s is filled in by the API server."""
+        """The shortest grace among the templates; None without any. One that does not say it has Kubernetes' 30 s."""
         graces = [template.termination_grace_period_seconds for template, _ in self.templates]
-        return min((grace for grace in graces if grace is not None), default=None)
+        return min((DEFAULT_GRACE_S if grace is None else grace for grace in graces), default=None)
 
     @property
-    def shutdown_timeout_s(self) -> float | None:
-        """vLLM's `--shutdown-timeout`, wherever it stands in command or args; None: not given."""
-        for template, _ in self.templates:
-            for container in template.containers or ():
-                found = _SHUTDOWN_TIMEOUT.search(" ".join((*(container.command or ()), *(container.args or ()))))
-                if found:
-                    return float(found.group(1))
-        return None
+    def ending(self) -> Ending:
+        """How the engine ends; of a group's templates the first says it, its leader's."""
+        return ending_of(self.templates[0][0].containers or ()) if self.templates else Ending()
 
 
 def deployment_view(workload: Workload) -> TargetView:

@@ -59,6 +59,8 @@ BY_CONDITION: Mapping[str, str] = {
     Code.TEMPLATE_REFUSED.value: "Build",
     Code.SPREAD_EVENLY.value: "Observe",
     Code.SLO_UNATTAINABLE.value: "Observe",
+    Code.NOT_ANSWERING.value: "Observe",
+    Code.REQUESTS_REFUSED.value: "Observe",
 }
 
 

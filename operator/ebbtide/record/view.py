@@ -27,8 +27,11 @@ SERVICE_CONDITIONS = (
     "TrafficBalanced",
     "PricesKnown",
     "SLOAttainable",
+    "RequestsAdmitted",
     "Acting",
 )
+# Only on services with a vLLM among their variants
+ENGINE_CONDITIONS = ("EngineDrains",)
 POOL_CONDITIONS = ("Ready", "PricesKnown")
 
 # Alone they change nothing and pass by themselves: a decision is not made of them

@@ -7,7 +7,7 @@ time as in a cluster.
 from collections import deque
 from dataclasses import dataclass
 
-from ebbtide.model.snapshot import NOT_APPLICABLE, EngineReadings, Latency, Quality, Reading
+from ebbtide.model.snapshot import EngineReadings, Latency, Quality, Reading
 from ebbtide.sim.engine import Engine
 from ebbtide.sim.histogram import Histogram
 
@@ -26,6 +26,7 @@ class Sample:
     prompt_tokens: float
     generation_tokens: float
     preempted: float
+    rejected: float
     ttft: _Counts
     itl: _Counts
     tpot: _Counts
@@ -51,6 +52,7 @@ class PodScrapes:
                 prompt_tokens=counters.prompt_tokens,
                 generation_tokens=counters.generation_tokens,
                 preempted=counters.preemptions,
+                rejected=counters.rejected,
                 ttft=_copy(engine.ttft),
                 itl=_copy(engine.itl),
                 tpot=_copy(engine.tpot),
@@ -88,7 +90,7 @@ class PodScrapes:
             arrivals=rate(0.0, max(0.0, last.finished - first.finished + in_flight_change)),
             prompt_tokens=rate(first.prompt_tokens, last.prompt_tokens),
             generation_tokens=rate(first.generation_tokens, last.generation_tokens),
-            rejected=NOT_APPLICABLE,
+            rejected=rate(first.rejected, last.rejected),
             preempted=rate(first.preempted, last.preempted),
             ttft=latency(engine.ttft, first.ttft, last.ttft),
             itl=latency(engine.itl, first.itl, last.itl),
