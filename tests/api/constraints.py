@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from ebbtide.api.crd import crd_documents
-from ebbtide.api.fields import DECIMAL_PATTERN, DURATION_PATTERN
+from ebbtide.api.fields import DECIMAL_PATTERN
 from tests.api.samples import FULL, REMOVED, Object, get_at, set_at
 
 Schema = dict[str, Any]
@@ -100,8 +100,8 @@ def field_name(path: ValuePath) -> str:
 
 
 def violating(constraint: Constraint) -> Object | None:
-    """The full sample with this one bound broken; None for what is broken by hand: rules, and patterns of the spec."""
-    if constraint.keyword not in _BREAKERS or (constraint.keyword == "pattern" and constraint.value_path[0] == "spec"):
+    """The full sample with this one bound broken; None for what is broken by hand: the rules."""
+    if constraint.keyword not in _BREAKERS:
         return None
     obj = copy.deepcopy(FULL[constraint.kind])
     node = get_at(root_schema(constraint.kind), constraint.at)
@@ -128,13 +128,14 @@ _MAKE_ROOM: dict[str, tuple[tuple[ValuePath, Any], ...]] = {
 def _too_long(value: str, node: Schema) -> str:
     """A value of the same form with more than maxLength characters."""
     filler = "0" * (node["maxLength"] + 1)
-    if node.get("pattern") == DURATION_PATTERN:
+    rules = " ".join(each["rule"] for each in node.get(RULES, ()))
+    if "duration(self)" in rules:
         return "0h" * len(filler) + value
-    if node.get("pattern") == DECIMAL_PATTERN:
+    if "double(self)" in rules or node.get("pattern") == DECIMAL_PATTERN:
         return f"{value}.{filler}" if "." not in value else f"{value}{filler}"
     if node.get("format") == "date-time":
         return value.replace("Z", f".{filler}Z")
-    if "pattern" in node and value.endswith("B"):  # number of parameters
+    if "[MB]" in rules:  # number of parameters
         return f"{value[:-1]}.{filler}B"
     if "* *" in value:
         return "0," * len(filler) + value

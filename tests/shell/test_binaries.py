@@ -325,6 +325,23 @@ def test_kubebuilder_assets_come_first_unless_they_are_another_minor(
     assert "KUBEBUILDER_ASSETS has kube-scheduler v1.31.0, not 1.36: passed over" in shown
 
 
+@pytest.mark.parametrize(
+    ("exists", "why"), [(False, "is no folder"), (True, "has no executable that Kubernetes 1.36 ")]
+)
+def test_kubebuilder_assets_of_which_nothing_is_used_are_said_once(
+    settings: BinarySettings, release: Release, tmp_path: Path, exists: bool, why: str
+) -> None:
+    assets = tmp_path / "assets"
+    if exists:
+        assets.mkdir()
+    for _ in ("downloaded", "cached"):
+        shown: list[str] = []
+        resolve("1.36", replace(settings, assets=assets), shown.append)
+        (said,) = [line for line in shown if "KUBEBUILDER_ASSETS" in line]
+        assert said.startswith(f"KUBEBUILDER_ASSETS: {assets} {why}")
+        assert said.endswith(": passed over")
+
+
 def test_two_at_once_download_each_file_once(settings: BinarySettings, release: Release) -> None:
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda _: resolve("1.36", settings, quiet), range(4)))

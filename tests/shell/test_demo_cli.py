@@ -4,11 +4,12 @@ import io
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from ebbtide.cli.demo import say_how_to_look
+from ebbtide.cli.demo import _trace_requests, say_how_to_look
 from ebbtide.cli.demo_summary import auto_together, count_writes, effort_sentence, together_sentence
 from ebbtide.cli.demo_table import DemoScreen
 from ebbtide.cli.main import cli
@@ -16,6 +17,7 @@ from ebbtide.errors import ConfigurationError
 from ebbtide.sandbox.audit import Write
 from ebbtide.sandbox.demo import View
 from ebbtide.sim import showcase as fleet
+from ebbtide.sim.static import largest
 
 
 @pytest.fixture
@@ -80,6 +82,50 @@ def test_a_trace_that_cannot_be_played_is_refused_before_anything_starts(
     assert why in str(done.exception)
     assert str(path) in str(done.exception)
     assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "why"),
+    [
+        (
+            25_000,
+            "each of its 60 requests is too long for the demo's replicas (more than 32768 tokens, or more",
+        ),
+        (12_000, "does not meet both objectives for 97% of the requests: use a trace with shorter prompts"),
+    ],
+)
+def test_a_trace_that_no_fleet_could_answer_is_refused_before_anything_starts(
+    home: Path, tmp_path: Path, tokens: int, why: str
+) -> None:
+    """Of prompts of 12,000 tokens, all in one moment, even a twentieth of the load is too many."""
+    path = tmp_path / "long.jsonl"
+    line = f'{{"timestamp": 1000, "input_length": {tokens}, "output_length": 50}}\n'
+    path.write_text(line * 60)
+    done = CliRunner().invoke(cli, ["demo", "--duration", "1m", "--trace", str(path)])
+    assert isinstance(done.exception, ConfigurationError), done.output
+    assert why in str(done.exception)
+    assert not home.exists()
+
+
+def test_a_trace_is_played_without_what_no_replica_could_answer_and_as_high_as_the_fleet_carries(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "mixed.jsonl"
+    lengths = [60_000 if number % 10 == 0 else 4_000 for number in range(600)]
+    rows = (
+        f'{{"timestamp": {number * 100}, "input_length": {tokens}, "output_length": 100}}'
+        for number, tokens in enumerate(lengths)
+    )
+    path.write_text("\n".join(rows))
+    output = io.StringIO()
+    found = _trace_requests(path, 60.0, 1, Console(file=output, width=1000, highlight=False))
+    said = output.getvalue()
+    assert "60 of 600 requests are left out as too long for the demo's replicas" in said
+    assert f"{len(found) / 60.0:.1f} requests/s on average: of more the fleet's largest size does not meet 97%" in said
+    assert {request.prompt_tokens for request in found} == {4_000}
+    scenario = fleet.scenario(60.0, 1)
+    chat = msgspec.structs.replace(scenario.services[0], requests=found)
+    assert largest(scenario, chat).result.met_both >= 0.97
 
 
 @pytest.mark.parametrize("on_path", [True, False])
@@ -157,7 +203,8 @@ def test_nothing_to_join_is_no_division_by_zero() -> None:
 def test_the_result_names_who_is_joined_and_who_is_not_and_why(services: list[dict[str, Any]], others: str) -> None:
     assert together_sentence({"services": services}, 0.97) == (
         "Scaled by Ebbtide: chat, drafts. Together 90.0 % of their requests met both after the first minute (45.0 % of "
-        "all) with 60 % of the GPU-hours of the smallest static fleet that reaches 97 % (1.20 of 2.00). "
+        "all) with 60 % of the GPU-hours of the static fleets of the fewest replicas that reach 97 % within the same "
+        "bounds (1.20 of 2.00). "
         f"Not among them: {others}."
     )
 

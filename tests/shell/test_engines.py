@@ -3,7 +3,6 @@
 import math
 import re
 from array import array
-from pathlib import Path
 
 import pytest
 
@@ -14,19 +13,16 @@ from ebbtide.observe.engines.vllm import VLLM
 from ebbtide.observe.prometheus import Labels, Point, Sample
 from ebbtide.observe.queries import QUERY_COUNT, queries, slots
 from ebbtide.observe.readings import Buckets, Collected, Floats, Identities, Limits, Values, engine_readings
+from tests.recorded import recorded_scrape
 
-SCRAPES = Path(__file__).parents[3] / "shared" / "engine-metrics"
 LIMITS = Limits(max_age_s=60, forget_s=300, window_s=60)
 VLLM_N, TRT_N, SGLANG_N, TRITON_N = 0, 1, 2, 3
 
 
 def recorded(name: str) -> dict[str, set[str]]:
     """Metric name -> label names, of one recorded scrape."""
-    path = SCRAPES / name
-    if not path.exists():
-        pytest.skip(f"the recorded scrape {name} is not at hand")
     found: dict[str, set[str]] = {}
-    for line in path.read_text().splitlines():
+    for line in recorded_scrape(name).splitlines():
         match = re.match(r"([a-zA-Z_:][\w:]*)(?:\{(.*)\})? ", line)
         if match and not line.startswith("#"):
             found.setdefault(match.group(1), set()).update(re.findall(r'(\w+)="', match.group(2) or ""))

@@ -1,5 +1,6 @@
 """What a refused write makes of the report: a condition with the API server's words, for as long as it is refused."""
 
+import msgspec
 import pytest
 
 from ebbtide.act.result import ActResult, Outcome
@@ -34,6 +35,65 @@ def test_what_only_a_person_can_help_is_said(outcome: Outcome) -> None:
 @pytest.mark.parametrize("outcome", [Outcome.DONE, Outcome.UNCHANGED, Outcome.CONFLICT, Outcome.RETRY])
 def test_what_passes_by_itself_is_not(outcome: Outcome) -> None:
     assert Refusals().added(plan(), [result(outcome)]) == plan()
+
+
+def failed(what: str = "scale") -> ActResult:
+    words = 'HTTP 500: failed calling webhook "dead.example.com": connection refused'
+    return ActResult(what=what, service="team/chat", variant="h100", outcome=Outcome.RETRY, message=words)
+
+
+def at(seconds: float) -> Plan:
+    return msgspec.structs.replace(plan(), at=world.NOW_S + seconds)
+
+
+def test_a_write_that_fails_three_times_in_a_row_is_said_in_the_api_servers_words_and_by_an_event() -> None:
+    """A dead fail-closed webhook: one try a minute, nothing in between, and the condition does not come and go."""
+    refusals = Refusals()
+    for seconds in (0.0, 60.0):
+        assert refusals.added(at(seconds), [failed()]) == at(seconds)
+    for seconds, tries in ((120.0, [failed()]), (130.0, []), (180.0, [failed()]), (190.0, [])):
+        reported = refusals.added(at(seconds), tries)
+        assert told(reported) == (
+            "False",
+            "WriteRefused",
+            'failed 3 times or more: HTTP 500: failed calling webhook "dead.example.com": connection refused',
+        )
+    (note,) = [note for note in cycle_events(reported, world.snapshot(), ()) if note.reason == "WriteRefused"]
+    assert note.type == "Warning"
+    assert "dead.example.com" in note.text
+
+
+@pytest.mark.parametrize("outcome", [Outcome.DONE, Outcome.UNCHANGED, Outcome.CONFLICT])
+def test_an_answer_ends_the_row_of_failures(outcome: Outcome) -> None:
+    refusals = Refusals()
+    for seconds in range(3):
+        refusals.added(at(seconds), [failed()])
+    assert refusals.added(at(3.0), [result(outcome)]) == at(3.0)
+    assert refusals.added(at(4.0), [failed()]) == at(4.0), "and counting begins anew"
+
+
+def test_failures_long_apart_are_no_row_and_one_that_is_no_longer_tried_is_forgotten() -> None:
+    refusals = Refusals()
+    for seconds in (0.0, 200.0, 400.0, 600.0):
+        assert refusals.added(at(seconds), [failed()]) == at(seconds)
+    for seconds in (601.0, 602.0):
+        refusals.added(at(seconds), [failed()])
+    assert told(refusals.added(at(780.0), []))[0] == "False"
+    assert refusals.added(at(782.0), []) == at(782.0)
+
+
+def test_failures_of_one_target_are_not_counted_with_those_of_another() -> None:
+    refusals = Refusals()
+    for seconds, what in enumerate(("scale", "deployment", "service", "scale")):
+        assert refusals.added(at(seconds), [failed(what)]) == at(seconds)
+
+
+def test_a_deployment_that_cannot_be_created_because_of_a_dead_webhook_is_not_just_missing() -> None:
+    refusals = Refusals()
+    for _ in range(3):
+        (service,) = refusals.added(unbuilt(), [failed("deployment")]).services
+    assert service.reason.code is Code.WRITE_REFUSED
+    assert service.reason.text.startswith("variant h100: failed 3 times or more: HTTP 500")
 
 
 def test_a_scale_write_is_refused_until_the_next_cycle_that_does_not_try_it() -> None:

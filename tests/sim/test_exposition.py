@@ -1,8 +1,6 @@
 """Scrapes of emulated engines say nothing that the real ones would not say, in the same words."""
 
-import os
 import re
-from pathlib import Path
 
 import pytest
 
@@ -11,9 +9,7 @@ from ebbtide.sim.engine import Engine, Request
 from ebbtide.sim.exposition import BusyGauges, RouteGauges, gateway_text, trtllm_text, vllm_text
 from ebbtide.sim.histogram import TOKEN_LATENCY_BOUNDS_S, TTFT_BOUNDS_S
 from ebbtide.sim.profiles import profile
-
-# scrapes of a real vLLM 0.32; they are not part of the project
-RECORDED = Path(os.environ.get("EBBTIDE_ENGINE_METRICS", Path(__file__).parents[3] / "shared" / "engine-metrics"))
+from tests.recorded import recorded_scrape
 
 _SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)$")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -73,10 +69,7 @@ def busy_engine(kind: str = "vllm") -> Engine:
 
 @pytest.fixture(params=["vllm-0.32-idle.txt", "vllm-0.32-underload.txt", "vllm-0.32-kvpressure.txt"])
 def recorded(request: pytest.FixtureRequest) -> Scrape:
-    path = RECORDED / request.param
-    if not path.exists():
-        pytest.skip(f"{path.name} is not at hand; set EBBTIDE_ENGINE_METRICS to a folder with recorded scrapes")
-    return Scrape(path.read_text())
+    return Scrape(recorded_scrape(request.param))
 
 
 def test_all_that_an_operator_reads_of_vllm_is_there() -> None:

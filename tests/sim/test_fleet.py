@@ -1,17 +1,21 @@
 """The virtual fleet: nothing is lost, GPUs are billed while held, and a policy sees only what Prometheus would show."""
 
+import itertools
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from ebbtide.errors import ConfigurationError
 from ebbtide.model.plan import ScaleAction
 from ebbtide.model.reasons import Code, Reason
 from ebbtide.model.snapshot import PodPhase, Quality, Snapshot
-from ebbtide.model.spec import TargetRef
-from ebbtide.sim.fleet import FleetSettings, FleetSimulation, simulate
+from ebbtide.model.spec import TargetRef, VariantSpec
+from ebbtide.sim.engine import Request
+from ebbtide.sim.fleet import FleetSettings, FleetSimulation, ServiceScenario, simulate
+from ebbtide.sim.profiles import profile
 from ebbtide.sim.static import hold, static_peak
-from tests.sim.fleets import a_scenario, a_service, steady_requests
+from tests.sim.fleets import a_pool, a_scenario, a_service, steady_requests
 
 
 class ScriptedPolicy:
@@ -103,6 +107,47 @@ def test_the_static_peak_is_the_fewest_replicas_that_reach_the_share() -> None:
     one_gpu_less = a_scenario(service, duration_s=60.0, gpus=peak.replicas["a100"] - 1)
     with pytest.raises(ConfigurationError, match="give the pools more GPUs"):
         static_peak(one_gpu_less, service, 0.97)
+
+
+def two_variants(requests: tuple[Request, ...], most: dict[str, int]) -> ServiceScenario:
+    """`a100` is declared first; one H100 of `h100` carries about as much as three of them."""
+    one = a_service(requests)
+    variants = tuple(
+        VariantSpec(
+            name=name,
+            pool=name,
+            target=TargetRef("apps/v1", "Deployment", name),
+            gpus_per_replica=1,
+            max_replicas=count,
+        )
+        for name, count in most.items()
+    )
+    return msgspec.structs.replace(
+        one,
+        spec=msgspec.structs.replace(one.spec, variants=variants),
+        profiles={"a100": one.profiles["a100"], "h100": profile("8B", "NVIDIA-H100-80GB-HBM3")},
+        startup_s=dict.fromkeys(most, (30.0, 30.0)),
+        gpus_per_replica=dict.fromkeys(most, 1),
+    )
+
+
+@pytest.mark.parametrize("most", [{"a100": 4, "h100": 2}, {"a100": 4, "h100": 1}], ids=["room for two", "bound to one"])
+def test_the_static_peak_is_the_fewest_replicas_over_all_mixes_within_the_declared_bounds(most: dict[str, int]) -> None:
+    """Tried one by one: filling the variant that is declared first would take more where the second is stronger."""
+    service = two_variants(steady_requests(65.0, 40.0, output_tokens=200), most)
+    scenario = a_scenario(service, duration_s=40.0)
+    scenario.pools["h100"] = (a_pool("h100"), 1, 8)
+    meeting = []
+    for a100, h100 in itertools.product(range(most["a100"] + 1), range(most["h100"] + 1)):
+        fleet = msgspec.structs.replace(service, start_replicas={"a100": a100, "h100": h100})
+        (result,) = simulate(msgspec.structs.replace(scenario, services=(fleet,)), hold)
+        if a100 + h100 and result.met_both >= 0.97:
+            meeting.append((a100, h100))
+    peak = static_peak(scenario, service, 0.97)
+    assert sum(peak.replicas.values()) == min(map(sum, meeting))
+    assert (peak.replicas["a100"], peak.replicas["h100"]) in meeting
+    assert peak.replicas["h100"] > 0, "the second variant is worth it"
+    assert sum(peak.replicas.values()) < min(a100 for a100, h100 in [*meeting, (99, 0)] if h100 == 0)
 
 
 def test_a_run_ends_even_when_nothing_ever_becomes_ready() -> None:

@@ -57,6 +57,27 @@ def test_a_seed_gives_the_same_requests_and_another_seed_others() -> None:
     assert requests(chat, SIX_MINUTES_S, 1) != requests(chat, SIX_MINUTES_S, 2)
 
 
+def test_start_ups_take_from_half_a_minute_to_a_whole_one() -> None:
+    """Drawn from the whole range, not from its quick end: over some seeds both ends are come near to."""
+    drawn = [service.startup_s for seed in range(1, 30) for service in services(FOUR_MINUTES_S, seed)]
+    assert all(30.0 <= startup_s <= 60.0 for startup_s in drawn)
+    assert min(drawn) < 31.0
+    assert max(drawn) > 59.0
+    assert sum(startup_s > 45.0 for startup_s in drawn) > len(drawn) / 3
+
+
+def test_the_mixes_of_chat_differ_in_price_and_place_and_not_in_strength() -> None:
+    """So that the fewest replicas, the fewest GPU-hours and the cheapest mix are one fleet: the reference is fair."""
+    fleet = scenario(FOUR_MINUTES_S, 1)
+    chat = fleet.services[0]
+    owned, rented = (fleet.pools[variant.pool][0] for variant in chat.spec.variants)
+    assert len(set(map(repr, chat.profiles.values()))) == 1
+    assert set(chat.gpus_per_replica.values()) == {1}
+    assert owned.price is not None
+    assert rented.price is not None
+    assert owned.price.per_gpu_hour < rented.price.per_gpu_hour
+
+
 def test_five_services_show_two_pools_tensorrt_zero_recommend_and_a_conflict() -> None:
     shown = services(SIX_MINUTES_S, 1)
     assert len(shown[0].variants) == 2
@@ -80,6 +101,8 @@ def test_the_scaled_services_meet_97_percent_with_three_quarters_of_the_static_g
     pace = FleetSettings(scrape_s=1.0, rate_window_s=15.0, cycle_s=3.0)
     results = simulate(fleet, EbbtidePolicy(), pace)[:3]
     static = [static_peak(fleet, service, 0.97) for service in fleet.services[:3]]
+    for peak, service in zip(static, fleet.services, strict=False):  # the same bounds for both
+        assert all(peak.replicas[variant.name] <= variant.max_replicas for variant in service.spec.variants)
     late = sum(result.requests_after_60s for result in results)
     met = sum(result.met_both_after_60s * result.requests_after_60s for result in results)
     assert met / late >= 0.975

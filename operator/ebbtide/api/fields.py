@@ -1,9 +1,9 @@
 """The scalar types that the API's fields are made of: durations, money, names, each with its bound and its check.
 
-Decides which texts are well formed, and with which words a wrong one is refused. Two means, never both for one fault,
-so that each can be shown to matter:
-- a `pattern` where a person can read the expression itself (a duration, an amount);
-- a CEL rule where only words explain what is allowed (a cron line, a URL); its message quotes the value.
+Decides which texts are well formed, and with which words a wrong one is refused: what a person writes is checked by a
+CEL rule, whose message says what is allowed and quotes the value. A `pattern` would show a regular expression, so that
+in the CRDs only what Ebbtide itself writes into a status has one. A rule looks at the form before
+it reads the text as a number, because "type conversion error" is nothing that a person can act on.
 
 Must never hold a number type: money and rates are decimal strings, because a float does not survive a round trip.
 """
@@ -19,7 +19,7 @@ MOST_REPLICAS = 10000
 MOST_ATTAINMENT = "99.999"  # percent; of more, no number of requests that is ever seen could tell
 
 # 999999h999999h is below Go's longest duration (2562047h), so that `duration()` in a rule cannot overflow
-DURATION_PATTERN = r"^([0-9]{1,6}(\.[0-9]{1,3})?(ms|s|m|h))+$"
+_DURATION = r"^([0-9]{1,6}(\.[0-9]{1,3})?(ms|s|m|h))+$"
 DECIMAL_PATTERN = r"^[0-9]+(\.[0-9]+)?$"
 _DNS_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _DNS_SUBDOMAIN = rf"^{_DNS_LABEL}([.]{_DNS_LABEL})*$"
@@ -71,24 +71,32 @@ def rules(*each: dict[str, str]) -> dict[str, Any]:
     return {RULES: list(each)}
 
 
-def duration(least: str, most: str) -> FieldInfo:
-    """A Go duration from `least` to `most`, both included."""
-    allowed = f"must be a duration from {least} to {most}, such as 500ms, 30s or 1m30s"
-    expression = f"duration(self) >= duration('{least}') && duration(self) <= duration('{most}')"
-    field: FieldInfo = Field(
-        max_length=16, pattern=DURATION_PATTERN, json_schema_extra=rules(check(expression, allowed))
-    )
-    return field
+def duration(least: str, most: str, such_as: str) -> FieldInfo:
+    """A Go duration from `least` to `most`, both included; `such_as` are two of them."""
+    in_range = f"duration(self) >= duration('{least}') && duration(self) <= duration('{most}')"
+    return quantity(_DURATION, 16, f"must be a duration from {least} to {most}, such as {such_as}", in_range)
 
 
 def decimal(above: str, most: str, meaning: str) -> FieldInfo:
     """A decimal string above `above` and at most `most`; `meaning` completes "must be a decimal string, ..."."""
+    in_range = f"double(self) > {float(above)} && double(self) <= {float(most)}"
     allowed = f"must be a decimal string, {meaning}, above {above} and at most {most}"
-    expression = f"double(self) > {float(above)} && double(self) <= {float(most)}"
-    field: FieldInfo = Field(
-        max_length=16, pattern=DECIMAL_PATTERN, json_schema_extra=rules(check(expression, allowed))
-    )
+    return quantity(DECIMAL_PATTERN, 16, allowed, in_range)
+
+
+def quantity(form: str, max_length: int, allowed: str, in_range: str) -> FieldInfo:
+    """A text that is read as a number: of the form of a regular expression and, by a CEL expression, in range.
+
+    The operator checks the form once more as it reads (`pattern`), for objects that were stored before the rule was.
+    """
+    expression = f"{matches(form)} && {in_range}"
+    field: FieldInfo = Field(max_length=max_length, pattern=form, json_schema_extra=rules(check(expression, allowed)))
     return field
+
+
+def matches(form: str) -> str:
+    """The CEL expression for "this string is of the form"."""
+    return f"self.matches({cel_text(form)})"
 
 
 def constant(why: str) -> dict[str, str]:
@@ -100,7 +108,7 @@ def constant(why: str) -> dict[str, str]:
 
 def matching(expression: str, max_length: int, allowed: str, *more: dict[str, str]) -> FieldInfo:
     """A string that matches the regular expression, refused in words: `allowed; got "..."`; `more` rules may follow."""
-    extra = rules(check(f"self.matches({cel_text(expression)})", allowed), *more)
+    extra = rules(check(matches(expression), allowed), *more)
     field: FieldInfo = Field(max_length=max_length, json_schema_extra=extra)
     return field
 
@@ -150,7 +158,7 @@ def _backward_ranges() -> str:
 Decimal = Annotated[str, Field(max_length=16, pattern=DECIMAL_PATTERN)]
 """A decimal string that the operator writes into a status."""
 
-Money = Annotated[str, decimal("0", "10000", "such as 2.50")]
+Money = Annotated[str, decimal("0", "10000", "such as 0.50 or 2.50")]
 """An amount of money for one GPU-hour, next to its currency."""
 
 Rate = Annotated[str, decimal("0", "100000", "such as 4.5")]
@@ -158,15 +166,12 @@ Rate = Annotated[str, decimal("0", "100000", "such as 4.5")]
 
 Percent = Annotated[
     str,
-    Field(
-        max_length=8,
-        pattern=DECIMAL_PATTERN,
-        json_schema_extra=rules(
-            check(
-                f"double(self) > 0.0 && double(self) <= {MOST_ATTAINMENT}",
-                f"must be a percentage above 0 and at most {MOST_ATTAINMENT} as a decimal string, such as 99 or 99.9",
-            )
-        ),
+    quantity(
+        DECIMAL_PATTERN,
+        8,
+        f"must be a percentage above 0 and at most {MOST_ATTAINMENT} as a decimal string without a percent sign, "
+        "such as 99 or 99.9",
+        f"double(self) > 0.0 && double(self) <= {MOST_ATTAINMENT}",
     ),
 ]
 

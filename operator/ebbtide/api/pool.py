@@ -52,7 +52,7 @@ class PriceWindow(ApiModel):
     """When the window opens, as five cron fields in timeZone, up to 100 characters, such as "0 22 * * *". Required."""
     time_zone: TimeZone
     """Name of an IANA time zone in which cron is meant, such as UTC or Europe/Berlin, up to 64 characters. Required."""
-    duration: Annotated[str, duration("1m", "168h")]
+    duration: Annotated[str, duration("1m", "168h", "8h or 1h30m")]
     """How long the window stays open, as a duration from 1m to 168h, across midnight too. Required."""
     per_gpu_hour: Annotated[Money, Field(alias="perGPUHour")]
     """Price of one GPU for an hour inside the window in the currency of the pool, as a decimal string above 0 and up to
@@ -142,7 +142,7 @@ class GPUPoolSpec(ApiModel):
     """What the GPUs cost. Unset: the price is unknown, and nothing is scaled up in this pool."""
     limits: Limits | None = None
     """How large the pool may become. Unset: no limit beyond what exists (Static) or comes (Autoscaled)."""
-    node_lead_time: Annotated[str, duration("0s", "24h")] = "4m"
+    node_lead_time: Annotated[str, duration("0s", "24h", "90s or 4m")] = "4m"
     """Time from a waiting pod to a node that is ready for it, as a duration from 0s to 24h, until it has been measured.
     Unset: 4m."""
 

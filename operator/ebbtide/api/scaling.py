@@ -28,7 +28,7 @@ ACTIVATOR_METRICS = ("llm_d_epp_flow_control_queue_size", "inference_extension_f
 class Up(ApiModel):
     """How fast the service may grow."""
 
-    delay: Annotated[str, duration("0s", "1h")] = "0s"
+    delay: Annotated[str, duration("0s", "1h", "30s or 1m30s")] = "0s"
     """How long more replicas must be wanted before any is added, as a duration from 0s to 1h. Unset: 0s."""
     max_per_minute: Annotated[int, Field(ge=1, le=MOST_REPLICAS)] = 60
     """Most replicas added within a minute over all variants, 1 to 10000. Unset: 60."""
@@ -37,7 +37,7 @@ class Up(ApiModel):
 class Down(ApiModel):
     """How fast the service may shrink."""
 
-    delay: Annotated[str, duration("0s", "24h")] = "5m"
+    delay: Annotated[str, duration("0s", "24h", "30s or 1h30m")] = "5m"
     """How long fewer replicas must be enough before any is removed, as a duration from 0s to 24h. Unset: 5m."""
     max_per_minute: Annotated[int, Field(ge=1, le=MOST_REPLICAS)] = 10
     """Most replicas removed within a minute over all variants, 1 to 10000. Unset: 10."""
@@ -66,7 +66,7 @@ class ActivatorRef(ApiModel):
 class ScaleToZero(ApiModel):
     """To zero when idle, and back when the gateway holds a request."""
 
-    after: Annotated[str, duration("1s", "168h")] = "10m"
+    after: Annotated[str, duration("1s", "168h", "10m or 1h30m")] = "10m"
     """How long no request may have arrived before the last replica is removed, as a duration from 1s to 168h.
     Unset: 10m."""
     activator: ActivatorRef

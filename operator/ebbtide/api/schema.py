@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ebbtide.api.fields import RULES, matches
 from ebbtide.errors import EbbtideError
 
 Schema = dict[str, Any]
@@ -81,11 +82,16 @@ def _without_null(node: Schema, definitions: dict[str, Schema]) -> Schema:
 
 
 def _tidy(node: Schema) -> None:
-    """Defaults that say nothing go. An object's default is written out, because the server checks rules on it."""
+    """Defaults that say nothing go. An object's default is written out, because the server checks rules on it.
+
+    A pattern that a rule holds too goes: the rule refuses the same in words that a person can act on.
+    """
     if "default" in node:
         node["default"] = _said(node["default"])
         if node["default"] in (None, [], {}):
             del node["default"]
+    if any(matches(node.get("pattern", "")) in each["rule"] for each in node.get(RULES, ())):
+        del node["pattern"]
     if "description" in node:
         node["description"] = " ".join(str(node["description"]).split())
 

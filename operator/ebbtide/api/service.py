@@ -11,11 +11,11 @@ from pydantic import Field
 from ebbtide.api.fields import (
     ApiModel,
     Percent,
-    check,
     duration,
     filled,
     keyed_by,
     matching,
+    quantity,
     rule,
     rules,
 )
@@ -41,12 +41,11 @@ class Model(ApiModel):
     parameters: (
         Annotated[
             str,
-            Field(
-                max_length=16,
-                pattern=r"^[0-9]+(\.[0-9]+)?[MB]$",
-                json_schema_extra=rules(
-                    check("self.matches('[1-9]')", "must be a number of weights above 0, such as 500M or 70B")
-                ),
+            quantity(
+                r"^[0-9]+(\.[0-9]+)?[MB]$",
+                16,
+                "must be a number of weights above 0 in millions (M) or billions (B), in capitals, such as 500M or 70B",
+                in_range="self.matches('[1-9]')",
             ),
         ]
         | None
@@ -59,9 +58,9 @@ class Model(ApiModel):
 class Objectives(ApiModel):
     """Latency that a request should have. It meets both when each of its two latencies is within the objective."""
 
-    time_to_first_token: Annotated[str, duration("1ms", "1h")] = "1s"
+    time_to_first_token: Annotated[str, duration("1ms", "1h", "500ms or 2s")] = "1s"
     """Longest time from the arrival of a request to its first token, as a duration from 1ms to 1h. Unset: 1s."""
-    inter_token_latency: Annotated[str, duration("1ms", "1m")] = "50ms"
+    inter_token_latency: Annotated[str, duration("1ms", "1m", "50ms or 0.1s")] = "50ms"
     """Longest mean time between two output tokens of a request, as a duration from 1ms to 1m. Unset: 50ms."""
     attainment: Percent = "99"
     """Share of requests that should meet both objectives, in percent as a decimal string above 0 and at most 99.999,

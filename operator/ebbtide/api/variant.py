@@ -116,8 +116,9 @@ _VARIANT_RULES = rules(
             "has(self.engine) ? 'both' : 'neither'",
         ),
     ),
+    # below 0 the maximum is what is wrong, and its own bound says so
     rule(
-        "self.minReplicas <= self.maxReplicas",
+        "self.maxReplicas < 0 || self.minReplicas <= self.maxReplicas",
         "minReplicas must be at most maxReplicas",
         say=filled(
             "minReplicas %d of variant %s must be at most its maxReplicas %d",
@@ -159,7 +160,7 @@ class Variant(ApiModel, json_schema_extra=_VARIANT_RULES):
     """GPUs of one replica, 1 to 1024. Unset: 1 for an engine block; for a target the sum in its pod template."""
     min_replicas: Annotated[int, Field(ge=0)] = 0
     """Fewest replicas of this variant, 0 to maxReplicas. Unset: 0."""
-    max_replicas: Annotated[int, Field(le=MOST_REPLICAS)] = 100
-    """Most replicas of this variant, minReplicas to 10000; 0 takes it out of use. Unset: 100."""
+    max_replicas: Annotated[int, Field(ge=0, le=MOST_REPLICAS)] = 100
+    """Most replicas of this variant, 0 to 10000 and at least minReplicas; 0 takes it out of use. Unset: 100."""
     capacity: Capacity | None = None
     """What one replica was measured to carry. Unset: estimated from model.parameters and the pool's accelerator."""

@@ -5,6 +5,7 @@ import contextlib
 import shlex
 import shutil
 import signal
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from ebbtide.errors import ConfigurationError
 from ebbtide.sandbox.demo import Demo, DemoOptions, View, start_sandbox
 from ebbtide.sandbox.sandbox import Sandbox
 from ebbtide.sim import showcase
+from ebbtide.sim.fleet import ServiceScenario
 from ebbtide.sim.load import generate
+from ebbtide.sim.playable import answerable, lowered
 from ebbtide.sim.requests import Request
 from ebbtide.sim.static import StaticPeak, static_peak
 from ebbtide.sim.traces import RateTrace, read_trace, scaled, window
@@ -67,7 +70,7 @@ def demo(duration: float, seed: int, trace: Path | None, plain: bool, json_path:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _PLAIN_WIDTH
-    chat = None if trace is None else _trace_requests(trace, duration, seed)
+    chat = None if trace is None else _trace_requests(trace, duration, seed, console)
     options = DemoOptions(duration_s=duration, seed=seed, chat_requests=chat)
     with ProcessPoolExecutor(max_workers=1) as aside:
         static = aside.submit(_static_references, options)
@@ -86,22 +89,55 @@ def _static_references(options: DemoOptions) -> dict[str, StaticPeak]:
     return {service.spec.name: static_peak(scenario, service, STATIC_SHARE) for service in services}
 
 
-def _trace_requests(path: Path, duration_s: float, seed: int) -> tuple[Request, ...]:
+def _trace_requests(path: Path, duration_s: float, seed: int, console: Console) -> tuple[Request, ...]:
     """The chat service's load from a file: a rate curve is squeezed into the duration, requests keep their times.
 
-    Both are scaled to the height of the shipped load, because the fleet's size is given.
+    Both are scaled to the height of the shipped load, because the fleet's size is given, and lowered where its requests
+    are heavier than the shipped ones. What is too long for the fleet is left out. Both are said.
     """
+    scenario = showcase.scenario(duration_s, seed)
+    chat = scenario.services[0]
+    load = _load_by_height(path, duration_s, seed, chat, console)
+    height, found = lowered(scenario, chat, load, STATIC_SHARE)
+    if height < 1.0:
+        console.print(
+            f"[dim]· --trace {path.name}: played at {height:.0%} of the shipped load's height, "
+            f"{len(found) / duration_s:.1f} requests/s on average: of more the fleet's largest size does not "
+            f"meet {STATIC_SHARE:.0%}[/]"
+        )
+    return found
+
+
+def _load_by_height(
+    path: Path, duration_s: float, seed: int, chat: ServiceScenario, console: Console
+) -> Callable[[float], Sequence[Request]]:
     peak = showcase.services(duration_s, seed)[0].shape.peak_rate
     trace = read_trace(path)
     if isinstance(trace, RateTrace):
-        found = generate(trace.shape().fitted(duration_s, peak), showcase.LENGTHS, duration_s, seed)
-        if not found:
+        shape = trace.shape()
+        if shape.peak_rate <= 0.0:
             raise ConfigurationError(f"--trace {path}: its rate is 0 all the time: there is nothing to scale")
-        return tuple(found)
+        return lambda height: generate(shape.fitted(duration_s, height * peak), showcase.LENGTHS, duration_s, seed)
     first = window(trace.requests, 0.0, duration_s)
     if not first:
         raise ConfigurationError(f"--trace {path}: it has no requests in its first {format_duration(duration_s)}")
-    return tuple(scaled(first, peak / 2 * duration_s / len(first), duration_s, seed))
+    engine = next(iter(chat.profiles.values()))
+    kept = answerable(first, engine, chat.spec.objectives)
+    too_long = (
+        f"more than {engine.max_model_tokens} tokens, or more than {format_duration(chat.spec.objectives.ttft_s / 2)} "
+        "to the first token, half of the objective, with nothing else to do"
+    )
+    if not kept:
+        raise ConfigurationError(
+            f"--trace {path}: each of its {len(first)} requests is too long for the demo's replicas ({too_long}): "
+            "use a trace with shorter prompts"
+        )
+    if len(kept) < len(first):
+        console.print(
+            f"[dim]· --trace {path.name}: {len(first) - len(kept)} of {len(first)} requests are left out as too long "
+            f"for the demo's replicas ({too_long})[/]"
+        )
+    return lambda height: scaled(kept, height * peak / 2 * duration_s / len(kept), duration_s, seed)
 
 
 async def _run(

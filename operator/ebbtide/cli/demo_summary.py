@@ -91,8 +91,9 @@ def together_sentence(document: dict[str, Any], static_share: float) -> str:
         f"Scaled by Ebbtide: {', '.join(joined.names)}. Together {joined.met_both_after_60s * 100:.1f} % of their "
         f"requests met both after the first minute ({joined.met_both * 100:.1f} % of all) with "
         f"{joined.share_of_static * 100:.0f} % of the GPU-hours of the "
-        f"smallest static fleet that reaches {static_share * 100:.0f} % ({joined.gpu_hours:.2f} of "
-        f"{joined.static_peak_gpu_hours:.2f}). Not among them: {', '.join(others) or 'none'}."
+        f"static fleets of the fewest replicas that reach {static_share * 100:.0f} % within the same bounds "
+        f"({joined.gpu_hours:.2f} of {joined.static_peak_gpu_hours:.2f}). "
+        f"Not among them: {', '.join(others) or 'none'}."
     )
 
 

@@ -40,11 +40,11 @@ def _notice(variant: VariantDraft, now_s: float) -> VariantMemory:
             last_seen_replicas=coming.replicas if coming else spec,
             reversions=(),
             adopted_replicas=None,
-            write_at=ours.at if ours else 0.0,
+            write_at=ours.at if ours else None,
             write_by=0,
         )
     expected, write_at, write_by = memory.last_seen_replicas, memory.write_at, memory.write_by
-    if ours is not None and ours.at > write_at:
+    if ours is not None and (write_at is None or ours.at > write_at):
         write_by = ours.replicas - expected if expected is not None else 0
         expected = ours.replicas if ours.done else expected
         write_at = ours.at
@@ -58,8 +58,9 @@ def _notice(variant: VariantDraft, now_s: float) -> VariantMemory:
         else:
             # Once for each write of ours: a person who corrects a first try by hand reverts nothing anew; nor does
             # who goes further the same way.
-            undone = (spec - expected) * write_by <= 0 and now_s - write_at < REVERSION_WINDOW_S
-            if undone and (not reversions or reversions[-1] < write_at):
+            lately = write_at is not None and now_s - write_at < REVERSION_WINDOW_S
+            undone = lately and (spec - expected) * write_by <= 0
+            if undone and (not reversions or write_at is None or reversions[-1] < write_at):
                 reversions = (*reversions, round(now_s, 1))[-4:]
             changes = {"drifted_at": round(now_s, 1), "drifted_by": spec - expected, "adopted_replicas": spec}
     changes |= {"last_seen_replicas": spec, "write_at": write_at, "write_by": write_by, "reversions": reversions}

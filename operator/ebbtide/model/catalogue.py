@@ -288,8 +288,10 @@ _WRITERS = {
     ),
     Code.WRITE_REFUSED: Entry(
         (DECISION, "Acting", "TargetResolved", "Ready"),
-        "The API server refused a write of Ebbtide's, or the object belongs to somebody else.",
-        "The message quotes the refusal; for missing rights compare with `manifests/rbac.yaml`.",
+        "The API server refused a write of Ebbtide's, it failed three times or more in a row, or the object belongs to "
+        "somebody else.",
+        "The message quotes the API server; for missing rights compare with `manifests/rbac.yaml`, for a webhook that "
+        "cannot be called mend or remove it.",
     ),
 }
 

@@ -1,5 +1,8 @@
 """Says on the service what became of writes that only a person can help: forbidden, invalid, somebody else's, failed.
 
+A write without an answer, or with "later" (HTTP 5xx, 429), passes by itself, so it is only tried again. Where it fails
+`_IN_A_ROW` times in a row it does not: a dead fail-closed webhook answers HTTP 500 for as long as nobody mends it.
+
 The plan is made before anything is written, so its condition `Acting` cannot know of a refusal. This adds it to what
 is reported, for as long as the write stays refused; the plan itself, which is recorded and replayed, is not touched.
 """
@@ -12,8 +15,12 @@ import msgspec
 from ebbtide.model.plan import Condition, ConditionStatus, Plan, ServicePlan
 from ebbtide.model.reasons import Code
 
-# The others pass by themselves: a conflict or no answer is tried again with the next cycle
+# The others pass by themselves: after a conflict the next cycle plans again from what it sees
 _FOR_PEOPLE = frozenset({"forbidden", "invalid", "foreign", "failed"})
+_UNANSWERED = "retry"
+_IN_A_ROW = 3
+# One write may be tried but once a minute (upMaxPerMinute), so that a pause of two minutes ends no row; the third does
+_ROW_ENDS_AFTER_S = 180.0
 
 
 class Written(Protocol):
@@ -40,28 +47,57 @@ class Written(Protocol):
         """For people."""
 
 
+_Key = tuple[str, str, str]  # (service, what, variant)
+
+
+class _Row(msgspec.Struct, frozen=True):
+    """A write that failed `times` in a row, the last time at `at_s` (unix seconds)."""
+
+    times: int
+    at_s: float
+    last: Written
+
+
 class Refusals:
-    """Remembers refused writes: a scale write until the next cycle, others until the same object is looked at again."""
+    """Remembers refused writes: a scale write until the next cycle, others until the same object is looked at again.
+
+    One that goes on failing is remembered until it succeeds, or was not tried for `_ROW_ENDS_AFTER_S`.
+    """
 
     def __init__(self) -> None:
-        self._refused: dict[tuple[str, str, str], Written] = {}  # (service, what, variant)
+        self._refused: dict[_Key, Written] = {}
+        self._rows: dict[_Key, _Row] = {}
 
     def added(self, plan: Plan, results: Iterable[Written]) -> Plan:
         """The plan as it is to be reported after its writes."""
         served = {service.key for service in plan.services}
         self._refused = {key: item for key, item in self._refused.items() if key[0] in served and key[1] != "scale"}
+        self._rows = {
+            key: row for key, row in self._rows.items() if key[0] in served and plan.at - row.at_s < _ROW_ENDS_AFTER_S
+        }
         for result in results:
-            key = (result.service, result.what, result.variant)
-            if result.outcome in _FOR_PEOPLE:
-                self._refused[key] = result
-            else:
-                self._refused.pop(key, None)
-        if not self._refused:
+            self._note(result, plan.at)
+        if not self._refused and not self._rows:
             return plan
         return msgspec.structs.replace(plan, services=tuple(self._said(service) for service in plan.services))
 
+    def _note(self, result: Written, now_s: float) -> None:
+        key = (result.service, result.what, result.variant)
+        if result.outcome in _FOR_PEOPLE:
+            self._refused[key] = result
+        else:
+            self._refused.pop(key, None)
+        row = self._rows.pop(key, None)
+        if result.outcome == _UNANSWERED:
+            self._rows[key] = _Row(1 if row is None else row.times + 1, now_s, result)
+
+    def _told(self, service: str) -> list[Written]:
+        """What a person must know of one service's writes, in the order of what and variant."""
+        found = {key: row.last for key, row in self._rows.items() if row.times >= _IN_A_ROW} | self._refused
+        return [item for key, item in sorted(found.items(), key=lambda each: each[0]) if key[0] == service]
+
     def _said(self, service: ServicePlan) -> ServicePlan:
-        refused = [item for key, item in sorted(self._refused.items()) if key[0] == service.key]
+        refused = self._told(service.key)
         if not refused:
             return service
         service = _unbuilt(service, [item for item in refused if item.what == "deployment"])
@@ -69,13 +105,18 @@ class Refusals:
             "Acting",
             ConditionStatus.FALSE,
             Code.WRITE_REFUSED.value,
-            "; ".join(item.message for item in refused),
+            "; ".join(_words(item) for item in refused),
         )
         conditions = tuple(
             told if item.type == "Acting" and item.status is ConditionStatus.TRUE else item
             for item in service.conditions
         )
         return msgspec.structs.replace(service, conditions=conditions)
+
+
+def _words(item: Written) -> str:
+    """The number of tries is not in it: each would be another text, and another write of the status."""
+    return f"failed {_IN_A_ROW} times or more: {item.message}" if item.outcome == _UNANSWERED else item.message
 
 
 def _unbuilt(service: ServicePlan, refused: list[Written]) -> ServicePlan:
@@ -88,7 +129,7 @@ def _unbuilt(service: ServicePlan, refused: list[Written]) -> ServicePlan:
         return service
     code = Code.TEMPLATE_REFUSED if invalid else Code.WRITE_REFUSED
     fix = "; correct the variant's engine block, its podTemplate above all" if invalid else ""
-    text = "; ".join(f"variant {item.variant}: {item.message}" for item in invalid or refused) + fix
+    text = "; ".join(f"variant {item.variant}: {_words(item)}" for item in invalid or refused) + fix
     conditions = tuple(
         Condition(item.type, ConditionStatus.FALSE, code.value, text) if _hides(item, bool(invalid)) else item
         for item in service.conditions

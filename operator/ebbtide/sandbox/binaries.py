@@ -51,11 +51,22 @@ def resolve(
     Raises ConfigurationError for an unknown minor, ChecksumError for a download that is not what its release says,
     and SandboxError, with everything that was tried, when a binary cannot be had.
     """
-    finder = _Finder(minor, settings or BinarySettings(), progress)
+    settings = settings or BinarySettings()
+    finder = _Finder(minor, settings, progress)
     found: dict[str, Path] = {}
     for tool in tools(minor):
         found |= finder.find(tool)
+    if settings.assets is not None and not any(path.parent == settings.assets for path in found.values()):
+        progress(f"KUBEBUILDER_ASSETS: {_why_unused(settings.assets, minor)}: passed over")
     return found
+
+
+def _why_unused(assets: Path, minor: str) -> str:
+    """Nobody names a folder in order that nothing of it is used."""
+    if not assets.is_dir():
+        return f"{assets} is no folder"
+    names = ", ".join(binary.name for tool in tools(minor) for binary in tool.binaries)
+    return f"{assets} has no executable that Kubernetes {minor} needs ({names})"
 
 
 class _Finder:

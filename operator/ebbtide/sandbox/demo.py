@@ -218,7 +218,7 @@ class Demo:
 
     async def _until_ready(self) -> None:
         expected = sum(start for service in self.services for _, _, start in service.variants)
-        self._progress(f"waiting for {expected} engine pods to load their models (up to 50 s)")
+        self._progress(f"waiting for {expected} engine pods to load their models (up to a minute)")
         deadline_s = monotonic_s() + _FLEET_READY_TIMEOUT_S
         while monotonic_s() < deadline_s:
             pods = await self._client.get(f"/api/v1/namespaces/{NAMESPACE}/pods")
