@@ -22,7 +22,7 @@ from ebbtide.sim.exposition import vllm_text
 from ebbtide.sim.load import Constant, Lengths
 from ebbtide.sim.profiles import EngineProfile
 from ebbtide.sim.requests import Outcome
-from ebbtide.sim.scrape import PodScrapes
+from ebbtide.sim.scrape import PodScrapes, sample_of
 from tests.shell.fake_engine import engines
 from tests.sim.known import KNOWN
 
@@ -143,16 +143,16 @@ def brief(seed: int) -> streams.Stream:
 
 async def test_the_operator_reads_a_scraped_page_as_simulated_fleets_read_their_engines() -> None:
     """Two ways to the same readings: text, PromQL rules and the observe layer here, `sim.scrape` there."""
-    engine, scrapes, pages = Engine(KNOWN, 1), PodScrapes(float(WINDOW_S)), []
+    engine, scrapes, pages = Engine(KNOWN, 1), PodScrapes(float(WINDOW_S), KNOWN.kv_tokens, None), []
     for second in range(1, 61):
         engine.submit(Request(second, float(second), 100, 40), float(second))
         engine.advance(float(second))
-        scrapes.scrape(engine, float(second))
+        scrapes.add(sample_of(engine, float(second)))
         pages.append(Page(float(second), vllm_text(engine, "model", 0.0)))
     settings = PrometheusSettings(rate_window_s=WINDOW_S)
     metrics = EngineMetrics(ScrapedPrometheus(pages, settings), settings)  # type: ignore[arg-type]
     await metrics.collect({f"bench/{POD}"}, 60.5)
-    read, simulated = metrics.snapshot().engine(f"bench/{POD}", 60.5), scrapes.readings(engine, 60.5)
+    read, simulated = metrics.snapshot().engine(f"bench/{POD}", 60.5), scrapes.readings(60.5)
 
     assert read is not None
     assert simulated is not None

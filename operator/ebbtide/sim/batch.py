@@ -69,6 +69,11 @@ class Batch:
         """
         return min(self.kv_tokens + len(self.running) * self._unused_tokens, float(self._profile.kv_tokens))
 
+    @property
+    def prefilling_tokens(self) -> int:
+        """Prompt tokens of running sequences that are yet to be computed."""
+        return sum(sequence.prefill_left for sequence in self._prefilling.values())
+
     def fits(self, prompt_tokens: int, growth_tokens: int = 0) -> bool:
         """Whether a prompt could be admitted once what runs has grown by `growth_tokens`."""
         if len(self.running) >= self._profile.max_num_seqs:

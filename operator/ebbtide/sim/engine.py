@@ -80,6 +80,16 @@ class Engine:
         return min(1.0, (self._batch.taken_tokens + self._partial_tokens()) / self.profile.kv_tokens)
 
     @property
+    def queued_prompt_tokens(self) -> int:
+        """Tokens that those who wait have yet to compute."""
+        return sum(sequence.prefill_left for sequence in self._batch.waiting)
+
+    @property
+    def scheduled_prompt_tokens(self) -> int:
+        """Tokens of admitted prompts that are yet to be computed."""
+        return self._batch.prefilling_tokens
+
+    @property
     def counters(self) -> Counters:
         """Totals at the time of the last call; a copy."""
         totals = self._counters

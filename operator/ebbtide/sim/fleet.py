@@ -30,7 +30,7 @@ from ebbtide.model.spec import PoolSpec, ServiceSpec
 from ebbtide.sim.cluster import Pod, VariantFleet, VirtualCluster
 from ebbtide.sim.engine import Outcome, Request
 from ebbtide.sim.profiles import EngineProfile
-from ebbtide.sim.scrape import PodScrapes
+from ebbtide.sim.scrape import PodScrapes, sample_of
 
 TICK_S = 0.5
 _PERIOD_S = 1.0  # pods are bound, drained and collected this often
@@ -201,12 +201,21 @@ class FleetSimulation:
         for service in self._services:
             for pod in service.pods():
                 if pod.ready_at is not None and pod.ready_at <= now_s:
-                    scrapes = service.scrapes.setdefault(pod.name, PodScrapes(self._settings.rate_window_s))
-                    scrapes.scrape(pod.engine, now_s)
+                    self._scrapes_of(service, pod).add(sample_of(pod.engine, now_s))
             wanted = sum(fleet.replicas for fleet in service.fleets.values())
             ready = sum(pod.serving(now_s) for pod in service.pods())
             load = float(sum(pod.engine.running + pod.engine.waiting for pod in service.pods()) + len(service.held))
             service.timeline.append((now_s, wanted, ready, load))
+
+    def _scrapes_of(self, service: _Service, pod: Pod) -> PodScrapes:
+        found = service.scrapes.get(pod.name)
+        if found is None:
+            profile = pod.engine.profile
+            # vLLM says nowhere how many it lets run at a time
+            most = float(profile.max_num_seqs) if profile.engine == "trtllm" else None
+            found = PodScrapes(self._settings.rate_window_s, profile.kv_tokens, most)
+            service.scrapes[pod.name] = found
+        return found
 
     def _cycle(self, now_s: float) -> None:
         actions = self._decide(self.snapshot(now_s), now_s)
@@ -249,7 +258,7 @@ class FleetSimulation:
     def _variant_state(service: _Service, fleet: VariantFleet, now_s: float) -> VariantState:
         def readings(pod: Pod) -> EngineReadings | None:
             scrapes = service.scrapes.get(pod.name)
-            return scrapes.readings(pod.engine, now_s) if scrapes else None
+            return scrapes.readings(now_s) if scrapes else None
 
         pods = tuple(
             PodState(

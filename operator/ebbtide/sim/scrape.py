@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 from ebbtide.model.snapshot import EngineReadings, Latency, Quality, Reading
 from ebbtide.sim.engine import Engine
-from ebbtide.sim.histogram import Histogram
+from ebbtide.sim.histogram import TOKEN_LATENCY_BOUNDS_S, TTFT_BOUNDS_S, Histogram
 
-_Counts = tuple[tuple[float, ...], float]
+Counts = tuple[tuple[float, ...], float]
+
+MAX_AGE_S = 60.0  # an older value is Stale: the default of the observe layer
 
 
 @dataclass(frozen=True)
@@ -26,59 +28,87 @@ class Sample:
     prompt_tokens: float
     generation_tokens: float
     preempted: float
-    rejected: float
-    ttft: _Counts
-    itl: _Counts
-    tpot: _Counts
+    ttft: Counts
+    itl: Counts
+    tpot: Counts
+    rejected: float = 0.0
+    queued_prompt_tokens: float = 0.0  # of requests that wait; no metric of vLLM, but gateways estimate it
+    scheduled_prompt_tokens: float = 0.0  # of admitted prompts, not yet computed
+
+
+def sample_of(engine: Engine, now_s: float) -> Sample:
+    """What the engine's /metrics say at `now_s`."""
+    counters = engine.counters
+    return Sample(
+        at=now_s,
+        running=engine.running,
+        waiting=engine.waiting,
+        kv_usage=engine.kv_usage,
+        finished=sum(counters.finished.values()),
+        prompt_tokens=counters.prompt_tokens,
+        generation_tokens=counters.generation_tokens,
+        preempted=counters.preemptions,
+        ttft=counts_of(engine.ttft),
+        itl=counts_of(engine.itl),
+        tpot=counts_of(engine.tpot),
+        rejected=counters.rejected,
+        queued_prompt_tokens=engine.queued_prompt_tokens,
+        scheduled_prompt_tokens=engine.scheduled_prompt_tokens,
+    )
+
+
+def counts_of(histogram: Histogram) -> Counts:
+    """A histogram's counts, bucket by bucket, and its sum, as they are now."""
+    return tuple(histogram.counts), histogram.sum
 
 
 class PodScrapes:
-    """The samples of one pod within the rate window."""
+    """The samples of one vLLM pod within the rate window. A sample shows itself `delay_s` after it was taken."""
 
-    def __init__(self, window_s: float) -> None:
+    def __init__(self, window_s: float, kv_tokens: float, max_running: float | None, delay_s: float = 0.0) -> None:
         self._window_s = window_s
-        self._samples: deque[Sample] = deque()
+        self._kv_tokens, self._max_running = kv_tokens, max_running
+        self._delay_s = delay_s
+        self._samples: deque[Sample] = deque()  # those that show, oldest first
+        self._coming: deque[Sample] = deque()
 
-    def scrape(self, engine: Engine, now_s: float) -> None:
-        """Take a sample and forget those that left the window."""
-        counters = engine.counters
-        self._samples.append(
-            Sample(
-                at=now_s,
-                running=engine.running,
-                waiting=engine.waiting,
-                kv_usage=engine.kv_usage,
-                finished=sum(counters.finished.values()),
-                prompt_tokens=counters.prompt_tokens,
-                generation_tokens=counters.generation_tokens,
-                preempted=counters.preemptions,
-                rejected=counters.rejected,
-                ttft=_copy(engine.ttft),
-                itl=_copy(engine.itl),
-                tpot=_copy(engine.tpot),
-            )
-        )
-        while self._samples[0].at < now_s - self._window_s:
-            self._samples.popleft()
+    def add(self, sample: Sample) -> None:
+        """Take a sample, the newest so far."""
+        self._coming.append(sample)
 
-    def readings(self, engine: Engine, now_s: float) -> EngineReadings | None:
-        """What the newest scrapes say at `now_s`; None before the first."""
+    def shown(self, now_s: float) -> Sample | None:
+        """The newest sample that shows at `now_s`; None before the first. Times must not go back."""
+        while self._coming and self._coming[0].at + self._delay_s <= now_s:
+            self._samples.append(self._coming.popleft())
         if not self._samples:
             return None
-        first, last = self._samples[0], self._samples[-1]
+        last = self._samples[-1]
+        while self._samples[0].at < last.at - self._window_s:
+            self._samples.popleft()
+        return last
+
+    def readings(self, now_s: float) -> EngineReadings | None:
+        """What the newest scrapes say at `now_s`; None before the first."""
+        last = self.shown(now_s)
+        if last is None:
+            return None
+        first = self._samples[0]
         age_s = now_s - last.at
+        quality = Quality.FRESH if age_s <= MAX_AGE_S else Quality.STALE
         divisor_s = self._divisor_s()
 
         def rate(before: float, after: float) -> Reading:
             if divisor_s is None:
                 return Reading(quality=Quality.UNKNOWN)
-            return Reading(quality=Quality.FRESH, value=(after - before) / divisor_s, age_s=age_s)
+            return Reading(quality=quality, value=(after - before) / divisor_s, age_s=age_s)
 
         def gauge(value: float) -> Reading:
-            return Reading(quality=Quality.FRESH, value=value, age_s=age_s)
+            return Reading(quality=quality, value=value, age_s=age_s)
 
-        def latency(histogram: Histogram, before: _Counts, after: _Counts) -> Latency | None:
-            return None if divisor_s is None else _latency(histogram.bounds, before, after, divisor_s)
+        def latency(bounds: tuple[float, ...], before: Counts, after: Counts) -> Latency | None:
+            if divisor_s is None or quality is not Quality.FRESH:
+                return None
+            return _latency(bounds, before, after, divisor_s)
 
         in_flight_change = last.running + last.waiting - first.running - first.waiting
         return EngineReadings(
@@ -92,12 +122,11 @@ class PodScrapes:
             generation_tokens=rate(first.generation_tokens, last.generation_tokens),
             rejected=rate(first.rejected, last.rejected),
             preempted=rate(first.preempted, last.preempted),
-            ttft=latency(engine.ttft, first.ttft, last.ttft),
-            itl=latency(engine.itl, first.itl, last.itl),
-            tpot=latency(engine.tpot, first.tpot, last.tpot),
-            kv_tokens=float(engine.profile.kv_tokens),
-            # vLLM says nowhere how many it lets run at a time
-            max_running=float(engine.profile.max_num_seqs) if engine.profile.engine == "trtllm" else None,
+            ttft=latency(TTFT_BOUNDS_S, first.ttft, last.ttft),
+            itl=latency(TOKEN_LATENCY_BOUNDS_S, first.itl, last.itl),
+            tpot=latency(TOKEN_LATENCY_BOUNDS_S, first.tpot, last.tpot),
+            kv_tokens=self._kv_tokens,
+            max_running=self._max_running,
         )
 
     def _divisor_s(self) -> float | None:
@@ -113,14 +142,10 @@ class PodScrapes:
         return self._window_s * span_s / covered_s
 
 
-def _copy(histogram: Histogram) -> _Counts:
-    return tuple(histogram.counts), histogram.sum
-
-
 def _latency(
     bounds: tuple[float, ...],
-    before: _Counts,
-    after: _Counts,
+    before: Counts,
+    after: Counts,
     divisor_s: float,
 ) -> Latency:
     cumulative = 0.0

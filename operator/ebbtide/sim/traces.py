@@ -8,8 +8,9 @@ per second), or `t_s` and columns of prompt tokens per minute. Times start at ze
 import csv
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -54,13 +55,16 @@ class _JsonRequest(msgspec.Struct):
     output_length: int
 
 
-def read_trace(path: Path) -> RequestTrace | RateTrace:
-    """The trace in `path`; ConfigurationError that names the file, the line and what was expected."""
+def read_trace(path: Path, strict: bool = False) -> RequestTrace | RateTrace:
+    """The trace in `path`; ConfigurationError that names the file, the line and what was expected.
+
+    `strict` refuses what is otherwise mended: no requests, times out of order or before zero, empty prompts or answers.
+    """
     try:
         with path.open(newline="", encoding="utf-8") as lines:
             if path.suffix == ".jsonl":
-                return _ordered(_json_requests(path, lines))
-            return _read_csv(path, lines)
+                return _ordered(path, _json_requests(path, lines), 1 if strict else None)
+            return _read_csv(path, lines, strict)
     except OSError as error:
         raise ConfigurationError(f"trace {path}: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -94,11 +98,11 @@ def scaled(requests: Iterable[Request], factor: float, duration_s: float, seed: 
     return [Request(number, *parts) for number, parts in enumerate(sorted(found))]
 
 
-def _read_csv(path: Path, lines: Iterable[str]) -> RequestTrace | RateTrace:
+def _read_csv(path: Path, lines: Iterable[str], strict: bool) -> RequestTrace | RateTrace:
     rows = csv.reader(lines)
     header = tuple(next(rows, []))
     if header == _REQUEST_COLUMNS:
-        return _ordered(_csv_requests(path, rows))
+        return _ordered(path, _csv_requests(path, rows), 2 if strict else None)
     if header == ("utc", "rpm"):
         return RateTrace("requests", {"rpm": _curve(path, rows, 1, per_s=1 / 60)})
     if header == ("t_s", "rps"):
@@ -132,8 +136,10 @@ def _json_requests(path: Path, lines: Iterable[str]) -> list[tuple[float, int, i
     return found
 
 
-def _ordered(found: list[tuple[float, int, int]]) -> RequestTrace:
+def _ordered(path: Path, found: list[tuple[float, int, int]], strict_from_line: int | None) -> RequestTrace:
     """Sorted, from zero; an empty prompt or answer counts as one token, because no engine serves less."""
+    if strict_from_line is not None:
+        _refuse_mended(path, found, strict_from_line)
     found.sort(key=lambda parts: parts[0])
     zero_s = found[0][0] if found else 0.0
     return RequestTrace(
@@ -142,6 +148,20 @@ def _ordered(found: list[tuple[float, int, int]]) -> RequestTrace:
             for number, (t_s, prompt, output) in enumerate(found)
         )
     )
+
+
+def _refuse_mended(path: Path, found: Sequence[tuple[float, int, int]], first_line: int) -> None:
+    if not found:
+        raise ConfigurationError(f"trace {path}: it holds no requests")
+    before_s = 0.0
+    for line, (t_s, prompt, output) in enumerate(found, first_line):
+        if not before_s <= t_s < math.inf:
+            order = f"it is {before_s - t_s:.4g} s before the line above" if before_s > 0 else "it is before zero"
+            raise ConfigurationError(f"trace {path} line {line}: time {t_s:.4f} s: {order}; times must not go back")
+        if prompt < 1 or output < 1:
+            lengths = f"{prompt} prompt and {output} output tokens"
+            raise ConfigurationError(f"trace {path} line {line}: {lengths}: 1 or more of each are allowed")
+        before_s = t_s
 
 
 def _curve(path: Path, rows: Iterable[list[str]], column: int, per_s: float) -> Sampled:
@@ -153,6 +173,13 @@ def _curve(path: Path, rows: Iterable[list[str]], column: int, per_s: float) -> 
             raise ConfigurationError(f"trace {path} line {line}: {','.join(row)!r}: {error}") from error
     if not points or points[-1][0] <= points[0][0]:
         raise ConfigurationError(f"trace {path}: its {len(points)} rates cover no time: two or more, in order of time")
+    if points[0][0] < 0:
+        raise ConfigurationError(f"trace {path} line 2: time {points[0][0]:g} s is before zero")
+    for line, ((before_s, _), (t_s, _)) in enumerate(pairwise(points), 3):
+        if t_s < before_s:
+            raise ConfigurationError(
+                f"trace {path} line {line}: time {t_s:g} s is before the line above ({before_s:g} s)"
+            )
     zero_s = points[0][0]
     return Sampled(tuple((t_s - zero_s, value) for t_s, value in points))
 
@@ -166,7 +193,7 @@ def _rate(text: str) -> float:
 
 def _time_s(text: str) -> float:
     """Seconds: a plain number, or a UTC time with up to seven digits of fraction (Python keeps six)."""
-    if "-" not in text:
+    if "-" not in text.lstrip("-"):
         if not math.isfinite(value := float(text)):
             raise ValueError(f"{text} is no time")
         return value

@@ -1,0 +1,50 @@
+"""One case of the benchmark: a load's objectives, the replica that serves it, and how the outside is paced.
+
+It is plain data that goes to another process and into results; it decides nothing and checks nothing.
+"""
+
+from decimal import Decimal
+
+import msgspec
+
+
+class EngineLimits(msgspec.Struct, frozen=True):
+    """What one engine can hold: KV blocks of `block_size` tokens, sequences, and tokens of one iteration."""
+
+    block_size: int = 64
+    kv_blocks: int = 7000
+    max_num_seqs: int = 256
+    max_batched_tokens: int = 2048
+
+    @property
+    def kv_tokens(self) -> int:
+        """KV cache in tokens: 7000 blocks of 64 hold 448,000."""
+        return self.block_size * self.kv_blocks
+
+
+class Case(msgspec.Struct, frozen=True, kw_only=True):
+    """One load on one kind of replica, with objectives.
+
+    `attainment` is 0..1 of submitted requests. `startup_s` are drawn from in the order of starts, again from the
+    first when they are used up; a simulator with a constant start-up takes the first alone. A scrape shows itself
+    `metric_delay_s` late. `path` is for the policy `path`: (second from which, replicas).
+    """
+
+    name: str
+    model: str
+    system: str
+    tensor_parallel: int = 1
+    gpu_hour_price: Decimal = Decimal("2.50")
+    ttft_s: float
+    itl_s: float
+    attainment: float
+    startup_s: tuple[float, ...]
+    max_replicas: int
+    start_replicas: int
+    min_replicas: int = 1
+    scrape_s: float = 15.0
+    rate_window_s: float = 60.0
+    metric_delay_s: float = 0.0
+    cycle_s: float = 15.0
+    engine: EngineLimits = EngineLimits()
+    path: tuple[tuple[float, int], ...] = ()
