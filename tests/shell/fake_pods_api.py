@@ -93,7 +93,8 @@ class FakePodsApi:
         await response.prepare(http)
         queue: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._watches.append(queue)
-        bookmark = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "10"}}}
+        bare = {"metadata": {"resourceVersion": "10"}, "spec": {"containers": None}, "status": {}}
+        bookmark = {"type": "BOOKMARK", "object": bare}
         await response.write(json.dumps(bookmark).encode() + b"\n")
         while (line := await queue.get()) is not None:
             await response.write(line)

@@ -9,13 +9,13 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from ebbtide.cli.demo import _trace_requests, say_how_to_look
+from ebbtide.cli.demo import _trace_requests
 from ebbtide.cli.demo_summary import auto_together, count_writes, effort_sentence, together_sentence
-from ebbtide.cli.demo_table import DemoScreen
+from ebbtide.cli.demo_table import DemoScreen, say_how_to_look
 from ebbtide.cli.main import cli
 from ebbtide.errors import ConfigurationError
 from ebbtide.sandbox.audit import Write
-from ebbtide.sandbox.demo import View
+from ebbtide.sandbox.demo_base import View
 from ebbtide.sim import showcase as fleet
 from ebbtide.sim.static import largest
 

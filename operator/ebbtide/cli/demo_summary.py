@@ -11,7 +11,8 @@ from rich.table import Table
 from ebbtide.controller.meters import WHOLE_CYCLE
 from ebbtide.model.spec import Mode
 from ebbtide.sandbox.audit import Write
-from ebbtide.sandbox.demo import Demo, View
+from ebbtide.sandbox.demo import Demo
+from ebbtide.sandbox.demo_base import RunningDemo, View
 from ebbtide.sim.showcase import NAMESPACE, ShowcaseService
 from ebbtide.sim.static import StaticPeak
 from ebbtide.units import format_duration
@@ -24,11 +25,18 @@ def summarise(demo: Demo, view: View, static: dict[str, StaticPeak], operator_me
     its numbers. `api_writes` are all that the API server accepted from the operator: scales, statuses, Events, Lease.
     """
     writes = demo.operator_writes()
-    cycles, queries, buckets = _cycles(operator_metrics)
     return {
         "seed": demo.options.seed,
-        "duration_s": demo.options.duration_s,
         "services": [_service(demo, service, view, static, writes) for service in demo.services],
+        **effort(demo, writes, operator_metrics),
+    }
+
+
+def effort(demo: RunningDemo, writes: Sequence[Write], operator_metrics: str) -> dict[str, Any]:
+    """What it took: how long the load lasted, cycles and their durations in seconds, queries, accepted writes."""
+    cycles, queries, buckets = _cycles(operator_metrics)
+    return {
+        "duration_s": demo.duration_s,
         "cycles": cycles,
         "cycle_seconds_p50": _quantile(buckets, 0.50),
         "cycle_seconds_p99": _quantile(buckets, 0.99),
@@ -98,7 +106,7 @@ def together_sentence(document: dict[str, Any], static_share: float) -> str:
 
 
 def effort_sentence(document: dict[str, Any]) -> str:
-    """What it took: cycles, queries and writes."""
+    """What it took, in words."""
     return (
         f"{document['cycles']} cycles, p50 {document['cycle_seconds_p50']} s, p99 {document['cycle_seconds_p99']} s; "
         f"{document['promql_queries_per_cycle']} PromQL queries a cycle; {document['api_writes']} API writes in "

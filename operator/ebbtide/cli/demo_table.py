@@ -1,27 +1,31 @@
 """The demo on a terminal: one table that changes in place, or plain lines where there is no terminal."""
 
-from collections.abc import Mapping
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ebbtide.sandbox.demo import View
-from ebbtide.sim.showcase import ShowcaseService
+from ebbtide.sandbox.demo_base import RunningDemo, Shown, View
 from ebbtide.units import format_duration
 
 _BARS = "▁▂▃▄▅▆▇█"
 _TRAIL = 8
+_PLAIN_EVERY_S = 10.0
 _RATE_VIEWS = 11  # arrivals of ten views, a second apart, make the rate that is shown
 
 
 class DemoScreen:
     """Turns views into what people look at. Keeps the load's trail and the decisions already shown."""
 
-    def __init__(self, services: tuple[ShowcaseService, ...]) -> None:
+    def __init__(self, services: Sequence[Shown]) -> None:
         self._services = services
         self._trail: dict[str, list[float]] = {service.name: [] for service in services}
         self._arrived: dict[str, list[tuple[float, int]]] = {service.name: [] for service in services}
@@ -90,7 +94,7 @@ class DemoScreen:
             )
         return table
 
-    def _plain_row(self, view: View, service: ShowcaseService) -> str:
+    def _plain_row(self, view: View, service: Shown) -> str:
         traffic, status = view.traffic.get(service.name, {}), _status(view, service.name)
         return (
             f"  {service.name:<10} {self._trail[service.name][-1]:6.1f} req/s"
@@ -103,6 +107,37 @@ class DemoScreen:
     def _decisions_panel(self) -> Panel:
         text = "\n".join(self._decisions) or "none yet"
         return Panel(Text(text, overflow="ellipsis", no_wrap=False), title="newest decisions", title_align="left")
+
+
+async def watch(running: RunningDemo, screen: DemoScreen, console: Console, plain: bool) -> View:
+    """Show the demo until it ends, as lines if `plain`; the last view."""
+    return await (_watch_plain if plain else _watch_live)(running, screen, console)
+
+
+async def _watch_live(running: RunningDemo, screen: DemoScreen, console: Console) -> View:
+    with Live(console=console, refresh_per_second=2, screen=False) as live:
+        async for view in running.watch():
+            live.update(screen.update(view))
+    return view
+
+
+async def _watch_plain(running: RunningDemo, screen: DemoScreen, console: Console) -> View:
+    shown_s = -_PLAIN_EVERY_S
+    async for view in running.watch():
+        screen.note(view)
+        if view.elapsed_s - shown_s >= _PLAIN_EVERY_S:
+            shown_s = view.elapsed_s
+            for line in screen.plain_lines(view):
+                console.print(line, soft_wrap=True)
+    return view
+
+
+def say_how_to_look(console: Console, kubeconfig: Path, kubectl: Path) -> None:
+    """A command to copy, unbroken whatever the width, with `kubectl` only where a shell would find one."""
+    program = "kubectl" if shutil.which("kubectl") else shlex.quote(str(kubectl))
+    console.print("look yourself meanwhile (Ctrl-C ends the demo):")
+    command = f"KUBECONFIG={shlex.quote(str(kubeconfig))} {program} get infs,gpool,pods -A"
+    console.print(command, soft_wrap=True, markup=False)
 
 
 def _pools_table(view: View) -> Table:
@@ -132,7 +167,7 @@ def _replicas(view: View, name: str, status: Mapping[str, Any]) -> str:
     return f"{now}{extra} → {wanted or '?'}"
 
 
-def _against(seen: Mapping[str, float] | None, view: View, service: ShowcaseService, objective: str) -> str:
+def _against(seen: Mapping[str, float] | None, view: View, service: Shown, objective: str) -> str:
     declared = view.services.get(service.name, {}).get("spec", {}).get("objectives", {})
     return f"{_milliseconds(seen)}/{declared.get(objective, '?')}"
 

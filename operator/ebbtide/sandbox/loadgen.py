@@ -112,6 +112,9 @@ class Progress(msgspec.Struct, frozen=True):
     served: int
 
 
+OnServed = Callable[[Served], None]
+
+
 class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
@@ -192,8 +195,8 @@ class _Answer:
 class _Run:
     """One load: what has been sent, what runs, what has ended."""
 
-    def __init__(self, target: LoadTarget, session: aiohttp.ClientSession, zero_s: float) -> None:
-        self._target, self._session, self._zero_s = target, session, zero_s
+    def __init__(self, target: LoadTarget, session: aiohttp.ClientSession, zero_s: float, tell: OnServed) -> None:
+        self._target, self._session, self._zero_s, self._tell = target, session, zero_s, tell
         self._running: set[asyncio.Task[None]] = set()
         self.ended: list[Served] = []
         self._sent = self._served = 0
@@ -238,6 +241,7 @@ class _Run:
             served = answer.served(request, sent_s, self.now_s())
             self.ended.append(served)
             self._served += served.finish_reason in SERVED_REASONS
+            self._tell(served)
 
     async def _ask(self, body: bytes, answer: _Answer) -> None:
         headers = {"Content-Type": "application/json"}
@@ -257,19 +261,20 @@ async def run_load(
     *,
     start_unix_s: float | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_served: OnServed | None = None,
     stop: asyncio.Event | None = None,
 ) -> list[Served]:
     """Send `requests` and wait for all answers; what became of each, in the order of arrival.
 
-    Second 0 is `start_unix_s` (seconds since 1970; default: now). `on_progress` is called each second. Once `stop` is
-    set nothing more is sent, and what runs is broken off as `unfinished`.
+    Second 0 is `start_unix_s` (seconds since 1970; default: now). `on_progress` is called each second, `on_served` for
+    each request that has ended. Once `stop` is set nothing more is sent, and what runs is broken off as `unfinished`.
     """
     zero_s = monotonic_s() + (0.0 if start_unix_s is None else start_unix_s - unix_time_s())
     timeout = aiohttp.ClientTimeout(total=target.timeout_s, sock_connect=_CONNECT_S)
     # a connection for each request, as from as many users
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False) as session:
-        run = _Run(target, session, zero_s)
+        run = _Run(target, session, zero_s, on_served or (lambda served: None))
         sending = asyncio.create_task(run.send_all(sorted(requests, key=lambda request: request.arrival_s)))
         try:
             await _until_done(sending, run, on_progress, stop or asyncio.Event())

@@ -42,7 +42,7 @@ class _SpecContainer(msgspec.Struct):
 
 class _Spec(msgspec.Struct, rename="camel"):
     node_name: str = ""
-    containers: list[_SpecContainer] = []
+    containers: list[_SpecContainer] | None = None  # null in a bookmark
 
 
 class _Condition(msgspec.Struct):

@@ -33,11 +33,6 @@ def _node_pool(pool: ShowcasePool) -> NodePool:
     )
 
 
-def namespace() -> dict[str, Any]:
-    """The demo's namespace."""
-    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
-
-
 def pools() -> list[dict[str, Any]]:
     """The GPUPools."""
     return [_pool(pool.spec()) for pool in showcase.POOLS]

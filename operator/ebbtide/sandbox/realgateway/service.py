@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 def base_url(pod: Pod) -> str:
     """`http://podIP:port`; the port is that of the annotation, of the container, or 8000. ConfigurationError."""
-    declared = [port.container_port for container in pod.spec.containers[:1] for port in container.ports]
+    declared = [port.container_port for container in (pod.spec.containers or ())[:1] for port in container.ports]
     text = pod.metadata.annotations.get(PORT_ANNOTATION, str(next(iter(declared), _DEFAULT_PORT)))
     if not text.isdecimal() or not 0 < int(text) < 65536:
         raise ConfigurationError(f"annotation {PORT_ANNOTATION}: {text!r} is not a port from 1 to 65535")
