@@ -85,7 +85,7 @@ def test_the_emulator_fitted_to_an_engine_wants_the_same_replicas_for_it(same: R
     found = compare.compare(same)
 
     assert found.agreement >= 0.95
-    assert len({real.wanted for real, _ in found.cycles}) >= 3, "a load that never asks for replicas proves nothing"
+    assert len({real.wanted for real, _ in found.cycles}) >= 2, "a load that never asks for replicas proves nothing"
     assert found.emulated.finished == found.real.finished == len(same.second.served)
     assert found.emulated.told_gap_s == pytest.approx(found.real.told_gap_s, rel=0.08)
 
