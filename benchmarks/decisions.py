@@ -1,0 +1,369 @@
+"""The standard set of comparisons: `ebbtide bench replay` over classes of traffic, and one page about all of them.
+
+    python -m benchmarks.decisions --traces ../shared/traces            # about an hour on 2 cores
+    python -m benchmarks.decisions --quick                              # under ten minutes
+    python -m benchmarks.decisions --full --slice 2/8                   # a part of the whole grid
+
+A case whose trace is not there is skipped, and the page says so. What was computed is kept: a run that was interrupted
+goes on where it was.
+"""
+
+import argparse
+import math
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ebbtide.bench.report import ATTAINMENT_PICTURE, TIME_PICTURE
+from ebbtide.bench.results import BOUND, PolicyResult, Results, read
+from ebbtide.bench.run import EBBTIDE
+from ebbtide.cli.bench import INTERRUPTED, STRONGEST
+from ebbtide.sim.shapes import DAY_S, Bursts, Shape, Step
+
+OUT = Path("out/decisions")
+PAGE = Path("docs/benchmarks/decisions.md")
+IN_DYNAMO = ",dynamo-planner"  # which runs nowhere else
+LARGE = "--model meta-llama/Meta-Llama-3.1-70B --tp 4 --ttft-ms 1000"
+SMALL = "--model meta-llama/Meta-Llama-3.1-8B --tp 1 --ttft-ms 500"
+CONVERSATION = "--input-tokens {traces}/azure2023_conv.csv --output-tokens {traces}/azure2023_conv.csv"
+REASONING = "--input-tokens lognormal:208,1.6,16000 --output-tokens lognormal:792,1.1,12000"
+LENGTHS = "--input-tokens lognormal:750,1,4096 --output-tokens lognormal:120,0.85,1000"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison: options of the command, and the trace's file or the shape that stands in for one.
+
+    `daily`: there is a whole day before the scored span, so that settings can be frozen on the same hours of it.
+    """
+
+    name: str
+    what: str
+    trace: str | Shape
+    options: str
+    peak: int = 6
+    quick: bool = False
+    daily: bool = False
+
+
+CASES = (
+    Case(
+        "conversation",
+        "an hour of conversation requests as they were",
+        "azure2023_conv.csv",
+        f"--simulator dynamo {LARGE} --startup-s 100 --train-until 12m",
+    ),
+    Case(
+        "conversation-quick",
+        "a quarter of that hour",
+        "azure2023_conv.csv",
+        f"--simulator dynamo {LARGE} --startup-s 60 --train-until 12m --hours 0.25 --max-replicas 6",
+        peak=4,
+        quick=True,
+    ),
+    Case(
+        "code",
+        "an hour of requests of a coding assistant: long prompts, short answers, bursts",
+        "azure2023_code.csv",
+        f"--simulator dynamo {SMALL} --ttft-ms 300 --startup-s 60 --train-until 12m",
+    ),
+    Case(
+        "diurnal-chat",
+        "the morning of the fourth day of a service with a daily cycle",
+        "azure2024_conv_sun-wed.csv",
+        f"--simulator dynamo {LARGE} --startup-s 150 {CONVERSATION} --train-until 3d6h --hours 1.5",
+        daily=True,
+    ),
+    Case(
+        "enterprise-morning",
+        "the steep morning of a service used at work",
+        "sageserve_C.csv",
+        f"--simulator dynamo {LARGE} --startup-s 150 {CONVERSATION} --column prod --train-until 3d6h --hours 1.5",
+        daily=True,
+    ),
+    Case(
+        "enterprise-bursts",
+        "bursts of a development tier, which nothing announces",
+        "sageserve_C.csv",
+        f"--simulator dynamo {LARGE} --startup-s 150 {CONVERSATION} --column dev --train-until 3d6h --hours 1.5",
+        daily=True,
+    ),
+    Case(
+        "reasoning",
+        "six hours of a reasoning model: few requests, long answers",
+        "servegen_deepseek-r1.csv",
+        f"--simulator dynamo {LARGE} --ttft-ms 2000 --startup-s 240 {REASONING} --train-until 12h --hours 6",
+        peak=4,
+    ),
+    Case(
+        "on-off",
+        "generated: ten minutes on in each half an hour, at moments that nobody announces",
+        Bursts(base=2.0, burst=20.0, every_s=1800.0, length_s=600.0, seed=3),
+        f"--simulator ebbtide {LARGE} --startup-s 100 {LENGTHS} --train-until 4h --hours 2",
+        peak=3,
+    ),
+    Case(
+        "collapse",
+        "generated: a level that falls to a sixth for good, after 15 minutes",
+        Step(before=18.0, after=3.0, at_s=3600.0 + 900.0),
+        f"--simulator ebbtide {LARGE} --startup-s 60 {LENGTHS} --train-until 1h --hours 0.75 --max-replicas 4",
+        peak=3,
+        quick=True,
+    ),
+)
+
+
+def standard() -> list[Case]:
+    """Every case once, at its own size."""
+    return list(CASES)
+
+
+def quick() -> list[Case]:
+    """The two short ones, one in each simulator."""
+    return [case for case in CASES if case.quick]
+
+
+def grid() -> list[Case]:
+    """Each case at three sizes, rate traces also with the other two levels of noise."""
+    found = []
+    for case in CASES:
+        for peak in (case.peak, 10, 20):
+            for noise in (0, 1, 2) if "--input-tokens" in case.options else (1,):
+                name = f"{case.name}-{peak}-noise{noise}"
+                found.append(replace(case, name=name, peak=peak, options=f"{case.options} --noise {noise}"))
+    return found
+
+
+def write_shape(shape: Shape, path: Path) -> None:
+    """A rate trace of a day, a row a minute."""
+    rows = (f"{second},{shape.rate(float(second)):.6g}" for second in range(0, int(DAY_S) + 1, 60))
+    path.write_text("t_s,rps\n" + "\n".join(rows) + "\n")
+
+
+def arguments(case: Case, trace: Path, traces: Path, policies: str, seeds: int, jobs: int, out: Path) -> list[str]:
+    """What is typed after `ebbtide`."""
+    own = shlex.split(case.options.format(traces=traces))
+    if policies == STRONGEST and "--simulator dynamo" in case.options:
+        policies += IN_DYNAMO
+    size = ["--peak-replicas", str(case.peak), "--policies", policies, "--seeds", str(seeds), "--jobs", str(jobs)]
+    return ["bench", "replay", "--trace", str(trace), *own, *size, "--out", str(out)]
+
+
+def a_day_before(options: Sequence[str]) -> list[str]:
+    """The same hours of the day before, with what came before them as training: `3d6h` becomes `2d6h`."""
+    found = list(options)
+    at = found.index("--train-until") + 1
+    found[at] = re.sub(r"^\d+(?=d)", lambda days: str(int(days[0]) - 1), found[at])
+    return found
+
+
+def missing(case: Case, traces: Path) -> str | None:
+    """The first file of the case that is not there."""
+    wanted = re.findall(r"\{traces\}/(\S+)", case.options)
+    if isinstance(case.trace, str):
+        wanted.insert(0, case.trace)
+    return next((name for name in wanted if not (traces / name).is_file()), None)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a case: its results (tuned in hindsight, and frozen where there is a day before), or why not."""
+
+    case: Case
+    results: Results | None = None
+    frozen: Results | None = None
+    why_not: str = ""
+
+
+def run(case: Case, options: argparse.Namespace, call: Callable[[list[str]], int]) -> Done:
+    """Runs one case, and on the day before first where settings are frozen too."""
+    if (name := missing(case, options.traces)) is not None:
+        return Done(case, why_not=f"{name} is not in {options.traces}")
+    out = options.out / case.name
+    out.mkdir(parents=True, exist_ok=True)
+    trace = options.traces / case.trace if isinstance(case.trace, str) else out / f"{case.name}.csv"
+    if not isinstance(case.trace, str):
+        write_shape(case.trace, trace)
+    typed = arguments(case, trace, options.traces, options.policies, options.seeds, options.jobs, out)
+    print(f"==> {case.name}: {case.what}", file=sys.stderr)
+    if status := call(typed):
+        return Done(case, why_not=f"it ended with status {status}: ebbtide {shlex.join(typed)}")
+    results = read(out / "results.json")
+    if not (options.full and case.daily):
+        return Done(case, results)
+    before, frozen = options.out / f"{case.name}-day-before", options.out / f"{case.name}-frozen"
+    scale = ["--scale", repr(results.case.traffic.scale)]
+    again = [word for word in typed if word not in ("--peak-replicas", str(case.peak))]
+    again = again[: again.index("--out")] + scale
+    for more in (
+        [*a_day_before(again), "--no-cross-check", "--out", str(before)],
+        [*again, "--no-cross-check", "--tune", f"frozen:{before / 'results.json'}", "--out", str(frozen)],
+    ):
+        if status := call(more):
+            return Done(case, results, why_not=f"frozen: it ended with status {status}: ebbtide {shlex.join(more)}")
+    return Done(case, results, read(frozen / "results.json"))
+
+
+def page(done: Sequence[Done], command: str, pictures: Path) -> str:
+    """The page about all cases. `pictures` is where theirs lie, as seen from the page."""
+    shown = [one for one in done if one.results is not None]
+    parts = [
+        "# Decisions: what they cost beside those of others",
+        f"Written by `{command}`. Every rival has the setting that would have been right on the test span itself "
+        "(hindsight), which no user can know; Ebbtide runs at its default. [How it is measured](../bench-replay.md).",
+        _summary(shown) if shown else "No case was run.",
+        _losses(shown),
+        _frozen(shown),
+        _skipped(done),
+        *(_case(one.case, one.results, pictures) for one in shown if one.results is not None),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def rivals(results: Results) -> list[PolicyResult]:
+    """Those that Ebbtide is compared with at equal attainment: no bound, and not itself."""
+    return [one for one in results.policies if one.versus is not None and one.tuning != BOUND]
+
+
+def dearest_to_beat(results: Results) -> PolicyResult | None:
+    """The rival over which Ebbtide saves least."""
+    return min(rivals(results), key=lambda one: one.versus.saving if one.versus else 0.0, default=None)
+
+
+def _summary(shown: Sequence[Done]) -> str:
+    rows = [
+        "| case | simulator | target | Ebbtide attains | its cost | over clairvoyant | strongest rival | saved |",
+        "|---|---|---:|---:|---:|---:|---|---:|",
+    ]
+    ratios = []
+    for one in shown:
+        assert one.results is not None
+        own, rival = one.results.policy(EBBTIDE), dearest_to_beat(one.results)
+        if own is None or rival is None or rival.versus is None:
+            continue
+        ratios.append(1.0 - rival.versus.saving)
+        attained = sum(run.attainment for run in own.runs) / len(own.runs)
+        cost = sum(run.cost for run in own.runs) / len(own.runs)
+        over = "not reached" if own.over_clairvoyant is None else f"{own.over_clairvoyant:.3f}"
+        rows.append(
+            f"| {one.case.name} | {one.results.case.simulator} | {one.results.case.replica.attainment:.4g} "
+            f"| {attained:.4f} | {cost:.2f} | {over} | {rival.name} | {rival.versus.saving:+.1%} |"
+        )
+    if not ratios:
+        return "\n".join(rows)
+    mean = 1.0 - math.exp(sum(math.log(ratio) for ratio in ratios) / len(ratios))
+    return "\n".join(rows) + (
+        f"\n\nGeometric mean over {len(ratios)} cases: {mean:+.1%} saved against the strongest rival of each, at the "
+        "target or at the highest attainment that both show."
+    )
+
+
+def _losses(shown: Sequence[Done]) -> str:
+    lines = [
+        f"- {one.case.name}: {rival.name} is {-rival.versus.saving:.1%} cheaper at {rival.versus.attainment:.2%}."
+        for one in shown
+        if one.results is not None
+        for rival in rivals(one.results)
+        if rival.versus is not None and rival.versus.saving < 0
+    ]
+    for one in shown:
+        own = None if one.results is None else one.results.policy(EBBTIDE)
+        if own is not None and not own.reached:
+            lines.append(f"- {one.case.name}: Ebbtide does not reach the target.")
+    return "## Losses\n\n" + ("\n".join(lines) or "None.") if shown else ""
+
+
+def _frozen(shown: Sequence[Done]) -> str:
+    rows = []
+    for one in shown:
+        rival = None if one.frozen is None else dearest_to_beat(one.frozen)
+        if rival is not None and rival.versus is not None:
+            rows.append(
+                f"| {one.case.name} | {rival.name} | {rival.versus.attainment:.2%} | {rival.versus.saving:+.1%} |"
+            )
+    head = "| case | strongest rival | compared at | Ebbtide saves |\n|---|---|---:|---:|\n"
+    return "## Rivals with the settings of the day before\n\n" + head + "\n".join(rows) if rows else ""
+
+
+def _skipped(done: Sequence[Done]) -> str:
+    lines = [f"- {one.case.name}: {one.why_not}" for one in done if one.why_not]
+    return "## Not run\n\n" + "\n".join(lines) if lines else ""
+
+
+def _case(case: Case, results: Results, pictures: Path) -> str:
+    replica, traffic = results.case.replica, results.case.traffic
+    rows = ["| policy | cost at the target | over clairvoyant | captured |", "|---|---:|---:|---:|"]
+    for one in sorted(results.policies, key=lambda one: (one.cost_at_target is None, one.cost_at_target or 0.0)):
+        cost = "not reached" if one.cost_at_target is None else f"{one.cost_at_target:.2f}"
+        over = "" if one.over_clairvoyant is None else f"{one.over_clairvoyant:.3f}"
+        captured = "" if one.captured is None else f"{one.captured:.2f}"
+        rows.append(f"| {one.name} | {cost} | {over} | {captured} |")
+    agreement = ""
+    if results.agreement is not None and results.agreement.same_order_by_cost is not None:
+        agreement = (
+            f"\n\nSimulator `{results.agreement.simulator}` puts {results.agreement.same_order_by_cost:.0%} of the "
+            "pairs of policies in the same order by cost."
+        )
+    return (
+        f"## {case.name}\n\n{case.what[0].upper()}{case.what[1:]}. {traffic.requests[0]:,} requests in "
+        f"{traffic.hours:.3g} h, {replica.model} on {replica.system} x {replica.tensor_parallel}, start-up "
+        f"{replica.startup_s[0]:g} s, first token {replica.ttft_s * 1000:g} ms, gap {replica.itl_s * 1000:g} ms; "
+        f"{results.p0:.2%} cannot be bought.\n\n" + "\n".join(rows) + agreement + f"\n\n```\n{results.command}\n```\n\n"
+        f"![cost against attainment]({pictures}/{case.name}-{ATTAINMENT_PICTURE})\n\n"
+        f"![replicas over time]({pictures}/{case.name}-{TIME_PICTURE})"
+    )
+
+
+def _ebbtide(typed: list[str]) -> int:
+    status = subprocess.run([sys.executable, "-m", "ebbtide", *typed], check=False).returncode
+    if status == INTERRUPTED:
+        raise KeyboardInterrupt
+    return status
+
+
+def _slice(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"{text!r}: a part of how many, such as 2/8")
+    return int(part), int(parts)
+
+
+def main(given: list[str] | None = None, call: Callable[[list[str]], int] = _ebbtide) -> int:
+    """Returns 1 when a case failed."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--traces", type=Path, default=Path("../shared/traces"), help="folder of the trace files")
+    parser.add_argument("--quick", action="store_true", help="two short cases, one seed")
+    parser.add_argument("--full", action="store_true", help="the whole grid, all policies, frozen settings too")
+    parser.add_argument("--slice", type=_slice, default=(1, 1), help="of the full grid, such as 2/8")
+    parser.add_argument("--policies", help="names with commas; by default the strongest, all of them with --full")
+    parser.add_argument("--seeds", type=int, help="by default 1, and 5 with --full")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=OUT, help="where each case's own report goes")
+    parser.add_argument("--page", type=Path, default=PAGE)
+    options = parser.parse_args(given)
+    options.policies = options.policies or ("all" if options.full else STRONGEST)
+    options.seeds = options.seeds or (5 if options.full else 1)
+    part, parts = options.slice
+    cases = (grid() if options.full else quick() if options.quick else standard())[part - 1 :: parts]
+    done = [run(case, options, call) for case in cases]
+    folder = options.page.parent / options.page.stem
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in done:
+        for picture in (ATTAINMENT_PICTURE, TIME_PICTURE) if one.results is not None else ():
+            shutil.copyfile(options.out / one.case.name / picture, folder / f"{one.case.name}-{picture}")
+    words = shlex.join(["python", "-m", "benchmarks.decisions", *(sys.argv[1:] if given is None else given)])
+    options.page.write_text(page(done, words, Path(options.page.stem)))
+    print(options.page)
+    return 1 if any("status" in one.why_not for one in done) else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,313 @@
+"""Asks every policy the same question on the same traffic and puts the answers together.
+
+Each policy has its own search, and so have two that know the span: the clairvoyant and the best fleet of one size. All
+run at once; nothing in the answer depends on which run ends first.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from ebbtide.bench import clairvoyant
+from ebbtide.bench.case import Case
+from ebbtide.bench.loads import rates
+from ebbtide.bench.pictures import Timeline
+from ebbtide.bench.policy import Knob
+from ebbtide.bench.preparation import Stage, fleet
+from ebbtide.bench.question import Question
+from ebbtide.bench.report import nearest_runs
+from ebbtide.bench.results import (
+    BOUND,
+    DEFAULT,
+    FROZEN,
+    HINDSIGHT,
+    PUBLISHED,
+    Agreement,
+    Compared,
+    PolicyResult,
+    Run,
+    Versus,
+    frozen_knobs,
+)
+from ebbtide.bench.roster import ALL, rivals_in
+from ebbtide.bench.run import EBBTIDE, HOLD, PATH
+from ebbtide.bench.runner import Runner
+from ebbtide.bench.score import Score
+from ebbtide.bench.search import (
+    Found,
+    Measure,
+    Trial,
+    at_target,
+    captured,
+    found,
+    frozen_knob,
+    search,
+    shared_attainment,
+)
+from ebbtide.errors import ConfigurationError
+
+CLAIRVOYANT, STATIC, FLUID = "clairvoyant", "static-hindsight", "fluid"
+PICTURE_STEP_S = 60.0
+
+
+def compare(question: Question, stage: Stage, runner: Runner) -> tuple[PolicyResult, ...]:
+    """Every policy's answer, those that know the span first."""
+    asked: dict[str, Callable[[], Found]] = {
+        CLAIRVOYANT: lambda: search(clairvoyant.CAUTION, question.attainment, _clairvoyant(stage, runner)),
+        STATIC: lambda: _whole(search(_fleet_knob(stage), question.attainment, _static(stage, runner))),
+    }
+    frozen = frozen_settings(question)
+    for name in question.policies:
+        asked[name] = _asking(question, stage, runner, name, frozen)
+    answers = _all(runner, asked)
+    rows = [_row(question, stage, name, answers) for name in asked]
+    if (fluid := _fluid(stage)) is not None:
+        rows.append(_fluid_row(fluid, answers[CLAIRVOYANT]))
+    return tuple(rows)
+
+
+def cross_check(policies: Sequence[PolicyResult], question: Question, stage: Stage, other: Runner) -> Agreement:
+    """The settings found, replayed in the other simulator on the same traffic."""
+    there = {STATIC, EBBTIDE, *rivals_in(other.name)}
+    chosen = [(one, nearest_runs(one, question.attainment)) for one in policies if one.name in there]
+    asked = {one.name: _repeat(other, stage, one.name, runs[0].knob) for one, runs in chosen}
+    answers = _all(other, asked)
+    compared = []
+    for one, runs in chosen:
+        found_there = answers[one.name].trials[0].point
+        here = _mean([run.cost for run in runs]), _mean([run.attainment for run in runs])
+        compared.append(
+            Compared(
+                name=one.name,
+                knob=runs[0].knob,
+                cost=here[0],
+                attainment=here[1],
+                other_cost=found_there.cost,
+                other_attainment=found_there.attainment,
+            )
+        )
+    return Agreement(
+        simulator=other.name,
+        policies=tuple(compared),
+        same_order_by_cost=same_order([(one.cost, one.other_cost) for one in compared]),
+        same_order_by_attainment=same_order([(one.attainment, one.other_attainment) for one in compared]),
+    )
+
+
+def timelines(policies: Sequence[PolicyResult], question: Question, stage: Stage, runner: Runner) -> list[Timeline]:
+    """Each policy on the first seed, at its setting nearest to the target."""
+    lines = []
+    for one in policies:
+        if not one.runs:
+            continue
+        run = nearest_runs(one, question.attainment)[0]
+        detail = f"{run.attainment:.2%} for {run.cost:.2f}" + (f" at {run.knob:.4g}" if one.knob_name else "")
+        case, name, knob = _as_run(stage, one.name, run.knob)(0)
+        [result] = runner.results(case, stage.loads[:1], name, knob)
+        lines.append(Timeline(one.name, detail, result.replicas))
+    return lines
+
+
+def load_picture(stage: Stage) -> list[float]:
+    """Requests per second of the first seed, a value a minute."""
+    return rates(stage.requests[0], stage.span.length_s, PICTURE_STEP_S)
+
+
+def same_order(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Share of all pairs of items that stand in the same order by both numbers; ties count half. None below two."""
+    agreeing, count = 0.0, 0
+    for index, (first, first_other) in enumerate(pairs):
+        for second, second_other in pairs[index + 1 :]:
+            product = (first - second) * (first_other - second_other)
+            agreeing += 1.0 if product > 0 else 0.5 if product == 0 else 0.0
+            count += 1
+    return agreeing / count if count else None
+
+
+# ---- how each is asked ----
+
+
+def _asking(
+    question: Question, stage: Stage, runner: Runner, name: str, frozen: dict[str, float]
+) -> Callable[[], Found]:
+    measure, knob = _policy(stage, runner, name), None if name == EBBTIDE else ALL[name].knob
+    if knob is None or question.tune == HINDSIGHT:
+        return lambda: search(knob, question.attainment, measure)
+    setting = knob.published if question.tune == PUBLISHED else frozen[name]
+    return lambda: found([Trial(setting, tuple(measure(setting)))], question.attainment, knob.log)
+
+
+def frozen_settings(question: Question) -> dict[str, float]:
+    """Settings from training days for each rival that has one to set."""
+    if question.tune != FROZEN or question.frozen is None:
+        return {}
+    knobs = frozen_knobs(question.frozen)
+    for name in question.policies:
+        if name != EBBTIDE and ALL[name].knob is not None and name not in knobs:
+            raise ConfigurationError(f"--tune frozen:{question.frozen}: it has no setting of policy {name}")
+    return knobs
+
+
+def _policy(stage: Stage, runner: Runner, name: str) -> Measure:
+    return lambda knob: runner.told(name, knob, runner.scores(stage.case, stage.loads, name, knob))
+
+
+def _static(stage: Stage, runner: Runner) -> Measure:
+    @functools.cache  # the search comes close to a whole number from both sides
+    def whole(count: int) -> tuple[Score, ...]:
+        return runner.told(STATIC, count, runner.scores(fleet(stage.case, count), stage.loads, HOLD, 0.0))
+
+    return lambda replicas: whole(round(replicas))
+
+
+def _whole(answer: Found) -> Found:
+    """The same with the fleets that were replayed, each once, in place of the numbers between them."""
+    fleets = {round(one.knob): msgspec.structs.replace(one, knob=float(round(one.knob))) for one in answer.trials}
+    return msgspec.structs.replace(answer, trials=tuple(fleets.values()))
+
+
+def _fleet_knob(stage: Stage) -> Knob:
+    return Knob("replicas", stage.case.start_replicas, 1.0, float(stage.case.max_replicas))
+
+
+def _clairvoyant(stage: Stage, runner: Runner) -> Measure:
+    def measure(caution: float) -> tuple[Score, ...]:
+        found: list[Score] = []
+        for index, load in enumerate(stage.loads):
+            case = clairvoyant.planned(stage.case, stage.requests[index], stage.table, caution)
+            found += runner.scores(case, [load], PATH, 0.0)
+        return runner.told(CLAIRVOYANT, caution, found)
+
+    return measure
+
+
+def _as_run(stage: Stage, name: str, knob: float) -> Callable[[int], tuple[Case, str, float]]:
+    """(case, policy, knob) with which the setting `knob` of `name` was replayed for the seed of an index."""
+    if name == CLAIRVOYANT:
+        return lambda index: (clairvoyant.planned(stage.case, stage.requests[index], stage.table, knob), PATH, 0.0)
+    if name == STATIC:
+        return lambda index: (fleet(stage.case, round(knob)), HOLD, 0.0)
+    return lambda index: (stage.case, name, knob)
+
+
+def _repeat(other: Runner, stage: Stage, name: str, knob: float) -> Callable[[], Found]:
+    def ask() -> Found:
+        scores: list[Score] = []
+        for index, load in enumerate(stage.loads):
+            case, policy, setting = _as_run(stage, name, knob)(index)
+            scores += other.scores(case, [load], policy, setting)
+        return found([Trial(knob, other.told(name, knob, scores))], stage.case.attainment, log=False)
+
+    return ask
+
+
+def _all(runner: Runner, asked: dict[str, Callable[[], Found]]) -> dict[str, Found]:
+    """All answers, asked at the same time, in the order of the questions."""
+    return dict(zip(asked, runner.side_by_side(lambda ask: ask(), asked.values()), strict=True))
+
+
+# ---- what is said of each ----
+
+
+def _row(question: Question, stage: Stage, name: str, answers: dict[str, Found]) -> PolicyResult:
+    target, answer = question.attainment, answers[name]
+    knob, note = _about(stage, name)
+    cost, best, static = (_cost(one, answers[one], target) for one in (name, CLAIRVOYANT, STATIC))
+    saved = None
+    if cost is not None and best is not None and static is not None and name != CLAIRVOYANT:
+        saved = captured(static, cost, best)
+    return PolicyResult(
+        name=name,
+        tuning=_tuning(question, name, knob),
+        reached=cost is not None,
+        cost_at_target=cost,
+        interval=(cost, cost) if name == STATIC and cost is not None else answer.interval,
+        over_clairvoyant=cost / best if cost is not None and best is not None else None,
+        captured=saved,
+        knob=None if knob is None else _setting(question, name, knob, answer),
+        knob_name=None if knob is None else knob.name,
+        versus=_versus(name, answer, answers.get(EBBTIDE), target) if name != EBBTIDE else None,
+        note=note,
+        runs=tuple(
+            Run.of(trial.knob, load.seed, one)
+            for trial in answer.trials
+            for load, one in zip(stage.loads, trial.scores, strict=True)
+        ),
+    )
+
+
+def _cost(name: str, answer: Found, attainment: float) -> float | None:
+    """What the policy costs at that attainment, None where it does not reach it."""
+    points = [trial.point for trial in answer.trials]
+    if name == STATIC:  # between three replicas and four there is no fleet
+        return min((point.cost for point in points if point.attainment >= attainment), default=None)
+    way = at_target(points, attainment)
+    return None if way is None else way.cost
+
+
+def _about(stage: Stage, name: str) -> tuple[Knob | None, str]:
+    if name == EBBTIDE:
+        return None, "its own plan at its default, fed with the engines' metrics alone"
+    if name == CLAIRVOYANT:
+        note = "dynamic programme over minutes with every arrival known and a miss budget for the whole span; replayed"
+        return clairvoyant.CAUTION, note
+    if name == STATIC:
+        return _fleet_knob(stage), "the fleet of one size that meets the target, chosen by who knows the span"
+    return ALL[name].knob, ALL[name].note
+
+
+def _tuning(question: Question, name: str, knob: Knob | None) -> str:
+    if name == CLAIRVOYANT:
+        return BOUND
+    if name == STATIC:
+        return HINDSIGHT
+    return question.tune if knob is not None else DEFAULT
+
+
+def _setting(question: Question, name: str, knob: Knob, answer: Found) -> float:
+    """What was run with, or what a search would freeze."""
+    if len(answer.trials) == 1:
+        return answer.trials[0].knob
+    if name == STATIC and (cost := _cost(name, answer, question.attainment)) is not None:
+        return next(trial.knob for trial in answer.trials if trial.point.cost == cost)
+    return frozen_knob(knob, question.attainment, answer)
+
+
+def _versus(name: str, answer: Found, own: Found | None, target: float) -> Versus | None:
+    if own is None:
+        return None
+    attainment = shared_attainment(answer, own, target)
+    here, there = _cost(name, answer, attainment), _cost(EBBTIDE, own, attainment)
+    if here is None or there is None:
+        return None
+    return Versus(attainment=attainment, cost=here, ebbtide_cost=there)
+
+
+def _fluid(stage: Stage) -> float | None:
+    """Mean cost over the seeds of replicas in any fraction, without start-up."""
+    hours = [clairvoyant.fluid_replica_s(stage.case, requests, stage.table) for requests in stage.requests]
+    known = [seconds / 3600 for seconds in hours if seconds is not None]
+    per_hour = float(stage.case.gpu_hour_price) * stage.case.tensor_parallel
+    return _mean(known) * per_hour if len(known) == len(hours) else None
+
+
+def _fluid_row(cost: float, best: Found) -> PolicyResult:
+    return PolicyResult(
+        name=FLUID,
+        tuning=BOUND,
+        reached=True,
+        cost_at_target=cost,
+        interval=None,
+        over_clairvoyant=cost / best.at_target.cost if best.at_target else None,
+        captured=None,
+        knob=None,
+        knob_name=None,
+        versus=None,
+        note="replicas in any fraction that start for nothing, from the measured table; not replayed, only a bound",
+        runs=(),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,208 @@
+"""The traffic of each seed: which part of the trace is scored, how often it is overlaid, and what came before it.
+
+A trace of requests is played as it is, thinned or overlaid with copies of itself; a trace of rates is played with the
+requests of another. What trains schedules is scaled alike and comes strictly before the first scored second.
+"""
+
+import hashlib
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ebbtide.bench import traffic
+from ebbtide.bench.policy import Minute
+from ebbtide.bench.question import Question
+from ebbtide.bench.store import Load
+from ebbtide.errors import ConfigurationError
+from ebbtide.sim.requests import Request
+from ebbtide.sim.shapes import Sampled
+from ebbtide.units import format_duration
+
+MOST_REQUESTS = 5_000_000  # of one replay, which keeps each of them in memory
+_SHIFT_S = 600.0
+_MINUTE_S = 60.0
+_PEAK_MINUTES = 5
+_START_S = 300.0
+
+
+@dataclass(frozen=True)
+class Span:
+    """The trace, cut: what trains and what is scored, unscaled. `requests` or `curve` holds the scored part.
+
+    `lengths` are requests to take lengths and bursts from: the scored ones themselves, or those of another trace.
+    """
+
+    format: str
+    sha256: str
+    start_s: float
+    length_s: float
+    train_s: float
+    requests: tuple[Request, ...]
+    curve: Sampled | None
+    training: tuple[Minute, ...]
+    lengths: tuple[Request, ...]
+
+    @property
+    def peak_per_s(self) -> float:
+        """Requests per second in the busiest five minutes of the scored part."""
+        if self.curve is None:
+            return traffic.peak_per_s(self.requests)
+        rates = [self.curve.rate(minute * _MINUTE_S + _MINUTE_S / 2) for minute in range(self._minutes)]
+        width = min(_PEAK_MINUTES, len(rates))
+        return max(sum(rates[i : i + width]) for i in range(len(rates) - width + 1)) / width
+
+    @property
+    def begin_per_s(self) -> float:
+        """Requests per second in its first five minutes, with which a fleet is in balance when it begins."""
+        length_s = min(_START_S, self.length_s)
+        if self.curve is None:
+            return sum(request.arrival_s < length_s for request in self.requests) / length_s
+        return self.curve.rate(length_s / 2)
+
+    @property
+    def expected(self) -> float:
+        """Requests of the scored part."""
+        if self.curve is None:
+            return len(self.requests)
+        return sum(self.curve.rate((minute + 0.5) * _MINUTE_S) * _MINUTE_S for minute in range(self._minutes))
+
+    @property
+    def _minutes(self) -> int:
+        return max(1, int(self.length_s // _MINUTE_S))
+
+
+def span_of(question: Question) -> Span:
+    """Reads the trace of `question`; ConfigurationError where it or what is asked of it cannot be."""
+    lengths = _lengths(question)
+    mean_prompt = sum(request.prompt_tokens for request in lengths) / len(lengths) if lengths else 1024.0
+    trace = traffic.read(question.trace, question.format, question.column, mean_prompt)
+    if trace.curve:
+        return _of_rates(question, trace.curve, lengths)
+    return _of_requests(question, trace.requests, lengths)
+
+
+def _of_rates(question: Question, curve: Sampled, lengths: Sequence[Request]) -> Span:
+    name, last_s = f"trace {question.trace}", curve.points[-1][0]
+    start_s, end_s, train_s = _bounds(question, last_s)
+    if not lengths:
+        raise ConfigurationError(
+            f"{name}: it holds rates only: give --input-tokens and --output-tokens, each a number, "
+            "lognormal:MEDIAN,SIGMA,MAX or a file with requests"
+        )
+    scored = traffic.span(curve, start_s, min(end_s, last_s) - start_s)
+    if not any(rate > 0 for _, rate in scored.points):
+        raise ConfigurationError(f"{name}: its rate is 0 in all of the span that is asked for")
+    return Span(
+        format="rate",
+        sha256=_sha256(question),
+        start_s=start_s,
+        length_s=min(end_s, last_s) - start_s,
+        train_s=train_s,
+        requests=(),
+        curve=scored,
+        training=_training(curve, start_s, train_s, lengths),
+        lengths=tuple(lengths),
+    )
+
+
+def _of_requests(question: Question, requests: Sequence[Request], lengths: Sequence[Request]) -> Span:
+    name = f"trace {question.trace}"
+    start_s, end_s, train_s = _bounds(question, requests[-1].arrival_s)
+    if question.hours is None:
+        end_s = math.floor(end_s) + 1.0  # the last request belongs to it
+    if lengths:
+        raise ConfigurationError(f"{name}: it has its own lengths; --input-tokens and --output-tokens are for rates")
+    before, after = traffic.split(requests, start_s)
+    scored = tuple(request for request in after if request.arrival_s < end_s - start_s)
+    if not scored:
+        raise ConfigurationError(f"{name}: it has no requests from {start_s / 3600:.4g} to {end_s / 3600:.4g} h")
+    trained = [request for request in before if request.arrival_s < train_s]
+    return Span(
+        format="mooncake" if question.trace.suffix == ".jsonl" else "tokens",
+        sha256=_sha256(question),
+        start_s=start_s,
+        length_s=end_s - start_s,
+        train_s=train_s,
+        requests=scored,
+        curve=None,
+        training=tuple(traffic.minutes(trained, train_s, -start_s)),
+        lengths=scored,
+    )
+
+
+def _bounds(question: Question, last_s: float) -> tuple[float, float, float]:
+    """(Begin of what is scored, its end, end of training), in seconds of the trace, which ends at `last_s`."""
+    train_s = question.train_until_s or 0.0
+    start_s = train_s if question.start_s is None else question.start_s
+    end_s = last_s if question.hours is None else start_s + question.hours * 3600
+    if start_s < train_s:
+        begin, until = format_duration(start_s), format_duration(train_s)
+        raise ConfigurationError(
+            f"trace {question.trace}: --start {begin} is before --train-until {until}: training would be scored"
+        )
+    if end_s > last_s + _MINUTE_S or end_s - start_s < _MINUTE_S:
+        raise ConfigurationError(
+            f"trace {question.trace}: it covers 0 to {last_s / 3600:.4g} h; {start_s / 3600:.4g} to "
+            f"{end_s / 3600:.4g} h is asked for, and at least a minute is needed"
+        )
+    return start_s, end_s, train_s
+
+
+def _sha256(question: Question) -> str:
+    return hashlib.sha256(question.trace.read_bytes()).hexdigest()
+
+
+def load_of(span: Span, factor: float, noise: int, seed: int) -> Load:
+    """The scored requests of one seed, `factor` times as many as in the trace, and the minutes before them."""
+    history = tuple(Minute(minute.start_s, *(factor * value for value in minute[1:])) for minute in span.training)
+    if span.curve is not None:
+        found = traffic.resample(traffic.times(span.curve, factor), span.length_s, span.lengths, seed, noise)
+        return Load(tuple(found), history)
+    return Load(tuple(overlaid(span.requests, factor, span.length_s, seed)), history)
+
+
+def overlaid(requests: Sequence[Request], factor: float, length_s: float, seed: int) -> list[Request]:
+    """`factor` times as many: the trace itself, whole copies of it shifted by up to ten minutes, the rest by a draw.
+
+    A copy keeps its bursts, its runs of long answers and the hour of the day; 1 is the trace as it is.
+    """
+    draw = random.Random(f"{seed}/overlay")
+    found: list[tuple[float, int, int]] = []
+    for number in range(math.ceil(factor)):
+        keep = min(1.0, factor - number)
+        shift_s = draw.uniform(-_SHIFT_S, _SHIFT_S) if number else 0.0
+        found += [
+            ((one.arrival_s + shift_s) % length_s, one.prompt_tokens, one.output_tokens)
+            for one in requests
+            if keep == 1.0 or draw.random() < keep
+        ]
+    return [Request(number, *parts) for number, parts in enumerate(sorted(found))]
+
+
+def _lengths(question: Question) -> list[Request]:
+    given = (question.input_tokens, question.output_tokens)
+    if given == (None, None):
+        return []
+    if question.input_tokens is None or question.output_tokens is None:
+        raise ConfigurationError("--input-tokens and --output-tokens: both are needed where one is given")
+    return traffic.lengths_from(question.input_tokens, question.output_tokens, seed=1)
+
+
+def _training(curve: Sampled, start_s: float, train_s: float, lengths: Sequence[Request]) -> tuple[Minute, ...]:
+    """The curve's own minutes before `train_s`, with the mean lengths; times count from the first scored second."""
+    prompt = sum(request.prompt_tokens for request in lengths) / len(lengths)
+    output = sum(request.output_tokens for request in lengths) / len(lengths)
+    found = []
+    for minute in range(int(train_s // _MINUTE_S)):
+        came = curve.rate((minute + 0.5) * _MINUTE_S) * _MINUTE_S
+        found.append(Minute(minute * _MINUTE_S - start_s, came, came * prompt, came * output))
+    return tuple(found)
+
+
+def rates(requests: Sequence[Request], length_s: float, step_s: float) -> list[float]:
+    """Requests per second by steps, for pictures."""
+    counts = [0] * max(1, math.ceil(length_s / step_s))
+    for request in requests:
+        counts[min(len(counts) - 1, int(request.arrival_s // step_s))] += 1
+    return [count / step_s for count in counts]

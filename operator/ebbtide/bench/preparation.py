@@ -1,0 +1,111 @@
+"""Finds out what must be known before any policy is asked: how large the case is, and what cannot be bought.
+
+Capacity is measured in the simulator with the traffic's own lengths, so that `--peak-replicas` means the same for every
+model and GPU. Impossible input is refused here, before the long part.
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from ebbtide.bench import clairvoyant, misses
+from ebbtide.bench.case import Case
+from ebbtide.bench.loads import MOST_REQUESTS, Span, load_of
+from ebbtide.bench.question import Question
+from ebbtide.bench.run import HOLD
+from ebbtide.bench.runner import Runner, Seeded
+from ebbtide.errors import ConfigurationError
+from ebbtide.sim.requests import Request
+
+_LEAST_ROOM = 2  # replicas above what the peak needs, where no maximum is given
+_ROOM = 1.5
+_MOST_REPLICAS = 512
+_PROBE = tuple(Request(number, float(number), 64, 4) for number in range(3))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What was found out before any policy is asked: the case, the traffic of each seed, and the table of misses."""
+
+    case: Case
+    span: Span
+    factor: float
+    loads: tuple[Seeded, ...]
+    requests: tuple[tuple[Request, ...], ...]
+    table: misses.MissTable
+    capacity_per_s: float
+    p0: float
+
+
+def prepare(question: Question, span: Span, runner: Runner, name: str) -> Stage:
+    """Everything up to the policies; ConfigurationError where the simulator or the bounds make it impossible."""
+    case = _first_case(question, name)
+    probe(runner, case)
+    p0 = misses.unbuyable(runner, case, span.lengths, seed=1).share
+    table = misses.measure_misses(runner, case, span.lengths, 1, p0, runner.side_by_side)
+    missable = max(1.0 - question.attainment, 2 * p0)  # as the table does where the target cannot be bought
+    one = table.capacity(table.replicas[-1], missable) or table.loads[0]
+    factor = question.scale or 1.0
+    if question.peak_replicas is not None:
+        carried = table.capacity(question.peak_replicas, missable) or one
+        factor = question.peak_replicas * carried / span.peak_per_s
+    _require_memory(question, factor * span.expected)
+    need = factor * span.peak_per_s / one
+    case = _bounded(question, case, need, factor * span.begin_per_s / one)
+    requests, loads = [], []
+    for seed in question.seeds:
+        load = load_of(span, factor, question.noise, seed)
+        if not load.requests:
+            raise ConfigurationError(f"trace {question.trace}: no requests are left of it at --scale {factor:.4g}")
+        requests.append(load.requests)
+        loads.append(Seeded(seed, runner.store.put_load(load)))
+    clairvoyant.require_room(case, requests[0], table)
+    return Stage(case, span, factor, tuple(loads), tuple(requests), table, one, p0)
+
+
+def probe(runner: Runner, case: Case) -> None:
+    """Raises ConfigurationError now where the simulator does not ship the model or the system."""
+    runner.run(fleet(case, 1), _PROBE, HOLD, 0.0, 1, ())
+
+
+def _require_memory(question: Question, expected: float) -> None:
+    if expected > MOST_REQUESTS:
+        raise ConfigurationError(
+            f"trace {question.trace}: {expected:,.0f} requests in one replay, {MOST_REQUESTS:,} are allowed: "
+            "lower --scale, --peak-replicas or --hours"
+        )
+
+
+def _first_case(question: Question, name: str) -> Case:
+    return Case(
+        name=name,
+        model=question.model,
+        system=question.system,
+        tensor_parallel=question.tensor_parallel,
+        gpu_hour_price=question.gpu_hour_price,
+        ttft_s=question.ttft_s,
+        itl_s=question.itl_s,
+        attainment=question.attainment,
+        startup_s=question.startup_s,
+        max_replicas=question.max_replicas or misses.FLEETS[-1],
+        start_replicas=1,
+        metric_delay_s=question.metric_delay_s,
+    )
+
+
+def _bounded(question: Question, case: Case, need: float, begin: float) -> Case:
+    """`case` with its bounds: at most what was said, or half as many again as the busiest five minutes need."""
+    most = question.max_replicas or max(int(need) + 1 + _LEAST_ROOM, int(_ROOM * need) + 1)
+    allowed = question.max_replicas or _MOST_REPLICAS
+    if need > allowed:
+        raise ConfigurationError(
+            f"trace {question.trace}: its busiest five minutes need about {need:.0f} replicas, {allowed} are allowed: "
+            "raise --max-replicas, or lower --scale or --peak-replicas"
+        )
+    begin_replicas = min(most, max(1, int(begin) + 1))
+    return msgspec.structs.replace(case, max_replicas=most, start_replicas=begin_replicas)
+
+
+def fleet(case: Case, count: int) -> Case:
+    """`case` with `count` replicas and no more or fewer."""
+    return msgspec.structs.replace(case, start_replicas=count, min_replicas=count, max_replicas=count)

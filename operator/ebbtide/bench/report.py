@@ -1,0 +1,218 @@
+"""Writes report.md from results.json: who pays what for the same attainment, losses of Ebbtide's first of all.
+
+Words and tables only, nothing is computed here that results.json does not hold.
+"""
+
+from collections.abc import Sequence
+
+from ebbtide.bench.pictures import pooled
+from ebbtide.bench.results import BOUND, PolicyResult, Results, Run, Versus
+from ebbtide.bench.run import EBBTIDE
+from ebbtide.units import format_duration
+
+ATTAINMENT_PICTURE, TIME_PICTURE = "attainment.svg", "replicas.svg"
+_A_TIE = 0.005  # of the cost: less is no difference between two replays
+
+
+def report(results: Results) -> str:
+    """The page, in Markdown; pictures are files beside it."""
+    return "\n\n".join(part for part in _parts(results) if part) + "\n"
+
+
+def _parts(results: Results) -> list[str]:
+    case = results.case
+    return [
+        f"# {case.replica.name}",
+        _question(results),
+        "## What it costs\n\n" + _table(results),
+        _verdict(results),
+        f"![cost against attainment]({ATTAINMENT_PICTURE})",
+        "## Against Ebbtide at equal attainment\n\n" + _versus(results) if _ebbtide(results) else "",
+        "## Replicas and load\n\n" + _time_words(results) + f"\n\n![replicas over time]({TIME_PICTURE})",
+        _agreement(results),
+        _notes(results),
+        _reproduce(results),
+    ]
+
+
+def _question(results: Results) -> str:
+    case, replica, traffic = results.case, results.case.replica, results.case.traffic
+    lengths = f"{traffic.mean_prompt_tokens:.0f} prompt and {traffic.mean_output_tokens:.0f} output tokens a request"
+    trained = f", after {traffic.train_hours:g} h of training" if traffic.train_hours else ", without training"
+    return "\n".join(
+        (
+            f"- **Traffic**: `{traffic.trace}` ({traffic.format}) x {traffic.scale:.4g}, "
+            f"{traffic.hours:.4g} h{trained}; {_range(traffic.requests)} requests, "
+            f"{traffic.peak_per_s:.4g} a second in the busiest five minutes, {lengths}.",
+            f"- **Replica**: {replica.model} on {replica.system}, {replica.tensor_parallel} GPU at "
+            f"{replica.gpu_hour_price} an hour each; ready {_range(replica.startup_s)} s after the order; "
+            f"{replica.min_replicas} to {replica.max_replicas} of them; one of several carries "
+            f"{case.capacity_per_s:.4g} requests/s.",
+            f"- **Objective**: {_percent(replica.attainment)} of the submitted requests, over the whole span, with "
+            f"time to first token at most {format_duration(replica.ttft_s)} and gap between tokens at most "
+            f"{format_duration(replica.itl_s)}. {_percent(results.p0)} are missed however many replicas run.",
+            f"- **Simulator** `{case.simulator}`, seeds {', '.join(map(str, case.seeds))}{_sameness(results)}; "
+            f"settings: {case.tune}.",
+        )
+    )
+
+
+def _sameness(results: Results) -> str:
+    """Where no seed changes anything, the interval over seeds says nothing."""
+    outcomes: dict[tuple[str, float], set[tuple[float, float]]] = {}
+    for policy in results.policies:
+        for run in policy.runs:
+            outcomes.setdefault((policy.name, run.knob), set()).add((run.cost, run.attainment))
+    differ = any(len(found) > 1 for found in outcomes.values())
+    return "" if len(results.case.seeds) == 1 or differ else " (which all gave the same)"
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,g}" if low == high else f"{low:,g} to {high:,g}"
+
+
+def _table(results: Results) -> str:
+    rows = [
+        "| policy | settings | cost at the target | 95 % over seeds | over clairvoyant | captured | attained "
+        "| worst 5 min | p99 TTFT | changes per replica-day | start-up share |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for one in sorted(results.policies, key=_by_cost):
+        if not one.runs:
+            bare = f"{one.cost_at_target:.2f} | | {one.over_clairvoyant or 0:.3f}"
+            rows.append(f"| {one.name} | {one.tuning} | {bare} | | | | | | |")
+            continue
+        nearest = nearest_runs(one, results.case.replica.attainment)
+        worst = [run.worst_5min for run in nearest if run.worst_5min is not None]
+        first = [run.ttft_ms.p99 for run in nearest]
+        cells = (
+            f"**{one.name}**" if one.name == EBBTIDE else one.name,
+            one.tuning,
+            f"{one.cost_at_target:.2f}" if one.cost_at_target is not None else "not reached",
+            _interval(one.interval),
+            f"{one.over_clairvoyant:.3f}" if one.over_clairvoyant is not None else "",
+            f"{one.captured:.2f}" if one.captured is not None else "",
+            f"{_mean([run.attainment for run in nearest]):.2%} for {_mean([run.cost for run in nearest]):.2f}",
+            f"{min(worst):.1%}" if worst else "",
+            f"{max(value for value in first if value is not None):.0f} ms" if None not in first else "never came",
+            f"{_mean([run.scale_events_per_replica_day for run in nearest]):.1f}",
+            f"{_mean([run.start_up_share for run in nearest]):.1%}",
+        )
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows) + (
+        "\n\nThe columns from *attained* on are of the measured setting nearest to the target, over all seeds (five "
+        "minutes and p99 of the worst one). Captured: share of what the clairvoyant saves over static-hindsight."
+    )
+
+
+def _by_cost(one: PolicyResult) -> tuple[bool, float]:
+    return one.cost_at_target is None, one.cost_at_target or 0.0
+
+
+def nearest_runs(policy: PolicyResult, target: float) -> list[Run]:
+    """The runs, one a seed, of the setting that comes nearest to the target: above it if any is."""
+    points = pooled(policy)
+    above = [point for point in points if point[2] >= target]
+    chosen = min(above, key=lambda point: point[1]) if above else max(points, key=lambda point: point[2])
+    return [run for run in policy.runs if run.knob == chosen[0]]
+
+
+def _interval(bounds: tuple[float | None, float | None] | None) -> str:
+    if bounds is None:
+        return ""
+    low, high = bounds
+    return f"{'' if low is None else f'{low:.2f}'} – {'not reached' if high is None else f'{high:.2f}'}"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _ebbtide(results: Results) -> PolicyResult | None:
+    return results.policy(EBBTIDE)
+
+
+def _verdict(results: Results) -> str:
+    """Losses first; then where the target is not reached; then the rest."""
+    own = _ebbtide(results)
+    if own is None:
+        return ""
+    rivals = [one for one in results.policies if one.versus is not None and one.tuning != BOUND]
+    lost = [(one, one.versus) for one in rivals if one.versus and one.versus.saving < -_A_TIE]
+    lines = [
+        f"**{one.name} wins here**: {-versus.saving:.1%} cheaper than Ebbtide at {versus.attainment:.2%}."
+        for one, versus in sorted(lost, key=lambda pair: pair[1].saving)
+    ]
+    if not own.reached:
+        attained, target = _mean([run.attainment for run in own.runs]), results.case.replica.attainment
+        lines.append(f"**Ebbtide does not reach the target**: {attained:.3%} where {_percent(target)} is asked.")
+    if not lost and rivals:
+        best = min(rivals, key=lambda one: one.versus.saving if one.versus else 0.0)
+        lines.append(f"No rival is cheaper at equal attainment; the nearest is {best.name}.")
+    return "\n\n".join(lines)
+
+
+def _versus(results: Results) -> str:
+    rows = ["| policy | compared at | its cost | Ebbtide's | Ebbtide saves |", "|---|---:|---:|---:|---:|"]
+    compared = [(one, one.versus) for one in results.policies if one.versus is not None]
+    for one, versus in sorted(compared, key=lambda pair: pair[1].saving):
+        rows.append(_versus_row(one, versus))
+    alone = [one.name for one in results.policies if one.versus is None and one.runs and one.name != EBBTIDE]
+    rest = (
+        f"\n\nNot comparable, because no setting attains what Ebbtide was measured at: {', '.join(alone)}."
+        if alone
+        else ""
+    )
+    return "\n".join(rows) + (
+        "\n\nAt the target, or at the highest share that both attain where one does not reach it." + rest
+    )
+
+
+def _versus_row(one: PolicyResult, versus: Versus) -> str:
+    costs = f"{versus.cost:.2f} | {versus.ebbtide_cost:.2f}"
+    return f"| {one.name} | {versus.attainment:.2%} | {costs} | {versus.saving:+.1%} |"
+
+
+def _time_words(results: Results) -> str:
+    seed = results.case.seeds[0]
+    return (
+        f"Seed {seed}, each policy at its setting nearest to the target. Area: load in replicas at full capacity; "
+        "coloured: billed; grey: ready."
+    )
+
+
+def _agreement(results: Results) -> str:
+    found = results.agreement
+    if found is None:
+        return ""
+    rows = [
+        f"## The same in simulator `{found.simulator}`",
+        "| policy | setting | cost here | there | attained here | there |\n|---|---:|---:|---:|---:|---:|\n"
+        + "\n".join(
+            f"| {one.name} | {one.knob:.4g} | {one.cost:.2f} | {one.other_cost:.2f} | {one.attainment:.2%} | "
+            f"{one.other_attainment:.2%} |"
+            for one in found.policies
+        ),
+        f"Of all pairs of policies, {_percent(found.same_order_by_cost)} stand in the same order by cost and "
+        f"{_percent(found.same_order_by_attainment)} by attainment. Ranks and costs at equal attainment carry over; "
+        "neither simulator's absolute numbers do.",
+    ]
+    return "\n\n".join(rows)
+
+
+def _percent(share: float | None) -> str:
+    return "none (too few)" if share is None else f"{100 * share:.5g} %"
+
+
+def _notes(results: Results) -> str:
+    lines = []
+    for one in results.policies:
+        setting = f"{one.knob_name} = {one.knob:.4g}" if one.knob is not None and one.knob_name else "no setting"
+        lines.append(f"- **{one.name}** ({setting}): {one.note or 'as published'}")
+    return "## How each stands in for its original\n\n" + "\n".join(lines)
+
+
+def _reproduce(results: Results) -> str:
+    versions = ", ".join(f"{name} {value}" for name, value in results.versions.items())
+    return f"## Reproduce\n\n```\n{results.command}\n```\n\n{versions}. Trace sha256 `{results.case.traffic.sha256}`."

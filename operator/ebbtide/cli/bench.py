@@ -1,0 +1,101 @@
+"""`ebbtide bench`: what Ebbtide's decisions cost beside those of other autoscalers, on any trace."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ebbtide.errors import ConfigurationError
+
+STRONGEST = "ebbtide,schedule,slo-law,knative-kpa,hpa-queue"
+WRONG_INPUT, INTERRUPTED = 2, 130
+_DEFAULT_OUT = Path("out/bench")
+
+
+@click.group()
+def bench() -> None:
+    """Compare Ebbtide with other autoscalers on recorded traffic, in simulators."""
+
+
+@bench.command(
+    epilog="""\b
+DIST is a number of tokens, lognormal:MEDIAN,SIGMA,MAX, or a file with requests. The same file for both keeps
+its requests whole, and their bursts.
+\b
+A trace of rates for a day, schedules trained on the days before:
+  ebbtide bench replay --trace week.csv --train-until 5d --hours 24 --peak-replicas 8 \\
+      --input-tokens chat.csv --output-tokens chat.csv --out out/day
+The same rivals with the settings that would have been right on an earlier day:
+  ebbtide bench replay --trace week.csv --train-until 4d --hours 24 ... --out out/before
+  ebbtide bench replay --trace week.csv --train-until 5d --hours 24 ... --tune frozen:out/before/results.json
+\b
+Exit codes: 0 done, 2 wrong input, 130 interrupted; the same command goes on from where it was.""",
+)
+@click.option("--simulator", default="dynamo", show_default=True, help="dynamo (NVIDIA's offline replay) or ebbtide.")
+@click.option("--trace", type=click.Path(path_type=Path), required=True, help="Requests (CSV, JSONL) or rates (CSV).")
+@click.option("--format", "form", metavar="FORMAT", help="mooncake, tokens or rate; by default as the file shows.")
+@click.option("--column", help="Which column of a rate trace with several; by default the first.")
+@click.option("--start", metavar="T", help="Begin of the span, such as 6h, from the first second of the trace.")
+@click.option("--hours", type=float, metavar="H", help="Length of the span; by default to the end of the trace.")
+@click.option("--train-until", metavar="T", help="What comes before T is history for schedules and is not scored.")
+@click.option("--scale", type=float, help="Times as many requests: thinned, or overlaid with shifted copies.")
+@click.option("--peak-replicas", type=int, metavar="N", help="In place of --scale: so much that the peak needs N.")
+@click.option("--max-replicas", type=int, help="What a policy may run.  [default: 1.5 times the peak's need]")
+@click.option("--noise", type=int, default=1, show_default=True, help="Bursts added to a rate trace: 0, 1 or 2.")
+@click.option("--input-tokens", metavar="DIST", help="Prompt lengths, for a trace of rates; see below.")
+@click.option("--output-tokens", metavar="DIST", help="Answer lengths, likewise.")
+@click.option("--model", default="meta-llama/Meta-Llama-3.1-8B", show_default=True, metavar="NAME")
+@click.option("--system", default="h100_sxm", show_default=True, help="GPU system that the simulator knows.")
+@click.option("--tp", type=int, default=1, show_default=True, help="GPUs of one replica.")
+@click.option("--gpu-hour-price", default="2.50", show_default=True)
+@click.option("--ttft-ms", type=float, default=500.0, show_default=True, help="Objective: time to the first token.")
+@click.option("--itl-ms", type=float, default=50.0, show_default=True, help="Objective: mean gap between tokens.")
+@click.option("--attainment", type=float, default=99.0, show_default=True, help="Percent that must meet both.")
+@click.option("--startup-s", type=float, help="From the order to a ready replica.  [default: 100]")
+@click.option("--startup-file", type=click.Path(path_type=Path), help="Start-up times, one a line, drawn in order.")
+@click.option("--metric-delay-s", type=float, default=0.0, show_default=True, help="How late metrics are.")
+@click.option("--policies", default=STRONGEST, show_default=True, help="Names with commas, or all.")
+@click.option("--tune", default="hindsight", show_default=True, help="hindsight, published or frozen:FILE.")
+@click.option("--seeds", type=int, default=3, show_default=True, help="How many; they are 1, 2, 3, …")
+@click.option("--jobs", type=int, default=2, show_default=True, help="Replays at the same time.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=_DEFAULT_OUT, show_default=True)
+@click.option(
+    "--cross-check/--no-cross-check",
+    default=None,
+    help="Replay the settings found in the other simulator too.  [default: only after dynamo]",
+)
+def replay(**options: Any) -> None:
+    """Replay a trace under Ebbtide and its rivals; write results.json, report.md and pictures."""
+    from ebbtide.bench.command import answer, ask  # late, so that --help is fast
+
+    try:
+        results = answer(ask(options), options["jobs"], options["out"], _checked(options), _command(), _say)
+    except ConfigurationError as error:
+        if (click.get_current_context().find_root().obj or {}).get("debug"):
+            raise
+        click.echo("error: " + " ".join(str(error).split()), err=True)
+        sys.exit(WRONG_INPUT)
+    except KeyboardInterrupt:
+        click.echo("interrupted: what was computed is kept, the same command goes on from there", err=True)
+        sys.exit(INTERRUPTED)
+    for policy in sorted(results.policies, key=lambda one: (one.cost_at_target is None, one.cost_at_target or 0.0)):
+        cost = "not reached" if policy.cost_at_target is None else f"{policy.cost_at_target:.2f}"
+        click.echo(f"{policy.name:<24} {policy.tuning:<10} {cost:>12}")
+    click.echo(f"{options['out'] / 'report.md'}")
+
+
+def _checked(options: dict[str, Any]) -> bool:
+    """Our own simulator is always at hand; the other one is installed only for who asks for it."""
+    given = options["cross_check"]
+    return bool(options["simulator"] == "dynamo" if given is None else given)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _command() -> str:
+    """What was typed, so that it can be repeated."""
+    return shlex.join(["ebbtide", *sys.argv[1:]])

@@ -1,0 +1,219 @@
+"""Every wrong input of `ebbtide bench replay` is one line that says what is wrong and what is allowed, exit code 2."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from ebbtide.bench.simulators import SIMULATORS
+from ebbtide.cli.main import main
+from tests.bench.fake_simulator import PLACE
+from tests.bench.replaying import write_trace
+
+GOOD = [(float(second), 100, 10) for second in range(300)]
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """Runs the command with these arguments in an empty folder; what the one line says after `error: `."""
+    monkeypatch.setitem(SIMULATORS, "fake", PLACE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    write_trace(Path("good.jsonl"), GOOD)
+
+    def call(*arguments: str) -> str:
+        given = ["--simulator", "fake", "--model", "tiny", "--policies", "ebbtide", "--seeds", "1"]
+        if "--trace" not in arguments:
+            given += ["--trace", "good.jsonl"]
+        monkeypatch.setattr(sys, "argv", ["ebbtide", "bench", "replay", *given, *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        assert not Path("out/bench/results.json").exists()
+        said = capsys.readouterr().err.splitlines()
+        errors = [line for line in said if line.startswith("error: ")]
+        assert errors == said[-1:], said
+        return errors[0].removeprefix("error: ")
+
+    return call
+
+
+def lines(*rows: tuple[float, int, int]) -> str:
+    return "".join(f'{{"timestamp": {1000 * t_s}, "input_length": {i}, "output_length": {o}}}\n' for t_s, i, o in rows)
+
+
+TOKENS = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+LENGTHS = ("--input-tokens", "100", "--output-tokens", "10")
+
+BAD_TRACES = {
+    "a file that is not there": (None, "x.csv", (), "trace x.csv: No such file or directory"),
+    "an empty file of requests": ("", "x.jsonl", (), "trace x.jsonl: it holds no requests"),
+    "an empty file": (
+        "",
+        "x.csv",
+        (),
+        "trace x.csv: header '' is unknown; expected TIMESTAMP,ContextTokens,GeneratedTokens or utc,rpm or t_s,rps or "
+        "t_s and token columns",
+    ),
+    "a table without a request": (TOKENS, "x.csv", (), "trace x.csv: it holds no requests"),
+    "times that go back": (
+        lines((1, 5, 5), (3, 5, 5), (2, 5, 5)),
+        "x.jsonl",
+        (),
+        "trace x.jsonl line 3: time 2.0000 s: it is 1 s before the line above; times must not go back",
+    ),
+    "a time before zero": (
+        lines((-1, 5, 5)),
+        "x.jsonl",
+        (),
+        "trace x.jsonl line 1: time -1.0000 s: it is before zero; times must not go back",
+    ),
+    "an empty prompt": (
+        lines((1, 0, 5)),
+        "x.jsonl",
+        (),
+        "trace x.jsonl line 1: 0 prompt and 5 output tokens: 1 or more of each are allowed",
+    ),
+    "an empty answer": (
+        TOKENS + "2024-05-10 00:00:00.0000000,10,0\n",
+        "x.csv",
+        (),
+        "trace x.csv line 2: 10 prompt and 0 output tokens: 1 or more of each are allowed",
+    ),
+    "a line that is no JSON": (
+        "{\n",
+        "x.jsonl",
+        (),
+        "trace x.jsonl line 1: Input data was truncated",
+    ),
+    "rates whose times go back": (
+        "t_s,rps\n0,1\n60,1\n30,1\n",
+        "x.csv",
+        LENGTHS,
+        "trace x.csv line 4: time 30 s is before the line above (60 s)",
+    ),
+    "a rate below zero": (
+        "t_s,rps\n0,1\n60,-1\n",
+        "x.csv",
+        LENGTHS,
+        "trace x.csv line 3: '60,-1': -1 is no rate: 0 or more is allowed",
+    ),
+    "rates that are 0 all the time": (
+        "t_s,rps\n0,0\n600,0\n",
+        "x.csv",
+        LENGTHS,
+        "trace x.csv: its rate is 0 in all of the span that is asked for",
+    ),
+    "rates without lengths": (
+        "t_s,rps\n0,1\n600,1\n",
+        "x.csv",
+        (),
+        "trace x.csv: it holds rates only: give --input-tokens and --output-tokens, each a number, "
+        "lognormal:MEDIAN,SIGMA,MAX or a file with requests",
+    ),
+    "lengths that nobody understands": (
+        "t_s,rps\n0,1\n600,1\n",
+        "x.csv",
+        ("--input-tokens", "many", "--output-tokens", "10"),
+        "input tokens 'many': write a number of tokens, lognormal:MEDIAN,SIGMA,MAX or a file with requests",
+    ),
+    "another format than the file has": (
+        "t_s,rps\n0,1\n600,1\n",
+        "x.csv",
+        (*LENGTHS, "--format", "tokens"),
+        "trace x.csv: it is of format rate, not tokens",
+    ),
+    "a trace of less than a minute": (
+        lines((0, 5, 5), (1, 5, 5)),
+        "x.jsonl",
+        (),
+        "trace x.jsonl: it covers 0 to 0.0002778 h; 0 to 0.0002778 h is asked for, and at least a minute is needed",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TRACES)
+def test_a_bad_trace_is_refused(refused, case: str) -> None:
+    content, name, options, said = BAD_TRACES[case]
+    if content is not None:
+        Path(name).write_text(content)
+    assert refused("--trace", name, *options) == said
+
+
+POLICIES = "--policies nobody: simulator fake has no such policy; it has: ebbtide, static-peak, static-mean, "
+BAD_OPTIONS = {
+    "--simulator other": "--simulator other: it does not exist; there are: dynamo, ebbtide, fake",
+    "--format csv": "--format csv: allowed are mooncake, tokens, rate",
+    "--noise 3": "--noise 3: allowed are 0, 1, 2",
+    "--start later": "--start later: 'later' is not a duration: write for example 500ms, 30s, 10m or 1h30m; it counts "
+    "from the first second of the trace",
+    "--start 2h": "trace good.jsonl: it covers 0 to 0.08306 h; 2 to 0.08306 h is asked for, and at least a minute is "
+    "needed",
+    "--hours 0": "--hours 0: above 0 and at most 8784 hours is allowed",
+    "--hours 1": "trace good.jsonl: it covers 0 to 0.08306 h; 0 to 1 h is asked for, and at least a minute is needed",
+    "--start 1m --train-until 2m": "trace good.jsonl: --start 1m is before --train-until 2m: training would be scored",
+    "--scale 0": "--scale 0: above 0 and at most 10000 times is allowed",
+    "--scale nan": "--scale nan: above 0 and at most 10000 times is allowed",
+    "--scale 2 --peak-replicas 3": "--scale and --peak-replicas: one of them is allowed",
+    "--peak-replicas 0": "--peak-replicas 0: 1 to 512 is allowed",
+    "--max-replicas 1000": "--max-replicas 1000: 1 to 512 is allowed",
+    "--tp 0": "--tp 0: 1 to 1024 is allowed",
+    "--gpu-hour-price free": "--gpu-hour-price free: a price above 0 is allowed, such as 2.50",
+    "--gpu-hour-price -1": "--gpu-hour-price -1: a price above 0 is allowed, such as 2.50",
+    "--ttft-ms 0": "--ttft-ms 0: above 0 and at most 3.6e+06 ms is allowed",
+    "--itl-ms inf": "--itl-ms inf: above 0 and at most 3.6e+06 ms is allowed",
+    "--attainment 100": "--attainment 100: above 0 and below 100 percent is allowed",
+    "--attainment 0": "--attainment 0: above 0 and below 100 percent is allowed",
+    "--startup-s 0": "--startup-s 0: above 0 and at most 86400 seconds is allowed",
+    "--startup-s 5 --startup-file f": "--startup-s and --startup-file: one of them is allowed",
+    "--startup-file none.txt": "--startup-file none.txt: No such file or directory",
+    "--startup-file empty.txt": "--startup-file empty.txt: it is empty; one number of seconds a line is expected",
+    "--startup-file bad.txt": "--startup-file bad.txt line 2: soon: above 0 and at most 86400 seconds is allowed",
+    "--simulator dynamo --startup-file f": "--startup-file f: in simulator dynamo every start takes as long; use "
+    "--startup-s there, or --simulator ebbtide",
+    "--metric-delay-s -1": "--metric-delay-s -1: 0 to 3600 seconds is allowed",
+    "--policies ,": "--policies ',': at least one is needed, of: ebbtide, static-peak, static-mean, ",
+    "--policies ebbtide,nobody": POLICIES,
+    "--policies dynamo-planner": POLICIES.replace("nobody", "dynamo-planner"),
+    "--tune best": "--tune best: allowed are hindsight, published or frozen:FILE, a results.json of training days",
+    "--tune frozen:none.json": "none.json: No such file or directory",
+    "--tune frozen:empty.txt": "empty.txt: it is no results.json of `ebbtide bench replay`: Input data was truncated",
+    "--seeds 0": "--seeds 0: 1 to 100 is allowed",
+    "--jobs 0": "--jobs 0: 1 to 256 is allowed",
+    "--out good.jsonl/out": "--out good.jsonl/out: Not a directory",
+    "--input-tokens 5": "--input-tokens and --output-tokens: both are needed where one is given",
+    "--input-tokens 5 --output-tokens 5": "trace good.jsonl: it has its own lengths; --input-tokens and "
+    "--output-tokens are for rates",
+}
+
+
+@pytest.mark.parametrize("options", BAD_OPTIONS)
+def test_a_bad_option_is_refused(refused, options: str) -> None:
+    Path("empty.txt").write_text("")
+    Path("bad.txt").write_text("30\nsoon\n")
+    said = BAD_OPTIONS[options]
+    assert refused(*options.split())[: len(said)] == said
+
+
+def test_a_model_that_the_simulator_does_not_ship_is_refused(refused) -> None:
+    assert refused("--model", "huge") == "simulator fake has no model huge; it has: tiny"
+
+
+def test_a_system_that_our_own_simulator_does_not_have_is_refused(refused) -> None:
+    said = refused("--simulator", "ebbtide", "--model", "meta-llama/Meta-Llama-3.1-8B", "--system", "tpu")
+    assert said.startswith("simulator ebbtide has no meta-llama/Meta-Llama-3.1-8B on 1 x tpu; models of 8B run on 1")
+
+
+@pytest.mark.slow
+def test_a_trace_that_needs_more_replicas_than_allowed_is_refused(refused) -> None:
+    said = refused("--scale", "20", "--max-replicas", "3")
+    assert said.startswith("trace good.jsonl: its busiest five minutes need about ")
+    assert said.endswith(" replicas, 3 are allowed: raise --max-replicas, or lower --scale or --peak-replicas")
+
+
+@pytest.mark.slow
+def test_more_requests_than_one_replay_can_hold_are_refused(refused) -> None:
+    write_trace(Path("long.jsonl"), [(0.25 * number, 100, 10) for number in range(4000)])
+    assert refused("--trace", "long.jsonl", "--scale", "2000").startswith(
+        "trace long.jsonl: 8,000,000 requests in one replay, 5,000,000 are allowed: lower --scale, --peak-replicas or"
+    )

@@ -1,0 +1,142 @@
+"""The standard set: what is typed for each case, what is skipped, and the page about all of them."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from benchmarks import decisions
+
+from ebbtide.bench.command import ask
+from ebbtide.bench.results import encode
+from ebbtide.cli.bench import replay
+from tests.bench.findings import CHEAPER, CLAIRVOYANT, DEARER, EBBTIDE, results
+
+
+def pretended(typed: list[str], calls: list[list[str]], *policies) -> int:
+    """As `ebbtide bench replay` does: files in the folder after --out."""
+    calls.append(typed)
+    out = Path(typed[typed.index("--out") + 1])
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "results.json").write_bytes(encode(results(*policies)))
+    for picture in ("attainment.svg", "replicas.svg"):
+        (out / picture).write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    return 0
+
+
+@pytest.fixture
+def traces(tmp_path: Path) -> Path:
+    folder = tmp_path / "traces"
+    folder.mkdir()
+    for case in decisions.CASES:
+        if isinstance(case.trace, str):
+            (folder / case.trace).write_text("")
+    return folder
+
+
+def main(tmp_path: Path, traces: Path, *more: str, call) -> tuple[int, str]:
+    where = ["--traces", str(traces), "--out", str(tmp_path / "out"), "--page", str(tmp_path / "docs" / "page.md")]
+    status = decisions.main([*where, *more], call=call)
+    return status, (tmp_path / "docs" / "page.md").read_text()
+
+
+@pytest.mark.parametrize("case", [*decisions.standard(), *decisions.grid()], ids=lambda case: case.name)
+def test_every_command_of_the_set_is_one_that_the_command_line_takes(case: decisions.Case, tmp_path: Path) -> None:
+    typed = decisions.arguments(case, tmp_path / "t.csv", tmp_path, decisions.STRONGEST, 1, 2, tmp_path)
+    context = replay.make_context("replay", typed[2:])
+    asked = ask(context.params)
+    assert asked.peak_replicas == case.peak
+    assert asked.train_until_s is not None, "schedules have something to go by"
+    assert "ebbtide" in asked.policies
+
+
+def test_names_of_the_set_are_unlike_and_it_has_short_cases_in_both_simulators() -> None:
+    for cases in (decisions.standard(), decisions.grid()):
+        assert len({case.name for case in cases}) == len(cases)
+    assert {case.options.split()[1] for case in decisions.quick()} == {"dynamo", "ebbtide"}
+
+
+def test_the_page_has_a_row_a_case_its_losses_and_pictures(tmp_path: Path, traces: Path) -> None:
+    calls: list[list[str]] = []
+    policies = (CLAIRVOYANT, EBBTIDE, DEARER, CHEAPER)
+    status, page = main(tmp_path, traces, "--quick", call=lambda typed: pretended(typed, calls, *policies))
+    assert status == 0
+    assert len(calls) == 2
+    assert "| conversation-quick | fake | 0.99 | 0.9915 | 12.00 | 1.200 | slo-law | -9.1% |" in page
+    assert "Geometric mean over 2 cases: -9.1% saved" in page
+    assert "- collapse: slo-law is 9.1% cheaper at 99.00%." in page
+    assert "![replicas over time](page/collapse-replicas.svg)" in page
+    assert (tmp_path / "docs" / "page" / "collapse-replicas.svg").exists()
+    assert "clairvoyant is" not in page
+
+
+def test_a_case_without_its_trace_is_skipped_and_the_page_says_so(tmp_path: Path, traces: Path) -> None:
+    (traces / "azure2023_conv.csv").unlink()
+    calls: list[list[str]] = []
+    status, page = main(tmp_path, traces, call=lambda typed: pretended(typed, calls, EBBTIDE, DEARER))
+    assert status == 0, "a trace that is not there is no failure"
+    assert f"- conversation: azure2023_conv.csv is not in {traces}" in page
+    assert f"- diurnal-chat: azure2023_conv.csv is not in {traces}" in page, "its lengths come from there"
+    assert {Path(typed[3]).stem for typed in calls} == {"azure2023_code", "servegen_deepseek-r1", "on-off", "collapse"}
+    assert "## Losses\n\nNone." in page
+
+
+def test_a_case_that_fails_is_said_with_its_command_and_the_others_go_on(tmp_path: Path, traces: Path) -> None:
+    calls: list[list[str]] = []
+
+    def call(typed: list[str]) -> int:
+        return 2 if "dynamo" in typed else pretended(typed, calls, EBBTIDE, DEARER)
+
+    status, page = main(tmp_path, traces, "--quick", call=call)
+    assert status == 1
+    assert "- conversation-quick: it ended with status 2: ebbtide bench replay --trace" in page
+    assert len(calls) == 1
+
+
+def test_the_full_grid_also_freezes_settings_on_the_same_hours_of_the_day_before(tmp_path: Path, traces: Path) -> None:
+    calls: list[list[str]] = []
+    part = [case.name for case in decisions.grid()].index("diurnal-chat-6-noise1") + 1
+    slices = ["--full", "--slice", f"{part}/{len(decisions.grid())}"]
+    status, page = main(tmp_path, traces, *slices, call=lambda typed: pretended(typed, calls, EBBTIDE, DEARER))
+    assert status == 0
+    test, before, frozen = calls
+    assert test[test.index("--train-until") + 1] == frozen[frozen.index("--train-until") + 1] == "3d6h"
+    assert before[before.index("--train-until") + 1] == "2d6h"
+    assert before[before.index("--scale") + 1] == frozen[frozen.index("--scale") + 1] == "1.5", "as the test was"
+    assert "--peak-replicas" not in before
+    out = before[before.index("--out") + 1]
+    assert frozen[frozen.index("--tune") + 1] == f"frozen:{out}/results.json"
+    assert "## Rivals with the settings of the day before" in page
+
+
+def test_slices_are_all_of_the_grid_once(tmp_path: Path, traces: Path) -> None:
+    seen: list[str] = []
+    for part in (1, 2, 3):
+        calls: list[list[str]] = []
+        main(
+            tmp_path,
+            traces,
+            "--full",
+            "--slice",
+            f"{part}/3",
+            call=lambda typed, calls=calls: pretended(typed, calls, EBBTIDE),
+        )
+        seen += [Path(typed[typed.index("--out") + 1]).name for typed in calls]
+    whole = [name for name in seen if not name.endswith(("-day-before", "-frozen"))]
+    assert sorted(whole) == sorted(case.name for case in decisions.grid())
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "x", "1/"])
+def test_a_slice_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        decisions.main(["--slice", text])
+    assert "a part of how many, such as 2/8" in capsys.readouterr().err
+
+
+def test_a_generated_trace_is_a_row_a_minute_with_its_collapse(tmp_path: Path) -> None:
+    case = next(case for case in decisions.CASES if case.name == "collapse")
+    assert not isinstance(case.trace, str)
+    decisions.write_shape(case.trace, tmp_path / "t.csv")
+    rows = list(csv.DictReader((tmp_path / "t.csv").open()))
+    rates = {int(row["t_s"]): float(row["rps"]) for row in rows}
+    assert (rates[4440], rates[4500]) == (18.0, 3.0)
+    assert len(rates) == 1441

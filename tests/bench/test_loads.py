@@ -1,0 +1,98 @@
+"""Which part of a trace is scored, what trains, and how a trace becomes larger or smaller."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ebbtide.bench.command import ask
+from ebbtide.bench.loads import Span, load_of, overlaid, rates, span_of
+from ebbtide.cli.bench import replay
+from ebbtide.sim.requests import Request
+from tests.bench.replaying import write_trace
+
+LENGTHS = ("--input-tokens", "100", "--output-tokens", "20")
+
+
+@pytest.fixture
+def span(tmp_path: Path):
+    """The span that these options cut from an hour of one request a second, or from rates that climb by the hour."""
+    write_trace(tmp_path / "hour.jsonl", [(float(second), 10 + second // 600, 5) for second in range(3600)])
+    steps = "".join(f"{hour * 3600},{hour + 1}\n{hour * 3600 + 3599},{hour + 1}\n" for hour in range(48))
+    (tmp_path / "days.csv").write_text(f"t_s,rps\n{steps}")
+
+    def cut(file: str, *options: str) -> Span:
+        with CliRunner().isolation():
+            context = replay.make_context("replay", ["--trace", str(tmp_path / file), *options])
+        return span_of(ask(context.params))
+
+    return cut
+
+
+def test_a_trace_of_requests_is_scored_as_it_is(span) -> None:
+    whole = span("hour.jsonl")
+    assert (whole.format, len(whole.requests), whole.length_s, whole.training) == ("mooncake", 3600, 3600.0, ())
+    load = load_of(whole, 1.0, 1, seed=7)
+    assert load.requests == whole.requests, "the same for every seed"
+    assert whole.peak_per_s == pytest.approx(1.0)
+    assert whole.begin_per_s == pytest.approx(1.0)
+
+
+def test_what_comes_before_training_ends_is_history_with_times_before_zero(span) -> None:
+    part = span("hour.jsonl", "--train-until", "20m", "--hours", "0.5")
+    assert len(part.requests) == 1800
+    assert part.requests[0] == Request(0, 0.0, 12, 5), "times begin at zero"
+    assert [minute.start_s for minute in part.training[:2]] == [-1200.0, -1140.0]
+    assert part.training[-1] == (-60.0, 60, 60 * 11, 60 * 5)
+
+
+def test_a_gap_between_training_and_the_span_stays_a_gap(span) -> None:
+    part = span("hour.jsonl", "--train-until", "10m", "--start", "30m")
+    assert part.requests[0].prompt_tokens == 13
+    assert (part.training[0].start_s, part.training[-1].start_s) == (-1800.0, -1260.0)
+
+
+def test_history_grows_with_the_scale(span) -> None:
+    part = span("hour.jsonl", "--train-until", "20m")
+    assert load_of(part, 2.5, 1, seed=1).history[0] == (-1200.0, 150.0, 1500.0, 750.0)
+
+
+def test_rates_are_played_with_given_lengths_and_seeds_differ(span) -> None:
+    part = span("days.csv", *LENGTHS, "--train-until", "1d", "--hours", "2")
+    assert part.format == "rate"
+    assert part.expected == pytest.approx(3600 * (25 + 26), rel=0.01)
+    assert part.peak_per_s == pytest.approx(26.0)
+    assert part.begin_per_s == pytest.approx(25.0)
+    assert len(part.training) == 1440
+    assert part.training[0].start_s == -86_400.0
+    assert part.training[-1].requests == pytest.approx(60 * 24)
+    assert part.training[-1].prompt_tokens == pytest.approx(100 * 60 * 24)
+    first, second = (load_of(part, 0.1, 1, seed=seed).requests for seed in (1, 2))
+    assert len(first) == pytest.approx(0.1 * part.expected, rel=0.05)
+    assert first != second
+    assert {(one.prompt_tokens, one.output_tokens) for one in first} == {(100, 20)}
+
+
+@pytest.mark.parametrize(("factor", "count"), [(1.0, 400), (3.0, 1200), (0.25, 100), (2.5, 1000)])
+def test_scaling_gives_that_many_times_the_requests_inside_the_span(factor: float, count: int) -> None:
+    source = [Request(number, float(number), 10, 1 + number) for number in range(400)]
+    found = overlaid(source, factor, 400.0, seed=3)
+    assert len(found) == pytest.approx(count, rel=0.2 if factor % 1 else 0.0)
+    assert [one.id for one in found] == list(range(len(found)))
+    arrivals = [one.arrival_s for one in found]
+    assert arrivals == sorted(arrivals)
+    assert 0.0 <= arrivals[0] <= arrivals[-1] < 400.0
+    assert found == overlaid(source, factor, 400.0, seed=3)
+    assert factor == 1.0 or found != overlaid(source, factor, 400.0, seed=4)
+
+
+def test_a_copy_is_shifted_by_minutes_so_that_the_hour_of_the_day_stays() -> None:
+    source = [Request(number, 40_000.0 + number, 10, 5) for number in range(100)]
+    for seed in range(20):
+        found = overlaid(source, 4.0, 86_400.0, seed)
+        assert all(39_400 <= one.arrival_s <= 40_700 for one in found)
+
+
+def test_rates_for_a_picture() -> None:
+    requests = [Request(number, t_s, 1, 1) for number, t_s in enumerate((0.0, 1.0, 61.0, 130.0))]
+    assert rates(requests, 130.0, 60.0) == [2 / 60, 1 / 60, 1 / 60]
