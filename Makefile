@@ -44,7 +44,7 @@ check: .venv/.synced ## Format, lint, types, import contracts, unit tests: under
 	@echo "==> ruff"; $(BIN)/ruff format --check . ; $(BIN)/ruff check .
 	echo "==> mypy"; $(BIN)/mypy
 	echo "==> import-linter"; $(BIN)/lint-imports --no-logo
-	echo "==> unit tests"; $(BIN)/pytest -q -n 2 -m "not slow and not cluster and not full"
+	echo "==> unit tests"; $(BIN)/pytest -q -n 3 -m "not slow and not cluster and not full"
 
 .PHONY: test
 test: .venv/.synced binaries ## All tests but the slowest: check, simulated fleets, a real control plane and Prometheus
