@@ -13,7 +13,6 @@ from ebbtide.core.work import Cycle, Draft, VariantDraft
 
 # A new replica must pay its start-up back within this time: 60 s of start-up make it 10 % dearer than one that runs.
 PAYBACK_S = 600.0
-MOST_REPLICAS = 1_000_000  # beyond any cluster: stands for no limit
 
 
 def place(draft: Draft, cycle: Cycle) -> None:
@@ -70,14 +69,14 @@ def _room(variant: VariantDraft, claim: bool) -> int:
     if pool is None or not variant.gpus:
         return 0
     left = (pool.budget - pool.held) / variant.gpus - variant.staying
-    most = MOST_REPLICAS if math.isinf(left) else math.floor(left + 1e-9)
+    most = pools.UNLIMITED if math.isinf(left) else math.floor(left + 1e-9)
     if most <= 0:
         return most
     yields = max(0.0, pool.yields - pool.stuck) if claim else 0.0  # what leaves a cordoned node makes no room
     # 8 GPUs, 2 of ours and 6 of a lower priority, of which 4 may be claimed: room for 4, also where nodes may come
     unclaimed = left - max(0.0, pool.lower - yields) / variant.gpus
     free = pools.slots(pool, variant) + math.floor(yields / variant.gpus)
-    return max(0, min(most, free, MOST_REPLICAS if math.isinf(unclaimed) else math.floor(unclaimed + 1e-9)))
+    return max(0, min(most, free, pools.UNLIMITED if math.isinf(unclaimed) else math.floor(unclaimed + 1e-9)))
 
 
 def _high(draft: Draft, variant: VariantDraft, cycle: Cycle, claim: bool) -> int:
@@ -236,4 +235,4 @@ def _alone(draft: Draft) -> int:
     if not able:
         return 0
     best = min(able, key=lambda v: (comparable_cost(v) * v.need / v.rate, v.index))
-    return min(MOST_REPLICAS, math.ceil(best.need / best.rate - 1e-9))
+    return min(pools.UNLIMITED, math.ceil(best.need / best.rate - 1e-9))

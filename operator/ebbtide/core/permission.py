@@ -9,6 +9,8 @@ from ebbtide.core.work import Cycle, Draft, VariantDraft
 from ebbtide.model.reasons import Code
 from ebbtide.model.spec import Mode
 
+_Fault = tuple[Code, str]
+
 # Of these it is known what is there: a target that nobody created holds no replicas, one in a wrong pool those it has.
 _OF_ONE_VARIANT = frozenset(
     {
@@ -27,18 +29,18 @@ def step(draft: Draft, cycle: Cycle) -> None:
 
     In this order: a rival, a fault, the mode, what may be unseen.
     """
-    draft.fault = _first_fault(draft)
-    draft.no_write = _forbidden(draft, cycle)
-    for variant in draft.variants:
-        found = _faults_of(draft, variant)
+    of_variants = [_faults_of(draft, variant) for variant in draft.variants]
+    draft.fault = _first_fault(draft, of_variants)
+    draft.no_write = _forbidden(draft, of_variants, cycle)
+    for variant, found in zip(draft.variants, of_variants, strict=True):
         variant.fault = found[0] if found and draft.no_write is None else None
 
 
-def _forbidden(draft: Draft, cycle: Cycle) -> tuple[Code, str] | None:
+def _forbidden(draft: Draft, of_variants: list[list[_Fault]], cycle: Cycle) -> _Fault | None:
     mode = draft.state.spec.mode
     if draft.conflict:
         return Code.TARGET_CONFLICT, draft.conflict
-    if draft.fault is not None and not _others_may_act(draft):
+    if draft.fault is not None and not _others_may_act(draft, of_variants):
         return draft.fault
     if mode is not Mode.AUTO:
         return _MODES[mode], f"mode is {mode.value}: nothing is written to the targets"
@@ -48,22 +50,21 @@ def _forbidden(draft: Draft, cycle: Cycle) -> tuple[Code, str] | None:
     return None
 
 
-def _others_may_act(draft: Draft) -> bool:
+def _others_may_act(draft: Draft, of_variants: list[list[_Fault]]) -> bool:
     """Whether all that is wrong concerns some variants alone, and there are others."""
-    found = [_faults_of(draft, variant) for variant in draft.variants]
-    codes = [code for faults in found for code, _ in faults]
-    return not draft.state.faults and not all(found) and all(code in _OF_ONE_VARIANT for code in codes)
+    codes = [code for faults in of_variants for code, _ in faults]
+    return not draft.state.faults and not all(of_variants) and all(code in _OF_ONE_VARIANT for code in codes)
 
 
-def _first_fault(draft: Draft) -> tuple[Code, str] | None:
+def _first_fault(draft: Draft, of_variants: list[list[_Fault]]) -> _Fault | None:
     """The code of the first cross-object fault of the service or of its targets and pools, and the words of all."""
     found = [(_as_code(code), text) for code, text in draft.state.faults]
-    for variant in draft.variants:
-        found += _faults_of(draft, variant)
+    for faults in of_variants:
+        found += faults
     return (found[0][0], "; ".join(text for _, text in found)) if found else None
 
 
-def _faults_of(draft: Draft, variant: VariantDraft) -> list[tuple[Code, str]]:
+def _faults_of(draft: Draft, variant: VariantDraft) -> list[_Fault]:
     """What was found while the target was resolved, each text with the variant's name; else what the snapshot shows."""
     target, name = variant.state.target, variant.spec.name
     if target.faults:

@@ -20,8 +20,9 @@ def step(cycle: Cycle) -> None:
     acting: dict[int, list[Draft]] = {}
     still: list[Draft] = []
     kept: list[tuple[PoolDraft, float]] = []
+    yielded = {draft.state.spec.key: _yielded(draft, cycle) for draft in cycle.drafts}
     for draft in cycle.drafts:
-        _may_claim(draft, cycle, 1.0)
+        _may_claim(draft, yielded[draft.state.spec.key], 1.0)
     for draft in sorted(cycle.drafts, key=lambda draft: (-draft.state.spec.priority, draft.state.spec.key)):
         if draft.failure is None and not _stays(draft, cycle):
             acting.setdefault(draft.state.spec.priority, []).append(draft)
@@ -32,18 +33,18 @@ def step(cycle: Cycle) -> None:
             kept += charged
     for group in acting.values():
         for draft in group:
-            _may_claim(draft, cycle, -1.0)
+            _may_claim(draft, yielded[draft.state.spec.key], -1.0)
         _place_equals(group, cycle)
     for pool, gpus in kept:
         pool.budget += gpus
     _place_equals(still, cycle)
 
 
-def _may_claim(draft: Draft, cycle: Cycle, sign: float) -> None:
+def _may_claim(draft: Draft, yielded: list[tuple[PoolDraft, float]], sign: float) -> None:
     """Count it among those that give way to whoever is placed now; or, with -1, among those no longer."""
     for pool, gpus in pools.held(draft):
         pool.lower += sign * gpus
-    for pool, gpus in _yielded(draft, cycle):
+    for pool, gpus in yielded:
         pool.yields += sign * gpus
 
 
@@ -183,5 +184,5 @@ def _left(variant: VariantDraft) -> int:
     if pool is None or not variant.gpus:
         return variant.observed
     left = (pool.budget - pool.held) / variant.gpus
-    paid = 1_000_000 if math.isinf(left) else variant.wanted + math.floor(left + 1e-9)
+    paid = pools.UNLIMITED if math.isinf(left) else variant.wanted + math.floor(left + 1e-9)
     return min(paid, max(variant.wanted, variant.observed) + pools.slots(pool, variant))

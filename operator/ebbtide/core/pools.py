@@ -17,6 +17,7 @@ FIRST_BACKOFF_S = 300.0
 LONGEST_BACKOFF_S = 3600.0
 PATIENCE = 1.5  # times the lead time, before a node that did not come is given up
 KEPT_LEAD_TIMES = 8
+UNLIMITED = 1_000_000  # replicas: beyond any cluster
 _WAITING = (PodPhase.PENDING, PodPhase.UNSCHEDULABLE)
 
 
@@ -123,7 +124,7 @@ def slots(pool: PoolDraft, variant: VariantDraft) -> int:
     be on different nodes: 2 pods of 8 GPUs fit on two nodes of 8, one pod of 16 does not.
     """
     if pool.elastic:
-        return 1_000_000
+        return UNLIMITED
     gpus, per_replica = _pod_gpus(variant), max(1, variant.state.target.pods_per_replica)
     return sum(count * (free // gpus) for free, count in pool.free.items() if free >= gpus) // per_replica
 
