@@ -7,7 +7,6 @@ with a time limit and the last answer in the failure.
 import contextlib
 import json
 import signal
-import socket
 import sys
 import time
 import urllib.request
@@ -18,6 +17,7 @@ from typing import Any
 
 from ebbtide.errors import SandboxError
 from ebbtide.sandbox.audit import Write, audit_writes, service_account_user
+from ebbtide.sandbox.demo_base import free_port
 from ebbtide.sandbox.sandbox import Sandbox
 
 POOL_LABEL = "sandbox.ebbtide.dev/pool"
@@ -40,12 +40,6 @@ def stays(question: Callable[[], bool], what: str, for_s: float) -> None:
     while time.monotonic() < end:
         assert question(), f"did not stay so for {for_s:.0f} s: {what}"
         time.sleep(0.5)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def pool(name: str, nodes_of: str, *, accelerator: str = "A100-80GB", price: str | None = "1.00", **spec: Any) -> Json:

@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ import yaml
 from ebbtide.clock import parse_rfc3339
 from ebbtide.controller.intake import Intake
 from ebbtide.sandbox.audit import Write, audit_writes, service_account_user
+from ebbtide.sandbox.demo_base import free_port
 from ebbtide.sandbox.sandbox import Sandbox
 
 SHORT_LEASE = ("--lease-duration=4s", "--renew-deadline=3s", "--retry-period=500ms")
@@ -62,12 +62,6 @@ def until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> 
     while not condition():
         assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}"
         time.sleep(0.1)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

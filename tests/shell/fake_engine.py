@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from aiohttp import web
 
-from tests.shell.loopback import free_port
+from ebbtide.sandbox.demo_base import free_port
 
 BUSY = "The engine is currently busy and cannot accept new requests. Please try again later or on a different instance."
 DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."

@@ -1,18 +1,10 @@
-"""Programs under test that serve on loopback: a free port for them, and waiting for what they answer."""
+"""Programs under test that serve on loopback: waiting for what they answer."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import closing
-from socket import socket
 from typing import Any
 
 import aiohttp
-
-
-def free_port() -> int:
-    with closing(socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def eventually(ask: Callable[[], Awaitable[Any]], within_s: float = 10.0) -> Any:

@@ -13,8 +13,9 @@ import pytest
 
 from ebbtide.kube.client import KubeClient
 from ebbtide.sandbox import emulator
+from ebbtide.sandbox.demo_base import free_port
 from tests.shell.fake_pods_api import FakePodsApi
-from tests.shell.loopback import answering, eventually, free_port
+from tests.shell.loopback import answering, eventually
 
 CHAT = "team-a/chat"
 # a part of loopback that no sandbox claims

@@ -14,11 +14,11 @@ import pytest
 from click.testing import CliRunner
 
 from ebbtide.cli.main import cli
+from ebbtide.sandbox.demo_base import free_port
 from ebbtide.sandbox.ledger import Objectives
 from ebbtide.sandbox.loadgen import Gaps, LoadTarget, Progress, Served, run_load, summary
 from ebbtide.sim.requests import Request
 from tests.shell.fake_engine import Behaviour, FakeEngine, engines
-from tests.shell.loopback import free_port
 
 ADDRESS = "127.61.9.1"
 OBJECTIVES = Objectives(time_to_first_token_s=1.0, inter_token_latency_s=0.05)

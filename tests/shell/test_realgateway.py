@@ -17,12 +17,13 @@ import pytest
 from yarl import URL
 
 from ebbtide.kube.client import KubeClient
+from ebbtide.sandbox.demo_base import free_port
 from ebbtide.sandbox.realgateway import service
 from ebbtide.sandbox.realgateway.backends import HoldLimits
 from ebbtide.sandbox.realgateway.service import RealGateway
 from tests.shell.fake_engine import BUSY, Behaviour, FakeEngine, engines
 from tests.shell.fake_pods_api import FakePodsApi
-from tests.shell.loopback import answering, free_port
+from tests.shell.loopback import answering
 from tests.shell.loopback import eventually as answered
 
 CHAT = "team-a/chat"

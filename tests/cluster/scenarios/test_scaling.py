@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.rig import Json, Rig, free_port, pool, until
+from ebbtide.sandbox.demo_base import free_port
+from tests.cluster.rig import Json, Rig, pool, until
 
 A100, L40S, H100, SPOT = "busy-a100", "busy-l40s", "busy-h100", "busy-spot"
 NODES = {A100: "a100-on-prem", L40S: "l40s-on-demand", H100: "h100-on-demand", SPOT: "h100-spot"}
