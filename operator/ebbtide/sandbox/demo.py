@@ -70,7 +70,10 @@ class Demo(RunningDemo):
         await self.until_ready(expected, _FLEET_READY_TIMEOUT_S)
 
     async def start(self) -> None:
-        """Warms the fleet up, starts the operator beside it, and returns at second 0 of every stream."""
+        """Warms the fleet up, starts the operator beside it, and returns at second 0 of every stream.
+
+        The operator comes when a whole window of rates is of this load: one that fills up looks like a steep rise.
+        """
         began_s = monotonic_s()
         for service in self.services:
             stream = self.requests(service)
@@ -78,6 +81,7 @@ class Demo(RunningDemo):
             await self._order(service, fleet.shifted(before, fleet.WARM_UP_S), counted=False)
             counted = [r for r in stream if r.arrival_s >= 0.0]
             await self._order(service, counted, start_in_s=fleet.WARM_UP_S - (monotonic_s() - began_s))
+        await asyncio.sleep(self._pace.rate_window_s + 2.0 * self._pace.scrape_s)
         await self.start_operator(fleet.WARM_UP_S)
         left_s = fleet.WARM_UP_S - (monotonic_s() - began_s)
         self._progress(f"the operator runs; it looks at the fleet for {left_s:.0f} s before the counted load begins")

@@ -38,7 +38,7 @@ from ebbtide.sim.profiles import profile
 
 NAMESPACE = "demo"
 POOL_LABEL = "sandbox.ebbtide.dev/pool"
-WARM_UP_S = 30.0
+WARM_UP_S = 45.0
 LENGTHS = Lengths(
     prompt_median=500.0,
     prompt_sigma=0.7,
