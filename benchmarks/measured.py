@@ -25,7 +25,7 @@ from typing import Any
 
 from ebbtide.clock import unix_time_s
 from ebbtide.controller.cycle import run_cycle
-from ebbtide.controller.heap import share_one_heap
+from ebbtide.controller.heap import share_one_heap, spare_the_collector
 from ebbtide.controller.intake import Intake
 from ebbtide.controller.leadership import AlwaysLeading, GuardedClient
 from ebbtide.controller.meters import Meters
@@ -232,6 +232,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
     share_one_heap()
+    spare_the_collector()
     result = asyncio.run(measure(options.services, options.url, options.cycles, options.surge))
     print(json.dumps(result, default=vars))
 

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from ebbtide.model.plan import ServicePlan
-from ebbtide.model.snapshot import PodPhase, PodState, Snapshot, Source
+from ebbtide.model.snapshot import PodPhase, PodState, ServiceState, Snapshot, Source
 from tests.builders import Loop, condition, engine, node, pod, pool, service, snapshot, spec, variant, variant_spec
 
 PARALLEL: dict[str, Any] = {"ordinal": True, "ordered": False}
@@ -113,3 +114,36 @@ def test_the_time_is_remembered_over_a_restart() -> None:
     loop.run(seen(up(1), **PARALLEL), 30)
     again = Loop(loop.memory, loop.now_s)
     assert condition(again.one(seen(up(1), **PARALLEL), 10), "Ready")[1] == "PodsMissing"
+
+
+def blocked(story: str) -> ServiceState:
+    """Another team's service whose 8 declared replicas get no GPU."""
+    declared = spec("team-b/blocked", variants=[variant_spec("h100", max_replicas=20)], max_replicas=20)
+    without: dict[str, Any] = {"gpus_per_replica": 1}
+    waiting: list[PodState] = []
+    if story == "refused by a quota":
+        without["replica_failure"] = "exceeded quota"
+    if story == "too large for any node":
+        without["gpus_per_replica"] = 16
+        waiting = [
+            pod(f"b-{i}", phase=PodPhase.UNSCHEDULABLE, gpus=16, message="Insufficient nvidia.com/gpu")
+            for i in range(8)
+        ]
+    return service(variant("h100", waiting, 8, **without), declared)
+
+
+@pytest.mark.parametrize("priority", [100, 900])
+@pytest.mark.parametrize("story", ["refused by a quota", "too large for any node", "no pod comes and nobody says why"])
+def test_what_gets_no_gpu_keeps_none_from_other_services(story: str, priority: int) -> None:
+    """7 of 8 GPUs are free. One service wants 4 of them; the other has declared 8 replicas that hold none."""
+    declared = spec("team-a/chat", variants=[variant_spec("h100", max_replicas=20)], min_replicas=4, max_replicas=20)
+    chat = service(variant("h100", [pod("a", engine(8.0))], 1), declared)
+    other = blocked(story)
+    other = msgspec.structs.replace(other, spec=msgspec.structs.replace(other.spec, priority=priority))
+    loop = Loop()
+    state = snapshot([chat, other], pool(nodes=[node("n", 8, 1)]))
+    for _ in range(6):
+        decided = loop.run(state, 10)
+    plans = {plan.key: plan for plan in decided.services}
+    assert plans["team-a/chat"].variants[0].allowed == 4, plans["team-a/chat"].reason.text
+    assert "no room" not in plans["team-a/chat"].reason.text

@@ -4,7 +4,7 @@ import pytest
 
 from ebbtide.core.demand import measure
 from ebbtide.core.plan import open_cycle, plan
-from ebbtide.model.memory import Memory
+from ebbtide.model.memory import Memory, ServiceMemory
 from tests.builders import NOW, Loop, engine, fresh, pod, pool, service, snapshot, spec, variant, variant_spec
 
 
@@ -70,3 +70,29 @@ def test_an_overload_from_the_first_second_is_never_taken_for_short_answers_and_
     remembered = loop.memory.services[0]
     assert 140.0 < remembered.output_tokens < 260.0
     assert plan(load, loop.memory, loop.now_s)[0].services[0].variants[0].wanted > 1
+
+
+@pytest.mark.parametrize("trickle", [1.0, 0.1, 1e-15, 0.0])
+def test_a_queue_that_drains_says_nothing_of_how_long_prompts_are(trickle):
+    """10/s leave the queue while 1/s comes: prompts are 500 tokens still, and afterwards the load is what it is."""
+    loop = Loop()
+    for _ in range(30):
+        loop.one(seen(10.0, 10.0, 2000.0, running=200.0, others=10.0))
+    before = loop.memory.services[0]
+    for _ in range(6):
+        loop.one(seen(trickle, 10.0, 2000.0, running=200.0, waiting=300.0, prompt=5000.0, others=10.0))
+    for _ in range(3):  # the window still holds what was begun from the queue
+        loop.one(seen(trickle, 8.0, 1500.0, running=100.0, prompt=4000.0, others=10.0))
+    for _ in range(10):
+        decided = loop.one(seen(1.0, 1.0, 200.0, running=6.0, others=10.0))
+    after = loop.memory.services[0]
+    assert after.input_tokens == pytest.approx(before.input_tokens, rel=0.05)
+    assert after.output_tokens == pytest.approx(before.output_tokens, rel=0.15)
+    assert decided.variants[0].wanted == 1
+
+
+def test_a_remembered_length_that_no_engine_could_hold_is_forgotten():
+    state = seen(2.0, 2.0, 400.0)
+    absurd = Memory(services=(ServiceMemory("ml/chat", input_tokens=4e12, output_tokens=200.0, lengths_s=600.0),))
+    view = measure(open_cycle(state, absurd, NOW).drafts[0], open_cycle(state, absurd, NOW))
+    assert view.input_tokens < 1100.0

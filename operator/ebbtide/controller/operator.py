@@ -17,7 +17,7 @@ from typing import Any
 from aiohttp import web
 
 from ebbtide import __version__
-from ebbtide.controller.heap import share_one_heap
+from ebbtide.controller.heap import share_one_heap, spare_the_collector
 from ebbtide.controller.intake import Intake
 from ebbtide.controller.leadership import AlwaysLeading, GuardedClient, LeaseThread
 from ebbtide.controller.lease import LeaseSettings
@@ -39,6 +39,7 @@ _CYCLE_GRACE_S = 2.0
 async def run_operator(settings: Settings) -> None:
     """Runs until SIGTERM or SIGINT. Losing the Lease ends the process from within (exit code 3)."""
     share_one_heap()
+    spare_the_collector()
     stop = asyncio.Event()
     with _signals(stop):
         async with contextlib.AsyncExitStack() as stack:

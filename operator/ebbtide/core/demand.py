@@ -15,6 +15,8 @@ GRACE_S = 45.0
 LENGTH_TAU_S = 120.0
 MATURE_SHARE = 0.5  # of arrivals: with fewer completions most answers are still to come, and nobody knows how long
 FULL_SHARE = 0.05  # of those in the batch: with more waiting nothing is added to it
+FEWEST_REQUESTS = 0.5  # of a window: below one request a rate is rounding, and tokens divided by it are no length
+LONGEST_TOKENS = 1e6  # of a prompt or an answer; what is remembered beyond it was never measured
 DEFAULT_INPUT_TOKENS = 1024.0
 DEFAULT_OUTPUT_TOKENS = 256.0
 
@@ -129,9 +131,11 @@ def _quality(sums: _Sums, cycle: Cycle) -> str:
 def _lengths(view: DemandView, draft: Draft, sums: _Sums, cycle: Cycle) -> None:
     """Mean tokens a request, smoothed: a minute's mean of output lengths varies by a quarter without any meaning."""
     memory = draft.memory
-    view.input_tokens = memory.input_tokens or DEFAULT_INPUT_TOKENS
-    view.output_tokens = memory.output_tokens or DEFAULT_OUTPUT_TOKENS
-    view.lengths_s = memory.lengths_s
+    view.input_tokens = _remembered(memory.input_tokens, DEFAULT_INPUT_TOKENS)
+    view.output_tokens = _remembered(memory.output_tokens, DEFAULT_OUTPUT_TOKENS)
+    view.lengths_s, view.queued_at = memory.lengths_s, memory.queued_at
+    if sums.waiting > FULL_SHARE * sums.running + 1.0:
+        view.queued_at = round(cycle.now_s, 1)
     # An engine that counts no tokens is given two windows, then the defaults hold.
     view.lengths_known = memory.input_tokens > 0.0 or draft.watched_s >= 2.0 * cycle.snapshot.rate_window_s
     if (
@@ -142,8 +146,13 @@ def _lengths(view: DemandView, draft: Draft, sums: _Sums, cycle: Cycle) -> None:
         or not windows_are_full(draft, cycle)
     ):
         return
-    full = sums.waiting > FULL_SHARE * sums.running + 1.0
-    admitted = min(sums.rate, sums.finished) if full else sums.rate
+    full = view.queued_at == round(cycle.now_s, 1)
+    if not full and view.queued_at is not None and cycle.now_s - view.queued_at < cycle.snapshot.rate_window_s:
+        return  # part of what was begun within the window came before it
+    # Into a full batch as many go as leave it, from the queue, however many arrive: 10/s while it drains and 1/s comes.
+    admitted = sums.finished if full else sums.rate
+    if admitted * cycle.snapshot.rate_window_s < FEWEST_REQUESTS:
+        return
     turned_over = full and sums.finished * cycle.snapshot.rate_window_s >= max(1.0, sums.running)
     if sums.finished < MATURE_SHARE * sums.rate and not turned_over:
         # Tokens belong to answers that have not ended: what was generated for each of them is the least they have.
@@ -155,10 +164,14 @@ def _lengths(view: DemandView, draft: Draft, sums: _Sums, cycle: Cycle) -> None:
     # An answer in the batch is half done on average. 9 requests/s come and 6.6 end while 1500 tokens/s are generated:
     # 2.4 more are in the batch each second, so 192 tokens an answer; if they wait before a full batch, 227.
     answers = 0.5 * (sums.finished + admitted)
-    view.input_tokens += weight * (sums.prompt / max(admitted, 1e-9) - view.input_tokens)
-    view.output_tokens += weight * (sums.generated / max(answers, 1e-9) - view.output_tokens)
+    view.input_tokens += weight * (min(LONGEST_TOKENS, sums.prompt / admitted) - view.input_tokens)
+    view.output_tokens += weight * (min(LONGEST_TOKENS, sums.generated / answers) - view.output_tokens)
     view.output_tokens = max(1.0, view.output_tokens)
     view.lengths_known = True
+
+
+def _remembered(tokens: float, default: float) -> float:
+    return tokens if 0.0 < tokens <= LONGEST_TOKENS else default
 
 
 def windows_are_full(draft: Draft, cycle: Cycle) -> bool:

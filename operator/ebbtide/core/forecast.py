@@ -39,11 +39,11 @@ def step(draft: Draft, cycle: Cycle) -> None:
             variant.memory.capacity, draft.state.spec.model_parameters_billion
         )
     horizon_s = horizon(draft, cycle)
-    memory = draft.memory.forecast
+    memory, line = draft.memory.forecast, None
     if draft.demand.quality in ("fresh", "young") and windows_are_full(draft, cycle):
-        memory = learn(memory, draft, horizon_s, cycle)
+        memory, line = learn(memory, draft, horizon_s, cycle)
     draft.forecast_memory = memory
-    _say(draft, memory, horizon_s, cycle)
+    _say(draft, memory, line, horizon_s, cycle)
 
 
 def horizon(draft: Draft, cycle: Cycle) -> float:
@@ -54,36 +54,38 @@ def horizon(draft: Draft, cycle: Cycle) -> float:
     return main.startup_s + cycle.reaction_s
 
 
-def learn(memory: ForecastMemory, draft: Draft, horizon_s: float, cycle: Cycle) -> ForecastMemory:
-    """Add the present sample, score predictions that are due, and make a new one every eighth of a horizon."""
+def learn(memory: ForecastMemory, draft: Draft, horizon_s: float, cycle: Cycle) -> tuple[ForecastMemory, Line]:
+    """Add the present sample, score predictions that are due, and make a new one every eighth of a horizon.
+
+    Returns the line through the samples too.
+    """
     view, now_s, window_s = draft.demand, cycle.now_s, cycle.snapshot.rate_window_s
     sample = DemandSample(
         round(now_s, 1), significant(view.rate), round(view.input_tokens, 1), round(view.output_tokens, 1)
     )
     samples = _append(memory.samples, sample, horizon_s)
+    line = fit(samples, horizon_s, now_s, window_s)
     losses, scored = (memory.level_loss, memory.trend_loss, memory.growth_loss), memory.scored
     doubted, mix = memory.doubt_loss, weights(memory)
     waiting: list[Prediction] = []
-    line: Line | None = None
     for prediction in memory.predictions:
         if prediction.due_at > now_s:
             waiting.append(prediction)
         elif prediction.due_at > now_s - 0.5 * horizon_s:  # a longer gap says nothing about that moment
-            line = line or fit(samples, horizon_s, now_s, window_s)
             losses = _score(losses, prediction, line.level)
             doubted = doubted * SCORE_DECAY + _doubted(mix, prediction, line.level)
             scored = scored * SCORE_DECAY + 1.0
     if _prediction_is_due(waiting, horizon_s, now_s):
-        line = line or fit(samples, horizon_s, now_s, window_s)
         due = round(now_s + horizon_s, 1)
         level, trend, growth = (significant(value) for value in line.candidates(horizon_s))
         made = Prediction(round(now_s, 1), due, level, trend, growth)
         waiting = [*waiting, made][-KEPT_PREDICTIONS:]
     level_loss, trend_loss, growth_loss = (round(loss, 6) for loss in losses)
     peak = significant(max(sample.requests_per_second, memory.peak * math.exp(-cycle.snapshot.cycle_s / PEAK_TAU_S)))
-    return ForecastMemory(
+    learnt = ForecastMemory(
         samples, tuple(waiting), level_loss, trend_loss, growth_loss, round(doubted, 6), round(scored, 3), peak
     )
+    return learnt, line
 
 
 def _score(losses: Triple, prediction: Prediction, actual: float) -> Triple:
@@ -196,12 +198,13 @@ def mixture(mix: Triple, line: Line, ahead_s: float) -> float:
     return sum(weight * value for weight, value in zip(mix, line.candidates(ahead_s), strict=True))
 
 
-def _say(draft: Draft, memory: ForecastMemory, horizon_s: float, cycle: Cycle) -> None:
+def _say(draft: Draft, memory: ForecastMemory, line: Line | None, horizon_s: float, cycle: Cycle) -> None:
+    """What is expected; `line` None: nothing was learnt now, and the samples are of earlier cycles."""
     draft.mix = mix = weights(memory)
     draft.sigma = draft.calm_sigma = PRIOR_SIGMA
     if not memory.samples or abs(cycle.now_s - memory.samples[-1].at) > trend_window_s(horizon_s):
         return  # samples from before a night at zero, or before an outage, say nothing about now
-    line = draft.line = fit(memory.samples, horizon_s, cycle.now_s, cycle.snapshot.rate_window_s)
+    line = draft.line = line or fit(memory.samples, horizon_s, cycle.now_s, cycle.snapshot.rate_window_s)
     expected = mixture(mix, line, horizon_s)
     if draft.demand.quality == "partial":
         expected = max(expected, draft.demand.rate)

@@ -63,16 +63,17 @@ def _look(
     full_by = fullness.KV_CACHE if starved else ""
     if fullness.refused_at_work(refused, tokens):
         full_by = fullness.QUEUE_BOUND
+    concurrency, whole = _mean_concurrency(pods), _is_whole(variant, pods)
     return _Seen(
         requests=requests,
         missed=missed,
         refused=sum(refused),
         tokens=sum(tokens) / len(pods),
-        concurrency=_mean_concurrency(pods),
+        concurrency=concurrency,
         elapsed_s=elapsed_s,
         window_s=window_s,
-        even=_was_even(variant, pods),
-        whole=_is_whole(variant, pods),
+        even=whole and _was_even(pods, concurrency),
+        whole=whole,
         full_by=full_by,
         starved=starved,
     )
@@ -104,12 +105,9 @@ def token_gap_s(engine: EngineReadings) -> float | None:
     return speed.mean_s
 
 
-def _was_even(variant: VariantDraft, pods: list[EngineReadings]) -> bool:
-    """Nobody joined within the window, and what runs now is within a third of the window's mean."""
-    if not _is_whole(variant, pods):
-        return False
+def _was_even(pods: list[EngineReadings], mean: float) -> bool:
+    """What runs now is within a third of the window's mean; that nobody joined within the window is for the caller."""
     now = [size for engine in pods if (size := engine.running.fresh) is not None]
-    mean = _mean_concurrency(pods)
     return bool(now) and 0.67 * mean <= sum(now) / len(now) <= 1.5 * mean + 1.0
 
 

@@ -73,7 +73,7 @@ def _yielded(draft: Draft, cycle: Cycle) -> list[tuple[PoolDraft, float]]:
         least[variant.index] += further
         more -= further
     return [
-        (variant.pool, float(max(0, variant.staying - least[variant.index]) * variant.gpus))
+        (variant.pool, float(max(0, variant.holding - least[variant.index]) * variant.gpus))
         for variant in draft.variants
         if variant.pool is not None and variant.gpus
     ]
@@ -90,11 +90,11 @@ def _keep(draft: Draft) -> list[tuple[PoolDraft, float]]:
         pool = variant.pool
         if pool is None or not variant.gpus:
             continue
-        pool.lower -= variant.staying * variant.gpus
+        pool.lower -= variant.holding * variant.gpus
         pool.stuck -= variant.stuck_gpus
-        declared = float(variant.observed * variant.gpus)
-        runs = min(declared, float(variant.bound_gpus))
-        waits = clip(pool.budget - runs - pool.lower, 0.0, declared - runs)
+        declared = float((variant.observed - variant.homeless) * variant.gpus)
+        runs = min(float(variant.observed * variant.gpus), float(variant.bound_gpus))
+        waits = clip(pool.budget - runs - pool.lower, 0.0, max(0.0, declared - runs))
         pool.budget -= runs + waits
         charged.append((pool, runs + waits))
     return charged
@@ -111,8 +111,10 @@ def _place_equals(group: list[Draft], cycle: Cycle) -> None:
         for variant in draft.variants:
             if variant.pool is not None and variant.gpus:
                 wanted = _chargeable(draft, variant, variant.wanted, cycle)
-                pools.take(variant.pool, variant, max(0, wanted - variant.observed))
-                variant.pool.budget -= min(wanted, variant.placed + variant.hung) * variant.gpus
+                new = max(0, wanted - variant.observed)
+                pools.take(variant.pool, variant, new)
+                held = min(wanted, variant.placed + variant.hung, variant.holding + new)
+                variant.pool.budget -= held * variant.gpus
     _reserve_minimums(group, cycle)
 
 
@@ -163,7 +165,7 @@ def _reserve_minimum(draft: Draft, cycle: Cycle) -> None:
 def _idle(draft: Draft) -> list[tuple[PoolDraft, float]]:
     """(pool, GPUs) of what runs beyond the need: a minimum may keep it, so no equal's minimum takes it."""
     return [
-        (variant.pool, float(max(0, variant.staying - variant.wanted) * variant.gpus))
+        (variant.pool, float(max(0, variant.holding - variant.wanted) * variant.gpus))
         for variant in draft.variants
         if variant.pool is not None and variant.gpus
     ]

@@ -324,6 +324,7 @@ def _service_memory(draft: Draft, now_s: float) -> ServiceMemory:
         raise_to=draft.raise_to,
         activator_seen_at=draft.activator_seen_at,
         input_tokens=round(view.input_tokens, 1) if view.known and view.lengths_known else memory.input_tokens,
+        queued_at=view.queued_at if view.known else memory.queued_at,
         refused_at=draft.refused_at,
         starved_at=draft.starved_at,
         lengths_s=round(min(view.lengths_s, 3600.0), 1) if view.known else memory.lengths_s,

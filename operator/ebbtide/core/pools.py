@@ -99,7 +99,7 @@ def _charge_others(cycle: Cycle) -> None:
             variant.pool.stuck += variant.stuck_gpus
             target = variant.state.target
             per_replica = max(1, target.pods_per_replica)
-            take(variant.pool, variant, max(0, variant.observed - bound // per_replica))
+            take(variant.pool, variant, max(0, variant.observed - variant.homeless - bound // per_replica))
             if target.rolling_out:
                 variant.pool.budget -= target.surge_replicas * variant.gpus
     for name, pool in cycle.pools.items():
@@ -211,9 +211,9 @@ def gpus_of(variant: VariantDraft) -> int | None:
 
 
 def held(draft: Draft) -> list[tuple[PoolDraft, float]]:
-    """(pool, GPUs) of what the service's targets declare now on nodes that stay."""
+    """(pool, GPUs) of what the service's targets declare now on nodes that stay, but for what gets no GPU anyway."""
     return [
-        (variant.pool, float(variant.staying * variant.gpus))
+        (variant.pool, float(variant.holding * variant.gpus))
         for variant in draft.variants
         if variant.pool is not None and variant.gpus
     ]

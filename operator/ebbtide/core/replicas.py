@@ -43,6 +43,7 @@ def count(variant: VariantDraft, now_s: float, *, watched: bool = True) -> None:
         variant.starting = -(-variant.starting // per_replica)
         variant.doomed = -(-variant.doomed // per_replica)
         variant.failing = -(-variant.failing // per_replica)
+        variant.homeless = -(-variant.homeless // per_replica)
         variant.hung = -(-variant.hung // per_replica)
     variant.doomed = min(variant.doomed, variant.observed)  # those of a target that was scaled down are gone for good
     _absent(variant, per_replica, now_s, watched)
@@ -66,6 +67,7 @@ def _count_pod(variant: VariantDraft, pod: PodState, now_s: float) -> None:
             variant.starting += 1
         else:
             _fail(variant, Code.UNSCHEDULABLE, pod, pod.message)
+            variant.homeless += 1
 
 
 def _fail(variant: VariantDraft, code: Code, pod: PodState, words: str) -> None:
@@ -90,6 +92,7 @@ def _refused(variant: VariantDraft, per_replica: int) -> None:
         return
     if missing > 0:
         variant.failing += missing
+        variant.homeless += missing
         variant.failing_code, variant.failing_text = code, text
 
 

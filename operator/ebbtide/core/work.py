@@ -60,6 +60,7 @@ class VariantDraft:
     ready: int = 0
     starting: int = 0
     failing: int = 0  # replicas that do not count: unschedulable, refused, crash-looping
+    homeless: int = 0  # those of them that have no node and get none: they hold no GPUs, and keep none from others
     failing_code: Code | None = None
     failing_text: str = ""
     absent_s: float | None = None  # for how long declared pods have been missing, without a further one
@@ -101,8 +102,13 @@ class VariantDraft:
         return max(0, self.observed - self.doomed)
 
     @property
+    def holding(self) -> int:
+        """Those of them that hold GPUs or are about to: not what finds no node, is refused or never comes."""
+        return max(0, self.staying - self.homeless)
+
+    @property
     def sound(self) -> int:
-        """Those of them that carry load or are on the way to: all but those that hang."""
+        """Those that stay and carry load or are on the way to: all but those that hang."""
         return max(0, self.staying - self.hung)
 
     @property
@@ -132,6 +138,7 @@ class DemandView:
     queue_known: bool = False
     lengths_s: float = 0.0  # for how long token lengths were measured
     lengths_known: bool = False  # token lengths were measured, or cannot be
+    queued_at: float | None = None  # when more than a few requests last waited before full batches
     pods_read: int = 0  # ready pods whose arrivals are known
     silent: int = 0  # ready pods without usable series
     age_s: float | None = None

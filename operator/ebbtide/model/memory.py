@@ -118,6 +118,7 @@ class ServiceMemory(Spec, frozen=True):
     lengths_s: float = 0.0  # for how long they were measured
     input_tokens: float = 0.0  # smoothed mean prompt tokens a request
     output_tokens: float = 0.0  # smoothed mean output tokens a request
+    queued_at: float | None = None  # when more than a few requests last waited before full batches
     refused_at: float | None = None  # when engines last refused more than may miss
     starved_at: float | None = None  # when requests last missed an objective while engines had no KV cache left
 

@@ -48,9 +48,11 @@ def variables_used(container: TemplateContainer) -> tuple[EnvironmentVariable, .
 
 
 def _engine(containers: Sequence[TemplateContainer]) -> TemplateContainer | None:
+    if len(containers) == 1:
+        return containers[0]
     naming = [container for container in containers if _starts_vllm(container, _words(container))]
     with_gpus = [container for container in containers if _has_devices(container)]
-    for found in (naming, with_gpus, containers):
+    for found in (naming, with_gpus):
         if len(found) == 1:
             return found[0]
     return None

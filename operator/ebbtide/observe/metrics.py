@@ -35,7 +35,7 @@ class EngineMetrics:
         """Ask everything once. On failure of a required query the previous round stays; see `sources`."""
         if self._prometheus is None:
             return
-        who = Identities(live)  # one for all: its findings are the same for every query
+        who = Identities(live)  # one for all: a pod has the same place in every column
         tables = _tables(who)
         outcomes = await asyncio.gather(*(self._ask(query, at_s, tables[query.name].take) for query in self._queries))
         failed = {query.name: error for query, error in zip(self._queries, outcomes, strict=True) if error}

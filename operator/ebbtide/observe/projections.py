@@ -8,6 +8,7 @@ import re
 import zlib
 from collections.abc import Mapping
 from decimal import ROUND_CEILING, Decimal
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -413,7 +414,12 @@ def quantity(amount: Any) -> int | None:
 
     Parts count as a whole unit, as Kubernetes rounds them: `2k` is 2000, `1Ki` 1024, `1e3` 1000, `500m` 1.
     """
-    found = _QUANTITY.fullmatch(str(amount))
+    return _units(str(amount))
+
+
+@lru_cache(maxsize=256)  # 20,000 pods ask for a handful of different amounts
+def _units(text: str) -> int | None:
+    found = _QUANTITY.fullmatch(text)
     if found is None:
         return None
     number, exponent, suffix = Decimal(found[1]), found[2], found[3] or ""

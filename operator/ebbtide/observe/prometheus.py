@@ -26,7 +26,7 @@ from ebbtide.clock import monotonic_s
 from ebbtide.errors import ConfigurationError, EbbtideError, RetryableError
 from ebbtide.observe.settings import PrometheusSettings
 
-_CHUNK_BYTES = 1 << 18
+_CHUNK_BYTES = 1 << 16  # the rows of 64 KiB stay in the processor's cache until they are read: of 256 they do not
 _RESULT = b'"result":['
 _BETWEEN = b'},{"metric":'
 _END = b'"]}]'
@@ -238,7 +238,7 @@ def _checked(envelope: _Envelope) -> _Envelope:
 def _chunks(response: requests.Response, deadline_s: float) -> Iterator[bytes]:
     """The body in chunks, looked at piece by piece as it comes: a read of a whole chunk returns only once it is full.
 
-    A server that sends 2 KB a second would fill 256 KiB in two minutes, and no socket timeout ends that.
+    A server that sends 2 KB a second would fill 64 KiB in half a minute, and no socket timeout ends that.
     """
     chunk = bytearray()
     while piece := response.raw.read1(_CHUNK_BYTES, decode_content=True):

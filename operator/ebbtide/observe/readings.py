@@ -58,7 +58,6 @@ class Identities:
 
     def __init__(self, live: Collection[str]) -> None:
         self.numbers: dict[str, int] = {pod: number for number, pod in enumerate(live)}
-        self._scraped: dict[tuple[str, str], int] = {}
 
     def find(self, labels: Labels) -> int:
         """The pod's number, or a negative one for a pod that does not live."""
@@ -66,11 +65,7 @@ class Identities:
             found = self.numbers.get(f"{labels.exported_namespace or labels.namespace}/{labels.exported_pod}")
             if found is not None:
                 return found
-        who = (labels.namespace, labels.pod)
-        found = self._scraped.get(who)
-        if found is None:
-            found = self._scraped[who] = self.numbers.get(f"{labels.namespace}/{labels.pod}", _NOBODY)
-        return found
+        return self.numbers.get(f"{labels.namespace}/{labels.pod}", _NOBODY)
 
 
 class Values:
@@ -233,8 +228,8 @@ class _PodView:
     def chosen(self, table: Columns, signal: Signal, part: str = "") -> tuple[int, float] | None:
         """The first candidate that has a value: (rank, value in base units)."""
         for slot, rank, scale in _CANDIDATES.get((self.number, signal, part), ()):
-            value = _at(table, slot, self.pod)
-            if value is not None:
+            column = table.get(slot)
+            if column is not None and not math.isnan(value := column[self.pod]):
                 return rank, value * scale
         return None
 
@@ -303,11 +298,10 @@ class _PodView:
         flat = column[self.pod] if column is not None else None
         if flat is None:
             return ()
-        rows = sorted(zip(flat[::2], flat[1::2], strict=True))
+        rows = _without_tail(sorted(zip(flat[::2], flat[1::2], strict=True)))
         # one float for each bound, not one for each bound of each pod
         shared = _BOUNDS.setdefault
-        rows = [(shared(bound * scale, bound * scale), rate) for bound, rate in rows]
-        return _without_tail(rows)
+        return tuple([(shared(bound * scale, bound * scale), rate) for bound, rate in rows])
 
     def kv_tokens(self) -> float | None:
         declared = self.value(self.found.gauges, Gauge.KV_TOKENS)
@@ -332,13 +326,15 @@ def _at(table: Columns, slot: str, pod: int) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _without_tail(buckets: list[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+def _without_tail(buckets: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """Buckets up to the first that holds everything, and the infinite one: the rest repeats the total."""
     if not buckets:
-        return ()
-    total = buckets[-1][1]
-    full = next((index for index, (_, rate) in enumerate(buckets) if rate >= total), len(buckets) - 1)
-    return tuple(buckets[: full + 1]) + (tuple(buckets[-1:]) if full < len(buckets) - 1 else ())
+        return []
+    last = len(buckets) - 1
+    total, full = buckets[last][1], 0
+    while buckets[full][1] < total:
+        full += 1
+    return buckets if full >= last - 1 else [*buckets[: full + 1], buckets[last]]
 
 
 def _bound(text: str) -> float:

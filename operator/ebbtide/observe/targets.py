@@ -84,6 +84,7 @@ def target_state(service: ServiceSpec, variant: VariantSpec, found: Found, place
     view = found.view
     if view is None or not found.scalable:
         return TargetState(exists=view is not None, scalable=found.scalable, rivals=rivals, faults=faults)
+    ending = view.ending
     return TargetState(
         exists=True,
         uid=view.metadata.uid,
@@ -99,8 +100,8 @@ def target_state(service: ServiceSpec, variant: VariantSpec, found: Found, place
         ordinal=view.ordinal,
         ordered=view.ordered,
         node_selector=view.node_selector,
-        shutdown_timeout_s=view.ending.shutdown_timeout_s,
-        pre_stop_s=view.ending.pre_stop_s,
+        shutdown_timeout_s=ending.shutdown_timeout_s,
+        pre_stop_s=ending.pre_stop_s,
         termination_grace_s=view.termination_grace_s,
         replica_failure=view.replica_failure,
         rivals=rivals,

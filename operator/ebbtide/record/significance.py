@@ -8,6 +8,7 @@ NOTHING: equal, or the numbers wobbled.
 import re
 from collections.abc import Collection, Iterator, Mapping
 from enum import IntEnum
+from itertools import chain
 from typing import Any
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -39,7 +40,9 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> Difference:
 
 def moved(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """True when a measured number differs by enough to matter, or a text says something else."""
-    return _numbers_matter(list(_measured(old)), list(_measured(new)))
+    differing = [key for key in old.keys() | new.keys() if old.get(key) != new.get(key)]  # most is as it was
+    before, after = ({key: status[key] for key in differing if key in status} for status in (old, new))
+    return _numbers_matter(list(_measured(before)), list(_measured(after)))
 
 
 def only_shared(old: Mapping[str, Any], new: Mapping[str, Any], shared_reasons: Collection[str]) -> bool:
@@ -80,10 +83,13 @@ def _measured(value: Any, inside: bool = False) -> Iterator[str]:
 
 
 def _numbers_matter(old: list[str], new: list[str]) -> bool:
-    if [_NUMBER.sub("#", text) for text in old] != [_NUMBER.sub("#", text) for text in new]:
+    if len(old) != len(new):
+        return True
+    changed = [(before, after) for before, after in zip(old, new, strict=True) if before != after]
+    if any(_NUMBER.sub("#", before) != _NUMBER.sub("#", after) for before, after in changed):
         return True  # other words, not only other numbers
-    pairs = zip(_NUMBER.findall("\n".join(old)), _NUMBER.findall("\n".join(new)), strict=True)
-    return any(_differs(float(before), float(after)) for before, after in pairs)
+    pairs = (zip(_NUMBER.findall(before), _NUMBER.findall(after), strict=True) for before, after in changed)
+    return any(_differs(float(before), float(after)) for before, after in chain.from_iterable(pairs))
 
 
 def _differs(before: float, after: float) -> bool:

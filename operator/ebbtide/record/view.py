@@ -172,6 +172,8 @@ def decisions(plan: ServicePlan, before: Sequence[Mapping[str, Any]], now_s: flo
 
 def fitted(status: Status) -> Status:
     """`status` in at most 16 KiB: old decisions go first, then evidence, then the ends of long messages."""
+    if _size(status) <= MAX_BYTES:
+        return status
     fitting = dict(status)
     while len(fitting.get("decisions") or ()) > 1 and _size(fitting) > MAX_BYTES:
         fitting["decisions"] = fitting["decisions"][:-1]
