@@ -1,5 +1,6 @@
 """Start, end, crash: of the sandbox, of its parts and of its parent. Each test has control planes of its own."""
 
+import contextlib
 import json
 import os
 import signal
@@ -171,6 +172,20 @@ def test_command_line_up_again_after_a_kill_waits_for_the_new_sandbox(tmp_path: 
         ebbtide("down", "--name=box", home=tmp_path)
 
 
+def test_command_line_dispatch_and_seed_reach_the_emulator(tmp_path: Path) -> None:
+    try:
+        up = ebbtide("up", "--detach", "--name=box", "--dispatch=random", "--seed=7", home=tmp_path)
+        assert up.returncode == 0, up.stdout + up.stderr
+        directory = tmp_path / "ebbtide" / "sandbox" / "box"
+        known = state.read(directory)
+        assert known is not None
+        asked = Path(f"/proc/{known.processes[controlplane.EMULATOR]}/cmdline").read_text().split("\0")
+        assert {"--dispatch=random", "--seed=7"} <= set(asked)
+        assert "dispatch random" in (directory / "logs" / "emulator.log").read_text()
+    finally:
+        ebbtide("down", "--name=box", home=tmp_path)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_command_line_in_the_foreground_ends_everything_on_a_signal(number: int, tmp_path: Path) -> None:
     environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
@@ -185,6 +200,66 @@ def test_command_line_in_the_foreground_ends_everything_on_a_signal(number: int,
     assert up.returncode == 0
     assert "sandbox ended" in output
     assert not any(exists(pid) for pid in known.processes.values())
+
+
+def started_beneath(home: Path) -> list[int]:
+    """Every process with that folder for its state: what a command started, also where its parent is gone."""
+    marker, found = f"XDG_STATE_HOME={home}\0".encode(), []
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if folder.name.isdigit() and marker in (folder / "environ").read_bytes() and exists(int(folder.name)):
+                found.append(int(folder.name))
+    return found
+
+
+def command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except FileNotFoundError:
+        return ""
+
+
+@pytest.mark.parametrize("engine", ["emulated", pytest.param("vllm", marks=[pytest.mark.full, pytest.mark.vllm])])
+@pytest.mark.parametrize(
+    ("number", "status", "last"),
+    [
+        (signal.SIGKILL, -signal.SIGKILL, "waiting for"),
+        (signal.SIGTERM, 143, "demo ended by SIGTERM"),
+        (signal.SIGINT, 130, "demo ended by Ctrl-C"),
+    ],
+)
+def test_a_demo_that_is_ended_leaves_no_process_and_says_one_line(
+    number: int, status: int, last: str, engine: str, tmp_path: Path
+) -> None:
+    """Of an hour's load, so that the search for the static reference runs when the signal comes."""
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
+    name, load = ("demo-vllm", ["--engine=vllm"]) if engine == "vllm" else ("demo", ["--duration=60m"])
+    command = [sys.executable, "-m", "ebbtide", "demo", "--plain", *load]
+    awaited = "demo_reference" if engine == "emulated" else "operator"
+    directory, output = tmp_path / "ebbtide" / "sandbox" / name, tmp_path / "output"
+    with (
+        output.open("wb") as out,
+        subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True) as demo,
+    ):
+        try:
+            until(lambda: state.read(directory), 120)
+            until(lambda: any(awaited in command_line(pid) for pid in started_beneath(tmp_path)))
+            until(lambda: "waiting for" in output.read_text() or engine == "vllm")
+            assert len(started_beneath(tmp_path)) > len(controlplane.COMPONENTS)
+            if number == signal.SIGINT:
+                os.killpg(demo.pid, number)  # a terminal sends Ctrl-C to all in the foreground
+            else:
+                demo.send_signal(number)
+            assert demo.wait(30) == status
+            until(lambda: started_beneath(tmp_path) == [], 10)
+        finally:
+            for pid in (demo.pid, *started_beneath(tmp_path)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+    shown = output.read_text()
+    assert "Traceback" not in shown
+    assert "Aborted" not in shown
+    assert last in shown.splitlines()[-1]
 
 
 def test_command_line_a_part_that_dies_ends_the_sandbox_with_its_log(tmp_path: Path) -> None:

@@ -1,6 +1,10 @@
 """`ebbtide demo` around its run: what it refuses before it starts anything, what it says, and what it adds up."""
 
 import io
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +17,14 @@ from ebbtide.cli.demo import _trace_requests
 from ebbtide.cli.demo_summary import auto_together, count_writes, effort_sentence, together_sentence
 from ebbtide.cli.demo_table import DemoScreen, say_how_to_look
 from ebbtide.cli.main import cli
-from ebbtide.errors import ConfigurationError
+from ebbtide.errors import ConfigurationError, SandboxError
 from ebbtide.sandbox.audit import Write
+from ebbtide.sandbox.demo import DemoOptions
 from ebbtide.sandbox.demo_base import View
+from ebbtide.sandbox.demo_reference import ReferenceSearch, references
+from ebbtide.sandbox.processes import Processes
 from ebbtide.sim import showcase as fleet
+from ebbtide.sim.requests import Request
 from ebbtide.sim.static import largest
 
 
@@ -255,3 +263,66 @@ def test_a_terminal_of_118_columns_shows_every_cell_whole() -> None:
     assert "…" not in text
     assert text.count("TargetConflict") == len(shown)
     assert text.count("8 +3 → a100 8, h100 3") == len(shown)
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Processes]:
+    made = Processes(tmp_path / "logs")
+    yield made
+    made.stop_all(grace_s=0.1)
+
+
+async def test_the_reference_found_in_a_process_of_its_own_is_the_one_found_here(
+    processes: Processes, tmp_path: Path
+) -> None:
+    chat = tuple(Request(number, float(number), 2_000, 100) for number in range(60))
+    options = DemoOptions(duration_s=60.0, seed=2, chat_requests=chat)
+    assert await ReferenceSearch(processes, tmp_path, options).found() == references(options)
+
+
+async def test_a_load_that_no_fleet_carries_ends_the_search_with_the_sentence_why(
+    processes: Processes, tmp_path: Path
+) -> None:
+    flood = tuple(Request(number, 0.0, 12_000, 50) for number in range(200))
+    search = ReferenceSearch(processes, tmp_path, DemoOptions(duration_s=60.0, chat_requests=flood))
+    with pytest.raises(SandboxError) as refused:
+        await search.found()
+    assert str(refused.value).startswith("there is no static reference: demo/chat: ")
+    assert "give the pools more GPUs" in str(refused.value)
+    assert "Traceback" not in str(refused.value)
+
+
+@pytest.mark.parametrize("waiting", ["wait()", "asyncio.run(wait_for_ever())"])
+@pytest.mark.parametrize(
+    ("shell", "number", "status", "line"),
+    [
+        ("", signal.SIGINT, 130, "demo ended by Ctrl-C"),
+        ("", signal.SIGTERM, 143, "demo ended by SIGTERM"),
+        ("trap '' INT;", signal.SIGTERM, 143, "demo ended by SIGTERM"),  # a job in the background ignores Ctrl-C
+    ],
+)
+def test_a_signal_ends_the_demo_in_order_with_one_line(
+    shell: str, number: int, status: int, line: str, waiting: str
+) -> None:
+    program = (
+        "import asyncio, time\n"
+        "from ebbtide.cli.demo import _ended_in_order\n"
+        "def wait():\n"
+        "    print('begun', flush=True)\n"
+        "    time.sleep(600)\n"
+        "async def wait_for_ever():\n"
+        "    print('begun', flush=True)\n"
+        "    await asyncio.sleep(600)\n"
+        "with _ended_in_order():\n"
+        "    try:\n"
+        f"        {waiting}\n"
+        "    finally:\n"
+        "        print('undone')\n"
+    )
+    command = ["bash", "-c", f'{shell} exec "$0" -c "$1"', sys.executable, program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as demo:
+        assert demo.stdout is not None
+        assert demo.stdout.readline() == "begun\n"
+        demo.send_signal(number)
+        rest, _ = demo.communicate(timeout=30)
+    assert (demo.returncode, rest) == (status, f"undone\n{line}\n")

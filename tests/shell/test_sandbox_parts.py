@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ebbtide.cli.main import cli
 from ebbtide.errors import ConfigurationError, SandboxError
 from ebbtide.sandbox import addresses, nodes, prometheus, state
 from ebbtide.sandbox.audit import audit_writes
@@ -130,6 +132,37 @@ def test_a_process_outlives_the_thread_that_asked_for_it(processes: Processes) -
     assert processes.alive("sleeper")
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "calls.run_program('go', [str(folder / 'go'), 'apply'])",
+        "gobuild.build(etcd(), etcd().binaries[0], folder, print)",
+    ],
+    ids=["a program called to its end", "a build"],
+)
+def test_a_killed_parent_takes_what_it_waits_for_along(call: str, tmp_path: Path) -> None:
+    go, pid = tmp_path / "go", tmp_path / "pid"
+    go.write_text(f"#!/bin/sh\necho $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 600\n")
+    go.chmod(0o755)
+    program = (
+        "import pathlib\n"
+        "from ebbtide.sandbox import calls, gobuild\n"
+        "from ebbtide.sandbox.versions import etcd\n"
+        f"folder = pathlib.Path({str(tmp_path)!r})\n"
+        f"{call}\n"
+    )
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", program], env=environment) as parent:
+        assert eventually(pid.exists)
+        parent.kill()
+    started = int(pid.read_text())
+    try:
+        assert eventually(lambda: not exists(started), 5)
+    finally:
+        if exists(started):
+            os.kill(started, signal.SIGKILL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_dying_parent_takes_its_processes_along_even_stopped_ones(number: int, tmp_path: Path) -> None:
     program = (
@@ -213,6 +246,17 @@ def test_a_bad_name_is_refused(name: str) -> None:
 def test_a_bad_scrape_interval_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"scrape_interval_s is 0: allowed are 0.5 to 300 seconds"):
         SandboxConfig(scrape_interval_s=0)
+
+
+@pytest.mark.parametrize("option", ["--dispatch=random", "--seed=7"])
+def test_what_the_emulator_is_told_is_refused_where_there_is_none(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    done = CliRunner().invoke(cli, ["sandbox", "up", "--detach", "--no-emulator", option])
+    assert done.exit_code == 2
+    assert f"{option.partition('=')[0]}: not with --no-emulator" in done.output
+    assert not any(tmp_path.iterdir())
 
 
 def test_an_empty_manifest_is_refused_and_a_folder_is_read_in_order(tmp_path: Path) -> None:

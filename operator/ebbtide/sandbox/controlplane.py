@@ -15,6 +15,7 @@ import yaml
 from ebbtide.sandbox import prometheus
 from ebbtide.sandbox.addresses import Claim
 from ebbtide.sandbox.certs import Authority, Pair, kubeconfig, write_private
+from ebbtide.sandbox.rotation import Dispatch
 
 ETCD, APISERVER, SCHEDULER = "etcd", "kube-apiserver", "kube-scheduler"
 CONTROLLER_MANAGER, KWOK, PROMETHEUS = "kube-controller-manager", "kwok", "prometheus"
@@ -215,10 +216,10 @@ def prometheus_server(layout: Layout, scrape_interval_s: float) -> list[str]:
     ]
 
 
-def emulator(layout: Layout, seed: int) -> list[str]:
+def emulator(layout: Layout, seed: int, dispatch: Dispatch) -> list[str]:
     """Arguments of Python for the emulator: it plays every engine pod, and the gateway before them."""
     config = layout.kubeconfigs["emulator"]
-    flags = [f"--kubeconfig={config}", f"--port={layout.ports.gateway}", f"--seed={seed}"]
+    flags = [f"--kubeconfig={config}", f"--port={layout.ports.gateway}", f"--seed={seed}", f"--dispatch={dispatch}"]
     return ["-m", "ebbtide.sandbox.emulator", *flags]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from ebbtide.clock import monotonic_s
 from ebbtide.errors import SandboxError
 from ebbtide.sandbox.download import Progress
+from ebbtide.sandbox.processes import tied
 from ebbtide.sandbox.versions import Binary, Tool
 from ebbtide.units import format_duration
 
@@ -27,16 +28,17 @@ class BuildError(SandboxError):
 
 
 def build_command(tool: Tool, binary: Binary, output: Path) -> list[str]:
-    """The `go build` command line, run inside a copy of the tool's module folder."""
+    """The arguments of `go`, run inside a copy of the tool's module folder."""
     stamps = [f"-X {variable}={value}" for variable, value in tool.stamps.items()]
     tags = ["-tags", tool.tags] if tool.tags else []
     flags = ["-trimpath", *tags, "-ldflags", " ".join(["-s", "-w", *stamps])]
-    return ["go", "build", *flags, "-o", str(output), binary.package]
+    return ["build", *flags, "-o", str(output), binary.package]
 
 
 def build(tool: Tool, binary: Binary, into: Path, progress: Progress) -> Path:
     """Build one binary into the folder `into`; BuildError with the end of Go's output."""
-    if shutil.which("go") is None:
+    go = shutil.which("go")
+    if go is None:
         raise BuildError("go is not installed (go build needs Go 1.26 or newer, which can fetch itself with 1.21)")
     progress(f"building {binary.name} {tool.version} with Go, once: {estimate(binary)}")
     output = into / binary.name
@@ -44,7 +46,7 @@ def build(tool: Tool, binary: Binary, into: Path, progress: Progress) -> Path:
         # a copy, because an installed package may be read-only
         shutil.copytree(MODULES / tool.module, folder, dirs_exist_ok=True)
         log = Path(folder) / "build.log"
-        status = _run(build_command(tool, binary, output), Path(folder), log, binary.name, progress)
+        status = _run(tied([go, *build_command(tool, binary, output)]), Path(folder), log, binary.name, progress)
         if status != 0:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
             raise BuildError(f"go build of {binary.name} failed with status {status}:\n{tail}")

@@ -25,6 +25,12 @@ _KEEPER = Path(__file__).with_name("keeper.py")
 _POLL_S = 0.05
 
 
+def tied(argv: Sequence[str]) -> list[str]:
+    """The command line of a program, named by its whole path, that ends with the thread that starts it."""
+    # -I -S: no site-packages, no environment: the keeper lives for some hundredths of a second
+    return [sys.executable, "-I", "-S", str(_KEEPER), str(os.getpid()), *argv]
+
+
 @dataclass(frozen=True)
 class Command:
     """What a process is started with; kept so that it can be started again."""
@@ -192,12 +198,10 @@ class Processes:
 
     def _start(self, command: Command) -> int:
         self._expected_down.discard(command.name)
-        # -I -S: no site-packages, no environment: the keeper lives for some hundredths of a second
-        argv = [sys.executable, "-I", "-S", str(_KEEPER), str(os.getpid()), *command.argv]
         with self.log(command.name).open("ab") as log:
             process = _popen(
                 lambda: subprocess.Popen(
-                    argv,
+                    tied(command.argv),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,

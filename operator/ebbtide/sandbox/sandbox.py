@@ -29,6 +29,7 @@ from ebbtide.sandbox.binaries import BinarySettings, resolve
 from ebbtide.sandbox.calls import run_aside
 from ebbtide.sandbox.download import Progress
 from ebbtide.sandbox.processes import Processes
+from ebbtide.sandbox.rotation import Dispatch
 from ebbtide.sandbox.state import autoscaler_process
 from ebbtide.sandbox.versions import DEFAULT_KUBERNETES_MINOR
 
@@ -47,6 +48,7 @@ class SandboxConfig:
     own `min_nodes` and `max_nodes`); None leaves these pools at their starting size. `process_node_slots` is how many
     engines fit on the node whose pods are processes of this machine; 0: there is no such node. `emulator_seed` starts
     the emulator, which plays engine pods and a gateway; None leaves both out: GPU pods run and serve nothing.
+    `emulator_dispatch` is how that gateway picks a pod: the one with the fewest requests, or any, as kube-proxy does.
     """
 
     name: str = "default"
@@ -58,6 +60,7 @@ class SandboxConfig:
     autoscaler: AutoscalerSettings | None = field(default_factory=AutoscalerSettings)
     process_node_slots: int = 0
     emulator_seed: int | None = None
+    emulator_dispatch: Dispatch = "least-loaded"
     binaries: BinarySettings | None = None
     progress: Progress = field(default=print, repr=False)
 
@@ -255,7 +258,7 @@ class Sandbox:
             agent = controlplane.process_node(self.layout, self._config.process_node_slots)
             self.processes.spawn(controlplane.PROCESS_NODE, [sys.executable, *agent])
         if self._config.emulator_seed is not None:
-            emulator = controlplane.emulator(self.layout, self._config.emulator_seed)
+            emulator = controlplane.emulator(self.layout, self._config.emulator_seed, self._config.emulator_dispatch)
             self.processes.spawn(controlplane.EMULATOR, [sys.executable, *emulator])
         for manifest in self._config.manifests:
             self.apply(manifest)

@@ -18,7 +18,6 @@ from typing import IO, TYPE_CHECKING
 
 from ebbtide.clock import monotonic_s
 from ebbtide.errors import SandboxError
-from ebbtide.sandbox import keeper
 from ebbtide.sandbox.engines.environment import (
     ENGINE,
     PINS,
@@ -29,6 +28,7 @@ from ebbtide.sandbox.engines.environment import (
     default_cache,
     locked,
 )
+from ebbtide.sandbox.processes import tied
 from ebbtide.units import format_duration
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 # about 5.5 GB in the end; pip holds about 2.6 GB of wheels until they are unpacked
 NEEDED_BYTES = 8_000_000_000
 
-_KEEPER = Path(keeper.__file__)
 _OLDEST_PYTHON, _NEWEST_PYTHON = (3, 11), (3, 14)
 _OLDEST_GLIBC = (2, 28)
 _SIGN_OF_LIFE_S = 10.0
@@ -232,7 +231,7 @@ class _Installation:
         started_s, before = monotonic_s(), self._place.log.stat().st_size
         with self._place.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_KEEPER), str(os.getpid()), *argv],
+                tied(argv),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
