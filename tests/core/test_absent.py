@@ -61,6 +61,14 @@ def test_replicas_without_a_pod_do_not_count_and_the_next_variant_gets_the_deman
     assert condition(decided, "Limited") == ("True", "PodsMissing"), story
 
 
+def test_a_paused_deployment_is_told_to_be_resumed_where_nobody_refuses_its_pods() -> None:
+    decided = Loop().one(seen([], 8, paused=True), 40)
+    assert condition(decided, "Ready") == ("False", "PodsMissing")
+    assert "Deployment chat-a100 is paused (spec.paused)" in words(decided)
+    assert "kubectl rollout resume deployment chat-a100" in words(decided)
+    assert "Events" not in words(decided)
+
+
 def words(decided: ServicePlan) -> str:
     return next(each.message for each in decided.conditions if each.type == "Ready")
 

@@ -1,14 +1,17 @@
 """Faults between objects: nothing is said to be allowed that is not written, and each fault is named."""
 
+import msgspec
 import pytest
 
 from ebbtide.model.reasons import Code
+from ebbtide.model.snapshot import PodPhase
 from ebbtide.model.spec import Mode
 from tests.builders import (
     Loop,
     condition,
     fresh,
     misplaced,
+    pod,
     pods,
     pool,
     service,
@@ -21,6 +24,41 @@ from tests.builders import (
 )
 
 MISMATCH = ((Code.POOL_MISMATCH.value, "variant h100: the nodeSelector has pool=a100"),)
+
+
+def placed(outside, pod_states=None, **target):
+    """One variant on h100 whose pods are on nodes of their own."""
+    state = variant("h100", pods(2, 1.0) if pod_states is None else pod_states, **target)
+    return snapshot(service(msgspec.structs.replace(state, outside=outside)), [pool("h100"), pool("a100")])
+
+
+@pytest.mark.parametrize(
+    ("outside", "words"),
+    [
+        ((("a100", 2),), "2 of 2 pods of variant h100 run outside of pool h100 (2 on nodes of pool a100): prices"),
+        ((("", 1), ("a100, l40s", 1)), "(1 on nodes of no pool, 1 on nodes of pool a100, l40s)"),
+    ],
+)
+def test_pods_beside_their_pool_are_said_with_whose_prices_are_meant(outside, words):
+    decided = Loop().one(placed(outside))
+    assert condition(decided, "TargetResolved") == ("True", "PodsOutsidePool")
+    assert words in message(decided, "TargetResolved")
+    assert "prices and limits are those of h100" in message(decided, "TargetResolved")
+    assert condition(decided, "Ready")[0] == "True"
+
+
+def test_pods_inside_of_their_pool_are_nothing_to_say_and_a_fault_is_said_first():
+    assert condition(Loop().one(placed(())), "TargetResolved") == ("True", "Resolved")
+    decided = Loop().one(placed((("a100", 2),), faults=MISMATCH))
+    assert condition(decided, "TargetResolved") == ("False", "PoolMismatch")
+    assert message(decided, "TargetResolved").startswith(MISMATCH[0][1])
+    assert "2 of 2 pods" in message(decided, "TargetResolved")
+
+
+def test_pods_that_leave_or_wait_for_a_node_are_not_among_those_that_run():
+    going, waiting = pod("t", phase=PodPhase.TERMINATING), pod("w", phase=PodPhase.PENDING)
+    decided = Loop().one(placed((("a100", 1),), (*pods(2, 1.0), going, waiting)))
+    assert "1 of 2 pods of variant h100" in message(decided, "TargetResolved")
 
 
 def at_least_two(mode=Mode.AUTO, **target):
@@ -92,6 +130,10 @@ def minimum_of(least):
 ABSENT = {"exists": False, "faults": ((Code.TARGET_NOT_FOUND.value, "variant h100: there is no such Deployment"),)}
 OF_ONE = {
     "its target is not there": ABSENT,
+    "its Deployment is somebody else's": {
+        "exists": False,
+        "faults": ((Code.TARGET_FOREIGN.value, "variant h100: Deployment ml/chat-h100 is not Ebbtide's"),),
+    },
     "its pool is another": {"faults": MISMATCH, "replicas": 2},
     "nobody says its GPUs": {"faults": ((Code.GPUS_UNKNOWN.value, "variant h100: no GPUs"),), "replicas": 2},
 }

@@ -220,6 +220,119 @@ async def test_sources_are_named_and_sorted(tmp_path: Path) -> None:
     }
 
 
+OURS = {
+    "app.kubernetes.io/managed-by": "ebbtide",
+    "ebbtide.dev/service": "chat",
+    "ebbtide.dev/variant": "h100",
+}
+
+
+def engine_block(**labels: str) -> Cluster:
+    """A service that Ebbtide builds for, beside a Deployment of the name that it would build."""
+    cluster = with_target("x", scaleTargetRef=None, engine=ENGINE)
+    there = deployment()
+    there["metadata"]["labels"] = labels
+    cluster.objects["/apis/apps/v1/deployments"] = [there]
+    return cluster
+
+
+@pytest.mark.parametrize(
+    ("story", "labels"),
+    [
+        ("no labels", {}),
+        ("somebody's own", {"app": "chat"}),
+        ("another manager's", OURS | {"app.kubernetes.io/managed-by": "Helm"}),
+        ("built for another service", OURS | {"ebbtide.dev/service": "other"}),
+        ("built for another variant", OURS | {"ebbtide.dev/variant": "a100"}),
+    ],
+)
+async def test_a_deployment_that_ebbtide_did_not_build_is_not_the_engine_blocks_target(
+    tmp_path: Path, story: str, labels: dict[str, str]
+) -> None:
+    snapshot = await look(engine_block(**labels), tmp_path)
+    (variant,) = only(snapshot).variants
+    ((code, text),) = variant.target.faults
+    assert code == Code.TARGET_FOREIGN, story
+    for words in (
+        "variant h100: Deployment team-a/chat-h100 exists and is not Ebbtide's",
+        "rename the variant, delete the Deployment, or name it in scaleTargetRef",
+        "ebbtide.dev/variant=h100",
+    ):
+        assert words in text
+    assert (variant.target.exists, variant.target.uid, variant.pods) == (False, "", ()), "none of it is ours"
+    decided, _ = plan(snapshot, Memory(), 1000.0)
+    assert decided.actions == ()
+    acting = next(item for item in decided.services[0].conditions if item.type == "Acting")
+    assert (acting.status.value, acting.reason) == ("False", "TargetForeign")
+
+
+async def test_what_ebbtide_built_is_the_engine_blocks_target_by_its_labels(tmp_path: Path) -> None:
+    (variant,) = only(await look(engine_block(**OURS, team="a"), tmp_path)).variants
+    assert (variant.target.exists, variant.target.faults, len(variant.pods)) == (True, (), 2)
+
+
+async def test_a_deployment_that_is_paused_is_seen_to_be(tmp_path: Path) -> None:
+    cluster = usual()
+    cluster.objects["/apis/apps/v1/deployments"][0]["spec"]["paused"] = True
+    assert (await target(cluster, tmp_path)).paused
+
+
+def outside(*pools: str) -> Cluster:
+    """Both pods run on a node of another kind, which `pools` select."""
+    cluster = usual()
+    there = deployment(template=template(nodeSelector=None))
+    cluster.objects["/apis/apps/v1/deployments"] = [there]
+    cluster.add("/api/v1/nodes", node("n2", "elsewhere"))
+    cluster.add(f"{OWN}/gpupools", *(pool(name, nodeSelector={"pool": "elsewhere"}) for name in pools))
+    for each in cluster.objects["/api/v1/pods"]:
+        each["spec"] = BOUND | {"nodeName": "n2"}
+    return cluster
+
+
+@pytest.mark.parametrize(
+    ("pools", "seen"), [(("a100",), (("a100", 2),)), (("l40s", "a100"), (("a100, l40s", 2),)), ((), (("", 2),))]
+)
+async def test_pods_on_nodes_that_are_not_their_pools_are_counted_by_whose_they_are(
+    tmp_path: Path, pools: tuple[str, ...], seen: tuple[tuple[str, int], ...]
+) -> None:
+    assert only(await look(outside(*pools), tmp_path)).variants[0].outside == seen
+
+
+@pytest.mark.parametrize("story", ["inside", "also another pool's", "its node is gone", "it leaves"])
+async def test_pods_that_are_not_outside_of_their_pool(tmp_path: Path, story: str) -> None:
+    cluster = usual() if story in ("inside", "also another pool's") else outside("a100")
+    if story == "also another pool's":
+        cluster.add(f"{OWN}/gpupools", pool("all", nodeSelector={"pool": "h100"}))
+    if story == "its node is gone":
+        cluster.objects["/api/v1/nodes"] = [node()]
+    if story == "it leaves":
+        for each in cluster.objects["/api/v1/pods"]:
+            each["metadata"]["deletionTimestamp"] = "2026-01-01T00:02:00Z"
+    assert only(await look(cluster, tmp_path)).variants[0].outside == ()
+
+
+async def test_a_kind_that_may_not_be_listed_does_not_hide_the_age_of_the_others(tmp_path: Path) -> None:
+    replica_sets = {"name": "replicasets", "kind": "ReplicaSet", "namespaced": True}
+    scale = {"name": "replicasets/scale", "kind": "Scale", "namespaced": True}
+    cluster = aims_at("apps/v1", "ReplicaSet", **{"/apis/apps/v1": {"resources": [replica_sets, scale]}})
+    cluster.forbidden.add("/apis/apps/v1/replicasets")
+    async with observing(cluster, tmp_path) as observer:
+        for _ in range(2):
+            snapshot = await observer.snapshot(1000.0, {})
+        kinds = {source.name: source for source in snapshot.sources}
+        assert (kinds["replicasets"].healthy, kinds["replicasets"].age_s) == (False, None)
+        assert observer.sync_age_s is not None
+
+
+async def test_before_all_kinds_that_are_always_watched_were_listed_there_is_no_age(tmp_path: Path) -> None:
+    cluster = usual()
+    cluster.forbidden.add("/api/v1/nodes")
+    settings = ObserveSettings(watch=replace(QUICK, silence_s=30.0), discovery_ttl_s=0.0)
+    async with api_client(cluster.answer, tmp_path) as client, Observer(client, settings) as observer:
+        await eventually(lambda: "/api/v1/nodes" in cluster.asked)
+        assert observer.sync_age_s is None
+
+
 def with_target(name: str, **spec: Any) -> Cluster:
     cluster = usual()
     cluster.objects[f"{OWN}/inferenceservices"] = [service(**spec)]

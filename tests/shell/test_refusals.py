@@ -104,9 +104,44 @@ def test_a_scale_write_is_refused_until_the_next_cycle_that_does_not_try_it() ->
 
 def test_an_object_that_was_refused_stays_so_until_it_is_looked_at_again() -> None:
     refusals = Refusals()
-    refusals.added(plan(), [result(Outcome.FORBIDDEN, "deployment")])
-    assert told(refusals.added(plan(), []))[1] == "WriteRefused"
-    assert refusals.added(plan(), [result(Outcome.DONE, "deployment")]) == plan()
+    refusals.added(running(), [result(Outcome.FORBIDDEN, "deployment")])
+    assert reasons(refusals.added(running(), []))["TargetResolved"] == "WriteRefused"
+    assert refusals.added(running(), [result(Outcome.DONE, "deployment")]) == running()
+
+
+FOUND = Condition("TargetResolved", ConditionStatus.TRUE, "Resolved", "1 targets found")
+
+
+def running(resolved: Condition = FOUND) -> Plan:
+    ready = Condition("Ready", ConditionStatus.TRUE, "Resolved", "2 of 2 replicas are ready")
+    return Plan(at=world.NOW_S, services=(world.service_plan(conditions=(ready, resolved, WELL)),))
+
+
+def reasons(reported: Plan) -> dict[str, str]:
+    return {item.type: item.reason for item in reported.services[0].conditions}
+
+
+@pytest.mark.parametrize("what", ["service", "deployment", "finalizer"])
+def test_a_refused_object_of_an_engine_block_does_not_deny_that_replicas_are_scaled(what: str) -> None:
+    reported = Refusals().added(running(), [result(Outcome.FOREIGN, what)])
+    assert reasons(reported) == {"Ready": "WriteRefused", "TargetResolved": "WriteRefused", "Acting": "Acting"}
+    assert {item.status.value for item in reported.services[0].conditions if item.type != "Acting"} == {"False"}
+    assert reported.services[0].conditions[2] == WELL
+    assert all(item.type in CATALOGUE[Code.WRITE_REFUSED].where for item in reported.services[0].conditions)
+    notes = cycle_events(reported, world.snapshot(), ())
+    assert [note.text for note in notes if note.reason == "WriteRefused"][:1] == ["no right to patch"]
+
+
+def test_a_refused_scale_write_is_said_by_acting_alone() -> None:
+    reported = Refusals().added(running(), [result(Outcome.FORBIDDEN)])
+    assert reasons(reported) == {"Ready": "Resolved", "TargetResolved": "Resolved", "Acting": "WriteRefused"}
+
+
+def test_a_refused_service_is_said_beside_what_does_not_resolve_anyway() -> None:
+    fault = Condition("TargetResolved", ConditionStatus.FALSE, "PoolNotFound", "variant a100 names no pool")
+    (service,) = Refusals().added(running(fault), [result(Outcome.FOREIGN, "service")]).services
+    resolved = service.conditions[1]
+    assert (resolved.reason, resolved.message) == ("PoolNotFound", "variant a100 names no pool; no right to patch")
 
 
 def test_another_reason_not_to_act_is_stronger_and_another_service_is_left_alone() -> None:
@@ -147,7 +182,7 @@ def test_a_change_that_is_refused_is_said_on_the_target_that_runs() -> None:
     before = Plan(at=world.NOW_S, services=(world.service_plan(conditions=(*well, WELL)),))
     (service,) = Refusals().added(before, [refused(Outcome.INVALID)]).services
     said = {item.type: item.reason for item in service.conditions}
-    assert said == {"Ready": "TemplateRefused", "TargetResolved": "TemplateRefused", "Acting": "WriteRefused"}
+    assert said == {"Ready": "TemplateRefused", "TargetResolved": "TemplateRefused", "Acting": "Acting"}
     assert service.reason == before.services[0].reason, "what decided was something else"
 
 

@@ -80,10 +80,17 @@ def test_a_list_from_flag_or_environment_is_separated_by_commas(monkeypatch, tex
         ({"http_port": "http"}, ["'http'", "integer"]),
         ({"log_level": "loud"}, ["'loud'", "'debug', 'info', 'warning' or 'error'"]),
         ({"log_format": "xml"}, ["'xml'", "'text' or 'json'"]),
-        ({"prometheus_url": "prometheus:9090"}, ["prometheus_url", "'prometheus:9090'", "https?://"]),
-        ({"prometheus_tenant": "team-a"}, ["prometheus_tenant", "'team-a'"]),
-        ({"namespace": "Not_A_Name"}, ["namespace", "'Not_A_Name'"]),
-        ({"watch_namespaces": "a,B"}, ["watch_namespaces"]),
+        (
+            {"prometheus_url": "prometheus:9090"},
+            ["prometheus_url", "'prometheus:9090'", "begins with http:// or https://"],
+        ),
+        (
+            {"prometheus_url": "ftp://x"},
+            ["--prometheus-url", "'ftp://x'", "a URL that begins with http:// or https://"],
+        ),
+        ({"prometheus_tenant": "team-a"}, ["prometheus_tenant", "'team-a'", "NAME:VALUE is allowed"]),
+        ({"namespace": "Not_A_Name"}, ["namespace", "'Not_A_Name'", "lower-case letters, digits, - and ."]),
+        ({"watch_namespaces": "a,B"}, ["watch_namespaces", "'B'", "lower-case letters"]),
         ({"writes_per_second": "0"}, ["writes_per_second", "greater than 0"]),
         ({"lease_duration": "15500ms"}, ["lease_duration", "whole seconds"]),
         ({"lease_duration": "10s"}, ["retry_period 2s < renew_deadline 10s < lease_duration 10s"]),
@@ -102,6 +109,8 @@ def test_a_wrong_value_is_refused_by_name_value_and_what_is_allowed(flags, words
         load_settings(flags)
     assert [word for word in words if word not in str(caught.value)] == []
     assert "_s " not in str(caught.value)  # the field's own name is not the setting's
+    assert "pattern" not in str(caught.value)
+    assert "^" not in str(caught.value), "no regular expressions for people"
 
 
 def test_every_fault_is_named_at_once():

@@ -25,6 +25,7 @@ from ebbtide.act.render import (
 from ebbtide.act.result import Outcome
 from ebbtide.act.workloads import Workloads
 from ebbtide.kube.client import KubeClient
+from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import Snapshot
 from ebbtide.model.spec import EngineType, Mode, Toleration
 from ebbtide.observe.projections import Workload
@@ -336,6 +337,62 @@ async def test_a_change_of_the_declaration_is_tried_at_once_after_a_refusal(clie
     await workloads.reconcile(declared(image="bad"))
     [result] = await workloads.reconcile(declared(image="good"))
     assert result.outcome is Outcome.DONE
+
+
+FOREIGN = ((Code.TARGET_FOREIGN.value, "variant h100: Deployment team/chat-h100 is not Ebbtide's"),)
+
+
+def beside_a_foreign_one() -> Snapshot:
+    target = world.target_state(exists=False, uid="", faults=FOREIGN)
+    (service,) = declared().services
+    return world.snapshot(world.service_state(service.spec, world.variant_state(target=target)))
+
+
+async def test_a_deployment_of_somebody_elses_is_not_even_asked_for_and_built_as_soon_as_it_is_gone(
+    client: KubeClient, api: FakeApi
+) -> None:
+    workloads = Workloads(client, Time())
+    await workloads.reconcile(beside_a_foreign_one())
+    assert [asked.path for asked in api.asked if "deployments" in asked.path] == []
+    [result] = await workloads.reconcile(declared())
+    assert (result.what, result.outcome) == ("deployment", Outcome.DONE)
+
+
+LABELS = {"app.kubernetes.io/managed-by": "ebbtide", SERVICE_LABEL: "chat", VARIANT_LABEL: "h100"}
+
+
+@pytest.mark.parametrize("missing", [None, *LABELS])
+async def test_an_object_is_ebbtides_by_all_its_labels_and_named_as_kubectl_names_it(
+    client: KubeClient, api: FakeApi, missing: str | None
+) -> None:
+    labels = {label: value for label, value in LABELS.items() if label != missing}
+    api.objects[DEPLOYMENT] = {"metadata": {"uid": "d1", "resourceVersion": "1", "labels": labels}}
+    result = next(item for item in await Workloads(client, Time()).reconcile(declared()) if item.what == "deployment")
+    assert (result.outcome is Outcome.FOREIGN) == (missing is not None)
+    assert result.message.startswith("Deployment team/chat-h100 ")
+
+
+async def test_a_service_of_somebody_elses_is_named_with_the_ways_out(client: KubeClient, api: FakeApi) -> None:
+    api.objects[SERVICE] = {"metadata": {"uid": "s1", "resourceVersion": "1"}}
+    [_, result] = await Workloads(client, Time()).reconcile(declared())
+    assert result.outcome is Outcome.FOREIGN
+    assert result.message == (
+        "Service team/chat exists and is not Ebbtide's: delete it, give the InferenceService another name, or hand it "
+        "over by labelling it app.kubernetes.io/managed-by=ebbtide,ebbtide.dev/service=chat"
+    )
+
+
+async def test_what_was_refused_and_is_not_declared_any_more_is_refused_no_longer(
+    client: KubeClient, api: FakeApi
+) -> None:
+    """Else the refusal would be shown for as long as the process lives."""
+    api.will("POST", DEPLOYMENTS, (422, {"message": "bad image"}))
+    workloads = Workloads(client, Time())
+    await workloads.reconcile(declared(image="bad"))
+    taken_over = world.snapshot()
+    [result] = await workloads.reconcile(taken_over)
+    assert (result.what, result.variant, result.outcome) == ("deployment", "h100", Outcome.UNCHANGED)
+    assert await workloads.reconcile(taken_over) == [], "said once"
 
 
 def raw(policy: str | None = "Delete", mode: str = "Auto", deleting: bool = False, finalizer: bool = False) -> Any:

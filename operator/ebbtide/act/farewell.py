@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from ebbtide.act.ownership import FIELD_MANAGER
-from ebbtide.act.render import DELETION_POLICY, MANAGED_BY, SERVICE_LABEL, SERVICE_UID, VARIANT_LABEL
+from ebbtide.act.render import DELETION_POLICY, SERVICE_UID
 from ebbtide.act.result import ActResult, Outcome, classify
 from ebbtide.errors import EbbtideError, NotFoundError
 from ebbtide.kube.client import MERGE_PATCH, KubeClient, resource_path
+from ebbtide.model.labels import MANAGED_BY, MANAGER, SERVICE_LABEL, VARIANT_LABEL
 from ebbtide.model.spec import Mode
 
 
@@ -74,7 +75,7 @@ class Farewell:
         kept = {variant["name"] for variant in variants}
         targets = {variant["scaleTargetRef"]["name"] for variant in variants if variant.get("scaleTargetRef")}
         collection = resource_path("apps/v1", "deployments", metadata["namespace"])
-        selector = f"{MANAGED_BY}=ebbtide,{SERVICE_LABEL}={metadata['name']},{VARIANT_LABEL}"
+        selector = f"{MANAGED_BY}={MANAGER},{SERVICE_LABEL}={metadata['name']},{VARIANT_LABEL}"
         async with self._parallel:
             listed = await self._client.get(collection, labelSelector=selector)
         found = []

@@ -10,11 +10,9 @@ from typing import Any
 import msgspec
 
 from ebbtide.act.overlay import merge
+from ebbtide.model.labels import MANAGED_BY, MANAGER, SERVICE_LABEL, VARIANT_LABEL, identity_labels
 from ebbtide.model.spec import EngineSpec, EngineType, PoolSpec, ServiceSpec, Toleration, VariantSpec
 
-MANAGED_BY = "app.kubernetes.io/managed-by"
-SERVICE_LABEL = "ebbtide.dev/service"
-VARIANT_LABEL = "ebbtide.dev/variant"
 SERVICE_UID = "ebbtide.dev/service-uid"
 RENDERED_HASH = "ebbtide.dev/rendered"
 # On the object itself: once the variant is gone from the spec, nothing else knows what it said
@@ -70,7 +68,7 @@ def render_service(service: ServiceSpec) -> dict[str, Any] | None:
     body = {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": _metadata(service, service.name, {MANAGED_BY: "ebbtide", SERVICE_LABEL: service.name}),
+        "metadata": _metadata(service, service.name, {MANAGED_BY: MANAGER, SERVICE_LABEL: service.name}),
         "spec": {
             "selector": {SERVICE_LABEL: service.name},
             # The target port is named, so that variants may listen on different numbers
@@ -78,11 +76,6 @@ def render_service(service: ServiceSpec) -> dict[str, Any] | None:
         },
     }
     return _stamped(body)
-
-
-def identity_labels(service: ServiceSpec, variant: VariantSpec) -> dict[str, str]:
-    """The labels by which Ebbtide knows its own objects again."""
-    return {MANAGED_BY: "ebbtide", SERVICE_LABEL: service.name, VARIANT_LABEL: variant.name}
 
 
 def drain_seconds(engine: EngineSpec) -> int:

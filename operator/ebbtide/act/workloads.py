@@ -7,23 +7,26 @@ owns: both are reported, never forced. Nothing is deleted here: see `farewell`.
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
 from ebbtide.act.ownership import FIELD_MANAGER, handover
-from ebbtide.act.render import MANAGED_BY, RENDERED_HASH, SERVICE_LABEL, render_deployment, render_service
+from ebbtide.act.render import RENDERED_HASH, render_deployment, render_service
 from ebbtide.act.result import ActResult, Outcome, classify
 from ebbtide.errors import ConflictError, NotFoundError
 from ebbtide.kube.client import KubeClient, resource_path
-from ebbtide.model.snapshot import ServiceState, Snapshot
+from ebbtide.model.reasons import Code
+from ebbtide.model.snapshot import ServiceState, Snapshot, VariantState
 from ebbtide.model.spec import Mode, PoolSpec, ServiceSpec
 
 JSON_PATCH = "application/json-patch+json"
 _TRY_AGAIN_S = 600.0  # after a refusal that only a person can lift
 _LATER_S = 30.0  # after no answer
 _HAND_OVER_TRIES = 4
+_AS_DECLARED = frozenset({Outcome.DONE, Outcome.UNCHANGED})
+_NOT_WANTED = "no longer declared: nothing is left to write"
 _LOOK_AGAIN_S = 600.0  # an object that is as it should be is read again this often
 
 
@@ -37,8 +40,15 @@ class _Wanted:
     uid: str = ""
 
     @property
-    def key(self) -> str:
-        return f"{self.body['kind']} {self.service}/{self.body['metadata']['name']}"
+    def key(self) -> tuple[str, str]:
+        """Which object of which service: two services may want one name, and each is to be answered."""
+        return self.service, self.named
+
+    @property
+    def named(self) -> str:
+        """`Deployment team-a/chat-h100`."""
+        metadata = self.body["metadata"]
+        return f"{self.body['kind']} {metadata['namespace']}/{metadata['name']}"
 
     @property
     def collection(self) -> str:
@@ -56,10 +66,13 @@ class _Wanted:
 
 @dataclass(frozen=True, slots=True)
 class _Rendered:
-    """What a service's engine blocks came to: from which spec and pools, and (key, hash, variant) of each object."""
+    """What a service's engine blocks came to, and (key, hash, variant) of each object.
 
-    inputs: tuple[ServiceSpec | PoolSpec | None, ...]
-    objects: tuple[tuple[str, str, str], ...]
+    `inputs`: from which spec and pools, and of which variants the Deployment is somebody else's.
+    """
+
+    inputs: tuple[ServiceSpec | PoolSpec | bool | None, ...]
+    objects: tuple[tuple[tuple[str, str], str, str], ...]
 
 
 class Workloads:
@@ -70,11 +83,15 @@ class Workloads:
         self._now = now
         self._parallel = asyncio.Semaphore(parallel)
         # key -> (what was rendered, the live object's uid, when to look again)
-        self._seen: dict[str, tuple[str, str, float]] = {}
+        self._seen: dict[tuple[str, str], tuple[str, str, float]] = {}
         self._rendered: dict[str, _Rendered] = {}  # by service
+        self._open: dict[tuple[str, str], ActResult] = {}  # the last answer on what is not as declared
 
     async def reconcile(self, snapshot: Snapshot) -> list[ActResult]:
-        """One result for each object that was looked at; objects known to be right cost nothing. Never raises."""
+        """One result for each object that was looked at; objects known to be right cost nothing. Never raises.
+
+        What could not be had and is not declared any more is answered once more, as unchanged.
+        """
         pools = {pool.spec.name: pool.spec for pool in snapshot.pools}
         due: list[_Wanted] = []
         rendered: dict[str, _Rendered] = {}
@@ -84,12 +101,15 @@ class Workloads:
         self._rendered = rendered
         known = {key for each in rendered.values() for key, _, _ in each.objects}
         self._seen = {key: value for key, value in self._seen.items() if key in known}
-        return list(await asyncio.gather(*(self._ensure_safely(item) for item in due)))
+        settled = [self._open.pop(key) for key in self._open.keys() - known]
+        tried = await asyncio.gather(*(self._ensure_safely(item) for item in due))
+        return [*(replace(item, outcome=Outcome.UNCHANGED, message=_NOT_WANTED) for item in settled), *tried]
 
     def _look(self, service: ServiceState, pools: Mapping[str, PoolSpec], due: list[_Wanted]) -> "_Rendered":
         """Adds to `due`. Nothing is rendered again while spec and pools are the very objects of the last cycle."""
         spec, uids = service.spec, {variant.name: variant.target.uid for variant in service.variants}
-        inputs = (spec, *(pools.get(variant.pool) for variant in spec.variants))
+        foreign = (_is_foreign(variant) for variant in service.variants)
+        inputs = (spec, *(pools.get(variant.pool) for variant in spec.variants), *foreign)
         last = self._rendered.get(spec.key)
         same = last is not None and all(new is old for new, old in zip(inputs, last.inputs, strict=False))
         if last is not None and same and not any(self._is_due(*item, uids) for item in last.objects):
@@ -99,7 +119,7 @@ class Workloads:
         due += [item for item, each in zip(wanted, objects, strict=True) if self._is_due(*each, uids)]
         return _Rendered(inputs, objects)
 
-    def _is_due(self, key: str, rendered: str, variant: str, uids: Mapping[str, str]) -> bool:
+    def _is_due(self, key: tuple[str, str], rendered: str, variant: str, uids: Mapping[str, str]) -> bool:
         before, uid, look_at = self._seen.get(key, ("", "", 0.0))
         now_uid = uids.get(variant, "")
         return before != rendered or self._now() >= look_at or bool(uid and now_uid and uid != now_uid)
@@ -109,13 +129,17 @@ class Workloads:
             async with self._parallel:
                 outcome, message, uid = await self._ensure(wanted)
         except Exception as error:
-            outcome, message, uid = classify(error), f"{wanted.key}: {error}", ""
+            outcome, message, uid = classify(error), f"{wanted.named}: {error}", ""
         self._remember(wanted, outcome, uid)
         what = wanted.body["kind"].lower()
-        return ActResult(what=what, service=wanted.service, variant=wanted.variant, outcome=outcome, message=message)
+        result = ActResult(what=what, service=wanted.service, variant=wanted.variant, outcome=outcome, message=message)
+        self._open.pop(wanted.key, None)
+        if outcome not in _AS_DECLARED:
+            self._open[wanted.key] = result
+        return result
 
     def _remember(self, wanted: _Wanted, outcome: Outcome, uid: str) -> None:
-        if outcome in {Outcome.DONE, Outcome.UNCHANGED}:
+        if outcome in _AS_DECLARED:
             wait_s = _LOOK_AGAIN_S
         elif outcome in {Outcome.RETRY, Outcome.CONFLICT, Outcome.FAILED, Outcome.NOT_FOUND}:
             wait_s = _LATER_S
@@ -130,10 +154,10 @@ class Workloads:
             return await self._create(wanted)
         uid = str(live["metadata"]["uid"])
         if not _is_ours(live, wanted):
-            return Outcome.FOREIGN, f"{wanted.key} exists and is not Ebbtide's: {_advice(wanted)}", uid
+            return Outcome.FOREIGN, f"{wanted.named} exists and is not Ebbtide's: {_advice(wanted)}", uid
         live = await self._hand_over(wanted, live)
         if live["metadata"].get("annotations", {}).get(RENDERED_HASH) == wanted.rendered:
-            return Outcome.UNCHANGED, f"{wanted.key} is as declared", uid
+            return Outcome.UNCHANGED, f"{wanted.named} is as declared", uid
         return await self._apply(wanted, uid)
 
     async def _create(self, wanted: _Wanted) -> tuple[Outcome, str, str]:
@@ -144,7 +168,7 @@ class Workloads:
         answer = await self._client.request("POST", wanted.collection, params=params, body=body)
         live = msgspec.json.decode(answer)
         await self._hand_over(wanted, live)
-        return Outcome.DONE, f"{wanted.key} created", str(live["metadata"]["uid"])
+        return Outcome.DONE, f"{wanted.named} created", str(live["metadata"]["uid"])
 
     async def _hand_over(self, wanted: _Wanted, live: Mapping[str, Any]) -> Mapping[str, Any]:
         """See `ownership`. A crash before this is made good at the next look, hence the call in both paths."""
@@ -168,16 +192,18 @@ class Workloads:
         except ConflictError as error:
             if "Apply failed with" not in str(error):
                 raise
-            return Outcome.FOREIGN, f"{wanted.key} not updated, other owners hold its fields: {error}", uid
-        return Outcome.DONE, f"{wanted.key} updated", uid
+            return Outcome.FOREIGN, f"{wanted.named} not updated, other owners hold its fields: {error}", uid
+        return Outcome.DONE, f"{wanted.named} updated", uid
 
 
 def _wanted_of(service: ServiceState, pools: Mapping[str, PoolSpec]) -> Iterator[_Wanted]:
     spec = service.spec
     uids = {variant.name: variant.target.uid for variant in service.variants}
+    foreign = {variant.name for variant in service.variants if _is_foreign(variant)}
     for variant in spec.variants:
         pool = pools.get(variant.pool)
-        if variant.engine is not None and pool is not None:  # a missing pool is a condition of the plan
+        # a missing pool, and a Deployment that is somebody else's, are conditions of the plan
+        if variant.engine is not None and pool is not None and variant.name not in foreign:
             body = render_deployment(spec, variant, pool)
             yield _Wanted(spec.key, variant.name, body, uids.get(variant.name, ""))
     front = render_service(spec)
@@ -185,13 +211,17 @@ def _wanted_of(service: ServiceState, pools: Mapping[str, PoolSpec]) -> Iterator
         yield _Wanted(spec.key, "", front)
 
 
+def _is_foreign(variant: VariantState) -> bool:
+    return any(code == Code.TARGET_FOREIGN for code, _ in variant.target.faults)
+
+
 def _is_ours(live: Mapping[str, Any], wanted: _Wanted) -> bool:
     """By label: an orphan of a deleted service of the same name is taken up again, with the new service's uid."""
     labels = live["metadata"].get("labels") or {}
-    declared = wanted.body["metadata"]["labels"]
-    return all(labels.get(label) == declared[label] for label in (MANAGED_BY, SERVICE_LABEL))
+    return all(labels.get(label) == value for label, value in wanted.body["metadata"]["labels"].items())
 
 
 def _advice(wanted: _Wanted) -> str:
     labels = ",".join(f"{key}={value}" for key, value in sorted(wanted.body["metadata"]["labels"].items()))
-    return f"rename it, or hand it over by labelling it {labels}"
+    whose = f"variant {wanted.variant}" if wanted.variant else "InferenceService"
+    return f"delete it, give the {whose} another name, or hand it over by labelling it {labels}"

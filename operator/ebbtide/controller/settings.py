@@ -53,7 +53,15 @@ def _identity() -> str:
     return f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
 
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$", min_length=1)]
+_NAME, _URL = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$", r"^https?://\S+$"
+_TENANT = r"^[A-Za-z0-9-]+:\s*\S+$"
+# What each pattern allows, for people
+_ALLOWED = {
+    _NAME: "lower-case letters, digits, - and . are allowed, at most 253, with a letter or digit at both ends",
+    _URL: "a URL that begins with http:// or https:// is allowed, without spaces, such as http://prometheus:9090",
+    _TENANT: "NAME:VALUE is allowed, such as X-Scope-OrgID:team-a",
+}
+Name = Annotated[str, Field(pattern=_NAME, min_length=1)]
 Names = Annotated[tuple[Name, ...], BeforeValidator(_split), NoDecode]
 
 
@@ -91,7 +99,7 @@ class Settings(BaseSettings):
     prometheus_url: str | None = _setting(
         "prometheus_url",
         "Base URL of Prometheus or what speaks its query API. Unset: no engine metrics, so every service is held.",
-        pattern=r"^https?://\S+$",
+        pattern=_URL,
     )
     prometheus_token_file: Path | None = _setting(
         "prometheus_token_file", "File with a bearer token, read anew when it changes. Unset: none is sent."
@@ -110,7 +118,7 @@ class Settings(BaseSettings):
     prometheus_tenant: str | None = _setting(
         "prometheus_tenant",
         "Tenant header as NAME:VALUE, for example X-Scope-OrgID:team-a. Unset: none is sent.",
-        pattern=r"^[A-Za-z0-9-]+:\s*\S+$",
+        pattern=_TENANT,
     )
     prometheus_ca_file: Path | None = _setting(
         "prometheus_ca_file", "PEM file with the CAs that Prometheus' certificate is checked with. Unset: the system's."
@@ -264,6 +272,8 @@ def _read(config: Path) -> dict[str, Any]:
 
 def _explain(fault: ErrorDetails, given: Mapping[str, Any], in_file: Mapping[str, Any], config: Path | None) -> str:
     message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "string_pattern_mismatch":
+        message = _ALLOWED[fault["ctx"]["pattern"]]
     if not fault["loc"]:
         return f"settings: {message}"
     name = str(fault["loc"][0])

@@ -7,7 +7,7 @@ from ebbtide.core.replicas import describe_failing
 from ebbtide.core.work import Cycle, Draft, PoolDraft, VariantDraft
 from ebbtide.model.plan import Condition, ConditionStatus, UnreadablePlan
 from ebbtide.model.reasons import Code, Reason
-from ebbtide.model.snapshot import SERVICE_KIND, Source, Unreadable
+from ebbtide.model.snapshot import SERVICE_KIND, PodPhase, Source, Unreadable
 from ebbtide.model.spec import Mode, Provisioning
 
 _TRUE, _FALSE, _UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
@@ -76,10 +76,29 @@ def _ready(draft: Draft, parts: tuple[Condition, ...]) -> Condition:
 
 
 def _target(draft: Draft) -> Condition:
-    fault = draft.fault
+    fault, outside = draft.fault, _outside(draft)
     if fault is not None:
-        return Condition("TargetResolved", _FALSE, fault[0].value, fault[1])
-    return Condition("TargetResolved", _TRUE, Code.RESOLVED.value, f"{len(draft.variants)} targets found")
+        return Condition("TargetResolved", _FALSE, fault[0].value, "; ".join((fault[1], *outside)))
+    found = f"{len(draft.variants)} targets found"
+    code = Code.PODS_OUTSIDE_POOL if outside else Code.RESOLVED
+    return Condition("TargetResolved", _TRUE, code.value, "; ".join((found, *outside)))
+
+
+def _outside(draft: Draft) -> list[str]:
+    """Variants with pods beside their pool: what is said of prices, limits and room is not said of these pods."""
+    said: list[str] = []
+    for variant in draft.variants:
+        state, pool = variant.state, variant.spec.pool
+        if not state.outside:
+            continue
+        bound = sum(bool(pod.node) and pod.phase is not PodPhase.TERMINATING for pod in state.pods)
+        places = [f"{count} on nodes of {f'pool {name}' if name else 'no pool'}" for name, count in state.outside]
+        said.append(
+            f"{sum(count for _, count in state.outside)} of {bound} pods of variant {variant.spec.name} run outside of "
+            f"pool {pool} ({', '.join(places)}): prices and limits are those of {pool}; give the pod template the "
+            "pool's nodeSelector, or correct the variant's pool"
+        )
+    return said
 
 
 def _metrics(draft: Draft, cycle: Cycle) -> Condition:

@@ -11,10 +11,12 @@ from ebbtide.model.spec import Mode
 
 _Fault = tuple[Code, str]
 
-# Of these it is known what is there: a target that nobody created holds no replicas, one in a wrong pool those it has.
+# Of these it is known what is there: a target that nobody created, or that is somebody else's, holds no replicas of
+# ours, one in a wrong pool those it has.
 _OF_ONE_VARIANT = frozenset(
     {
         Code.TARGET_NOT_FOUND,
+        Code.TARGET_FOREIGN,
         Code.TARGET_NOT_SCALABLE,
         Code.POOL_NOT_FOUND,
         Code.POOL_MISMATCH,

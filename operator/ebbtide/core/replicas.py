@@ -105,6 +105,11 @@ def _without_pods(variant: VariantDraft, per_replica: int, *, leaving: bool = Tr
 def _absence(variant: VariantDraft, missing: int, absent_s: float) -> str:
     kind, name = variant.spec.target.kind, variant.spec.target.name
     have = "1 replica has" if missing == 1 else f"{missing} replicas have"
+    if variant.state.target.paused:
+        return (
+            f"{have} had no pod for {absent_s:.0f}s: {kind} {name} is paused (spec.paused), so it starts no new pods; "
+            f"`kubectl rollout resume {kind.lower()} {name}`"
+        )
     return f"{have} had no pod for {absent_s:.0f}s; the Events of {kind} {name} say who refuses them"
 
 

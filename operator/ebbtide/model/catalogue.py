@@ -159,7 +159,7 @@ _LIMITS = {
         "Declared replicas of the variant have had no pod for 30 s; they do not count, and others get the demand. "
         "Most often a ResourceQuota or an admission webhook refuses them: only a Deployment says so in its status.",
         "`kubectl describe` the target: its Events name who refuses the pods. Raise the quota, or lower the variant's "
-        "`spec.variants[].maxReplicas` to what it allows.",
+        "`spec.variants[].maxReplicas` to what it allows. A paused Deployment starts none: `kubectl rollout resume`.",
     ),
     Code.UNSCHEDULABLE: Entry(
         _FAILING,
@@ -289,7 +289,8 @@ _WRITERS = {
     Code.WRITE_REFUSED: Entry(
         (DECISION, "Acting", "TargetResolved", "Ready"),
         "The API server refused a write of Ebbtide's, it failed three times or more in a row, or the object belongs to "
-        "somebody else.",
+        "somebody else. `Acting`: a scale write. `TargetResolved` and `Ready`: a Deployment, Service or finalizer that "
+        "an engine block needs, while what runs is scaled all the same.",
         "The message quotes the API server; for missing rights compare with `manifests/rbac.yaml`, for a webhook that "
         "cannot be called mend or remove it.",
     ),
@@ -317,6 +318,13 @@ _CONFIGURATION = {
         _FAULT,
         "The target, or its kind, does not exist; or it would be built, but the mode is not Auto.",
         "Create it, or correct `spec.variants[].scaleTargetRef`; with an engine block set `spec.mode` to Auto.",
+    ),
+    Code.TARGET_FOREIGN: Entry(
+        _FAULT,
+        "A Deployment of the name that an engine block's would have is there, and is not Ebbtide's: it is neither "
+        "scaled nor changed, and its pods are not counted. Other variants go on.",
+        "Rename the variant, delete the Deployment, or name it in `spec.variants[].scaleTargetRef` instead of the "
+        "engine block. The labels in the message are those of what Ebbtide builds.",
     ),
     Code.TARGET_NOT_SCALABLE: Entry(
         _FAULT,
@@ -353,6 +361,12 @@ _CONFIGURATION = {
         _FAULT,
         "The pod template's nodeSelector cannot be met by the variant's pool.",
         "Correct the nodeSelector, the pool's `spec.nodeSelector` or `spec.variants[].pool`.",
+    ),
+    Code.PODS_OUTSIDE_POOL: Entry(
+        ("TargetResolved",),
+        "Pods of a variant run on nodes that are not its pool's: prices, limits and room are those of the pool, and "
+        "wrong for these pods.",
+        "Give the pod template the pool's `spec.nodeSelector`, or correct `spec.variants[].pool`.",
     ),
     Code.INVALID_TIME_ZONE: Entry(
         ("GPUPool.Ready",),

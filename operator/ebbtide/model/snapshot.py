@@ -129,6 +129,7 @@ class TargetState(Spec, frozen=True):
     shutdown_timeout_s: float | None = None  # vLLM's own flag, 0 where it is surely absent; None: cannot be told
     pre_stop_s: float | None = 0.0  # how long its preStop sleeps, 0 without one; None: it does something else
     termination_grace_s: float | None = None
+    paused: bool = False  # a Deployment whose rollouts are paused
     replica_failure: str = ""  # the ReplicaFailure condition's message: a quota or admission refused pods
     rivals: tuple[str, ...] = ()  # "HorizontalPodAutoscaler chat-hpa", "ScaledObject ...", "InferenceService ..."
     faults: tuple[tuple[str, str], ...] = ()  # (reason, message) of cross-object faults found while resolving
@@ -151,6 +152,8 @@ class VariantState(Spec, frozen=True):
     target: TargetState
     pods: tuple[PodState, ...] = ()
     last_write: WriteReceipt | None = None
+    # Of the pods that stay, those on nodes that are not the pool's: (whose nodes: "a100, l40s" or "", pods), sorted
+    outside: tuple[tuple[str, int], ...] = ()
 
 
 class ServiceState(Spec, frozen=True):

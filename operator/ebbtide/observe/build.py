@@ -1,6 +1,7 @@
 """From everything that was gathered to one Snapshot: a pure function over frozen inputs, so it may run in a thread."""
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -8,6 +9,7 @@ from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import (
     POOL_KIND,
     NodeState,
+    PodPhase,
     PodState,
     PoolState,
     Reading,
@@ -99,6 +101,10 @@ class _Assembly:
         self._index = PodIndex(view.pods.values())
         self._claims = Claims(view.services.values(), view.autoscalers)
         self._nodes = {name: _named(view.nodes, pool.nodes) for name, pool in pools.items()}
+        self._pools_of: dict[str, str] = {}  # node -> the names of its pools, joined
+        for name, nodes in self._nodes.items():
+            for node in nodes:
+                self._pools_of[node] = f"{self._pools_of[node]}, {name}" if node in self._pools_of else name
         self._around = {
             name: Surroundings(frozenset(node.name for node in pool.nodes if node.interrupted), view.seen_ready)
             for name, pool in pools.items()
@@ -128,10 +134,13 @@ class _Assembly:
         found = self._find(service.namespace, variant.target)
         pool = self._view.pools.get(variant.pool)
         place = Place(pool, self._nodes.get(variant.pool, {}), self._unread_pools.get(variant.pool, ""))
+        target = target_state(service, variant, found, place, self._claims)
+        pods = self._pods(service.namespace, found.view if target.exists else None, variant.pool, resource_of(pool))
         return VariantState(
             name=variant.name,
-            target=target_state(service, variant, found, place, self._claims),
-            pods=self._pods(service.namespace, found.view, variant.pool, resource_of(pool)),
+            target=target,
+            pods=pods,
+            outside=self._outside(pods, variant.pool),
             last_write=self._view.receipts.get(f"{service.key}/{variant.name}"),
         )
 
@@ -145,6 +154,15 @@ class _Assembly:
             for pod in self._index.matching(namespace, target.selector)
             for key in (pod.metadata.key,)
         )
+
+    def _outside(self, pods: tuple[PodState, ...], pool: str) -> tuple[tuple[str, int], ...]:
+        """See `VariantState.outside`. A node that is gone is nobody's: its pods follow it within a minute."""
+        own = self._nodes.get(pool)
+        if own is None:
+            return ()
+        nodes = (pod.node for pod in pods if pod.phase is not PodPhase.TERMINATING)
+        counts = Counter(self._pools_of.get(node, "") for node in nodes if node in self._view.nodes and node not in own)
+        return tuple(sorted(counts.items()))
 
     def _find(self, namespace: str, ref: TargetRef) -> Found:
         kind, key = (ref.api_version, ref.kind), f"{namespace}/{ref.name}"

@@ -104,12 +104,23 @@ class Caches:
 
     def sources(self) -> tuple[Source, ...]:
         """Health of each kind's cache. Whether there are ScaledObjects may not be known; then they are a sick one."""
-        found = list(self.watched())
+        found = list(self._watched())
         if self.scaled_objects is None and self._keda_error:
             found.append(Source(name="scaledobjects", healthy=False, message=self._keda_error))
         return (*found, Source(name="discovery", healthy=not self.discovery_error, message=self.discovery_error))
 
-    def watched(self) -> tuple[Source, ...]:
+    @property
+    def sync_age_s(self) -> float | None:
+        """Seconds since the last word on the kind that was longest without one; None: an always watched one never came.
+
+        A kind that a service names and that was never listed (a typo, no rights) is that service's fault alone.
+        """
+        ages = [informer.age_s() for informer in self._always().values()]
+        others = [*self.customs.values(), *((self.scaled_objects,) if self.scaled_objects is not None else ())]
+        known = [age for age in (*ages, *(informer.age_s() for informer in others)) if age is not None]
+        return None if None in ages else max(known)
+
+    def _watched(self) -> tuple[Source, ...]:
         """Health of the caches that there are."""
         informers = self._always()
         for kind, informer in self.customs.items():

@@ -79,9 +79,8 @@ class Observer:
 
     @property
     def sync_age_s(self) -> float | None:
-        """Age of the cache that was longest without a word from the API server; None: one was never listed."""
-        ages = [source.age_s for source in self._caches.watched()]
-        return None if None in ages else max(age for age in ages if age is not None)
+        """Age of the cache that was longest without a word from the API server; None: not all are listed yet."""
+        return self._caches.sync_age_s
 
     @property
     def promql_queries(self) -> int:

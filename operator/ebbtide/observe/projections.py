@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from ebbtide.clock import parse_rfc3339
+from ebbtide.model.labels import MANAGED_BY, SERVICE_LABEL, VARIANT_LABEL
 
 
 class Wire(msgspec.Struct, rename="camel", frozen=True, gc=False):
@@ -303,10 +304,25 @@ class Strategy(Wire, frozen=True, gc=False):
     rolling_update: RollingUpdate | None = None
 
 
+class OwnLabels(msgspec.Struct, frozen=True, gc=False):
+    """The labels of what Ebbtide built; of a workload no others are read."""
+
+    managed_by: str | None = msgspec.field(name=MANAGED_BY, default=None)
+    service: str | None = msgspec.field(name=SERVICE_LABEL, default=None)
+    variant: str | None = msgspec.field(name=VARIANT_LABEL, default=None)
+
+
+class WorkloadMeta(Meta, frozen=True, gc=False):
+    """Metadata of a Deployment or StatefulSet."""
+
+    labels: OwnLabels | None = None
+
+
 class WorkloadSpec(Wire, frozen=True, gc=False):
     """Spec of a Deployment or StatefulSet."""
 
     replicas: int | None = None
+    paused: bool = False  # Deployment
     selector: LabelSelector = LabelSelector()
     template: PodTemplate = PodTemplate()
     strategy: Strategy | None = None  # Deployment
@@ -328,7 +344,7 @@ class WorkloadStatus(Wire, frozen=True, gc=False):
 class Workload(Wire, frozen=True, gc=False):
     """A Deployment or StatefulSet."""
 
-    metadata: Meta
+    metadata: WorkloadMeta
     spec: WorkloadSpec = WorkloadSpec()
     status: WorkloadStatus = WorkloadStatus()
 

@@ -4,6 +4,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from ebbtide.model.labels import MANAGER
 from ebbtide.observe.drain import variables_used
 from ebbtide.observe.projections import (
     Condition,
@@ -77,8 +78,11 @@ class Slim:
             containers=tuple(self._template_container(item) for item in template.containers or ()) or None,
             termination_grace_period_seconds=template.termination_grace_period_seconds,
         )
+        metadata = self._meta(workload.metadata)
+        if metadata.labels is not None and metadata.labels.managed_by != MANAGER:
+            metadata = replace(metadata, labels=None)
         return Workload(
-            metadata=self._meta(workload.metadata),
+            metadata=metadata,
             spec=replace(
                 spec,
                 template=PodTemplate(slim),

@@ -7,10 +7,11 @@ decided in the core.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ebbtide.model.labels import MANAGER, identity_labels
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import TargetState
 from ebbtide.model.spec import Mode, PoolSpec, Provisioning, ServiceSpec, TargetRef, VariantSpec
-from ebbtide.observe.projections import Autoscaler, Node, selects
+from ebbtide.observe.projections import Autoscaler, Node, OwnLabels, selects
 from ebbtide.observe.workloads import TargetView
 
 DEFAULT_RESOURCE = "nvidia.com/gpu"
@@ -78,7 +79,11 @@ class Place:
 
 
 def target_state(service: ServiceSpec, variant: VariantSpec, found: Found, place: Place, claims: Claims) -> TargetState:
-    """One variant's target."""
+    """One variant's target. A Deployment that is somebody else's is none: neither its replicas nor its pods count."""
+    foreign = _foreign(service, variant, found)
+    if foreign is not None:
+        missing = _pool_missing(variant, place)
+        return TargetState(exists=False, faults=(foreign, missing) if missing else (foreign,))
     faults = _faults(service, variant, found, place, claims)
     rivals = claims.rivals(service, variant)
     view = found.view
@@ -104,6 +109,7 @@ def target_state(service: ServiceSpec, variant: VariantSpec, found: Found, place
         pre_stop_s=ending.pre_stop_s,
         termination_grace_s=view.termination_grace_s,
         replica_failure=view.replica_failure,
+        paused=view.paused,
         rivals=rivals,
         faults=faults,
     )
@@ -130,6 +136,20 @@ def _faults(
         _gpus_unknown(variant, found.view, pool) if found.view else None,
     )
     return tuple(fault for fault in checks if fault is not None)
+
+
+def _foreign(service: ServiceSpec, variant: VariantSpec, found: Found) -> Fault | None:
+    """An engine block names the Deployment that Ebbtide builds; one of that name may have been there before."""
+    if variant.engine is None or found.view is None:
+        return None
+    if found.view.labels == OwnLabels(MANAGER, service.name, variant.name):
+        return None
+    shown = ",".join(f"{label}={value}" for label, value in identity_labels(service, variant).items())
+    return Code.TARGET_FOREIGN, (
+        f"variant {variant.name}: {_named(service, variant)} exists and is not Ebbtide's, so it is neither scaled nor "
+        "changed; rename the variant, delete the Deployment, or name it in scaleTargetRef instead of the engine block "
+        f"(if Ebbtide built it, label it {shown} again)"
+    )
 
 
 def _pool_missing(variant: VariantSpec, place: Place) -> Fault | None:

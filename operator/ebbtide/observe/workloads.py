@@ -15,6 +15,7 @@ from ebbtide.observe.projections import (
     LabelSelector,
     Meta,
     Opaque,
+    OwnLabels,
     PodTemplate,
     TemplateSpec,
     Wire,
@@ -43,6 +44,8 @@ class TargetView:
     ordinal: bool = False
     ordered: bool = False
     replica_failure: str = ""
+    labels: OwnLabels | None = None
+    paused: bool = False
 
     @property
     def pods_per_replica(self) -> int:
@@ -94,6 +97,8 @@ def deployment_view(workload: Workload) -> TargetView:
         rolling_out=rolling_out,
         surge_replicas=_surge(workload, replicas) if rolling_out else 0,
         replica_failure=_failure_text(failure),
+        labels=workload.metadata.labels,
+        paused=spec.paused,
     )
 
 

@@ -57,6 +57,8 @@ BY_CODE: Mapping[Code, tuple[str, str]] = {
 BY_CONDITION: Mapping[str, str] = {
     Code.WRITE_REFUSED.value: "Scale",
     Code.TEMPLATE_REFUSED.value: "Build",
+    Code.TARGET_FOREIGN.value: "Build",
+    Code.PODS_OUTSIDE_POOL.value: "Observe",
     Code.SPREAD_EVENLY.value: "Observe",
     Code.SLO_UNATTAINABLE.value: "Observe",
     Code.NOT_ANSWERING.value: "Observe",

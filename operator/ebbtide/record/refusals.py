@@ -3,8 +3,10 @@
 A write without an answer, or with "later" (HTTP 5xx, 429), passes by itself, so it is only tried again. Where it fails
 `_IN_A_ROW` times in a row it does not: a dead fail-closed webhook answers HTTP 500 for as long as nobody mends it.
 
-The plan is made before anything is written, so its condition `Acting` cannot know of a refusal. This adds it to what
-is reported, for as long as the write stays refused; the plan itself, which is recorded and replayed, is not touched.
+The plan is made before anything is written, so its conditions cannot know of a refusal. This adds it to what is
+reported, for as long as the write stays refused; the plan itself, which is recorded and replayed, is not touched.
+A refused scale write is said by `Acting`. What an engine block declares and cannot be had is said by `TargetResolved`:
+replicas are scaled all the same, so `Acting` must not deny it.
 """
 
 from collections.abc import Iterable
@@ -91,27 +93,32 @@ class Refusals:
         if result.outcome == _UNANSWERED:
             self._rows[key] = _Row(1 if row is None else row.times + 1, now_s, result)
 
-    def _told(self, service: str) -> list[Written]:
+    def _known(self, service: str) -> list[Written]:
         """What a person must know of one service's writes, in the order of what and variant."""
         found = {key: row.last for key, row in self._rows.items() if row.times >= _IN_A_ROW} | self._refused
         return [item for key, item in sorted(found.items(), key=lambda each: each[0]) if key[0] == service]
 
     def _said(self, service: ServicePlan) -> ServicePlan:
-        refused = self._told(service.key)
+        refused = self._known(service.key)
         if not refused:
             return service
         service = _unbuilt(service, [item for item in refused if item.what == "deployment"])
-        told = Condition(
-            "Acting",
-            ConditionStatus.FALSE,
-            Code.WRITE_REFUSED.value,
-            "; ".join(_words(item) for item in refused),
-        )
-        conditions = tuple(
-            told if item.type == "Acting" and item.status is ConditionStatus.TRUE else item
-            for item in service.conditions
-        )
+        scaling = [_words(item) for item in refused if item.what == "scale"]
+        others = [_words(item) for item in refused if item.what != "scale"]
+        conditions = tuple(_told(item, scaling, others) for item in service.conditions)
         return msgspec.structs.replace(service, conditions=conditions)
+
+
+def _told(condition: Condition, scaling: list[str], others: list[str]) -> Condition:
+    """The condition with what was refused and belongs to it. Another reason not to be true is stronger, and stays."""
+    words = {"Acting": scaling, "TargetResolved": others, "Ready": others}.get(condition.type, [])
+    well = condition.status is ConditionStatus.TRUE
+    if words and well:
+        return Condition(condition.type, ConditionStatus.FALSE, Code.WRITE_REFUSED.value, "; ".join(words))
+    new = [word for word in words if word not in condition.message]
+    if new and condition.type == "TargetResolved":
+        return msgspec.structs.replace(condition, message="; ".join((condition.message, *new)))
+    return condition
 
 
 def _words(item: Written) -> str:

@@ -13,8 +13,8 @@ import pytest
 from tests.cluster.rig import POOL_LABEL, Json, Rig, pool, stays, until
 
 FREE, UNPRICED, NOWHERE, EXOTIC = "declared-h100", "declared-unpriced", "declared-nowhere", "declared-exotic"
-FEBRUARY = "declared-february"
-H100 = "h100-on-demand"
+FEBRUARY, OTHER = "declared-february", "declared-a100"
+H100, A100 = "h100-on-demand", "a100-on-prem"
 FAULTS = {
     "no-pool": ("PoolNotFound", ("declared-nowhere", "create it")),
     "no-scale": ("TargetNotScalable", ("DaemonSet", "such as a Deployment")),
@@ -46,7 +46,7 @@ def refused_template(rig: Rig) -> Json:
     return service(rig, "refused", [{"name": "main", "pool": FREE, "engine": engine}], minReplicas=1)
 
 
-def built(rig: Rig, name: str, policy: str) -> Json:
+def built(rig: Rig, name: str, policy: str, pool_name: str = FREE) -> Json:
     """A service whose one Deployment Ebbtide builds: labels and annotations of the sandbox come by the overlay."""
     overlay = {
         "metadata": {
@@ -55,7 +55,49 @@ def built(rig: Rig, name: str, policy: str) -> Json:
         }
     }
     engine = {"type": "vLLM", "image": "vllm", "deletionPolicy": policy, "podTemplate": overlay}
-    return service(rig, name, [{"name": "main", "pool": FREE, "engine": engine}], minReplicas=2)
+    return service(rig, name, [{"name": "main", "pool": pool_name, "engine": engine}], minReplicas=2)
+
+
+def foreign_deployment(rig: Rig) -> list[Json]:
+    """A Deployment of the name that one variant's would have, beside another variant whose target is its own."""
+    variants = [
+        {"name": "main", "pool": OTHER, "engine": {"type": "vLLM", "image": "vllm"}},
+        {
+            "name": "own",
+            "pool": OTHER,
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "own"},
+        },
+    ]
+    return [
+        rig.target_object("mine-main", A100, route="nowhere"),
+        rig.target_object("own", A100, route="mine"),
+        service(rig, "mine", variants, minReplicas=2),
+    ]
+
+
+def foreign_service(rig: Rig) -> list[Json]:
+    spec = {"selector": {"app": "x"}, "ports": [{"port": 80}]}
+    meta = {"name": "fronted", "namespace": rig.namespace}
+    return [
+        {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec},
+        built(rig, "fronted", "Orphan", OTHER),
+    ]
+
+
+def beside(rig: Rig) -> list[Json]:
+    """A Deployment without a nodeSelector, whose affinity leads its pods to the nodes of another pool."""
+    term = {"matchExpressions": [{"key": POOL_LABEL, "operator": "In", "values": [A100]}]}
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}
+    return [
+        rig.target_object("beside", H100, route="beside", nodeSelector={}, affinity={"nodeAffinity": required}),
+        rig.service_object(("main", FREE, "beside"), name="beside"),
+    ]
+
+
+def paused(rig: Rig) -> list[Json]:
+    target = rig.target_object("halted", A100)
+    target["spec"]["paused"] = True
+    return [target, rig.service_object(("main", OTHER, "halted"), name="halted")]
 
 
 def service(rig: Rig, name: str, variants: list[Json], **scaling: Any) -> Json:
@@ -70,6 +112,7 @@ def objects(rig: Rig) -> list[Json]:
     return [
         pool(FREE, H100, **h100),
         pool(UNPRICED, H100, price=None, **h100),
+        pool(OTHER, A100),
         exotic_pool(),
         rig.target_object("no-pool", H100),
         rig.service_object(("main", NOWHERE, "no-pool"), name="no-pool", **least),
@@ -98,6 +141,10 @@ def objects(rig: Rig) -> list[Json]:
         refused_template(rig),
         built(rig, "kept", "Orphan"),
         built(rig, "dropped", "Delete"),
+        *foreign_deployment(rig),
+        *foreign_service(rig),
+        *beside(rig),
+        *paused(rig),
     ]
 
 
@@ -212,6 +259,53 @@ def test_a_deployment_is_built_for_an_engine_block_at_zero_and_then_scaled(rig: 
     assert created.verb == "create"
     assert created.time_s <= scaled.time_s
     assert scaled.body["spec"]["replicas"] == 2
+
+
+def test_a_deployment_of_somebody_elses_is_left_alone_while_the_other_variant_is_scaled(rig: Rig) -> None:
+    until(lambda: rig.replicas("own") == 2, "the other variant brings the minimum about")
+    resolved = rig.condition("TargetResolved", "mine")
+    assert (resolved["status"], resolved["reason"]) == ("False", "TargetForeign")
+    assert f"Deployment {rig.namespace}/mine-main exists and is not Ebbtide's" in resolved["message"]
+    assert rig.condition("Acting", "mine")["status"] == "True"
+    assert rig.events("TargetForeign")
+    assert rig.replicas("mine-main") == 1
+    assert rig.writes(name="mine-main") == []
+    assert [write.name for write in rig.writes("pods") if write.name.startswith("mine-main-")] == []
+
+    rig.delete("deployment", "mine-main")
+    until(lambda: rig.exists("deployment", "mine-main"), "once it is gone, Ebbtide builds its own at once", 30)
+    until(lambda: rig.condition("TargetResolved", "mine")["status"] == "True", "and the condition is true")
+
+
+def test_a_service_of_somebody_elses_is_said_where_it_belongs_and_replicas_are_scaled(rig: Rig) -> None:
+    until(lambda: rig.replicas("fronted-main") == 2, "built and scaled")
+    resolved = until(
+        lambda: (found := rig.condition("TargetResolved", "fronted")).get("reason") == "WriteRefused" and found,
+        "the refused Service is said",
+    )
+    assert resolved["status"] == "False"
+    assert f"Service {rig.namespace}/fronted exists and is not Ebbtide's" in resolved["message"]
+    acting = rig.condition("Acting", "fronted")
+    assert (acting["status"], acting["reason"]) == ("True", "Acting"), "it does act"
+    assert rig.writes("services", name="fronted") == []
+
+
+def test_pods_that_run_beside_their_pool_are_said_with_whose_prices_are_meant(rig: Rig) -> None:
+    resolved = until(
+        lambda: (found := rig.condition("TargetResolved", "beside")).get("reason") == "PodsOutsidePool" and found,
+        "a condition",
+    )
+    assert resolved["status"] == "True"
+    assert f"1 of 1 pods of variant main run outside of pool {FREE}" in resolved["message"]
+    assert f"1 on nodes of pool {OTHER}" in resolved["message"]
+
+
+def test_a_paused_deployment_without_pods_is_told_to_be_resumed(rig: Rig) -> None:
+    ready = until(
+        lambda: (found := rig.condition("Ready", "halted")).get("reason") == "PodsMissing" and found, "pods are missing"
+    )
+    assert "kubectl rollout resume deployment halted" in ready["message"]
+    assert rig.pods("halted") == []
 
 
 def test_deletion_policy_orphan_leaves_the_deployment_and_delete_takes_it_along(rig: Rig) -> None:
