@@ -598,3 +598,14 @@ def test_what_could_not_be_written_does_not_count_as_raised(written, allowed):
     receipt = WriteReceipt("uid-h100", 2, loop.now_s + 1.0, written, "9" if written else "")
     then, _ = plan(seen(receipt), memory, loop.now_s + 10.0)
     assert then.services[0].variants[0].allowed == allowed
+
+
+def test_at_the_maximum_a_move_to_the_stronger_variant_ends():
+    """Six of a100 are all that the maximum allows, and do not carry 120 requests/s; two of them and four of h100 do."""
+    variants = [variant_spec("a100", "a100"), variant_spec("h100", "h100", max_replicas=4)]
+    prices = [pool("a100", price="1.10"), pool("h100", price="6.90")]
+    fleet = Fleet(spec(variants=variants, max_replicas=6), {"a100": 6, "h100": 0})
+    fleet.run(45.0, 600, pools=prices)
+    decided = fleet.run(120.0, 1800, pools=prices).services[0]
+    assert max(fleet.history) <= 6
+    assert {v.name: v.observed for v in decided.variants} == {"a100": 2, "h100": 4}

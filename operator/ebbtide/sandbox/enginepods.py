@@ -28,6 +28,7 @@ from ebbtide.sim.profiles import profile
 
 ENGINE_ANNOTATION = "sandbox.ebbtide.dev/engine"
 MODEL_ANNOTATION = "sandbox.ebbtide.dev/model"
+PATH_ANNOTATION = "prometheus.io/path"
 PRODUCT_LABEL = "nvidia.com/gpu.product"
 
 _METRICS_PATHS = {"vllm": "/metrics", "trtllm": "/prometheus/metrics"}
@@ -167,7 +168,9 @@ class EnginePods:
         annotations, route = pod.metadata.annotations, pod.route
         product = await self._product(pod.spec.node_name)
         model = annotations.get(MODEL_ANNOTATION, "8B")
-        chosen = profile(model, product, annotations.get(ENGINE_ANNOTATION, "vllm"))
+        # what an engine block builds says where it is scraped, and only trtllm-serve answers there
+        usual = "trtllm" if annotations.get(PATH_ANNOTATION) == "/prometheus/metrics" else "vllm"
+        chosen = profile(model, product, annotations.get(ENGINE_ANNOTATION, usual))
         self._started[route] += 1
         # by order of start, not by name: pod names are random, runs of one seed should be alike
         seed = zlib.crc32(f"{self._seed}/{route}/{self._started[route]}".encode())

@@ -36,5 +36,31 @@ def _covered(draft: Draft) -> Verdict | None:
             break
     if counts == before:
         return None
+    swapped = _one_for_one(draft, before)
+    if swapped is not None:
+        return swapped
     text = "those that go are needed until what replaces them is ready"
+    return Verdict(counts, Code.KEEPS_COVER, text)
+
+
+def _one_for_one(draft: Draft, wanted: list[int]) -> Verdict | None:
+    """At the service's maximum no stand-in can come before somebody goes: a weaker one for a stronger, one at a time.
+
+    11 that carry 5 requests/s each and one of 13, at most 12: three of the weaker go, each when the last stand-in is
+    ready. None while there is room, while one starts, or where the move would not carry more.
+    """
+    most = draft.state.spec.scaling.max_replicas
+    if draft.observed < most or any(variant.starting or variant.failing for variant in draft.variants):
+        return None
+    fewer = [v for v in draft.variants if wanted[v.index] < v.observed]
+    more = [v for v in draft.variants if wanted[v.index] > v.observed]
+    if not fewer or not more:
+        return None
+    weak, strong = min(fewer, key=lambda v: (v.rate, v.index)), max(more, key=lambda v: (v.rate, -v.index))
+    if strong.rate <= weak.rate:
+        return None
+    counts = [variant.observed for variant in draft.variants]
+    counts[weak.index] -= 1
+    counts[strong.index] += 1
+    text = f"at the maximum of {most} one of {weak.spec.name} goes for one of {strong.spec.name}, which carries more"
     return Verdict(counts, Code.KEEPS_COVER, text)
