@@ -133,9 +133,8 @@ def _lengths(view: DemandView, draft: Draft, sums: _Sums, cycle: Cycle) -> None:
     memory = draft.memory
     view.input_tokens = _remembered(memory.input_tokens, DEFAULT_INPUT_TOKENS)
     view.output_tokens = _remembered(memory.output_tokens, DEFAULT_OUTPUT_TOKENS)
-    view.lengths_s, view.queued_at = memory.lengths_s, memory.queued_at
-    if sums.waiting > FULL_SHARE * sums.running + 1.0:
-        view.queued_at = round(cycle.now_s, 1)
+    full = sums.waiting > FULL_SHARE * sums.running + 1.0
+    view.lengths_s, view.queued_at = memory.lengths_s, round(cycle.now_s, 1) if full else memory.queued_at
     # An engine that counts no tokens is given two windows, then the defaults hold.
     view.lengths_known = memory.input_tokens > 0.0 or draft.watched_s >= 2.0 * cycle.snapshot.rate_window_s
     if (
@@ -146,7 +145,6 @@ def _lengths(view: DemandView, draft: Draft, sums: _Sums, cycle: Cycle) -> None:
         or not windows_are_full(draft, cycle)
     ):
         return
-    full = view.queued_at == round(cycle.now_s, 1)
     if not full and view.queued_at is not None and cycle.now_s - view.queued_at < cycle.snapshot.rate_window_s:
         return  # part of what was begun within the window came before it
     # Into a full batch as many go as leave it, from the queue, however many arrive: 10/s while it drains and 1/s comes.

@@ -287,6 +287,7 @@ def _decisive(value: ServiceMemory | PoolMemory) -> ServiceMemory | PoolMemory:
         variants=variants,
         last_request_at=None,
         last_fresh_at=None,
+        queued_at=None,
         activator_seen_at=None,
         even_dispatch=0.5,
         input_tokens=0.0,

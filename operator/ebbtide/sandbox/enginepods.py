@@ -169,7 +169,7 @@ class EnginePods:
         product = await self._product(pod.spec.node_name)
         model = annotations.get(MODEL_ANNOTATION, "8B")
         # what an engine block builds says where it is scraped, and only trtllm-serve answers there
-        usual = "trtllm" if annotations.get(PATH_ANNOTATION) == "/prometheus/metrics" else "vllm"
+        usual = "trtllm" if annotations.get(PATH_ANNOTATION) == _METRICS_PATHS["trtllm"] else "vllm"
         chosen = profile(model, product, annotations.get(ENGINE_ANNOTATION, usual))
         self._started[route] += 1
         # by order of start, not by name: pod names are random, runs of one seed should be alike
