@@ -143,7 +143,7 @@ def a_pod(
         "resourceVersion": str(version),
         "labels": {"sandbox.ebbtide.dev/route": "chat", "app": "chat"},
         "annotations": {
-            "sandbox.ebbtide.dev/engine": engine,
+            **({"sandbox.ebbtide.dev/engine": engine} if engine else {}),
             "sandbox.ebbtide.dev/model": "8B",
             **(annotations or {}),
         },

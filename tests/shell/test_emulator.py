@@ -111,8 +111,12 @@ async def test_a_pod_serves_its_metrics_when_it_runs_and_requests_when_it_is_rea
     assert (await emulated.scrape(1, "/prometheus/metrics"))[0] == 404
 
 
-async def test_a_tensorrt_pod_serves_its_own_path(emulated: Emulated) -> None:
-    emulated.api.put("chat-1", POD_IP(1), engine="trtllm")
+@pytest.mark.parametrize(
+    "said", [{"engine": "trtllm"}, {"engine": "", "annotations": {"prometheus.io/path": "/prometheus/metrics"}}]
+)
+async def test_a_tensorrt_pod_serves_its_own_path(said: dict[str, Any], emulated: Emulated) -> None:
+    """Named as such, or, as an engine block builds it, only scraped as such."""
+    emulated.api.put("chat-1", POD_IP(1), **said)
     await emulated.load(0.01, 5)
     await emulated.until(lambda chat: chat.get("served") == 5)
 

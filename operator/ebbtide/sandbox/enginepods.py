@@ -20,7 +20,7 @@ from ebbtide import clock
 from ebbtide.errors import ConfigurationError, ConflictError, EbbtideError, NotFoundError, RetryableError
 from ebbtide.kube.client import KubeClient, resource_path
 from ebbtide.sandbox.gateway import Endpoint, Gateway
-from ebbtide.sandbox.podfeed import Pod, PodFeed
+from ebbtide.sandbox.podfeed import PATH_ANNOTATION, Pod, PodFeed
 from ebbtide.sandbox.processnode.node import NODE_NAME as PROCESS_NODE_NAME
 from ebbtide.sim.engine import Engine
 from ebbtide.sim.exposition import CONTENT_TYPE, trtllm_text, vllm_text
@@ -28,7 +28,6 @@ from ebbtide.sim.profiles import profile
 
 ENGINE_ANNOTATION = "sandbox.ebbtide.dev/engine"
 MODEL_ANNOTATION = "sandbox.ebbtide.dev/model"
-PATH_ANNOTATION = "prometheus.io/path"
 PRODUCT_LABEL = "nvidia.com/gpu.product"
 
 _METRICS_PATHS = {"vllm": "/metrics", "trtllm": "/prometheus/metrics"}

@@ -14,6 +14,7 @@ from ebbtide.errors import EbbtideError
 from ebbtide.kube.client import KubeClient, resource_path
 
 ROUTE_LABEL = "sandbox.ebbtide.dev/route"
+PORT_ANNOTATION, PATH_ANNOTATION = "prometheus.io/port", "prometheus.io/path"
 
 _PAGE = "500"
 _RELIST_PAUSE_S = 1.0

@@ -18,13 +18,11 @@ from aiohttp import web
 from ebbtide.errors import ConfigurationError
 from ebbtide.kube.client import KubeClient
 from ebbtide.sandbox.calls import run_until
-from ebbtide.sandbox.podfeed import Pod, PodFeed
+from ebbtide.sandbox.podfeed import PATH_ANNOTATION, PORT_ANNOTATION, Pod, PodFeed
 from ebbtide.sandbox.realgateway.backends import Backend, BackendRoute, HoldLimits
 from ebbtide.sandbox.realgateway.forward import MAX_BODY_BYTES, Forwarder, upstream_session
 from ebbtide.sandbox.rotation import Dispatch
 from ebbtide.sim.exposition import CONTENT_TYPE, BusyGauges, gateway_text
-
-PORT_ANNOTATION, PATH_ANNOTATION = "prometheus.io/port", "prometheus.io/path"
 
 _DEFAULT_PORT = 8000
 _SCRAPE_S = 1.0
