@@ -162,7 +162,8 @@ def test_while_it_backs_off_what_failed_is_still_the_cause() -> None:
     decided = loop.one(snapshot(calm(3), pool()))
     assert limited(decided) == (
         "CrashLooping",
-        "at least 5 replicas are declared, only 3 can run: h100: backs off: x-0: exit 1",
+        "at least 5 replicas are declared, only 3 can run: "
+        "h100: backs off, next try in 60s; what failed was x-0: exit 1",
     )
 
 

@@ -267,3 +267,53 @@ def test_a_move_to_a_cheaper_mix_waits_for_its_stand_ins():
         assert ready >= 2
     assert len(fleet.born["a100"]) >= 3
     assert len(fleet.born["h100"]) == 0
+
+
+AT_SIX = {"max_replicas": 6}
+ROOMY = (pool("h100", [node("h", 64)], price="3.00"), pool("a100", [node("a", 64)], price="1.50"))
+
+
+def limited(decided):
+    return next(item for item in decided.conditions if item.type == "Limited")
+
+
+def overloaded(fast_most, **declared):
+    """As many replicas as may run, and more load than they carry."""
+    variants = [variant_spec("h100", "h100", max_replicas=fast_most), variant_spec("a100", "a100")]
+    fleet = Fleet(spec(variants=variants, **declared), {"h100": 0, "a100": 1})
+    return fleet.run(400, 900, pools=ROOMY).services[0]
+
+
+def test_where_the_services_maximum_binds_no_pool_with_room_is_blamed():
+    decided = overloaded(4, **AT_SIX)
+    assert sum(variant.allowed for variant in decided.variants) == 6
+    assert (limited(decided).status.value, limited(decided).reason) == ("True", "AtMaximum")
+    assert limited(decided).message.endswith("of the need finds no room: the service's maximum is 6")
+    assert {variant.limited_by for variant in decided.variants} == {"AtMaximum"}
+
+
+def test_where_each_variants_maximum_binds_each_is_named():
+    variants = [variant_spec("h100", "h100", max_replicas=2), variant_spec("a100", "a100", max_replicas=3)]
+    decided = Fleet(spec(variants=variants), {"h100": 0, "a100": 1}).run(400, 900, pools=ROOMY).services[0]
+    assert limited(decided).message.endswith("h100: its maximum is 2; a100: its maximum is 3")
+
+
+def test_a_failure_that_is_over_is_not_blamed_where_the_maximum_binds():
+    """The a100 is still backed off from, but one more of it could not be declared either."""
+    crashing = pod("x", phase=PodPhase.CRASH_LOOPING, message="exit 1")
+    declared = two(**AT_SIX)
+    loop = settled(snapshot(service([variant("h100", pods(5, 60.0)), variant("a100", [crashing])], declared), ROOMY))
+    decided = loop.one(snapshot(service([variant("h100", pods(6, 60.0)), variant("a100", ())], declared), ROOMY))
+    assert loop.memory.services[0].variants[1].capacity.backoff_until is not None
+    assert (limited(decided).reason, decided.variants[1].limited_by) == ("AtMaximum", "AtMaximum")
+
+
+def test_as_many_of_the_wrong_kind_is_limited_too():
+    """12 wanted and 12 allowed, but 8 and 4 wanted, and 11 and 1 allowed."""
+    variants = [variant_spec("a100", "a100"), variant_spec("h100", "h100", max_replicas=4)]
+    state = service([variant("a100", pods(11, 12.0, "a")), variant("h100", pods(1, 25.0, "h"))])
+    state = msgspec.structs.replace(state, spec=spec(variants=variants, max_replicas=12))
+    pools = [pool("h100", price="6.9"), pool("a100", price="1.1")]
+    decided = settled(snapshot(state, pools), 900.0).plan.services[0]
+    assert sum(v.wanted for v in decided.variants) == sum(v.allowed for v in decided.variants) == 12
+    assert (limited(decided).status.value, limited(decided).reason) == ("True", "KeepsCover")

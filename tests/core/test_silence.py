@@ -35,6 +35,10 @@ def unready(loop, for_s, name="z", **changes):
     return pod(name, **(fields | changes))
 
 
+def messages(decided):
+    return [item.message for item in decided.conditions]
+
+
 def silent(name="z", **changes):
     """Ready, with no series any more: Prometheus asks in vain."""
     return pod(name, None, **({"unanswered": True} | changes))
@@ -110,7 +114,23 @@ def test_while_it_loads_behind_a_ready_pod_nothing_is_called_missing():
     loading = silent(ready_at=loop.now_s - 100.0)
     decided = loop.one(state(*pods(2, BUSY), loading))
     assert condition(decided, "MetricsFresh")[0] == "True"
+    assert "every other ready pod was read: 1 ready pod does not answer scrapes yet" in messages(decided)
     assert (decided.variants[0].ready, decided.variants[0].starting) == (2, 1)
+
+
+def test_while_nobody_answers_yet_that_is_said_and_nothing_is_known():
+    decided = settled(state(silent(ready_at=1_000_000.0)), 10.0).plan.services[0]
+    assert condition(decided, "MetricsFresh")[0] == "Unknown"
+    assert "1 ready pod does not answer scrapes yet" in messages(decided)
+
+
+def test_how_requests_spread_is_not_known_while_a_ready_variant_does_not_answer_yet():
+    variants = [variant_spec("h100", "h100"), variant_spec("a100", "a100")]
+    pair = [variant("h100", pods(2, BUSY)), variant("a100", [silent(ready_at=1_000_000.0)])]
+    snapped = snapshot(service(pair, spec(variants=variants)), [pool("h100"), pool("a100")])
+    decided = settled(snapped, 10.0).plan.services[0]
+    assert condition(decided, "TrafficBalanced") == ("Unknown", "Pending")
+    assert "ready pods of a100 do not answer scrapes yet: what reaches them is not known" in messages(decided)
 
 
 def test_a_start_up_is_not_measured_before_the_engine_answers():

@@ -149,7 +149,8 @@ def up(
     with contextlib.suppress(KeyboardInterrupt), Sandbox.start(config) as running:
         click.echo(f"export KUBECONFIG={running.admin_kubeconfig}")
         click.echo(f"Prometheus: {running.prometheus_url}   gateway: {running.gateway_url or 'none'}")
-        click.echo(f"kubectl: {running.kubectl_path}   logs: {running.directory / 'logs'}   Ctrl-C ends it")
+        click.echo(f"kubectl: {running.kubectl_path}   logs: {running.directory / 'logs'}")
+        click.echo(f"'ebbtide sandbox down{'' if name == 'default' else f' --name {name}'}' ends it")
         _stay(running)
     click.echo("sandbox ended")
 

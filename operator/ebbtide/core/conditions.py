@@ -1,6 +1,6 @@
 """The conditions of services, pools and the cluster: all of them at every cycle, True is good except for facts."""
 
-from ebbtide.core import balance, drain, fullness, pools, silence, sources
+from ebbtide.core import balance, drain, fullness, pools, shortage, silence, sources
 from ebbtide.core.guardrails.pause import active, describe
 from ebbtide.core.guardrails.staleness import describe as describe_metrics
 from ebbtide.core.replicas import describe_failing
@@ -29,7 +29,7 @@ def of_service(draft: Draft, cycle: Cycle) -> tuple[Condition, ...]:
     )
     drains = drain.condition(draft)
     parts = parts if drains is None else (*parts, drains)
-    facts = (_paused(draft, cycle), _limited(draft))
+    facts = (_paused(draft, cycle), _limited(draft, cycle))
     return (_ready(draft, parts), *parts, *facts)
 
 
@@ -106,12 +106,16 @@ def _metrics(draft: Draft, cycle: Cycle) -> Condition:
     if cycle.metrics_down or cycle.unwatched or view.quality in ("stale", "missing", "partial"):
         code, text = describe_metrics(view, cycle)
         return Condition("MetricsFresh", _FALSE, code.value, text)
+    loading = sum(variant.loading for variant in draft.variants)
+    unread = f"{loading} ready {'pod does' if loading == 1 else 'pods do'} not answer scrapes yet" if loading else ""
     if view.quality == "none":
-        return Condition("MetricsFresh", _UNKNOWN, Code.NOTHING_RUNS.value, "no ready pod to measure")
+        text = unread or "no ready pod to measure"
+        return Condition("MetricsFresh", _UNKNOWN, Code.NOTHING_RUNS.value, text)
     if view.quality == "young" and not view.pods_read:
         code, text = describe_metrics(view, cycle)
-        return Condition("MetricsFresh", _UNKNOWN, code.value, text)
-    return Condition("MetricsFresh", _TRUE, Code.METRICS_FRESH.value, "every ready pod was read")
+        return Condition("MetricsFresh", _UNKNOWN, code.value, unread or text)
+    text = f"every other ready pod was read: {unread}" if unread else "every ready pod was read"
+    return Condition("MetricsFresh", _TRUE, Code.METRICS_FRESH.value, text)
 
 
 _CAPACITY = {
@@ -137,11 +141,15 @@ def _capacity(draft: Draft) -> Condition:
 def _balanced(draft: Draft) -> Condition:
     """Whether the faster of unlike variants gets more requests; what it costs where it does not, and the way out."""
     ready = [variant for variant in draft.variants if variant.ready and variant.rate > 0.0]
+    loading = [variant.spec.name for variant in draft.variants if variant.loading]
     contrast = balance.unlikeness(draft, ready)
     if draft.spread_evenly and contrast >= balance.ALIKE:
         status, code, text = _FALSE, Code.SPREAD_EVENLY, _held_back(draft, ready)
     elif not ready and len(draft.variants) > 1:
         status, code, text = _UNKNOWN, Code.NOTHING_RUNS, "no ready pod to send requests to"
+    elif contrast < balance.UNLIKE and len(draft.variants) > 1 and loading:
+        text = f"ready pods of {' and '.join(loading)} do not answer scrapes yet: what reaches them is not known"
+        status, code = _UNKNOWN, Code.PENDING
     elif contrast < balance.UNLIKE:
         text = "the variants that run carry about the same" if len(ready) > 1 else "all requests go to one variant"
         text += "; beside a slower one, requests were spread evenly, which is planned with" if draft.even else ""
@@ -277,16 +285,16 @@ def _paused(draft: Draft, cycle: Cycle) -> Condition:
     return Condition("Paused", _TRUE, Code.PAUSED.value, describe(pause, cycle.now_s))
 
 
-def _limited(draft: Draft) -> Condition:
+def _limited(draft: Draft, cycle: Cycle) -> Condition:
     if draft.unplaced_code is not None:
         return Condition("Limited", _TRUE, draft.unplaced_code.value, draft.unplaced_text)
     if draft.unreached is not None:
         return Condition("Limited", _TRUE, draft.unreached[0].value, draft.unreached[1])
     for variant in draft.variants:
         if variant.backing_off and variant.failing_code is not None:
-            text = f"{variant.spec.name} backs off: {variant.failing_text}"
+            text = f"{variant.spec.name} {shortage.backs_off(variant, cycle.now_s)}"
             return Condition("Limited", _TRUE, variant.failing_code.value, text)
-    if draft.total != draft.wanted and draft.limits:
+    if any(variant.count != variant.wanted for variant in draft.variants) and draft.limits:
         code, text = draft.limits[-1]
         return Condition("Limited", _TRUE, code.value, text)
     return Condition("Limited", _FALSE, Code.NOT_LIMITED.value, "what is wanted is allowed")

@@ -51,7 +51,9 @@ def count(variant: VariantDraft, now_s: float, *, watched: bool = True) -> None:
 
 
 def _count_pod(variant: VariantDraft, pod: PodState, now_s: float) -> None:
-    phase = PodPhase.STARTING if silence.loads(variant, pod, now_s) else pod.phase
+    loads = silence.loads(variant, pod, now_s)
+    variant.loading += loads
+    phase = PodPhase.STARTING if loads else pod.phase
     if phase is PodPhase.READY:
         variant.ready += 1
     elif phase is PodPhase.INTERRUPTED:

@@ -23,26 +23,44 @@ def causes(draft: Draft, variants: list[VariantDraft], counts: list[int], cycle:
 
     None where a fault of the target says it already.
     """
-    ranked = (_blocked(draft, variant, counts[variant.index], cycle) for variant in variants)
+    full = _is_full(draft, sum(counts))
+    ranked = (_blocked(draft, variant, counts[variant.index], full, cycle) for variant in variants)
     found = sorted((cause for cause in ranked if cause[0] < _SAID_ELSEWHERE), key=lambda cause: cause[0])
-    return (found[0][1], "; ".join(text for _, _, text in found)) if found else None
+    return (found[0][1], "; ".join(dict.fromkeys(text for _, _, text in found))) if found else None
 
 
 def limit_on(draft: Draft, variant: VariantDraft, count: int, cycle: Cycle) -> str:
     """What keeps the variant from more than `count` replicas, as `limitedBy` shows it."""
-    rank, code, _ = _blocked(draft, variant, count, cycle)
+    total = count + sum(other.wanted for other in draft.variants if other is not variant)
+    rank, code, _ = _blocked(draft, variant, count, _is_full(draft, total), cycle)
     return code.value if rank < _SAID_ELSEWHERE else ""
 
 
-def _blocked(draft: Draft, variant: VariantDraft, count: int, cycle: Cycle) -> tuple[int, Code, str]:
+def _is_full(draft: Draft, total: int) -> bool:
+    """The service has all the replicas that it may have: no pool and no price could give it one more."""
+    return total >= draft.state.spec.scaling.max_replicas
+
+
+def _blocked(draft: Draft, variant: VariantDraft, count: int, full: bool, cycle: Cycle) -> tuple[int, Code, str]:
     name, pool = variant.spec.name, variant.pool
-    most = min(variant.spec.max_replicas, draft.state.spec.scaling.max_replicas)
     if not variant.state.target.exists:
         return _SAID_ELSEWHERE, Code.TARGET_NOT_FOUND, ""
     if pool is None:
         return _no_pool(variant)
-    if variant.backing_off and variant.failing_code is not None:
+    if variant.failing and variant.backing_off and variant.failing_code is not None:
         return 1, variant.failing_code, f"{name}: {_failing(variant)}"
+    if full:
+        return 1, Code.AT_MAXIMUM, f"the service's maximum is {draft.state.spec.scaling.max_replicas}"
+    if count >= variant.spec.max_replicas:
+        return 5, Code.AT_MAXIMUM, f"{name}: its maximum is {variant.spec.max_replicas}"
+    if variant.backing_off and variant.failing_code is not None:
+        return 1, variant.failing_code, f"{name}: {backs_off(variant, cycle.now_s)}"
+    return _lacks(draft, variant, pool, cycle)
+
+
+def _lacks(draft: Draft, variant: VariantDraft, pool: PoolDraft, cycle: Cycle) -> tuple[int, Code, str]:
+    """What a sound variant below its maximum needs for one more: GPUs and a price that are known, and room."""
+    name = variant.spec.name
     if not variant.gpus:
         return 2, Code.GPUS_UNKNOWN, f"{name}: GPUs per replica are neither declared nor in the pod template"
     if variant.cost is None:
@@ -50,8 +68,6 @@ def _blocked(draft: Draft, variant: VariantDraft, count: int, cycle: Cycle) -> t
     if pool.memory.backoff_until is not None and pool.memory.backoff_until > cycle.now_s:
         left_s = pool.memory.backoff_until - cycle.now_s
         return 3, Code.POOL_BACKING_OFF, f"{name}: nodes of pool {pool.name} did not come, next try in {left_s:.0f}s"
-    if count >= most:
-        return 5, Code.AT_MAXIMUM, f"{name}: its maximum is {most}"
     return 4, Code.POOL_FULL, f"{name}: pool {pool.name} has no room for another replica of {pools.shape(variant)}"
 
 
@@ -71,10 +87,15 @@ def _no_price(draft: Draft, pool: PoolDraft) -> str:
     return f"the price of pool {pool.name} is unknown{why}"
 
 
-def _failing(variant: VariantDraft) -> str:
-    """What fails now, or failed so lately that nothing new is tried yet."""
-    if not variant.failing:
+def backs_off(variant: VariantDraft, now_s: float) -> str:
+    """What fails now, or what failed so lately that nothing new is tried yet, and when it will be."""
+    until = variant.memory.capacity.backoff_until
+    if variant.failing or until is None:
         return f"backs off: {variant.failing_text}"
+    return f"backs off, next try in {max(0.0, until - now_s):.0f}s; what failed was {variant.failing_text}"
+
+
+def _failing(variant: VariantDraft) -> str:
     return "1 replica does not come up" if variant.failing == 1 else f"{variant.failing} replicas do not come up"
 
 

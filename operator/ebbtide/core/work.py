@@ -59,6 +59,7 @@ class VariantDraft:
     cost: float | None = None  # of one replica for an hour, in the pool's currency; None: unknown
     ready: int = 0
     starting: int = 0
+    loading: int = 0  # pods, not replicas: Ready for want of a probe, while no scrape of them is answered yet
     failing: int = 0  # replicas that do not count: unschedulable, refused, crash-looping
     homeless: int = 0  # those of them that have no node and get none: they hold no GPUs, and keep none from others
     failing_code: Code | None = None

@@ -108,7 +108,8 @@ _WAITING = {
     ),
     Code.KEEPS_COVER: Entry(
         _HELD,
-        "Those that are to go stay until what replaces them is ready: the rest could not carry the load.",
+        "Those that are to go stay until what replaces them is ready: the rest could not carry the load. "
+        "Where `maxReplicas` leaves no room for both, they are exchanged one for one.",
         "Nothing.",
     ),
     Code.REQUESTS_NOT_SEEN_ZERO: Entry(
