@@ -50,7 +50,8 @@ check: .venv/.synced ## Format, lint, types, import contracts, unit tests: under
 test: .venv/.synced binaries ## All tests but the slowest: check, simulated fleets, a real control plane and Prometheus
 	@$(MAKE) --no-print-directory check
 	echo "==> whole fleets in virtual time, the benchmark in small"; $(BIN)/pytest -q -n 2 -m "slow and not full"
-	echo "==> tests on the sandbox's control plane"; $(BIN)/pytest -m "cluster and not full"
+	echo "==> tests on two control planes of the sandbox side by side, waiting for most of their time"
+	$(BIN)/pytest -n 2 --dist loadfile -m "cluster and not full"
 
 .PHONY: test-full
 test-full: test ## Everything, also schema mutations, a second Kubernetes minor, long scenarios and real vLLM servers

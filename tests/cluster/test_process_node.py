@@ -221,7 +221,8 @@ def test_jobs_end_and_a_program_that_is_not_there_says_so(box: Sandbox) -> None:
 
 
 def test_a_failed_liveness_probe_starts_it_again_and_a_hanging_process_is_not_ready(box: Sandbox) -> None:
-    run(box, "sick", spec(readinessProbe=probe(), livenessProbe=probe("/live")))
+    slow_to_listen = probe(failureThreshold=30)  # on a busy machine Python alone takes more than two seconds
+    run(box, "sick", spec(startupProbe=slow_to_listen, readinessProbe=probe(), livenessProbe=probe("/live")))
     run(box, "hung", spec(readinessProbe=probe()))
     first, hung = until_ready(box, "sick"), until_ready(box, "hung")
     os.kill(pid(hung), signal.SIGSTOP)

@@ -142,6 +142,11 @@ class Exposition:
             def do_GET(self) -> None:
                 code, text = outer.answer(self.path)
                 body = text.encode()
+                # who asked may have given up by now, which is no fault of the test that asks too late on purpose
+                with contextlib.suppress(BrokenPipeError):
+                    self._send(code, body)
+
+            def _send(self, code: int, body: bytes) -> None:
                 self.send_response(code)
                 self.send_header("Content-Type", "text/plain; version=0.0.4")
                 self.send_header("Content-Length", str(len(body)))
