@@ -9,7 +9,7 @@ import msgspec
 from benchmarks.emulator import streams
 from benchmarks.emulator.cycles import Cycle, cycles
 from benchmarks.emulator.pages import Page, limits, totals
-from benchmarks.emulator.recording import Machine, Recording
+from benchmarks.emulator.recording import Load, Machine, Recording
 from benchmarks.emulator.virtual import play
 from ebbtide.model.spec import Objectives
 from ebbtide.sandbox.ledger import percentiles
@@ -110,11 +110,12 @@ def compare(run: Recording) -> Comparison:
     known = limits(first[-1], machine.max_num_batched_tokens, machine.max_model_tokens)
     fitted = fit([totals(page) for page in first], known, name=machine.model_size)
     served = run.second.served
-    requests = [Request(one.id, one.arrival_s, one.prompt_tokens, one.output_tokens) for one in served]
-    outcomes, pages = play(fitted.profile, requests, [page.at_s for page in second])
+    outcomes, pages = _emulated(fitted.profile, run.second)
     wanted = objectives(fitted)
     late = percentiles(sorted(one.slippage_s for one in served)) or {}
-    _, slow = play(slowed(fitted.profile, SLOWER), requests, [page.at_s for page in second])
+    slower = slowed(fitted.profile, SLOWER)
+    both = [_emulated(profile, run.first)[1] for profile in (fitted.profile, slower)]
+    watched = _Watched([first, second], [both[0], pages], [both[1], _emulated(slower, run.second)[1]])
     asked = [msgspec.structs.replace(wanted, itl_s=factor * wanted.itl_s) for factor in _STRICTNESS]
     return Comparison(
         machine=machine,
@@ -124,7 +125,7 @@ def compare(run: Recording) -> Comparison:
         windows=tuple(_windows(served, second, outcomes, pages)),
         real=_whole([_latencies(one) for one in served], second),
         emulated=_whole([_latencies_of(one) for one in outcomes], pages),
-        agreements=tuple(_sharpness(second, pages, slow, one) for one in asked),
+        agreements=tuple(_sharpness(watched, one) for one in asked),
     )
 
 
@@ -148,11 +149,25 @@ def objectives(fitted: Fit) -> Objectives:
     return Objectives(ttft_s=1.0, itl_s=math.ceil(3.0 * step_s / _GRAIN_S) * _GRAIN_S, attainment=0.95)
 
 
-def _sharpness(real: Sequence[Page], pages: Sequence[Page], slow: Sequence[Page], asked: Objectives) -> Agreement:
+@dataclass(frozen=True)
+class _Watched:
+    """The pages of both loads, of each engine: the first is what the plan learns from, the second what is compared."""
+
+    real: list[list[Page]]
+    emulated: list[list[Page]]
+    slow: list[list[Page]]
+
+
+def _emulated(profile: EngineProfile, load: Load) -> tuple[list[Outcome], list[Page]]:
+    requests = [Request(one.id, one.arrival_s, one.prompt_tokens, one.output_tokens) for one in load.served]
+    return play(profile, requests, [scrape.at_s for scrape in load.scrapes])
+
+
+def _sharpness(watched: _Watched, asked: Objectives) -> Agreement:
     """How often the two agree under these objectives, and whether a wrong emulator would be told apart."""
-    truth = cycles(real, asked)
-    pairs = tuple(zip(truth, cycles(pages, asked), strict=True))
-    wrong = tuple(zip(truth, cycles(slow, asked), strict=True))
+    truth = cycles(watched.real, asked)
+    pairs = tuple(zip(truth, cycles(watched.emulated, asked), strict=True))
+    wrong = tuple(zip(truth, cycles(watched.slow, asked), strict=True))
     return Agreement(asked.itl_s, pairs, within(wrong, 1))
 
 

@@ -43,6 +43,7 @@ from ebbtide.observe.settings import PrometheusSettings
 
 WINDOW_S, CYCLE_S, WARM_UP_S = 30, 5.0, 15.0
 _START_S = 100_000.0  # unix time of second 0: far from the epoch, which means "never" in places
+_BETWEEN_S = 60.0  # from one load to the next
 _MOST = 50
 
 
@@ -58,21 +59,31 @@ class Cycle:
     reason: str
 
 
-def cycles(pages: Sequence[Page], objectives: Objectives) -> list[Cycle]:
-    """Every `CYCLE_S` from `WARM_UP_S` to the last page."""
-    return asyncio.run(_cycles(pages, objectives))
+def cycles(loads: Sequence[Sequence[Page]], objectives: Objectives) -> list[Cycle]:
+    """Every `CYCLE_S` of the last load from `WARM_UP_S` to its last page, after those before have been watched."""
+    return asyncio.run(_watched(loads, objectives))
 
 
-async def _cycles(pages: Sequence[Page], objectives: Objectives) -> list[Cycle]:
+async def _watched(loads: Sequence[Sequence[Page]], objectives: Objectives) -> list[Cycle]:
+    memory, found, start_s = Memory(), list[Cycle](), _START_S
+    for pages in loads:
+        found, memory = await _cycles(pages, objectives, memory, start_s)
+        start_s += pages[-1].at_s + _BETWEEN_S
+    return found
+
+
+async def _cycles(
+    pages: Sequence[Page], objectives: Objectives, memory: Memory, start_s: float
+) -> tuple[list[Cycle], Memory]:
     settings = PrometheusSettings(rate_window_s=WINDOW_S)
     prometheus: Any = ScrapedPrometheus(pages, settings)  # it has the one method that is used
     metrics = EngineMetrics(prometheus, settings)
-    spec, memory, found = _service(objectives), Memory(), []
+    spec, found = _service(objectives), []
     at_s = WARM_UP_S
     while at_s <= pages[-1].at_s:
         await metrics.collect({f"{NAMESPACE}/{POD}"}, at_s)
         engine = metrics.snapshot().engine(f"{NAMESPACE}/{POD}", at_s)
-        decided, memory = plan(_snapshot(spec, engine, _START_S + at_s), memory, _START_S + at_s)
+        decided, memory = plan(_snapshot(spec, engine, start_s + at_s), memory, start_s + at_s)
         (service,) = decided.services
         (variant,) = service.variants
         found.append(
@@ -86,7 +97,7 @@ async def _cycles(pages: Sequence[Page], objectives: Objectives) -> list[Cycle]:
             )
         )
         at_s += CYCLE_S
-    return found
+    return found, memory
 
 
 def _service(objectives: Objectives) -> ServiceSpec:

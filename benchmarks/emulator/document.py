@@ -120,9 +120,11 @@ def _wanted(found: Comparison) -> str:
     return f"""\
 Both series of `/metrics` pages go through the operator's own reader (its eight PromQL queries over a window of
 {RATE_WINDOW_S} s, evaluated as Prometheus would) and through `plan()` each {CYCLE_S:g} s, with memory from cycle to
-cycle and one replica whatever is wanted. The objectives are a first token within {objectives.ttft_s:g} s and
-{1000 * objectives.itl_s:.0f} ms between tokens for {objectives.attainment:.0%} of the requests. That is three times an
-idle engine's iteration; less than twice was tried first, and did not hold (the first row of the second table).
+cycle and one replica whatever is wanted. It has watched the first load of each engine before, as a plan knows the
+engines of a service that has run for some minutes; compared are the cycles of the second. The objectives are a first
+token within {objectives.ttft_s:g} s and {1000 * objectives.itl_s:.0f} ms between tokens for \
+{objectives.attainment:.0%} of the requests. That is three times an idle engine's
+iteration; less than twice was tried first, and did not hold (the first row of the second table).
 
 Cycles by replicas wanted from the real engine (rows) and from the emulated one (columns):
 
@@ -141,13 +143,11 @@ def _edge(found: Comparison) -> str:
     bad = [f"{1000 * one.itl_s:.0f} ms" for one in found.agreements if within(one.pairs, 1) < WANTED_AGREEMENT]
     if not bad:
         return "They agree under all of them."
-    return (
-        f"They do not agree under {' and '.join(bad)}. The mean between tokens over the whole load is "
-        f"{1000 * found.real.told_gap_s:.1f} ms real and\n{1000 * found.emulated.told_gap_s:.1f} ms emulated. An "
-        "objective about there is at an edge of the plan: it takes one for attainable from 1.1 times\nthe latency of a "
-        "batch without load on, as it has learnt it, and from one side of that to the other what a replica\ncarries "
-        "changes several times over. A few percent between the engines then decide on which side each is."
-    )
+    return f"""\
+They do not agree under {" and ".join(bad)}. That is an edge of the plan: the latency of a batch without load on, as it
+learns it from means over {RATE_WINDOW_S} s. An objective just above it leaves room for hardly any request, so that a
+few percent between the engines change what a replica carries several times over; one below 1.1 times it is called
+unattainable."""
 
 
 def _whole(found: Comparison) -> str:

@@ -223,7 +223,7 @@ def test_misses_for_want_of_memory_teach_neither_the_line_nor_the_edge_nor_what_
     before = calm.memory.services[0].variants[0].capacity
     assert learnt.unbuyable_weight <= before.unbuyable_weight
     assert learnt.correction == pytest.approx(before.correction, abs=0.05)
-    assert learnt.sum_y / learnt.weight == pytest.approx(before.sum_y / before.weight, rel=0.02)
+    assert learnt.line.y / learnt.line.weight == pytest.approx(before.line.y / before.line.weight, rel=0.02)
     assert condition(loop.plan.services[0], "SLOAttainable")[0] == "True"
 
 

@@ -40,7 +40,7 @@ def plan_two(h100=(), a100=(), pools=None, seconds=900.0, **changes):
 
 @pytest.mark.parametrize(
     ("h100_price", "a100_price", "grows"),
-    [("3.00", "1.50", "h100"), ("3.00", "0.80", "a100"), ("9.00", "1.50", "a100")],
+    [("3.00", "1.50", "h100"), ("3.00", "0.70", "a100"), ("9.00", "1.50", "a100")],
 )
 def test_the_cheapest_per_unit_of_capacity_grows(h100_price, a100_price, grows):
     pools = [pool("h100", price=h100_price), pool("a100", price=a100_price)]

@@ -1,23 +1,19 @@
 """What one replica carries inside the objectives, as a rate: requests/s, never a stock of tokens or slots.
 
-ITL = a + b x N is fitted online, with the prior as ridge: where all observations sit at one concurrency the
-prior's shape, scaled to what was seen, carries the rest. `queueing` turns the line into a rate; `learning` corrects it
-by what replicas were seen to do.
+`latency` fits the line ITL = a + b x N online, with the prior as ridge; `queueing` turns it into a rate; `learning`
+corrects it by what replicas were seen to do.
 """
 
 import math
 
 import msgspec
 
-from ebbtide.core import fullness, priors
+from ebbtide.core import fullness, latency, priors
 from ebbtide.core.learning import learn, proven_at
-from ebbtide.core.numeric import clip
 from ebbtide.core.queueing import allowed_concurrency, first_token_rate, pooled_spread, rate_at
 from ebbtide.core.startup import learn as learn_startup
 from ebbtide.core.work import Cycle, Draft, Model, VariantDraft
 from ebbtide.model.memory import CapacityMemory
-
-PRIOR_POINTS = 4.0  # the ridge's weight, in cycles of observation of one pod
 
 
 def step(draft: Draft, cycle: Cycle) -> None:
@@ -45,16 +41,16 @@ def model_of(draft: Draft, variant: VariantDraft, memory: CapacityMemory) -> Mod
     spec, view = draft.state.spec, draft.demand
     accelerator = variant.pool.state.spec.accelerator if variant.pool else ""
     prior = priors.prior_for(accelerator, spec.model_parameters_billion, variant.gpus)
-    shape = priors.length_shape(view.input_tokens, view.output_tokens)
     scale, source = 1.0, prior.source
     if variant.spec.capacity is not None:
         scale, source = _declared_scale(draft, variant, prior), "declared"
-    a_s, b_s = _fit(memory, prior.a_s * scale, prior.b_s * scale)
-    if memory.weight >= PRIOR_POINTS:
+    line = latency.fit(memory.line, latency.believed(prior.a_s * scale, prior.b_s * scale), spec.objectives.itl_s)
+    if memory.line.weight >= latency.PRIOR_POINTS:
         source = "observed"
     prefill_s = prior.prefill_s_per_token * scale * view.input_tokens
-    limit, bound_by = _limit(draft, variant, a_s, b_s * shape)
-    return Model(a_s, b_s * shape, prefill_s, limit, bound_by, source)
+    slope_s = line.slope_s(view.input_tokens, view.output_tokens)
+    limit, bound_by = _limit(draft, variant, line.a_s, slope_s)
+    return Model(line.a_s, slope_s, prefill_s, limit, bound_by, source)
 
 
 def _declared_scale(draft: Draft, variant: VariantDraft, prior: priors.Prior) -> float:
@@ -75,28 +71,6 @@ def _declared_scale(draft: Draft, variant: VariantDraft, prior: priors.Prior) ->
         )
         low, high = (middle, high) if carried > declared.requests_per_second else (low, middle)
     return math.exp(0.5 * (low + high))
-
-
-def _fit(memory: CapacityMemory, prior_a: float, prior_b: float) -> tuple[float, float]:
-    """The ridge fit (a, b) at reference lengths; `n` in memory is concurrency weighted by the length shape."""
-    weight = memory.weight
-    if weight <= 0.0 or memory.sum_n <= 0.0:
-        return prior_a, prior_b
-    mean_n, mean_y = memory.sum_n / weight, memory.sum_y / weight
-    level = weight / (weight + PRIOR_POINTS)
-    scale = clip(mean_y / (prior_a + prior_b * mean_n), 0.05, 20.0) ** level
-    a_0, b_0 = prior_a * scale, prior_b * scale
-    far = max(2.0 * mean_n, 3.0 * a_0 / b_0)
-    # Two points of the scaled prior, one near the origin and one far out.
-    s_w = weight + 2.0 * PRIOR_POINTS
-    s_n = memory.sum_n + PRIOR_POINTS * (1.0 + far)
-    s_nn = memory.sum_nn + PRIOR_POINTS * (1.0 + far * far)
-    y_near, y_far = a_0 + b_0, a_0 + b_0 * far
-    s_y = memory.sum_y + PRIOR_POINTS * (y_near + y_far)
-    s_ny = memory.sum_ny + PRIOR_POINTS * (y_near + far * y_far)
-    slope = (s_ny - s_n * s_y / s_w) / max(1e-12, s_nn - s_n * s_n / s_w)
-    slope = clip(slope, 0.2 * b_0, 5.0 * b_0)
-    return clip((s_y - slope * s_n) / s_w, 0.2 * a_0, 5.0 * a_0), slope
 
 
 def _limit(draft: Draft, variant: VariantDraft, a_s: float, b_s: float) -> tuple[float, str]:

@@ -10,12 +10,12 @@ from typing import Any
 
 import msgspec
 
-from ebbtide.core import fullness, priors
+from ebbtide.core import fullness, latency, priors
 from ebbtide.core.demand import pod_arrivals
-from ebbtide.core.numeric import clip, share_above, significant
+from ebbtide.core.numeric import clip, share_above
 from ebbtide.core.queueing import MISS_EXPONENT, PLANNED, allowed_concurrency, expected_share, pooled_spread
 from ebbtide.core.work import Cycle, Draft, VariantDraft
-from ebbtide.model.memory import CapacityMemory
+from ebbtide.model.memory import CapacityMemory, LineMemory
 from ebbtide.model.snapshot import EngineReadings, Latency, PodPhase
 
 FIT_TAU_S = 1800.0  # memory of the latency fit
@@ -47,7 +47,7 @@ def learn(
     changes |= _learn_fullness(draft, memory, seen, now_s)
     dispersion = _learn_dispersion(variant, memory, pods, elapsed_s)
     return (
-        msgspec.structs.replace(memory, **line, **changes, dispersion=dispersion, learnt_at=round(now_s, 1)),
+        msgspec.structs.replace(memory, line=line, **changes, dispersion=dispersion, learnt_at=round(now_s, 1)),
         seen.requests + seen.refused,
         seen.missed + seen.refused,
     )
@@ -123,12 +123,14 @@ def _mean_concurrency(pods: list[EngineReadings]) -> float:
 
 def _learn_line(
     draft: Draft, pods: list[EngineReadings], memory: CapacityMemory, elapsed_s: float, window_s: float
-) -> dict[str, float]:
+) -> LineMemory:
     """The pods' mean latency against their mean concurrency: one observation a cycle and pod, for up to eight pods.
 
     A mean over thousands of gaps has hardly any noise; what a cycle can be wrong about is common to all pods.
     """
-    total_n = total_y = weight = 0.0
+    view = draft.demand
+    cache, prompts = priors.shares(view.input_tokens, view.output_tokens)
+    total_n = total_v = total_y = weight = 0.0
     for engine in pods:
         speed, size, gap_s = engine.itl or engine.tpot, batch_size(engine), token_gap_s(engine)
         if (engine.preempted.fresh or 0.0) * window_s >= 1.0:
@@ -136,19 +138,22 @@ def _learn_line(
         if speed is None or gap_s is None or size is None or speed.per_second <= 0.0 or size <= 0.05:
             continue
         total_n, total_y, weight = total_n + size, total_y + gap_s, weight + 1.0
+        total_v += size * _prompts(engine, prompts)
     if not weight:
-        return {}
-    keep = math.exp(-elapsed_s / FIT_TAU_S)
-    n = total_n / weight * priors.length_shape(draft.demand.input_tokens, draft.demand.output_tokens)
-    y = total_y / weight
-    count = min(weight, MOST_POINTS)
-    return {
-        "weight": significant(memory.weight * keep + count),
-        "sum_n": significant(memory.sum_n * keep + count * n),
-        "sum_nn": significant(memory.sum_nn * keep + count * n * n),
-        "sum_y": round(memory.sum_y * keep + count * y, 7),
-        "sum_ny": round(memory.sum_ny * keep + count * n * y, 7),
-    }
+        return memory.line
+    keep, count = math.exp(-elapsed_s / FIT_TAU_S), min(weight, MOST_POINTS)
+    return latency.observe(memory.line, keep, count, total_n / weight * cache, total_v / weight, total_y / weight)
+
+
+def _prompts(engine: EngineReadings, usual: float) -> float:
+    """Prompt tokens for each token put out, relative to the reference lengths; at most ten times as many as usual.
+
+    Of the window, not of the service's mean: where long prompts begin to come, these are what slows the batch now.
+    """
+    came, put_out = engine.prompt_tokens.fresh, engine.generation_tokens.fresh
+    if came is None or not put_out:
+        return usual
+    return clip(came / put_out / (priors.REFERENCE_INPUT / priors.REFERENCE_OUTPUT), 0.0, 10.0 * usual)
 
 
 def _misses(draft: Draft, pods: list[EngineReadings], window_s: float) -> tuple[float, float]:

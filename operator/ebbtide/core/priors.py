@@ -11,6 +11,7 @@ from dataclasses import dataclass
 REFERENCE_BILLION = 8.0
 LEAST_BILLION = 0.001
 REFERENCE_INPUT, REFERENCE_OUTPUT = 1024.0, 256.0
+PREFILL_SHARE = 2.0 / 3.0  # of the slope: prefill that peers bring in while a request decodes; the rest reads its cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +69,16 @@ def prior_for(accelerator: str, parameters_billion: float | None, gpus: int | No
     return Prior(line.a_ms * scale / 1e3, line.b_ms * scale / 1e3, line.prefill_ms * scale / 1e6, source, known)
 
 
-def length_shape(input_tokens: float, output_tokens: float) -> float:
-    """How much one more request in the batch costs, relative to the reference lengths.
-
-    Two thirds of the slope are prefill that its peers bring in while it decodes (prompt over output tokens), one third
-    is reading its KV cache. 1024/256 gives 1; 2048/64 gives 5.9: code completion is almost all prefill.
-    """
-    prefill = (input_tokens / output_tokens) / (REFERENCE_INPUT / REFERENCE_OUTPUT)
+def shares(input_tokens: float, output_tokens: float) -> tuple[float, float]:
+    """(KV cache of a request in the batch, prompt tokens for each token put out), relative to the reference lengths."""
     cache = (input_tokens + 0.5 * output_tokens) / (REFERENCE_INPUT + 0.5 * REFERENCE_OUTPUT)
-    return (2.0 * prefill + cache) / 3.0
+    return cache, input_tokens / output_tokens / (REFERENCE_INPUT / REFERENCE_OUTPUT)
+
+
+def length_shape(input_tokens: float, output_tokens: float) -> float:
+    """How much one more request in the batch is believed to cost, relative to the reference lengths.
+
+    1024/256 gives 1; 2048/64 gives 5.9: code completion is almost all prefill.
+    """
+    cache, prompts = shares(input_tokens, output_tokens)
+    return PREFILL_SHARE * prompts + (1.0 - PREFILL_SHARE) * cache

@@ -5,7 +5,7 @@ Arrays are short and bounded; a service's memory is a few KB at most.
 
 from ebbtide.model.spec import Spec
 
-MEMORY_VERSION = 1
+MEMORY_VERSION = 2
 
 
 class DemandSample(Spec, frozen=True, array_like=True):
@@ -41,14 +41,24 @@ class ForecastMemory(Spec, frozen=True):
     errors: tuple[float, ...] = ()  # recent log errors of the mixture, for its range
 
 
-class CapacityMemory(Spec, frozen=True):
-    """Sufficient statistics of inter-token latency against concurrency, decayed; and start-up times seen (s)."""
+class LineMemory(Spec, frozen=True, array_like=True):
+    """Decayed sums over observations of inter-token latency y (s) at n and v in the batch (see core.latency)."""
 
     weight: float = 0.0
-    sum_n: float = 0.0
-    sum_nn: float = 0.0
-    sum_y: float = 0.0
-    sum_ny: float = 0.0
+    n: float = 0.0
+    v: float = 0.0
+    y: float = 0.0
+    nn: float = 0.0
+    nv: float = 0.0
+    vv: float = 0.0
+    ny: float = 0.0
+    vy: float = 0.0
+
+
+class CapacityMemory(Spec, frozen=True):
+    """What a variant's replicas were seen to do: their latency line, its corrections, and start-up times (s)."""
+
+    line: LineMemory = LineMemory()
     correction: float = 1.0  # what replicas carried over what the model said, smoothed
     proven_tokens: float = (
         0.0  # most output tokens/s a replica was seen to carry within the objectives, slowly forgotten
