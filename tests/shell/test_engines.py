@@ -12,7 +12,7 @@ from ebbtide.observe.engines.signals import Counter, Histogram, Signal
 from ebbtide.observe.engines.vllm import VLLM
 from ebbtide.observe.prometheus import Labels, Point, Sample
 from ebbtide.observe.queries import QUERY_COUNT, queries, slots
-from ebbtide.observe.readings import Buckets, Collected, Floats, Identities, Limits, Values, engine_readings
+from ebbtide.observe.readings import Buckets, Collected, Floats, Identities, Limits, Readings, Values
 from tests.recorded import recorded_scrape
 
 LIMITS = Limits(max_age_s=60, forget_s=300, window_s=60)
@@ -77,7 +77,7 @@ def reading(
     asked_after_s: float = 0.0,
     buckets: dict[Histogram, dict[str, Floats]] | None = None,
 ) -> EngineReadings | None:
-    """What `engine_readings` makes of these rows of one pod."""
+    """What `Readings` makes of these rows of one pod."""
     found = Collected(
         at_s=1000.0,
         numbers={"ns/other": 0, "ns/p": 1},
@@ -87,8 +87,9 @@ def reading(
         ages={} if age_s is None else columns({"running.0.0": age_s}),
         buckets={kind: {slot: [None, row] for slot, row in rows.items()} for kind, rows in (buckets or {}).items()},
     )
-    assert engine_readings(found, "ns/other", 1000.0, LIMITS) is None, "rows of one pod say nothing of another"
-    return engine_readings(found, "ns/p", 1000.0 + asked_after_s, LIMITS)
+    readings = Readings(found, LIMITS)
+    assert readings.of("ns/other", 1000.0) is None, "rows of one pod say nothing of another"
+    return readings.of("ns/p", 1000.0 + asked_after_s)
 
 
 def sure(readings: EngineReadings | None) -> EngineReadings:

@@ -13,7 +13,7 @@ from ebbtide.model.snapshot import EngineReadings, Source
 from ebbtide.observe.engines.signals import Histogram
 from ebbtide.observe.prometheus import Consumer, Prometheus
 from ebbtide.observe.queries import Query, queries
-from ebbtide.observe.readings import Buckets, CacheSizes, Collected, Identities, Limits, Values, engine_readings
+from ebbtide.observe.readings import Buckets, CacheSizes, Collected, Identities, Limits, Readings, Values
 from ebbtide.observe.settings import PrometheusSettings
 
 _TABLES = ("gauges", "ages", "counters", "changes")
@@ -73,11 +73,12 @@ class MetricsView:
 
     def __init__(self, found: Collected | None, limits: Limits) -> None:
         self._found = found
+        self._readings = None if found is None else Readings(found, limits)
         self._limits = limits
 
     def engine(self, pod: str, now_s: float) -> EngineReadings | None:
         """What the pod `namespace/name` says; None when no engine's series is known for it."""
-        return None if self._found is None else engine_readings(self._found, pod, now_s, self._limits)
+        return None if self._readings is None else self._readings.of(pod, now_s)
 
     def unanswered(self, pod: str, now_s: float) -> bool:
         """Whether Prometheus asked the pod for a whole rate window and got no answer; an old round proves nothing."""

@@ -39,11 +39,7 @@ def _candidates() -> dict[tuple[int, Signal, str], tuple[Candidate, ...]]:
 
 
 _CANDIDATES = _candidates()
-_RUNNING = tuple(
-    tuple(slot for slot, _, _ in _CANDIDATES.get((number, Gauge.RUNNING, ""), ())) for number in range(len(ENGINES))
-)
 _BOUND_S: dict[str, float] = {}  # `le` texts are few and repeat: one float each
-_BOUNDS: dict[float, float] = {}
 
 
 _NOBODY = -1
@@ -162,16 +158,8 @@ class Collected:
 
     def unanswered(self, pod: str) -> bool:
         """Whether every scrape of the pod within the rate window failed."""
-        place = self.numbers.get(pod)
-        return place is not None and _at(self.changes, UNANSWERED, place) is not None
-
-    def engine_of(self, pod: int) -> int | None:
-        """Index of the engine whose series the pod shows: by its running gauge first, else by any series."""
-        for number, slots_ in enumerate(_RUNNING):
-            if any(_at(self.gauges, slot, pod) is not None for slot in slots_):
-                return number
-        shown = (slot for table in (self.gauges, self.counters) for slot in table if _at(table, slot, pod) is not None)
-        return min((int(slot.split(".")[1]) for slot in shown), default=None)
+        place, column = self.numbers.get(pod), self.changes.get(UNANSWERED)
+        return place is not None and column is not None and not math.isnan(column[place])
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,89 +171,151 @@ class Limits:
     window_s: float
 
 
-def engine_readings(found: Collected, pod: str, now_s: float, limits: Limits) -> EngineReadings | None:
-    """What the pod's engine says at `now_s`; None when there is no series of any engine for it."""
-    place = found.numbers.get(pod)
-    number = None if place is None else found.engine_of(place)
-    if place is None or number is None:
-        return None
-    view = _PodView(found, place, number, now_s, limits)
-    running, waiting = view.gauge(Gauge.RUNNING), view.gauge(Gauge.WAITING)
-    if ENGINES[number].gauges_freeze_when_idle:
-        running, waiting = view.unless_frozen(running, waiting)
-    return EngineReadings(
-        engine=ENGINES[number].name,
-        running=running,
-        waiting=waiting,
-        kv_usage=view.gauge(Gauge.KV_USAGE),
-        finished=view.rate(Counter.FINISHED),
-        arrivals=view.arrivals(),
-        prompt_tokens=view.rate(Counter.PROMPT_TOKENS),
-        generation_tokens=view.rate(Counter.GENERATION_TOKENS),
-        rejected=view.rate(Counter.REJECTED),
-        preempted=view.rate(Counter.PREEMPTED),
-        ttft=view.latency(Histogram.TTFT),
-        itl=view.latency(Histogram.ITL),
-        tpot=view.latency(Histogram.TPOT),
-        kv_tokens=view.kv_tokens(),
-        max_running=view.value(found.gauges, Gauge.MAX_RUNNING),
-    )
+Carriers = tuple[tuple[Floats, int, float], ...]  # column, rank and scale of the candidates that came, best first
+
+
+class Readings:
+    """What the pods' engines say in one round. Where a signal stands is looked up here, once and not for each pod."""
+
+    def __init__(self, found: Collected, limits: Limits) -> None:
+        self._found = found
+        self._rounds = [_EngineRound(found, number, limits) for number in range(len(ENGINES))]
+
+    def of(self, pod: str, now_s: float) -> EngineReadings | None:
+        """What the pod's engine says at `now_s`; None when there is no series of any engine for it."""
+        place = self._found.numbers.get(pod)
+        number = None if place is None else self._engine_of(place)
+        return None if place is None or number is None else _PodView(self._rounds[number], place, now_s).readings()
+
+    def _engine_of(self, pod: int) -> int | None:
+        """Index of the engine whose series the pod shows: by its running gauge first, else by any series."""
+        for number, engine in enumerate(self._rounds):
+            if _value(engine.gauges[Gauge.RUNNING], pod) is not None:
+                return number
+        tables = (self._found.gauges, self._found.counters)
+        shown = (slot for table in tables for slot, column in table.items() if not math.isnan(column[pod]))
+        return min((int(slot.split(".")[1]) for slot in shown), default=None)
+
+
+class _EngineRound:
+    """One engine's part of a round: the columns that carry each signal."""
+
+    def __init__(self, found: Collected, number: int, limits: Limits) -> None:
+        self.engine: Engine = ENGINES[number]
+        self.at_s, self.limits = found.at_s, limits
+        self.gauges = {signal: _carriers(found.gauges, number, signal) for signal in Gauge}
+        self.rates = {signal: _carriers(found.counters, number, signal) for signal in Counter}
+        self.changes = {signal: _carriers(found.changes, number, signal) for signal in Gauge}
+        self.sums = {signal: _carriers(found.counters, number, signal, "_sum") for signal in Histogram}
+        self.counts = {signal: _carriers(found.counters, number, signal, "_count") for signal in Histogram}
+        self.buckets = {signal: _bucket_columns(found, number, signal) for signal in Histogram}
+        self.ages, self.cache = tuple(found.ages.values()), tuple(found.cache.values())
+        absent = {signal for signal in (*Gauge, *Counter) if signal not in self.engine.signals} | self.engine.optional
+        self.without = {signal: NOT_APPLICABLE if signal in absent else UNKNOWN for signal in (*Gauge, *Counter)}
+
+
+def _carriers(table: Columns, number: int, signal: Signal, part: str = "") -> Carriers:
+    candidates = _CANDIDATES.get((number, signal, part), ())
+    return tuple((table[slot], rank, scale) for slot, rank, scale in candidates if slot in table)
+
+
+class _Bounds(dict[float, float]):
+    """Bounds as published -> in seconds: one float for each bound, not one for each bound of each pod."""
+
+    def __init__(self, scale: float) -> None:
+        self._scale = scale
+
+    def __missing__(self, bound: float) -> float:
+        self[bound] = bound * self._scale
+        return self[bound]
+
+
+def _bucket_columns(found: Collected, number: int, signal: Histogram) -> dict[int, tuple[list[Floats | None], _Bounds]]:
+    """By rank, because buckets count only beside the sum and count of the same metric."""
+    table, candidates = found.buckets.get(signal, {}), _CANDIDATES.get((number, signal, ""), ())
+    return {rank: (table[slot], _Bounds(scale)) for slot, rank, scale in candidates if slot in table}
+
+
+def _chosen(carriers: Carriers, pod: int) -> tuple[int, float] | None:
+    """The first candidate that has a value: (rank, value in base units)."""
+    for column, rank, scale in carriers:
+        if not math.isnan(value := column[pod]):
+            return rank, value * scale
+    return None
+
+
+def _value(carriers: Carriers, pod: int) -> float | None:
+    for column, _, scale in carriers:
+        if not math.isnan(value := column[pod]):
+            return value * scale
+    return None
 
 
 class _PodView:
     """One pod's rows, with one age for all: they come from the same scrape."""
 
-    def __init__(self, found: Collected, pod: int, number: int, now_s: float, limits: Limits) -> None:
-        self.found = found
-        self.pod = pod
-        self.number = number
-        self.engine: Engine = ENGINES[number]
-        self.limits = limits
-        ages = [age_s for slot in found.ages if (age_s := _at(found.ages, slot, pod)) is not None]
+    def __init__(self, found: _EngineRound, pod: int, now_s: float) -> None:
+        self.found, self.pod, self.limits = found, pod, found.limits
+        ages = [age_s for column in found.ages if not math.isnan(age_s := column[pod])]
         since_s = max(0.0, now_s - found.at_s)
         self.age_s = max(0.0, min(ages)) + since_s if ages else None
+        self.quality = self._quality()
 
-    def chosen(self, table: Columns, signal: Signal, part: str = "") -> tuple[int, float] | None:
-        """The first candidate that has a value: (rank, value in base units)."""
-        for slot, rank, scale in _CANDIDATES.get((self.number, signal, part), ()):
-            column = table.get(slot)
-            if column is not None and not math.isnan(value := column[self.pod]):
-                return rank, value * scale
-        return None
+    def _quality(self) -> Quality | None:
+        """Of every value of the pod; None where its age is unknown."""
+        if self.age_s is None:
+            return None
+        if self.age_s > self.limits.forget_s:
+            return Quality.UNKNOWN
+        return Quality.FRESH if self.age_s <= self.limits.max_age_s else Quality.STALE
 
-    def value(self, table: Columns, signal: Signal) -> float | None:
-        chosen = self.chosen(table, signal)
-        return None if chosen is None else chosen[1]
+    def readings(self) -> EngineReadings:
+        running, waiting = self.gauge(Gauge.RUNNING), self.gauge(Gauge.WAITING)
+        if self.found.engine.gauges_freeze_when_idle:
+            running, waiting = self.unless_frozen(running, waiting)
+        return EngineReadings(
+            engine=self.found.engine.name,
+            running=running,
+            waiting=waiting,
+            kv_usage=self.gauge(Gauge.KV_USAGE),
+            finished=self.rate(Counter.FINISHED),
+            arrivals=self.arrivals(),
+            prompt_tokens=self.rate(Counter.PROMPT_TOKENS),
+            generation_tokens=self.rate(Counter.GENERATION_TOKENS),
+            rejected=self.rate(Counter.REJECTED),
+            preempted=self.rate(Counter.PREEMPTED),
+            ttft=self.latency(Histogram.TTFT),
+            itl=self.latency(Histogram.ITL),
+            tpot=self.latency(Histogram.TPOT),
+            kv_tokens=self.kv_tokens(),
+            max_running=_value(self.found.gauges[Gauge.MAX_RUNNING], self.pod),
+        )
 
     def gauge(self, signal: Gauge) -> Reading:
-        return self.reading(signal, self.value(self.found.gauges, signal))
+        value = _value(self.found.gauges[signal], self.pod)
+        return self.found.without[signal] if value is None else self.aged(value)
 
     def rate(self, signal: Counter) -> Reading:
-        return self.reading(signal, self.value(self.found.counters, signal))
-
-    def reading(self, signal: Signal, value: float | None) -> Reading:
-        if signal not in self.engine.signals:
-            return NOT_APPLICABLE
-        if value is None:
-            return NOT_APPLICABLE if signal in self.engine.optional else UNKNOWN
-        return self.aged(value)
+        value = _value(self.found.rates[signal], self.pod)
+        return self.found.without[signal] if value is None else self.aged(value)
 
     def aged(self, value: float) -> Reading:
-        if self.age_s is None:
+        if self.quality is None:
             return UNKNOWN  # a value of unknown age proves nothing
-        if self.age_s > self.limits.forget_s:
+        if self.quality is Quality.UNKNOWN:
             return Reading(quality=Quality.UNKNOWN, age_s=self.age_s)
-        quality = Quality.FRESH if self.age_s <= self.limits.max_age_s else Quality.STALE
-        return Reading(quality=quality, value=value, age_s=self.age_s)
+        return Reading(quality=self.quality, value=value, age_s=self.age_s)
 
     def arrivals(self) -> Reading:
         """Finished/s plus the growth of (running + waiting)/s: 2/s finished while 30 piled up in 60 s: 2.5/s."""
-        finished = self.value(self.found.counters, Counter.FINISHED)
-        grown = [self.value(self.found.changes, signal) for signal in (Gauge.RUNNING, Gauge.WAITING)]
-        if finished is None or None in grown:
+        finished = _value(self.found.rates[Counter.FINISHED], self.pod)
+        running, waiting = self.change(Gauge.RUNNING), self.change(Gauge.WAITING)
+        if finished is None or running is None or waiting is None:
             return UNKNOWN
-        growth = sum(change for change in grown if change is not None)
-        return self.aged(max(0.0, finished + growth / self.limits.window_s))
+        return self.aged(max(0.0, finished + (running + waiting) / self.limits.window_s))
+
+    def change(self, signal: Gauge) -> float | None:
+        return _value(self.found.changes[signal], self.pod)
 
     def unless_frozen(self, running: Reading, waiting: Reading) -> tuple[Reading, Reading]:
         """Zero in place of a gauge that kept the last busy moment.
@@ -274,9 +324,11 @@ class _PodView:
         no token, no gauge moved: nothing runs. Where the KV gauge is missing that cannot be proved: Stale.
         """
         inside = (running.fresh or 0.0) + (waiting.fresh or 0.0)
-        rates = [self.value(self.found.counters, counter) for counter in _WORK]
-        moved = [self.value(self.found.changes, gauge) for gauge in (Gauge.RUNNING, Gauge.WAITING, Gauge.KV_USAGE)]
-        if inside == 0 or any(rates) or any(moved) or None in rates:
+        if inside == 0:
+            return running, waiting
+        rates = [_value(self.found.rates[counter], self.pod) for counter in _WORK]
+        moved = [self.change(gauge) for gauge in (Gauge.RUNNING, Gauge.WAITING, Gauge.KV_USAGE)]
+        if any(rates) or any(moved) or None in rates:
             return running, waiting
         if None in moved:
             return _stale(running), _stale(waiting)
@@ -284,46 +336,38 @@ class _PodView:
 
     def latency(self, signal: Histogram) -> Latency | None:
         """None when unknown, stale or not published; a rate of 0 when nothing was observed."""
-        count = self.chosen(self.found.counters, signal, "_count")
-        total = self.chosen(self.found.counters, signal, "_sum")
-        if count is None or self.age_s is None or self.age_s > self.limits.max_age_s:
+        if self.age_s is None or self.age_s > self.limits.max_age_s:
+            return None
+        count = _chosen(self.found.counts[signal], self.pod)
+        if count is None:
             return None
         rank, per_second = count
+        total = _chosen(self.found.sums[signal], self.pod)
         mean_s = total[1] / per_second if total is not None and total[0] == rank and per_second > 0 else None
         return Latency(per_second=per_second, mean_s=mean_s, buckets=self._buckets(signal, rank))
 
     def _buckets(self, signal: Histogram, rank: int) -> tuple[tuple[float, float], ...]:
-        slot, _, scale = _CANDIDATES[self.number, signal, ""][rank]
-        column = self.found.buckets.get(signal, {}).get(slot)
-        flat = column[self.pod] if column is not None else None
-        if flat is None:
+        found = self.found.buckets[signal].get(rank)
+        flat = found[0][self.pod] if found is not None else None
+        if found is None or flat is None:
             return ()
-        rows = _without_tail(sorted(zip(flat[::2], flat[1::2], strict=True)))
-        # one float for each bound, not one for each bound of each pod
-        shared = _BOUNDS.setdefault
-        return tuple([(shared(bound * scale, bound * scale), rate) for bound, rate in rows])
+        # a quarter of what a pod's readings cost: 20 buckets a histogram, and no step more for each of them than this
+        rows = sorted(zip(map(found[1].__getitem__, flat[::2]), flat[1::2], strict=True))
+        return tuple(_without_tail(rows))
 
     def kv_tokens(self) -> float | None:
-        declared = self.value(self.found.gauges, Gauge.KV_TOKENS)
+        gauges, pod = self.found.gauges, self.pod
+        declared = _value(gauges[Gauge.KV_TOKENS], pod)
         if declared is not None:
             return declared
-        blocks = self.value(self.found.gauges, Gauge.KV_BLOCKS)
-        size = self.value(self.found.gauges, Gauge.KV_BLOCK_TOKENS)
+        blocks, size = _value(gauges[Gauge.KV_BLOCKS], pod), _value(gauges[Gauge.KV_BLOCK_TOKENS], pod)
         if blocks is not None and size is not None:
             return blocks * size
-        sizes = [tokens for rank in self.found.cache if (tokens := _at(self.found.cache, rank, self.pod)) is not None]
+        sizes = [tokens for column in self.found.cache if not math.isnan(tokens := column[pod])]
         return sum(sizes) if sizes else None
 
 
 _WORK = (Counter.FINISHED, Counter.PROMPT_TOKENS, Counter.GENERATION_TOKENS)
-
-
-def _at(table: Columns, slot: str, pod: int) -> float | None:
-    column = table.get(slot)
-    if column is None:
-        return None
-    value = column[pod]
-    return None if math.isnan(value) else value
 
 
 def _without_tail(buckets: list[tuple[float, float]]) -> list[tuple[float, float]]:
