@@ -176,7 +176,7 @@ def test_variants_that_become_alike_are_judged_anew():
     same = [pool("h100"), pool("a100", accelerator="H100-80GB")]
     declared = spec(variants=[variant_spec("h100", "h100"), variant_spec("a100", "a100")])
     state = service([serving("h100", 2, 7.0), variant("a100", pods(2, 7.0, "b"))], declared)
-    loop.run(snapshot(state, same), 3600)
+    loop.run(snapshot(state, same), 7200)
     assert condition(loop.plan.services[0], "TrafficBalanced") == NOTHING
     assert loop.memory.services[0].spread_evenly is None
 

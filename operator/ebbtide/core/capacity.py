@@ -50,7 +50,7 @@ def model_of(draft: Draft, variant: VariantDraft, memory: CapacityMemory) -> Mod
     prefill_s = prior.prefill_s_per_token * scale * view.input_tokens
     slope_s = line.slope_s(view.input_tokens, view.output_tokens)
     limit, bound_by = _limit(draft, variant, line.a_s, slope_s)
-    return Model(line.a_s, slope_s, prefill_s, limit, bound_by, source)
+    return Model(line.a_s, slope_s, prefill_s, limit, bound_by, source, line)
 
 
 def _declared_scale(draft: Draft, variant: VariantDraft, prior: priors.Prior) -> float:

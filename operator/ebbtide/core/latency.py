@@ -9,6 +9,7 @@ so that y r = N x prompt tokens/s over output tokens/s. Of one vLLM on a CPU, y 
 Fitted by least squares with the prior as three points; pure arithmetic on decayed sums.
 """
 
+import math
 from dataclasses import dataclass
 
 from ebbtide.core import priors
@@ -16,19 +17,25 @@ from ebbtide.core.numeric import clip, significant
 from ebbtide.model.memory import LineMemory
 
 PRIOR_POINTS = 4.0  # the weight of the prior's level, in cycles of observation of one pod
-FAR_POINTS = 0.25  # the same of its slopes: from far out they weigh as its square
+FIT_TAU_S = 1800.0  # memory of the line, and below while it is off by more than a quarter
+SURPRISED_TAU_S, SURPRISE = 30.0, math.log(1.25)
+FAR_POINTS = 1.0  # the same of its slopes: from far out they weigh as its square
 KNEES = 3.0  # as many times as many in the batch as double the latency: the farthest that the prior speaks of
 _DIGITS = 7  # of a second: what is rounded off each cycle adds up over half an hour of cycles
 _LEAST, _MOST = 0.1, 10.0  # times the prior: beyond it a fit is taken for garbage
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class LatencyLine:
     """Seconds: of an iteration without load, and what one more request in the batch adds at the reference lengths."""
 
     a_s: float
     decode_s: float
     prefill_s: float
+
+    def at(self, n: float, v: float) -> float:
+        """Seconds from token to token with `n` (N x cache) and `v` (N x prompts) in the batch."""
+        return self.a_s + self.decode_s * n + self.prefill_s * v
 
     def slope_s(self, input_tokens: float, output_tokens: float) -> float:
         """What one more request in the batch adds to each of its peers' tokens at these mean lengths, s."""
@@ -36,9 +43,20 @@ class Line:
         return self.decode_s * cache + self.prefill_s * prompts
 
 
-def believed(a_s: float, b_s: float) -> Line:
+def believed(a_s: float, b_s: float) -> LatencyLine:
     """A prior of ITL = a + b x N at the reference lengths."""
-    return Line(a_s, (1.0 - priors.PREFILL_SHARE) * b_s, priors.PREFILL_SHARE * b_s)
+    return LatencyLine(a_s, (1.0 - priors.PREFILL_SHARE) * b_s, priors.PREFILL_SHARE * b_s)
+
+
+def remembered(memory: LineMemory, expected: LatencyLine, elapsed_s: float, n: float, v: float, y_s: float) -> float:
+    """What is kept of the past at the sight of this latency: less of it while the line is off by more than noise.
+
+    An update, another GPU or a new kind of load: at 8 ms where 16 are expected the past fades within half a minute
+    instead of half an hour, so that what is learnt is not a line from one engine to the other. An odd reading in a
+    cycle of 10 s costs a quarter of what was known.
+    """
+    off = abs(math.log(max(y_s, 1e-6) / expected.at(n, v))) if memory.weight >= PRIOR_POINTS else 0.0
+    return math.exp(-elapsed_s / (SURPRISED_TAU_S if off > SURPRISE else FIT_TAU_S))
 
 
 def observe(memory: LineMemory, keep: float, count: float, n: float, v: float, y_s: float) -> LineMemory:
@@ -56,7 +74,7 @@ def observe(memory: LineMemory, keep: float, count: float, n: float, v: float, y
     )
 
 
-def fit(memory: LineMemory, prior: Line, itl_s: float) -> Line:
+def fit(memory: LineMemory, prior: LatencyLine, itl_s: float) -> LatencyLine:
     """The line through what was seen and the prior; where one kind of load was seen, the prior's shape at its level.
 
     The prior has a point near the origin and one far out on each axis, where latency reaches the objective `itl_s`, but
@@ -67,8 +85,7 @@ def fit(memory: LineMemory, prior: Line, itl_s: float) -> Line:
         return prior
     mean_n, mean_v, mean_y = memory.n / weight, memory.v / weight, memory.y / weight
     level = weight / (weight + PRIOR_POINTS)
-    at_mean = prior.a_s + prior.decode_s * mean_n + prior.prefill_s * mean_v
-    scale = clip(mean_y / at_mean, 0.05, 20.0) ** level
+    scale = clip(mean_y / prior.at(mean_n, mean_v), 0.05, 20.0) ** level
     a_s, d_s, p_s = prior.a_s * scale, prior.decode_s * scale, prior.prefill_s * scale
     b_s = d_s + p_s
     far = min(max(0.0, itl_s - a_s) / b_s, KNEES * a_s / b_s)
@@ -79,7 +96,7 @@ def fit(memory: LineMemory, prior: Line, itl_s: float) -> Line:
     return _through(sums, a_s, d_s, p_s)
 
 
-def _through(sums: LineMemory, a_s: float, d_s: float, p_s: float) -> Line:
+def _through(sums: LineMemory, a_s: float, d_s: float, p_s: float) -> LatencyLine:
     """Least squares on centred sums, each coefficient within a decade of the prior's at the level that was seen."""
     weight = sums.weight
     nn, vv = sums.nn - sums.n * sums.n / weight, sums.vv - sums.v * sums.v / weight
@@ -90,4 +107,4 @@ def _through(sums: LineMemory, a_s: float, d_s: float, p_s: float) -> Line:
     d_found = clip((ny - p_found * nv) / nn, _LEAST * d_s, _MOST * d_s)
     p_found = clip((vy - d_found * nv) / vv, _LEAST * p_s, _MOST * p_s)
     a_found = (sums.y - d_found * sums.n - p_found * sums.v) / weight
-    return Line(clip(a_found, 0.2 * a_s, 5.0 * a_s), d_found, p_found)
+    return LatencyLine(clip(a_found, 0.2 * a_s, 5.0 * a_s), d_found, p_found)

@@ -18,7 +18,6 @@ from ebbtide.core.work import Cycle, Draft, VariantDraft
 from ebbtide.model.memory import CapacityMemory, LineMemory
 from ebbtide.model.snapshot import EngineReadings, Latency, PodPhase
 
-FIT_TAU_S = 1800.0  # memory of the latency fit
 MOST_POINTS = 8.0
 MOST_CORRECTION = 2.5
 CORRECTION_TAU_S = 6 * 3600.0
@@ -41,7 +40,7 @@ def learn(
     elapsed_s = clip(now_s - memory.learnt_at, 1.0, 600.0) if memory.learnt_at else 10.0
     if elapsed_s < 1.0:
         return memory, 0.0, 0.0
-    line = _learn_line(draft, pods, memory, elapsed_s, cycle.snapshot.rate_window_s)
+    line = _learn_line(draft, variant, pods, memory, elapsed_s, cycle.snapshot.rate_window_s)
     seen = _look(draft, variant, pods, elapsed_s, cycle.snapshot.rate_window_s)
     changes = _learn_edge(draft, variant, memory, seen) | _proof(draft, memory, seen)
     changes |= _learn_fullness(draft, memory, seen, now_s)
@@ -122,7 +121,12 @@ def _mean_concurrency(pods: list[EngineReadings]) -> float:
 
 
 def _learn_line(
-    draft: Draft, pods: list[EngineReadings], memory: CapacityMemory, elapsed_s: float, window_s: float
+    draft: Draft,
+    variant: VariantDraft,
+    pods: list[EngineReadings],
+    memory: CapacityMemory,
+    elapsed_s: float,
+    window_s: float,
 ) -> LineMemory:
     """The pods' mean latency against their mean concurrency: one observation a cycle and pod, for up to eight pods.
 
@@ -139,10 +143,11 @@ def _learn_line(
             continue
         total_n, total_y, weight = total_n + size, total_y + gap_s, weight + 1.0
         total_v += size * _prompts(engine, prompts)
-    if not weight:
+    if not weight or variant.model is None:
         return memory.line
-    keep, count = math.exp(-elapsed_s / FIT_TAU_S), min(weight, MOST_POINTS)
-    return latency.observe(memory.line, keep, count, total_n / weight * cache, total_v / weight, total_y / weight)
+    n, v, y_s = total_n / weight * cache, total_v / weight, total_y / weight
+    keep = latency.remembered(memory.line, variant.model.line, elapsed_s, n, v, y_s)
+    return latency.observe(memory.line, keep, min(weight, MOST_POINTS), n, v, y_s)
 
 
 def _prompts(engine: EngineReadings, usual: float) -> float:

@@ -7,6 +7,7 @@ It lives for one call only. What is remembered goes through `ebbtide.model.memor
 import math
 from dataclasses import dataclass, field
 
+from ebbtide.core.latency import LatencyLine
 from ebbtide.model.memory import ForecastMemory, Memory, PoolMemory, Recommendation, ServiceMemory, VariantMemory
 from ebbtide.model.plan import Capacity, Condition, Demand, Failure, Forecast, Step
 from ebbtide.model.reasons import Code
@@ -44,6 +45,7 @@ class Model:
     limit: float  # concurrency at which the inter-token objective, the KV cache or max-num-seqs binds
     bound_by: str  # which of them: "inter-token latency", "KV cache", "max running"
     source: str  # "declared", "table", "observed", "assumed"
+    line: LatencyLine  # the same for other lengths
 
 
 @dataclass(slots=True)
