@@ -90,10 +90,14 @@ def fit(memory: LineMemory, prior: LatencyLine, itl_s: float) -> LatencyLine:
     b_s = d_s + p_s
     far = min(max(0.0, itl_s - a_s) / b_s, KNEES * a_s / b_s)
     far_n, far_v = max(2.0 * mean_n, far), max(2.0 * mean_v, far)
-    sums = memory
+    w, sn, sv, sy = memory.weight, memory.n, memory.v, memory.y
+    snn, snv, svv, sny, svy = memory.nn, memory.nv, memory.vv, memory.ny, memory.vy
     for count, n, v in ((1.0, 1.0, 1.0), (FAR_POINTS, far_n, 0.0), (FAR_POINTS, 0.0, far_v)):
-        sums = observe(sums, 1.0, count, n, v, a_s + d_s * n + p_s * v)
-    return _through(sums, a_s, d_s, p_s)
+        y_s = count * (a_s + d_s * n + p_s * v)
+        w, sn, sv, sy = w + count, sn + count * n, sv + count * v, sy + y_s
+        snn, snv, svv = snn + count * n * n, snv + count * n * v, svv + count * v * v
+        sny, svy = sny + n * y_s, svy + v * y_s
+    return _through(LineMemory(w, sn, sv, sy, snn, snv, svv, sny, svy), a_s, d_s, p_s)
 
 
 def _through(sums: LineMemory, a_s: float, d_s: float, p_s: float) -> LatencyLine:
