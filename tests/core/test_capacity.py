@@ -154,3 +154,18 @@ def test_a_proof_on_short_prompts_is_not_believed_of_long_ones():
 
     assert rate(4096.0, 64.0) < 15.0
     assert rate(1024.0, 256.0) >= 20.0 * 0.95
+
+
+@pytest.mark.parametrize(
+    ("story", "running", "learnt"),
+    [
+        ("nearly idle all the time, and half of the requests miss", 8.0, True),
+        ("a jam that is over: the window still holds what missed in it", 1.0, False),
+        ("a jam that begins: the window holds a calm load", 60.0, False),
+    ],
+)
+def test_what_replicas_cannot_buy_is_learnt_on_even_load_alone(story: str, running: float, learnt: bool) -> None:
+    """The window's mean is 8 in the batch: tokens/s times seconds a token."""
+    missing = pods(2, 5.0, missed=0.5, running=fresh(running))
+    decided = settled(snapshot(service(variant("h100", missing))), 300.0).plan.services[0]
+    assert (condition(decided, "SLOAttainable")[1] == "SLOUnattainable") is learnt, story

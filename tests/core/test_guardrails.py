@@ -57,6 +57,7 @@ def test_the_order_is_the_documented_precedence():
         "conflict",
         "staleness",
         "ceiling",
+        "floor",
         "fault",
     ]
 

@@ -8,7 +8,21 @@ import pytest
 from ebbtide.model.plan import ServicePlan
 from ebbtide.model.snapshot import PodPhase
 from ebbtide.model.spec import Mode, Pause, PauseDirection, Provisioning
-from tests.builders import node, pod, pods, pool, service, settled, snapshot, spec, target, variant, variant_spec
+from tests.builders import (
+    engine,
+    fresh,
+    node,
+    pod,
+    pods,
+    pool,
+    service,
+    settled,
+    snapshot,
+    spec,
+    target,
+    variant,
+    variant_spec,
+)
 
 CALM = 1.0  # requests/s a pod: one replica carries it all
 WORDS = "pool h100 has no room for another replica of 1 GPU on one node"
@@ -279,3 +293,50 @@ def test_a_pause_downwards_keeps_the_order() -> None:
     free = service(variant("h100", pods(1, CALM, "b")), spec("ml/b", min_replicas=5))
     decided = settled(snapshot([held, free], pool(nodes=[node("n", 6, 2)]))).plan.services
     assert [found.variants[0].allowed for found in decided] == [5, 1]
+
+
+def dear_and_cheap(dear: int, cheap: int = 0, rps: float = 0.0, **readings: Any) -> Any:
+    """Two declared in all, on the dear variant; the cheap one is to have them."""
+    declared = spec(
+        min_replicas=2,
+        max_replicas=6,
+        down_delay_s=15.0,
+        variants=[variant_spec("h100", "h100"), variant_spec("a100", "a100")],
+    )
+    states = [variant("h100", pods(dear, rps, "h", **readings)), variant("a100", pods(cheap, rps, "a", **readings))]
+    return snapshot(service(states, declared), [pool("h100", price="6.90"), pool("a100", price="0.70")])
+
+
+@pytest.mark.parametrize("seconds", [30.0, 60.0, 90.0, 110.0, 150.0, 300.0, 900.0])
+def test_while_the_cheaper_variant_may_not_be_raised_yet_the_dear_one_keeps_the_minimum(seconds: float) -> None:
+    """No request has ended yet, so nothing is raised on a belief; nothing is lowered below what is declared either."""
+    idle = {"generation_tokens": fresh(0.0), "prompt_tokens": fresh(0.0), "itl": None, "tpot": None, "ttft": None}
+    loop = settled(dear_and_cheap(2, **idle), 10.0)
+    decided = loop.one(dear_and_cheap(2, **idle), seconds)
+    assert sum(shown.allowed for shown in decided.variants) >= 2
+
+
+def test_without_any_load_the_minimum_stays_ready_until_its_stand_ins_are() -> None:
+    loop = settled(dear_and_cheap(2), 1200.0)
+    decided = loop.plan.services[0]
+    assert decided.variants[1].allowed > 0, "the case is one in which it moves"
+    assert decided.variants[0].allowed == 2, "they are all that is ready"
+    assert decided.reason.code.value == "CheaperMix"
+
+
+def test_interrupted_replicas_serve_on_where_no_room_is_left_for_a_stand_in() -> None:
+    states = tuple(pod(f"d-{i}", engine(2.0), phase=PodPhase.INTERRUPTED) for i in range(3))
+    full = pool(nodes=[node("n", 8, 3, interrupted=True)])
+    decided = settled(snapshot(service(variant("h100", states), spec(min_replicas=3)), full), 600.0).plan.services[0]
+    assert decided.variants[0].allowed == 3
+
+
+def test_a_lowered_limit_is_named_where_it_takes_and_where_it_keeps_from_more() -> None:
+    busy = service(variant("h100", pods(6, 20.0)))
+    room = [node("n0", 8, 6), node("n1", 8, 0)]
+    loop = settled(snapshot(busy, pool(nodes=room)), 600.0)
+    lowered = loop.one(snapshot(busy, pool(nodes=room, max_gpus=3)))
+    assert (lowered.variants[0].allowed, lowered.reason.code.value) == (3, "GivesWay")
+    assert "pool h100 is planned with 3 GPUs at most (limits.maxGPUs)" in lowered.reason.text
+    kept = loop.one(snapshot(service(variant("h100", pods(3, 40.0))), pool(nodes=[node("n0", 8, 3)], max_gpus=3)))
+    assert "pool h100 is planned with 3 GPUs at most (limits.maxGPUs)" in limited(kept)[1]

@@ -88,7 +88,9 @@ class Limits(ApiModel):
     """How large the pool may become."""
 
     max_gpus: Annotated[int, Field(ge=0, le=1000000, alias="maxGPUs")]
-    """Most GPUs that Ebbtide plans with in this pool, 0 to 1000000; 0 stops every scale-up in it. Required."""
+    """Most GPUs that Ebbtide plans with in this pool, 0 to 1000000; 0 stops every scale-up in it. Lowered below what
+    runs, services give the rest back at once, whatever their delays, but for one replica without scaleToZero. Required.
+    """
 
 
 class GPUPoolSpec(ApiModel):

@@ -109,7 +109,8 @@ def _metrics(draft: Draft, cycle: Cycle) -> Condition:
     loading = sum(variant.loading for variant in draft.variants)
     unread = f"{loading} ready {'pod does' if loading == 1 else 'pods do'} not answer scrapes yet" if loading else ""
     if view.quality == "none":
-        text = unread or "no ready pod to measure"
+        ready = sum(variant.ready for variant in draft.variants)
+        text = unread or (f"none of {ready} ready pods was read yet" if ready else "no ready pod to measure")
         return Condition("MetricsFresh", _UNKNOWN, Code.NOTHING_RUNS.value, text)
     if view.quality == "young" and not view.pods_read:
         code, text = describe_metrics(view, cycle)

@@ -5,7 +5,7 @@ from constants that might drift away from them.
 """
 
 from ebbtide.core import fullness, silence
-from ebbtide.core.guardrails.bounds import replicas_are
+from ebbtide.core.guardrails.bounds import minimum, replicas_are
 from ebbtide.core.guardrails.staleness import describe as describe_metrics
 from ebbtide.core.replicas import describe_failing
 from ebbtide.core.work import Cycle, Draft, VariantDraft
@@ -99,6 +99,12 @@ def _moving(draft: Draft) -> tuple[Code, str]:
 
 def _raising(draft: Draft, move: str, limit: str) -> tuple[Code, str]:
     if (
+        draft.limits
+        and draft.limits[-1][0] is Code.KEEPS_COVER
+        and max(draft.total_need, minimum(draft)) <= draft.observed
+    ):
+        return Code.CHEAPER_MIX, f"{_changes(draft)}: the same load for less{limit}"
+    if (
         draft.total_need <= draft.observed
         and draft.limits
         and draft.limits[0][0] in (Code.AT_MINIMUM, Code.ACTIVATOR_UNSEEN)
@@ -114,6 +120,15 @@ def _raising(draft: Draft, move: str, limit: str) -> tuple[Code, str]:
     return Code.DEMAND_ROSE, f"{move}: {_expectation(draft)}{limit}"
 
 
+def _for_whom(draft: Draft) -> str:
+    capped = {v.pool.name: v.pool.state.spec.max_gpus for v in draft.variants if v.pool is not None and v.pool.capped}
+    if capped:
+        return "; ".join(
+            f"pool {name} is planned with {most} GPUs at most (limits.maxGPUs)" for name, most in capped.items()
+        )
+    return "its pool no longer has the GPUs, or a higher priority needs them"
+
+
 def _lowering(draft: Draft, move: str, limit: str) -> tuple[Code, str]:
     most = draft.state.spec.scaling.max_replicas
     if draft.observed > most:
@@ -121,7 +136,7 @@ def _lowering(draft: Draft, move: str, limit: str) -> tuple[Code, str]:
     if any(variant.doomed for variant in draft.variants):
         return Code.INTERRUPTION, f"{move}: replicas on nodes about to be taken away are replaced"
     if draft.gives_way:
-        return Code.GIVES_WAY, f"{move}: its pool no longer has the GPUs, or a higher priority needs them"
+        return Code.GIVES_WAY, f"{move}: {_for_whom(draft)}"
     if draft.unreached is not None:
         return draft.unreached[0], f"{move}: {draft.unreached[1]}"
     if any(variant.failing for variant in draft.variants) and draft.total_need >= draft.observed:
@@ -155,7 +170,7 @@ def _expectation(draft: Draft) -> str:
             f"{forecast.expected:.3g} requests/s expected within {forecast.horizon_s:.0f}s, {main.need:.3g} with "
             f"margin and backlog; {carries}"
         )
-    return f"{main.need:.3g} requests/s are needed for the backlog; {carries}"
+    return f"{main.need:.3g} requests/s come, with what waits; {carries}"
 
 
 def _standing(draft: Draft, cycle: Cycle) -> tuple[Code, str]:

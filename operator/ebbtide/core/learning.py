@@ -107,7 +107,8 @@ def token_gap_s(engine: EngineReadings) -> float | None:
 def _was_even(pods: list[EngineReadings], mean: float) -> bool:
     """What runs now is within a third of the window's mean; that nobody joined within the window is for the caller."""
     now = [size for engine in pods if (size := engine.running.fresh) is not None]
-    return bool(now) and 0.67 * mean <= sum(now) / len(now) <= 1.5 * mean + 1.0
+    size = sum(now) / len(now) if now else math.inf
+    return mean <= 1.5 * size + 1.0 and size <= 1.5 * mean + 1.0
 
 
 def _is_whole(variant: VariantDraft, pods: list[EngineReadings]) -> bool:
@@ -212,13 +213,15 @@ def _learn_edge(draft: Draft, variant: VariantDraft, memory: CapacityMemory, see
     changes: dict[str, float] = {}
     if seen.starved:
         pass  # they miss for want of memory: that is neither the latency edge nor what replicas cannot buy
+    elif draft.moving or not seen.even:
+        pass  # the window holds more than one load: a jam that is over is no miss on idle replicas
     elif concurrency < IDLE_SHARE * free and draft.demand.waiting < 1.0:
         old = memory.unbuyable_weight * math.exp(-elapsed_s / 600.0)
         new = requests * min(1.0, elapsed_s / seen.window_s)
         changes["unbuyable"] = round((memory.unbuyable * old + share * new) / max(1e-9, old + new), 5)
         changes["unbuyable_weight"] = round(old + new, 2)
-    elif draft.moving or not seen.even or (draft.demand.waiting > 0.5 * draft.demand.running and expected < 0.5):
-        pass  # the window holds more than one load, or an old jam drains: misses are not of the mean that was measured
+    elif draft.demand.waiting > 0.5 * draft.demand.running and expected < 0.5:
+        pass  # an old jam drains: misses are not of the mean that was measured
     else:
         unsure = 0.5 / max(requests, 1.0)
         base = memory.unbuyable if memory.unbuyable_weight >= ENOUGH else 0.0

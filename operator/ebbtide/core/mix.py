@@ -45,7 +45,9 @@ def place(draft: Draft, cycle: Cycle) -> None:
 
 def _declare(draft: Draft, counts: dict[int, int]) -> None:
     """What is placed, plus the doomed and the hung: they stay until as many as are placed are ready without them."""
-    replaced = sum(variant.ready for variant in draft.variants) >= sum(counts.values())
+    placed = sum(counts.values())
+    # what found no room has no stand-in that could become ready: what still serves goes on until its node does
+    replaced = draft.unplaced <= 1e-9 and sum(variant.ready for variant in draft.variants) >= placed
     for variant in draft.variants:
         variant.placed = counts.get(variant.index, 0)
         # where ordinals decide who goes, a lower count would take the replacement, not the one that hangs

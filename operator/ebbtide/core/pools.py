@@ -108,7 +108,9 @@ def _charge_others(cycle: Cycle) -> None:
         ceiling = float("inf") if most is None else float(most - foreign)
         # A cordoned node of 8 with our 8 pods, and a node with 4 of 8 in use: 16 are ours to keep or fill, not 8.
         stuck = 0.0 if pool.elastic else pool.stuck
-        pool.budget = min(ceiling, max(pool.budget - foreign + stuck, float(bound_gpus.get(name, 0))))
+        there_are = max(pool.budget - foreign + stuck, float(bound_gpus.get(name, 0)))
+        pool.capped = ceiling <= there_are
+        pool.budget = min(ceiling, there_are)
 
 
 def _staying_gpus(variant: VariantDraft, going: set[str]) -> tuple[int, int]:

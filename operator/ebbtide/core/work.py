@@ -247,6 +247,7 @@ class PoolDraft:
     allocated_counting: int = 0
     budget: float = 0.0  # GPUs left for services that are still to be placed
     free: dict[int, int] = field(default_factory=dict)  # free GPUs of a node -> number of such nodes
+    capped: bool = False  # its declared limit binds before the GPUs that there are
     elastic: bool = False  # nodes may come: packing is not bound to those that exist
     held: float = 0.0  # GPUs of services of the same priority that are still to be placed
     lower: float = 0.0  # GPUs of services of lower priority, and of those, what they may be made to give up

@@ -1,6 +1,7 @@
 """Declared minimum and maximum, of each variant and of the service over all variants."""
 
-from ebbtide.core.guardrails.verdict import Verdict, add, forgo, remove
+from ebbtide.core import replicas
+from ebbtide.core.guardrails.verdict import Verdict, add, dearness, forgo, remove
 from ebbtide.core.work import Cycle, Draft
 from ebbtide.model.reasons import Code
 
@@ -51,3 +52,22 @@ def ceiling(draft: Draft, cycle: Cycle) -> Verdict | None:
         return None
     text = f"at most {most} replicas while others still run"
     return Verdict(forgo(draft, draft.total - most), Code.AT_MAXIMUM, text)
+
+
+def floor(draft: Draft, cycle: Cycle) -> Verdict | None:
+    """The same downwards: where others held increases back, no write takes sound replicas below the declared minimum.
+
+    2 declared, 2 run on the dear variant, and the cheap one is to have them but may not be raised yet: both stay. Those
+    that fail or find no room any more do not count as the minimum, so they may go.
+    """
+    del cycle
+    counts, missing = draft.counts(), minimum(draft) - draft.total
+    for variant in sorted(draft.variants, key=dearness):
+        room = variant.pool is None or not variant.gpus or variant.high >= variant.observed
+        stays = min(replicas.healthy(variant), variant.observed) if room else 0
+        back = max(0, min(missing, stays - counts[variant.index]))
+        counts[variant.index] += back
+        missing -= back
+    if counts == draft.counts():
+        return None
+    return Verdict(counts, Code.AT_MINIMUM, f"at least {replicas_are(minimum(draft))} declared")

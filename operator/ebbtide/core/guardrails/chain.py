@@ -17,6 +17,7 @@ ORDER: tuple[tuple[str, Guard], ...] = (
     ("conflict", conflict.apply),
     ("staleness", staleness.apply),
     ("ceiling", bounds.ceiling),
+    ("floor", bounds.floor),
     ("fault", fault.apply),
 )
 

@@ -4,6 +4,7 @@ A rollout holds old and new pods at once (its surge is already taken out of the 
 remove ready pods. For the same reason a move to another variant waits until the new replicas carry the present load.
 """
 
+from ebbtide.core.guardrails.bounds import minimum
 from ebbtide.core.guardrails.verdict import Verdict, restore
 from ebbtide.core.work import Cycle, Draft
 from ebbtide.model.reasons import Code
@@ -32,7 +33,9 @@ def _covered(draft: Draft) -> Verdict | None:
         counts = restore(draft, back)
         ready = [min(variant.ready, counts[variant.index]) for variant in draft.variants]
         shares = [n * v.rate / v.need for n, v in zip(ready, draft.variants, strict=True) if v.need > 0.0]
-        if not shares or sum(shares) >= 1.0:
+        # without any load the declared minimum is what is to be covered, as far as it is ready at all
+        least = min(minimum(draft), sum(variant.ready for variant in draft.variants))
+        if sum(shares) >= 1.0 if shares else sum(ready) >= least:
             break
     if counts == before:
         return None
