@@ -169,3 +169,12 @@ def test_what_replicas_cannot_buy_is_learnt_on_even_load_alone(story: str, runni
     missing = pods(2, 5.0, missed=0.5, running=fresh(running))
     decided = settled(snapshot(service(variant("h100", missing))), 300.0).plan.services[0]
     assert (condition(decided, "SLOAttainable")[1] == "SLOUnattainable") is learnt, story
+
+
+@pytest.mark.parametrize(("running", "source"), [(3.0, "observed"), (60.0, "table")])
+def test_no_line_is_learnt_over_a_window_that_was_idle_at_first(running: float, source: str) -> None:
+    """3 in the batch on average at 12 ms; where 60 are in it now, the 12 ms are theirs and the 3 are not."""
+    state = service(variant("h100", pods(2, 1.0, itl_s=0.012, running=fresh(running))))
+    decided = settled(snapshot(state), 300.0).plan.services[0]
+    assert decided.variants[0].capacity is not None
+    assert decided.variants[0].capacity.source == source
