@@ -15,6 +15,7 @@ from tests.builders import (
     condition,
     engine,
     fresh,
+    node,
     pod,
     pods,
     pool,
@@ -236,6 +237,18 @@ def test_pause_with_replicas_goes_there_once_and_then_holds():
     fleet.run(4.0, 120)
     assert fleet.total == 4
     assert condition(fleet.loop.plan.services[0], "Paused") == ("True", "Paused")
+
+
+def test_pause_with_replicas_that_find_no_room_is_said_and_goes_there_once_there_is_some():
+    pinned = declared(pause=Pause(replicas=3))
+    loop = settled(snapshot(service(variant("h100", pods(1, LOW)), pinned), pool(nodes=[node("n", 8, 8)])), 60.0)
+    waiting = loop.plan.services[0]
+    assert waiting.variants[0].allowed == 1
+    assert "paused (All) at 3 replicas; there is room for 1 so far" in waiting.reason.text
+    said = next(item.message for item in waiting.conditions if item.type == "Paused")
+    assert said == "paused (All) at 3 replicas; 1 allowed so far"
+    later = loop.one(snapshot(service(variant("h100", pods(1, LOW)), pinned), pool(nodes=[node("n", 8, 4)])))
+    assert later.variants[0].allowed == 3
 
 
 def test_pause_never_writes_in_the_paused_direction_even_with_replicas():

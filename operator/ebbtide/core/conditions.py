@@ -283,7 +283,10 @@ def _paused(draft: Draft, cycle: Cycle) -> Condition:
     pause = active(draft, cycle.now_s)
     if pause is None:
         return Condition("Paused", _FALSE, Code.NOT_PAUSED.value, "not paused")
-    return Condition("Paused", _TRUE, Code.PAUSED.value, describe(pause, cycle.now_s))
+    text = describe(pause, cycle.now_s)
+    if pause.replicas is not None and draft.total != pause.replicas:
+        text += f"; {draft.total} allowed so far" if draft.total < pause.replicas else f"; {draft.total} allowed"
+    return Condition("Paused", _TRUE, Code.PAUSED.value, text)
 
 
 def _limited(draft: Draft, cycle: Cycle) -> Condition:

@@ -83,6 +83,8 @@ def describe(variant: VariantDraft) -> str:
         return ""
     line = f"ITL {model.a_s * 1e3:.3g} + {model.b_s * 1e3:.3g} x N ms"
     edge = f"N up to {variant.concurrency:.0f} of {model.limit:.0f} by {model.bound_by}"
+    if variant.concurrency > model.limit:
+        edge = f"N up to {variant.concurrency:.0f}, as was carried within the objectives"
     corrected = f", corrected by {variant.correction:.2f}" if abs(variant.correction - 1.0) >= 0.01 else ""
     full = f", no more than when it was full by its {variant.full_by}" if variant.full_by else ""
     return f"{variant.rate:.3g} requests/s ({model.source}: {line}, {edge}{corrected}{full})"

@@ -58,11 +58,15 @@ def _set_once(draft: Draft, pause: Pause, now_s: float) -> Verdict | None:
     counts = draft.counts()
     if not blocked:
         counts = add(draft, goal - draft.total) if goal > draft.total else remove(draft, draft.total - goal)
-    if blocked or sum(counts) == draft.observed:
-        draft.pause_applied = identity(pause)  # reached, or as near as limits let it come
+    waits = not blocked and sum(counts) < goal
+    if not waits and (blocked or sum(counts) == draft.observed):
+        draft.pause_applied = identity(pause)  # reached, or as near as minimums let it come
     for variant, count in zip(draft.variants, before, strict=True):
         variant.count = count
-    return None if counts == before else Verdict(counts, Code.PAUSED, describe(pause, now_s))
+    text = describe(pause, now_s)
+    if waits:  # 3 declared, room for 1: the others come once there is room
+        return Verdict(counts, Code.PAUSED, f"{text}; there is room for {sum(counts)} so far")
+    return None if counts == before else Verdict(counts, Code.PAUSED, text)
 
 
 def describe(pause: Pause, now_s: float) -> str:
