@@ -34,7 +34,8 @@ def until(question: Callable[[], object], seconds: float = 60.0) -> None:
 
 
 def ebbtide(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "XDG_STATE_HOME": str(home)}
+    (home / "temporary").mkdir(exist_ok=True)
+    environment = {**os.environ, "XDG_STATE_HOME": str(home), "TMPDIR": str(home / "temporary")}
     command = [sys.executable, "-m", "ebbtide", "sandbox", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
@@ -143,6 +144,7 @@ def test_command_line_detached_status_kubeconfig_down(tmp_path: Path) -> None:
     assert "sandbox box ended" in down.stdout
     assert not any(exists(pid) for pid in [known.pid, *known.processes.values()])
     assert "does not run" in ebbtide("down", "--name=box", home=tmp_path).stdout
+    assert list((tmp_path / "temporary").iterdir()) == [], "least of all the keys of its programs"
 
 
 def test_command_line_up_again_after_a_kill_waits_for_the_new_sandbox(tmp_path: Path) -> None:

@@ -310,10 +310,14 @@ async def test_a_startup_that_fails_is_a_failure_with_the_probes_own_grace(
     served, port = server
     served.status = 500
     wanted = {"httpGet": {"port": port}, "failureThreshold": 1, "terminationGracePeriodSeconds": 3}
-    watched = Watched(http, tmp_path, startupProbe=wanted)
+    get = {"httpGet": {"port": port}, "periodSeconds": 1}
+    watched = Watched(http, tmp_path, startupProbe=wanted, readinessProbe=get, livenessProbe=get)
     await watched.until(watched.health.failed.is_set)
     assert watched.health.failure == "startup probe failed 1 time in a row: HTTP status 500"
     assert watched.health.grace_s == 3
+    served.status, asked = 200, served.asked
+    await asyncio.sleep(1.2)
+    assert (watched.health.ready, served.asked) == (False, asked), "it listens before its end, and must get nothing"
     await watched.close()
 
 

@@ -9,6 +9,8 @@ import argparse
 import asyncio
 import json
 import logging
+import signal
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -266,6 +268,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     pool, settings = NodePool(**json.loads(given.pool)), AutoscalerSettings(**json.loads(given.settings))
+    # an orderly exit, in which the client takes away the files that it wrote the key to
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     asyncio.run(run(given.kubeconfig, pool, settings, given.fail_file, given.state_file))
 
 

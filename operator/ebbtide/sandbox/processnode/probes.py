@@ -130,9 +130,10 @@ class Health:
         if container.startup_probe is not None:
             await self._follow("startup", container.startup_probe, None, self._on_startup)
         tasks = []
-        if container.readiness_probe is not None:
+        # one that has not started in time only waits for its end: it must not become ready on the way
+        if self.started and container.readiness_probe is not None:
             tasks.append(self._follow("readiness", container.readiness_probe, False, self._on_readiness))
-        if container.liveness_probe is not None:
+        if self.started and container.liveness_probe is not None:
             tasks.append(self._follow("liveness", container.liveness_probe, True, self._on_liveness))
         await asyncio.gather(*tasks)
         await asyncio.Event().wait()
