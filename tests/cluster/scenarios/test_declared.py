@@ -100,6 +100,20 @@ def paused(rig: Rig) -> list[Json]:
     return [target, rig.service_object(("main", OTHER, "halted"), name="halted")]
 
 
+def cutting(rig: Rig) -> list[Json]:
+    """A vLLM as its own documentation starts it: at a scale-down it would abort what it answers."""
+    engine = {
+        "name": "engine",
+        "image": "vllm/vllm-openai:v0.32.0",
+        "args": ["--model=small"],
+        "resources": {"limits": {"nvidia.com/gpu": "1"}},
+    }
+    return [
+        rig.target_object("cutting", A100, route="cutting", containers=[engine]),
+        rig.service_object(("main", OTHER, "cutting"), name="cutting", mode="Recommend"),
+    ]
+
+
 def service(rig: Rig, name: str, variants: list[Json], **scaling: Any) -> Json:
     found = rig.service_object(name=name, scaling=scaling)
     found["spec"]["variants"] = variants
@@ -145,6 +159,7 @@ def objects(rig: Rig) -> list[Json]:
         *foreign_service(rig),
         *beside(rig),
         *paused(rig),
+        *cutting(rig),
     ]
 
 
@@ -306,6 +321,14 @@ def test_a_paused_deployment_without_pods_is_told_to_be_resumed(rig: Rig) -> Non
     )
     assert "kubectl rollout resume deployment halted" in ready["message"]
     assert rig.pods("halted") == []
+
+
+def test_an_engine_that_would_cut_answers_off_is_named_before_it_does(rig: Rig) -> None:
+    drains = until(
+        lambda: (found := rig.condition("EngineDrains", "cutting")).get("status") == "False" and found, "a condition"
+    )
+    assert drains["reason"] == "EngineNotDraining"
+    assert "--shutdown-timeout" in drains["message"]
 
 
 def test_deletion_policy_orphan_leaves_the_deployment_and_delete_takes_it_along(rig: Rig) -> None:
