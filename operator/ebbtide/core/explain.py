@@ -4,7 +4,7 @@ Every outcome has a reason from the catalogue, "nothing to do" too. Text is buil
 from constants that might drift away from them.
 """
 
-from ebbtide.core import fullness, silence
+from ebbtide.core import fullness, pools, silence
 from ebbtide.core.guardrails.bounds import minimum, replicas_are
 from ebbtide.core.guardrails.staleness import describe as describe_metrics
 from ebbtide.core.replicas import describe_failing
@@ -121,11 +121,9 @@ def _raising(draft: Draft, move: str, limit: str) -> tuple[Code, str]:
 
 
 def _for_whom(draft: Draft) -> str:
-    capped = {v.pool.name: v.pool.state.spec.max_gpus for v in draft.variants if v.pool is not None and v.pool.capped}
+    capped = [pools.limit_words(v.pool) for v in draft.variants if v.pool is not None and v.pool.capped]
     if capped:
-        return "; ".join(
-            f"pool {name} is planned with {most} GPUs at most (limits.maxGPUs)" for name, most in capped.items()
-        )
+        return "; ".join(dict.fromkeys(capped))
     return "its pool no longer has the GPUs, or a higher priority needs them"
 
 

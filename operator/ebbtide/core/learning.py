@@ -40,11 +40,11 @@ def learn(
     elapsed_s = clip(now_s - memory.learnt_at, 1.0, 600.0) if memory.learnt_at else 10.0
     if elapsed_s < 1.0:
         return memory, 0.0, 0.0
+    seen = _look(draft, variant, pods, elapsed_s, cycle.snapshot.rate_window_s)
     # Over a window that was idle at first, the mean latency is of the crowd and the mean number in the batch of both:
     # from 2 and 40 ms a line that starts at 39 ms would be learnt. 2 on average and 30 now is such a window.
-    steady = max(_sizes_now(pods), default=0.0) <= 2.0 * _mean_concurrency(pods) + 8.0
+    steady = max(_sizes_now(pods), default=0.0) <= 2.0 * seen.concurrency + 8.0
     line = _learn_line(draft, variant, pods, memory, elapsed_s, cycle.snapshot.rate_window_s) if steady else memory.line
-    seen = _look(draft, variant, pods, elapsed_s, cycle.snapshot.rate_window_s)
     changes = _learn_edge(draft, variant, memory, seen) | _proof(draft, memory, seen)
     changes |= _learn_fullness(draft, memory, seen, now_s)
     dispersion = _learn_dispersion(variant, memory, pods, elapsed_s)

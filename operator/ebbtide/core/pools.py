@@ -121,6 +121,11 @@ def _staying_gpus(variant: VariantDraft, going: set[str]) -> tuple[int, int]:
     return sum(pod.gpus for pod in staying), sum(pod.gpus for pod in staying if pod.node in going)
 
 
+def limit_words(pool: PoolDraft) -> str:
+    """The declared limit of a pool that is `capped`, in words."""
+    return f"pool {pool.name} is planned with {pool.state.spec.max_gpus} GPUs at most (limits.maxGPUs)"
+
+
 def slots(pool: PoolDraft, variant: VariantDraft) -> int:
     """Replicas that fit on the nodes that exist. GPUs of different nodes do not add up for one pod; a group's pods may
     be on different nodes: 2 pods of 8 GPUs fit on two nodes of 8, one pod of 16 does not.

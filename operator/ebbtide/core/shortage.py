@@ -69,8 +69,7 @@ def _lacks(draft: Draft, variant: VariantDraft, pool: PoolDraft, cycle: Cycle) -
         left_s = pool.memory.backoff_until - cycle.now_s
         return 3, Code.POOL_BACKING_OFF, f"{name}: nodes of pool {pool.name} did not come, next try in {left_s:.0f}s"
     if pool.capped:
-        most = pool.state.spec.max_gpus
-        return 4, Code.POOL_FULL, f"{name}: pool {pool.name} is planned with {most} GPUs at most (limits.maxGPUs)"
+        return 4, Code.POOL_FULL, f"{name}: {pools.limit_words(pool)}"
     return 4, Code.POOL_FULL, f"{name}: pool {pool.name} has no room for another replica of {pools.shape(variant)}"
 
 
