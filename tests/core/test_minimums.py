@@ -9,6 +9,7 @@ from ebbtide.model.plan import ServicePlan
 from ebbtide.model.snapshot import PodPhase
 from ebbtide.model.spec import Mode, Pause, PauseDirection, Provisioning
 from tests.builders import (
+    Loop,
     engine,
     fresh,
     node,
@@ -307,12 +308,19 @@ def dear_and_cheap(dear: int, cheap: int = 0, rps: float = 0.0, **readings: Any)
     return snapshot(service(states, declared), [pool("h100", price="6.90"), pool("a100", price="0.70")])
 
 
+@pytest.mark.parametrize("rps", [0.0, 2.0])
 @pytest.mark.parametrize("seconds", [30.0, 60.0, 90.0, 110.0, 150.0, 300.0, 900.0])
-def test_while_the_cheaper_variant_may_not_be_raised_yet_the_dear_one_keeps_the_minimum(seconds: float) -> None:
-    """No request has ended yet, so nothing is raised on a belief; nothing is lowered below what is declared either."""
-    idle = {"generation_tokens": fresh(0.0), "prompt_tokens": fresh(0.0), "itl": None, "tpot": None, "ttft": None}
-    loop = settled(dear_and_cheap(2, **idle), 10.0)
-    decided = loop.one(dear_and_cheap(2, **idle), seconds)
+def test_while_the_cheaper_variant_may_not_be_raised_yet_the_dear_one_keeps_the_minimum(
+    seconds: float, rps: float
+) -> None:
+    """No request has ended yet, so nothing is raised on a belief; nothing is lowered below what is declared either.
+
+    One replica would carry the 2 requests/s, so that it is not the load that keeps the other.
+    """
+    unread = {"generation_tokens": fresh(0.0), "prompt_tokens": fresh(0.0), "itl": None, "tpot": None, "ttft": None}
+    loop = Loop()
+    loop.run(dear_and_cheap(2, rps=rps, **unread))
+    decided = loop.one(dear_and_cheap(2, rps=rps, **unread), seconds)
     assert sum(shown.allowed for shown in decided.variants) >= 2
 
 
