@@ -96,8 +96,8 @@ def test_young_pods_whose_rates_are_of_a_part_of_the_window_say_nothing():
 
 def test_spread_evenly_each_replica_is_planned_at_the_slowest_ones_rate():
     loop = Loop()
-    before = loop.one(mixed(8.0, 8.0))
-    after = loop.one(mixed(8.0, 8.0), 150)
+    before = loop.one(mixed(8.0, 8.0, 4))
+    after = loop.one(mixed(8.0, 8.0, 4), 150)
     alone = {v.name: v.capacity.requests_per_second for v in before.variants}
     planned = {v.name: v.capacity.requests_per_second for v in after.variants}
     assert alone["h100"] > 2.0 * alone["a100"]

@@ -145,7 +145,7 @@ def test_off_and_recommend_plan_but_never_act(mode):
 def test_down_delay_holds_for_exactly_its_time():
     """F16: neither faster nor slower than declared."""
     fleet = Fleet(declared(down_delay_s=300.0, down_max_per_minute=100), {"h100": 4})
-    fleet.run(80.0, 900)
+    fleet.run(80.0, 3600)  # until its forecasts are trusted
     before = fleet.total
     fleet.history.clear()
     fleet.run(8.0, 600)
@@ -198,7 +198,7 @@ def test_warming_up_says_what_is_waited_for(story, fleet, watched_s, said):
 
 def test_the_up_delay_counts_from_zero_also_where_its_start_was_rounded_up():
     loop = Loop(now_s=NOW + 0.97)
-    busy = snapshot(service(variant("h100", pods(2, 20.0)), declared(up_delay_s=120.0)))
+    busy = snapshot(service(variant("h100", pods(2, 12.0)), declared(up_delay_s=120.0)))
     loop.run(busy, 300.0)
     decided = loop.one(snapshot(service(variant("h100", pods(2, HIGH)), declared(up_delay_s=120.0))))
     assert words(decided, "delay") == "more than 2 wanted for 0s of 120s (up.delay)"
@@ -546,7 +546,7 @@ def test_a_variants_own_minimum_is_brought_about_also_where_the_load_is_unknown(
 def test_a_move_between_variants_stays_within_the_maximum():
     """Two dear ones stay until their stand-ins are ready, so of four cheap ones only three may start at first."""
     state = service(
-        [variant("h100", pods(3, 15.0, "h")), variant("a100", ())],
+        [variant("h100", pods(3, 12.0, "h")), variant("a100", ())],
         spec(variants=[variant_spec("h100", "h100"), variant_spec("a100", "a100")], max_replicas=5),
     )
     decided = settled(snapshot(state, [pool("h100", price="50.00"), pool("a100", price="0.10")])).plan.services[0]
@@ -584,7 +584,7 @@ def test_not_to_zero_once_the_activators_queue_can_no_longer_be_read():
 
 
 def test_a_variant_whose_target_does_not_exist_is_not_planned_with():
-    state = service([variant("h100", (), 0, exists=False), variant("a100", pods(2, 20.0, "a"))])
+    state = service([variant("h100", (), 0, exists=False), variant("a100", pods(2, 25.0, "a"))])
     decided = settled(snapshot(state, [pool("h100", price="0.10"), pool("a100", price="9.00")])).plan.services[0]
     assert decided.variants[0].wanted == 0
     assert decided.variants[1].wanted > 2

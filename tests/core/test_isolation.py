@@ -10,20 +10,21 @@ from ebbtide.model.spec import CapacityPrior, Objectives, Provisioning
 from tests.builders import NOW, Loop, condition, misplaced, node, pods, pool, service, snapshot, spec, variant
 from tests.builders import variant_spec as declared
 
-BUSY = 23.0
+BUSY = 30.0
 
 
-def chat(key="ml/chat", replicas=2, rps=BUSY, **changes):
+def chat(key="ml/chat", replicas=2, rps=BUSY, of_variant=None, **changes):
     fields = {"up_delay_s": 0.0} | changes
     state = variant("h100", pods(replicas, rps, key[-1]))
-    return service(state, spec(key, [declared()], **fields))
+    return service(state, spec(key, [declared(**(of_variant or {}))], **fields))
 
 
 # what no parser lets through, each met by another step first
 BROKEN = {
     "forecast": {"model_parameters_billion": "8"},
     "capacity": {"objectives": Objectives(ttft_s=1.0, itl_s=None, attainment=0.99)},
-    "placement": {"max_replicas": None},
+    "sizing": {"max_replicas": None},
+    "placement": {"of_variant": {"max_replicas": None}},
     "guardrails": {"down_delay_s": None},
 }
 

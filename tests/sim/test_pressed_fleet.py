@@ -44,7 +44,7 @@ def replicas(policy: EbbtidePolicy) -> int:
 def test_a_queue_bound_far_below_what_the_engine_could_carry_gets_the_replicas_it_calls_for() -> None:
     """6 places of 1.25 s are 4.8 requests/s at most, where latency would allow 19; 12 come. One would refuse 67 %."""
     policy, met = run(msgspec.structs.replace(A100, max_queued_requests=6), poisson(12.0, 100))
-    assert said(policy)[-2:] == ["RequestsRefused", "AllAdmitted"]
+    assert said(policy)[:2] == ["RequestsRefused", "AllAdmitted"]
     assert 4 <= replicas(policy) <= 6
     assert met >= 0.8, "33 % in the first two minutes"
 
@@ -52,7 +52,7 @@ def test_a_queue_bound_far_below_what_the_engine_could_carry_gets_the_replicas_i
 def test_a_small_cache_is_named_and_gets_the_replicas_it_calls_for() -> None:
     policy, met = run(msgspec.structs.replace(A100, kv_tokens=8192, max_model_tokens=4096), poisson(6.0, 400))
     assert said(policy)[-2:] == ["KVCacheFull", "AllAdmitted"]
-    assert 4 <= replicas(policy) <= 6
+    assert 4 <= replicas(policy) <= 8
     assert met >= 0.7, "4 % in the first two minutes"
     assert {"SLOUnattainable"}.isdisjoint(c.reason for plan in policy.plans for c in plan.services[0].conditions)
 

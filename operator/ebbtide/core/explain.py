@@ -35,6 +35,8 @@ def open_waterfall(draft: Draft) -> None:
             f"({forecast.low:.3g} to {forecast.high:.3g}, {forecast.method})"
         )
         draft.note("forecast", draft.total_need, text)
+        if draft.worth:
+            draft.note("worth", draft.total_need, draft.worth)
     draft.note("placement", draft.wanted, _mix(draft))
 
 
@@ -153,7 +155,7 @@ def _changes(draft: Draft) -> str:
 
 
 def _expectation(draft: Draft) -> str:
-    """`12.3 requests/s expected within 95s, 14.1 with its margin; one replica of h100 carries 4.2`."""
+    """`12.3 requests/s expected within 95s, 14.1 are worth carrying; one replica of h100 carries 4.2`."""
     carriers: list[VariantDraft] = [v for v in draft.variants if v.rate > 0.0 and (v.wanted or v.observed)]
     if not carriers:
         return "demand is not known"
@@ -165,8 +167,8 @@ def _expectation(draft: Draft) -> str:
     forecast = draft.forecast
     if forecast is not None and draft.demand.known:
         return (
-            f"{forecast.expected:.3g} requests/s expected within {forecast.horizon_s:.0f}s, {main.need:.3g} with "
-            f"margin and backlog; {carries}"
+            f"{forecast.expected:.3g} requests/s expected within {forecast.horizon_s:.0f}s, {main.need:.3g} are worth "
+            f"carrying; {carries}"
         )
     return f"{main.need:.3g} requests/s come, with what waits; {carries}"
 

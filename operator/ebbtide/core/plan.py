@@ -15,7 +15,6 @@ from ebbtide.core import (
     conditions,
     demand,
     explain,
-    forecast,
     isolation,
     permission,
     placement,
@@ -26,6 +25,7 @@ from ebbtide.core import (
     victims,
     watch,
 )
+from ebbtide.core.forecast import step as forecast
 from ebbtide.core.guardrails import chain, rate
 from ebbtide.core.work import Cycle, Draft, VariantDraft, public_demand
 from ebbtide.model.memory import MEMORY_VERSION, Memory, Recommendation, ServiceMemory, VariantMemory
@@ -310,6 +310,7 @@ def _service_memory(draft: Draft, now_s: float) -> ServiceMemory:
     return ServiceMemory(
         key=memory.key,
         forecast=draft.forecast_memory,
+        budget=draft.budget,
         variants=tuple(variant.memory for variant in draft.variants),
         recommendations=draft.recommendations,
         moves=_moves(draft, now_s),

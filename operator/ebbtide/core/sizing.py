@@ -1,64 +1,102 @@
-"""How much must be carried: the forecast, raised by what its own errors and the attainment call for, plus the backlog.
+"""How much must be carried: as many replicas as are worth having at the price of a miss, plus what the backlog takes.
 
-The margin is not a constant: misses average over the forecast's errors to the share that may be missed. Misses grow
-about with load^10 at the edge, so an error of 10 % calls for 5 % more and one of 30 % for half as much again.
+There is no margin: a forecast in doubt, few replicas or a strict objective make one more replica save more misses, and
+it is started as long as they are worth it. What is worth having is turned into requests/s, so that placement may choose
+another mix of variants that carries as much.
 """
 
 import math
-from functools import lru_cache
+from collections.abc import Callable
 
-from ebbtide.core import fullness
+from ebbtide.core import fullness, price, worth
 from ebbtide.core.capacity import replica_rate
-from ebbtide.core.forecast import PRIOR_WEIGHT, expected_at
-from ebbtide.core.numeric import upper_tail
-from ebbtide.core.queueing import MISS_EXPONENT
+from ebbtide.core.forecast.outlook import Outlook
+from ebbtide.core.guardrails import bounds
+from ebbtide.core.replicas import healthy
 from ebbtide.core.work import Cycle, Draft, VariantDraft
 
-IGNORANCE = 0.2  # doubt about a forecaster that was never scored, in log units
-KEEP_DOUBT = 2.0
-LEAST_MISSES = 1e-6
 QUICKEST_DRAIN_S = 60.0
-# Traffic that cannot be foreseen within a start-up is not worth chasing: idle replicas cost more than they save.
-MOST_MARGIN = 1.4
+MOST_REPLICAS = 10_000
+INSIDE = 0.5  # of a replica: what is worth having lies between one fewer and as many
 
 
 def step(draft: Draft, cycle: Cycle) -> None:
     """Set every variant's rate per replica and the requests/s the service needs if that variant carried all."""
-    margin = margin_for(round(draft.sigma, 2), _may_miss(draft))
-    calm = margin_for(round(draft.calm_sigma, 2), _may_miss(draft))
-    draft.keep_ratio = keep_ratio(draft, margin)
     pool_of = float(max(1, draft.observed - sum(variant.hung for variant in draft.variants)))
     for variant in draft.variants:
         variant.rate, variant.concurrency = replica_rate(draft, variant, pool_of)
         variant.evidence = describe(variant)
-        expected = expected_at(draft, variant.startup_s + cycle.reaction_s) if draft.demand.known else 0.0
-        variant.need = _with_margin(draft, expected, margin, calm) + drain_rate(draft, variant)
-    draft.keep_ratio = max(draft.keep_ratio, _seen_ratio(draft))
+    draft.budget = draft.memory.budget
+    main = _main(draft)
+    outlook = draft.outlook if draft.demand.known else None
+    if main is None or outlook is None:
+        expected = draft.demand.rate if draft.demand.known else 0.0
+        for variant in draft.variants:
+            variant.need = expected + drain_rate(draft, variant)
+    else:
+        need = _worth_having(draft, main, outlook, cycle)
+        for variant in draft.variants:
+            variant.need = need
+    draft.keep_ratio = max(1.0, _seen_ratio(draft))
     if fullness.refuses(draft, cycle):
         draft.keep_ratio = math.inf  # how much more there is than what is counted, nobody knows
 
 
-def _with_margin(draft: Draft, expected: float, margin: float, calm: float) -> float:
-    """Doubt raises the need up to what was ever seen or what growth would bring, and no further.
-
-    At the height of a burst the forecast is as doubtful as at its foot, but further up there is little left to come.
-    """
-    line = draft.line
-    highest = max(expected, draft.forecast_memory.peak)
-    if line is not None and draft.forecast is not None:
-        highest = max(highest, *line.candidates(draft.forecast.horizon_s))
-    return min(expected * margin, highest * calm)
+def _main(draft: Draft) -> VariantDraft | None:
+    """The variant whose replicas are weighed: the cheapest for what it carries among those that may grow, or run."""
+    able = [variant for variant in draft.variants if variant.rate > 0.0]
+    return min(able, key=lambda v: (v.backing_off, _cost(v) / v.rate, v.index), default=None)
 
 
-def keep_ratio(draft: Draft, margin: float) -> float:
-    """How much more than the need must be covered before something is let go.
+def _cost(variant: VariantDraft) -> float:
+    return variant.cost if variant.cost is not None else math.inf
 
-    A replica that is let go too early costs a start-up and its misses; one that is kept too long costs its price for
-    a while. So the forecast's doubt counts twice, and a forecaster with no record yet is doubted on top.
-    """
-    unproven = IGNORANCE / (1.0 + draft.forecast_memory.scored / PRIOR_WEIGHT)
-    cautious = math.hypot(KEEP_DOUBT * draft.sigma, unproven)
-    return max(1.0, margin_for(round(cautious, 2), _may_miss(draft)) / margin)
+
+def _worth_having(draft: Draft, main: VariantDraft, outlook: Outlook, cycle: Cycle) -> float:
+    """Requests/s of capacity that are worth having; half a replica less, so that rounding up gives the replicas."""
+    carried = sum(healthy(variant) * variant.rate for variant in draft.variants)
+    runs = round(carried / main.rate)
+    backlog = drain_rate(draft, main)
+    spent = draft.spending = price.spending(draft, outlook, main.rate, cycle)
+    missed: dict[int, tuple[float, ...]] = {}
+    alone = len(draft.variants) == 1
+
+    def capacity(n: int) -> float:
+        if n <= 0:
+            return 0.0
+        return n * replica_rate(draft, main, float(n))[0] if alone else carried + (n - runs) * main.rate
+
+    def missed_at(n: int) -> tuple[float, ...]:
+        if n not in missed:
+            missed[n] = outlook.misses(capacity(n), spent.planned, backlog)
+        return missed[n]
+
+    horizons_s = [horizon.ahead_s for horizon in outlook.horizons]
+    step_s = max(1.0, main.startup_s) / worth.START_STEPS
+
+    full = math.ceil((outlook.main.expected(outlook.loads) + backlog) / main.rate)
+
+    def savings(n: int) -> list[float]:
+        saved = [max(0.0, a - b) for a, b in zip(missed_at(n - 1), missed_at(n), strict=True)]
+        if n <= full:
+            # where nearly all is missed one more saves nothing, but all that are needed together do: their mean counts
+            all_of_them = zip(missed_at(0), missed_at(full), strict=True)
+            saved = [max(one, (a - b) / full) for one, (a, b) in zip(saved, all_of_them, strict=True)]
+        return worth.path(*(spent.price * each for each in saved), horizons_s=horizons_s, step_s=step_s)
+
+    wanted = worth.wanted(runs, full, savings, MOST_REPLICAS)
+    at_bound = wanted >= draft.state.spec.scaling.max_replicas or wanted <= bounds.minimum(draft)
+    price.note(draft, capacity(max(1, wanted)), bound=at_bound, cycle=cycle)
+    draft.worth = _in_words(wanted, savings)
+    if wanted > 0:
+        return capacity(wanted) - INSIDE * main.rate
+    return min(draft.demand.rate, INSIDE * main.rate)  # hardly anything, but not nothing
+
+
+def _in_words(wanted: int, savings: Callable[[int], list[float]]) -> str:
+    """`the 7th replica saves 1.9 times its cost in misses, an 8th would save 0.3`."""
+    last = max(savings(wanted)) if wanted > 0 else 0.0
+    return f"replica {wanted} saves {last:.2g} times its cost in misses, one more {max(savings(wanted + 1)):.2g}"
 
 
 def _seen_ratio(draft: Draft) -> float:
@@ -69,11 +107,6 @@ def _seen_ratio(draft: Draft) -> float:
     """
     least = min((variant.need for variant in draft.variants if variant.need > 1e-9), default=0.0)
     return draft.demand.rate / least if least and draft.demand.known else 0.0
-
-
-def _may_miss(draft: Draft) -> float:
-    """The share of requests that may miss, in steps that let results be kept; never none at all: its log is taken."""
-    return max(LEAST_MISSES, round(1.0 - draft.state.spec.objectives.attainment, 6))
 
 
 def describe(variant: VariantDraft) -> str:
@@ -88,29 +121,6 @@ def describe(variant: VariantDraft) -> str:
     corrected = f", corrected by {variant.correction:.2f}" if abs(variant.correction - 1.0) >= 0.01 else ""
     full = f", no more than when it was full by its {variant.full_by}" if variant.full_by else ""
     return f"{variant.rate:.3g} requests/s ({model.source}: {line}, {edge}{corrected}{full})"
-
-
-@lru_cache(maxsize=4096)
-def margin_for(sigma: float, allowed: float) -> float:
-    """Capacity over expected load at which misses, averaged over log-normal errors, come to `allowed` (a share).
-
-    With u = load / capacity and misses min(1, allowed u^10): margin_for(0.1, 0.01) is about 1.05.
-    """
-    spread = MISS_EXPONENT * sigma
-    if spread < 1e-3:
-        return 1.0
-    low, high = -3.0, 0.0  # log of the load over capacity that may be planned
-    for _ in range(30):
-        middle = 0.5 * (low + high)
-        log_edge = math.log(1.0 / allowed) - MISS_EXPONENT * middle
-        z = log_edge / spread
-        saturated = upper_tail(z)
-        partly = math.exp(0.5 * spread * spread - log_edge) * (1.0 - upper_tail(z - spread)) if spread < 30 else 0.0
-        if saturated + partly > allowed:
-            high = middle
-        else:
-            low = middle
-    return min(MOST_MARGIN, math.exp(-0.5 * (low + high)))
 
 
 def drain_rate(draft: Draft, variant: VariantDraft) -> float:

@@ -6,13 +6,26 @@ It lives for one call only. What is remembered goes through `ebbtide.model.memor
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ebbtide.core.latency import LatencyLine
-from ebbtide.model.memory import ForecastMemory, Memory, PoolMemory, Recommendation, ServiceMemory, VariantMemory
+from ebbtide.model.memory import (
+    BudgetMemory,
+    ForecastMemory,
+    Memory,
+    PoolMemory,
+    Recommendation,
+    ServiceMemory,
+    VariantMemory,
+)
 from ebbtide.model.plan import Capacity, Condition, Demand, Failure, Forecast, Step
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import PoolState, ServiceState, Snapshot, VariantState
 from ebbtide.model.spec import VariantSpec
+
+if TYPE_CHECKING:
+    from ebbtide.core.forecast.outlook import Outlook
+    from ebbtide.core.price import Spending
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +141,7 @@ class DemandView:
 
     quality: str  # "fresh", "young", "partial", "stale", "missing", "none" (nothing runs)
     rate: float = 0.0  # requests/s, with those that were refused as far as they count
+    work: float = 0.0  # the same as work: output tokens/s, in requests of the mean length
     refused: float = 0.0  # requests/s that engines refused, and how many of them count
     counted: float = 0.0
     kv_usage: float | None = None  # 0..1, of the fullest pod
@@ -174,11 +188,12 @@ class Draft:
     forecast_memory: ForecastMemory = field(default_factory=ForecastMemory)
     forecast: Forecast | None = None
     line: Line | None = None
-    mix: tuple[float, float, float] = (1.0, 0.0, 0.0)  # weights of level, trend and growth
+    outlook: "Outlook | None" = None
+    budget: BudgetMemory = field(default_factory=BudgetMemory)
+    spending: "Spending | None" = None
+    worth: str = ""  # what the next replica and the last one are worth, in words
     moving: bool = False  # demand changes by more than a little within a start-up
     steady: bool = False  # scored, and not moving: neither rising nor falling much within a start-up
-    sigma: float = 0.0  # of the forecast's log error
-    calm_sigma: float = 0.0  # the same where the candidates agree
     keep_ratio: float = 1.0  # what is let go must be unneeded even at this many times the need
     even: bool = False  # requests are spread evenly over unlike variants: each carries what the slowest does
     even_confidence: float = 0.5

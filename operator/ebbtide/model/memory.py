@@ -17,28 +17,41 @@ class DemandSample(Spec, frozen=True, array_like=True):
     output_tokens: float
 
 
-class Prediction(Spec, frozen=True, array_like=True):
-    """What each forecaster said at `made_at` about `due_at`, to be scored then."""
+class TrackMemory(Spec, frozen=True, array_like=True):
+    """How well one horizon was foreseen (see core.forecast.record)."""
 
-    made_at: float
-    due_at: float
-    level: float
-    trend: float
-    growth: float = 0.0
+    open: bytes = b""  # predictions that are not due yet, packed
+    losses: tuple[float, ...] = ()  # each candidate's decayed squared log error
+    scored: float = 0.0  # decayed number of scored predictions
+    errors: bytes = b""  # log errors of what was said, as a histogram
+    counted: float = 0.0  # independent errors behind it, decayed
+    exposed: float = 0.0  # chances to jump to a higher load that was seen before, decayed, and how many were taken
+    jumped: float = 0.0
 
 
 class ForecastMemory(Spec, frozen=True):
-    """Recent demand, open predictions, and each forecaster's decayed squared log error."""
+    """Recent demand, slow levels, the record of each horizon, and what loads there were."""
 
     samples: tuple[DemandSample, ...] = ()
-    predictions: tuple[Prediction, ...] = ()
-    level_loss: float = 0.0
-    trend_loss: float = 0.0
-    growth_loss: float = 0.0
-    doubt_loss: float = 0.0  # the mixture's squared log error, in units of how uncertain each moment was
-    scored: float = 0.0  # decayed number of scored predictions
-    peak: float = 0.0  # highest level seen, slowly forgotten (requests/s)
-    errors: tuple[float, ...] = ()  # recent log errors of the mixture, for its range
+    levels: tuple[float, ...] = ()  # requests/s, smoothed over ever longer times
+    tracks: tuple[TrackMemory, ...] = ()
+    loads: bytes = b""  # seconds at each load, as a histogram, slowly forgotten
+    days: bytes = b""  # requests/s by ten minutes of the last eight days
+    slot: int = 0  # the ten minutes that run now, and what they had so far
+    slot_requests: float = 0.0
+    slot_s: float = 0.0
+
+
+class BudgetMemory(Spec, frozen=True):
+    """The price of a miss and how the error budget is spent (see core.price)."""
+
+    price_log: float = 0.0  # mean logarithm of the price that would meet the target by itself
+    price_weight: float = 0.0
+    trim: float = 0.0  # logarithm of what planned misses have taught to add to it
+    planned: float = 0.0  # misses that were planned, and those that came, decayed
+    missed: float = 0.0
+    plans: tuple[tuple[float, float], ...] = ()  # (second, planned share) not due yet
+    at: float = 0.0
 
 
 class LineMemory(Spec, frozen=True, array_like=True):
@@ -112,6 +125,7 @@ class ServiceMemory(Spec, frozen=True):
 
     key: str
     forecast: ForecastMemory = ForecastMemory()
+    budget: BudgetMemory = BudgetMemory()
     variants: tuple[VariantMemory, ...] = ()
     recommendations: tuple[Recommendation, ...] = ()
     moves: tuple[Recommendation, ...] = ()  # our own changes within the last minutes, for rates

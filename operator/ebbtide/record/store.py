@@ -19,7 +19,7 @@ import msgspec
 
 from ebbtide.clock import unix_time_s
 from ebbtide.errors import ConfigurationError, RetryableError
-from ebbtide.model.memory import MEMORY_VERSION, ForecastMemory, Memory, PoolMemory, ServiceMemory
+from ebbtide.model.memory import MEMORY_VERSION, BudgetMemory, ForecastMemory, Memory, PoolMemory, ServiceMemory
 from ebbtide.model.snapshot import WriteReceipt
 
 # Each entry brings the schema from its index to the next version; never edit one that was released, add another
@@ -283,6 +283,8 @@ def _decisive(value: ServiceMemory | PoolMemory) -> ServiceMemory | PoolMemory:
     return msgspec.structs.replace(
         value,
         forecast=ForecastMemory(),
+        budget=BudgetMemory(),
+        queued_at=None,
         recommendations=(),
         variants=variants,
         last_request_at=None,

@@ -1,0 +1,144 @@
+"""One horizon's record: who foresaw it best, how far the blend was off, and how often the load jumped instead.
+
+Candidates are weighted by their scores (Bayesian model averaging with Gaussian log errors, each horizon counted once);
+what remains is kept as a histogram of log errors. A rise that no such error explains came by a jump: to one of the
+higher loads that were seen before. How likely a jump is follows from how much better it explains what came (one step of
+expectation-maximisation for each score), and from how often there was somewhere to jump to.
+"""
+
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ebbtide.core.forecast.spread import ERRORS, FLOOR, LOADS, Spread
+from ebbtide.model.memory import TrackMemory
+
+NAMES = ("level", "level 3 min", "level 9 min", "level 27 min", "trend", "growth", "yesterday", "last week")
+# Beliefs before any score. The slope is shrunk by its own error already, so a clear ramp may be believed at once.
+BELIEFS = (0.1, 0.05, 0.05, 0.05, 0.3, 0.3, 0.075, 0.075)
+PER_HORIZON = 8  # predictions made in one horizon
+INDEPENDENT = 1.0 / PER_HORIZON  # errors of overlapping predictions are one error
+LOSS_FLOOR = 1e-4  # a log error of 1 % is no worse than none
+WORST_LOSS = 4.0
+MEMORY_S = 6 * 3600.0
+PRIOR_SIGMA, PRIOR_COUNT = 0.35, 4.0  # a forecaster without a record is doubted; soon only the record speaks
+JUMPS, JUMP_COUNT = 0.004, 20.0  # one in 250 to begin with
+MOST_JUMPS = 0.9
+SMOOTH = 0.03  # of the density of loads is anywhere: a load never seen before may come too
+_OPEN = struct.Struct(f"<d{len(NAMES) + 1}f")
+
+_bell = [math.exp(-0.5 * ((ERRORS.first + ERRORS.step * i) / PRIOR_SIGMA) ** 2) for i in range(ERRORS.count)]
+PRIOR = [weight / sum(_bell) for weight in _bell]
+
+
+@dataclass(slots=True)
+class Track:
+    """The record of one horizon, unpacked."""
+
+    losses: list[float]
+    scored: float
+    errors: list[float]
+    counted: float
+    exposed: float
+    jumped: float
+
+    @property
+    def jumps(self) -> float:
+        """The chance that the load is not where forecasts leave it but, where that is higher, where it was some time."""
+        return min(MOST_JUMPS, (self.jumped + JUMPS * JUMP_COUNT) / (self.exposed + JUMP_COUNT))
+
+
+def open_track(memory: TrackMemory) -> Track:
+    """The record of `memory`; an empty one for what another release kept."""
+    known = len(memory.losses) == len(NAMES)
+    losses = list(memory.losses) if known else [0.0] * len(NAMES)
+    scored = memory.scored if known else 0.0
+    return Track(losses, scored, ERRORS.unpack(memory.errors), memory.counted, memory.exposed, memory.jumped)
+
+
+def weights(track: Track) -> list[float]:
+    """Each candidate's share: its belief, times how likely its errors are beside the best one's."""
+    if track.scored <= 0.0:
+        return list(BELIEFS)
+    least = min(track.losses) / track.scored + LOSS_FLOOR
+    half = 0.5 * INDEPENDENT / least
+    shares = [
+        belief * math.exp(half * (least - LOSS_FLOOR - loss / track.scored) * track.scored)
+        for belief, loss in zip(BELIEFS, track.losses, strict=True)
+    ]
+    total = sum(shares)
+    return [share / total for share in shares]
+
+
+def blend(shares: Sequence[float], said: Sequence[float]) -> float:
+    """What all candidates say together: their weighted geometric mean, requests/s."""
+    log = sum(share * math.log(value + FLOOR) for share, value in zip(shares, said, strict=True) if share > 1e-6)
+    total = sum(share for share in shares if share > 1e-6)
+    return max(0.0, math.exp(log / total) - FLOOR)
+
+
+def around(track: Track) -> Spread:
+    """The spread of load / forecast, with what is believed before errors were seen."""
+    doubt = _doubt(track)
+    return Spread(ERRORS, [seen + doubt * prior for seen, prior in zip(track.errors, PRIOR, strict=True)])
+
+
+def _doubt(track: Track) -> float:
+    """The weight of the first belief, in independent errors: 4 before any, 0.4 after nine, 0.01 after a day of them."""
+    return PRIOR_COUNT / (1.0 + track.counted / PRIOR_COUNT) ** 2
+
+
+def due(memory: TrackMemory, now_s: float, horizon_s: float) -> tuple[list[tuple[float, ...]], bytes, bool]:
+    """(predictions that are due, those that are not, whether a new one is to be made).
+
+    What came due during a long gap says nothing about that moment and is dropped.
+    """
+    rows = list(_OPEN.iter_unpack(memory.open)) if len(memory.open) % _OPEN.size == 0 else []
+    ripe = [row for row in rows if now_s - 0.5 * horizon_s < row[0] <= now_s]
+    waiting = [row for row in rows if row[0] > now_s]
+    last_made = waiting[-1][0] - horizon_s if waiting else -math.inf
+    return ripe, b"".join(_OPEN.pack(*row) for row in waiting), now_s - last_made >= horizon_s * INDEPENDENT
+
+
+def predict(due_at: float, blended: float, said: Sequence[float]) -> bytes:
+    """One prediction, packed; it goes to the end of those that are open."""
+    return _OPEN.pack(due_at, blended, *said)
+
+
+def score(track: Track, row: tuple[float, ...], load: float, loads: Sequence[float], horizon_s: float) -> None:
+    """Take in what came of one prediction."""
+    truth = math.log(load + FLOOR)
+    error = truth - math.log(row[1] + FLOOR)
+    keep = math.exp(-horizon_s * INDEPENDENT / MEMORY_S)
+    for index, said in enumerate(row[2:]):
+        track.losses[index] = track.losses[index] * keep + min(WORST_LOSS, (truth - math.log(said + FLOOR)) ** 2)
+    track.scored = track.scored * keep + 1.0
+    total = sum(loads)
+    above = LOADS.above(loads, math.log(row[1] + FLOOR)) / total if total > 0.0 else 0.0
+    jump = 0.0
+    if error > 0.0 and above > 0.0:
+        doubt = _doubt(track)
+        near = ERRORS.density(track.errors, error) + doubt * ERRORS.density(PRIOR, error)
+        near *= (1.0 - track.jumps * above) / max(1e-9, track.counted - track.jumped + doubt) / ERRORS.step
+        far = (1.0 - SMOOTH) * LOADS.density(loads, truth) / total + SMOOTH * above / LOADS.count
+        far *= track.jumps / LOADS.step
+        jump = far / (far + near) if far + near > 0.0 else 0.0
+    track.errors = [weight * keep for weight in track.errors]
+    ERRORS.add(track.errors, error, INDEPENDENT * (1.0 - jump))
+    track.counted = track.counted * keep + INDEPENDENT
+    track.exposed = track.exposed * keep + INDEPENDENT * above
+    track.jumped = track.jumped * keep + INDEPENDENT * jump
+
+
+def close_track(track: Track, still_open: bytes) -> TrackMemory:
+    """What is remembered of it."""
+    return TrackMemory(
+        open=still_open,
+        losses=tuple(round(loss, 5) for loss in track.losses),
+        scored=round(track.scored, 3),
+        errors=ERRORS.pack(track.errors),
+        counted=round(track.counted, 3),
+        exposed=round(track.exposed, 4),
+        jumped=round(track.jumped, 4),
+    )

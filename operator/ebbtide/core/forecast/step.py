@@ -1,0 +1,172 @@
+"""The forecast step: learn from what came, then say what is expected, as an `Outlook`.
+
+Three horizons are foreseen and scored, each by its own record: a rate window (what runs must carry it), the start-up of
+the variant with most replicas plus a cycle (what is started now will), and three times that (what is kept must still be
+worth it). Demand is forecast as work: tokens that are generated a second, in requests of the service's mean length.
+"""
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+
+from ebbtide.core.demand import windows_are_full
+from ebbtide.core.forecast import days, record
+from ebbtide.core.forecast.line import append, fit, trend_window_s
+from ebbtide.core.forecast.outlook import RANGE, Horizon, Outlook
+from ebbtide.core.forecast.spread import FLOOR, LOADS, Spread
+from ebbtide.core.numeric import clip, significant
+from ebbtide.core.startup import estimate_s
+from ebbtide.core.work import Cycle, Draft, Line
+from ebbtide.model.memory import DemandSample, ForecastMemory, TrackMemory
+from ebbtide.model.plan import Forecast
+
+LEVELS = (3.0, 9.0, 27.0)  # rate windows over which the slow levels are smoothed
+FAR = 3.0  # horizons ahead at which what is kept must still be worth it
+LOADS_TAU_S = 86_400.0
+LONGEST_STEP_S = 600.0  # between two cycles: what came during a longer gap nobody knows
+STEADY = 0.1  # relative change within a start-up below which demand counts as steady
+SCORED = 4.0  # predictions, before anything counts as steady
+MOST_BY_HOUR = 4.0  # times the level now that yesterday's shape may make of it
+
+
+def step(draft: Draft, cycle: Cycle) -> None:
+    """Learn from what came, then say what is expected."""
+    for variant in draft.variants:
+        variant.startup_s, variant.startup_measured = estimate_s(
+            variant.memory.capacity, draft.state.spec.model_parameters_billion
+        )
+    horizon_s = horizon(draft, cycle)
+    memory = draft.memory.forecast
+    ahead_s = (min(cycle.snapshot.rate_window_s, horizon_s), horizon_s, FAR * horizon_s)
+    fresh = draft.demand.quality in ("fresh", "young") and windows_are_full(draft, cycle)
+    if fresh:
+        memory = _sampled(memory, draft, horizon_s, cycle)
+    known = bool(memory.samples) and abs(cycle.now_s - memory.samples[-1].at) <= trend_window_s(horizon_s)
+    if known:
+        draft.line = fit(memory.samples, horizon_s, cycle.now_s, cycle.snapshot.rate_window_s)
+    # samples from before a night at zero, or before an outage, say nothing about now: what comes now is all there is
+    line = draft.line or Line(draft.demand.work, 0.0, 0.0)
+    loads = LOADS.unpack(memory.loads)
+    kept = memory.tracks if len(memory.tracks) == len(ahead_s) else (TrackMemory(),) * len(ahead_s)
+    horizons, tracks = [], []
+    for each_s, remembered in zip(ahead_s, kept, strict=True):
+        track = record.open_track(remembered)
+        ripe, still_open, is_due = record.due(remembered, cycle.now_s, each_s)
+        for row in ripe if fresh else ():
+            record.score(track, row, draft.demand.work, loads, each_s)
+        said = candidates(memory, line, cycle.now_s, each_s) if known else [line.level] * len(record.NAMES)
+        shares = record.weights(track)
+        blended = record.blend(shares, said)
+        if fresh and is_due:
+            still_open += record.predict(cycle.now_s + each_s, blended, said)
+        if draft.demand.quality == "partial":
+            blended = max(blended, draft.demand.rate)  # what is not seen is not nothing
+        horizons.append(Horizon(each_s, blended, record.around(track), 0.0 if _may_rest(draft) else track.jumps))
+        changed = fresh and (ripe or is_due)
+        tracks.append(record.close_track(track, still_open) if changed else remembered)
+        if known and each_s == horizon_s:
+            leading = record.NAMES[shares.index(max(shares))] if track.scored > 0.0 else "prior"
+            draft.moving = abs(blended - line.level) > STEADY * line.level
+            draft.steady = not draft.moving and track.scored >= SCORED
+    draft.forecast_memory = msgspec.structs.replace(memory, tracks=tuple(tracks))
+    draft.outlook = Outlook(horizons, Spread(LOADS, loads))
+    _burst(draft, draft.outlook)
+    if known:
+        draft.forecast = _shown(draft.outlook, leading)
+
+
+def _burst(draft: Draft, outlook: Outlook) -> None:
+    """Arrivals above the range of what was to be expected now are taken for what comes, at once and at every horizon."""
+    now = draft.demand.work
+    if now > outlook.horizons[0].quantile(outlook.loads, 1.0 - RANGE):
+        for each in outlook.horizons:
+            each.median = max(each.median, now)
+
+
+def _may_rest(draft: Draft) -> bool:
+    """It is idle and may go to zero: the gateway holds what comes next, so nothing is kept for it."""
+    return draft.demand.zero and draft.state.spec.scaling.scale_to_zero is not None
+
+
+def horizon(draft: Draft, cycle: Cycle) -> float:
+    """Seconds to look ahead: start-up of the variant with most replicas, a cycle, the metrics' own lag."""
+    main = max(draft.variants, key=lambda variant: (variant.observed, -variant.startup_s, -variant.index), default=None)
+    if main is None:
+        return cycle.reaction_s
+    return main.startup_s + cycle.reaction_s
+
+
+def candidates(memory: ForecastMemory, line: Line, now_s: float, ahead_s: float) -> list[float]:
+    """What each candidate of `record.NAMES` expects `ahead_s` from now, requests/s."""
+    level, trend, growth = line.candidates(ahead_s)
+    slow = memory.levels or (level,) * len(LEVELS)
+    shapes = (_as_before(memory.days, now_s, ahead_s, ago) for ago in (days.DAY_S, 7 * days.DAY_S))
+    return [level, *slow, trend, growth, *(slow[1] * shape for shape in shapes)]
+
+
+def _as_before(packed: bytes, now_s: float, ahead_s: float, ago_s: float) -> float:
+    """How many times the demand of that day's same moment came `ahead_s` later; 1 where nobody watched."""
+    then, later = days.at(packed, now_s - ago_s), days.at(packed, now_s + ahead_s - ago_s)
+    if then is None or later is None:
+        return 1.0
+    return clip((later + FLOOR) / (then + FLOOR), 1.0 / MOST_BY_HOUR, MOST_BY_HOUR)
+
+
+def _sampled(memory: ForecastMemory, draft: Draft, horizon_s: float, cycle: Cycle) -> ForecastMemory:
+    """The present demand goes into the line's samples, the levels, the loads seen and the day's shape."""
+    view, now_s = draft.demand, cycle.now_s
+    gap_s = now_s - memory.samples[-1].at if memory.samples else cycle.snapshot.cycle_s
+    step_s = clip(gap_s, 0.0, LONGEST_STEP_S)
+    sample = DemandSample(
+        round(now_s, 1), significant(view.work), round(view.input_tokens, 1), round(view.output_tokens, 1)
+    )
+    loads = LOADS.unpack(memory.loads)
+    keep = math.exp(-step_s / LOADS_TAU_S)
+    loads = [weight * keep for weight in loads]
+    LOADS.add(loads, math.log(view.work + FLOOR), step_s)
+    packed, slot, requests, seconds = _day(memory, view.work, now_s, step_s)
+    return msgspec.structs.replace(
+        memory,
+        samples=append(memory.samples, sample, horizon_s),
+        levels=_smoothed(memory.levels, view.work, step_s, cycle.snapshot.rate_window_s),
+        loads=LOADS.pack(loads),
+        days=packed,
+        slot=slot,
+        slot_requests=round(requests, 3),
+        slot_s=round(seconds, 1),
+    )
+
+
+def _smoothed(levels: Sequence[float], now: float, step_s: float, window_s: float) -> tuple[float, ...]:
+    if len(levels) != len(LEVELS):
+        return (significant(now),) * len(LEVELS)
+    return tuple(
+        significant(level + (1.0 - math.exp(-step_s / (windows * window_s))) * (now - level))
+        for level, windows in zip(levels, LEVELS, strict=True)
+    )
+
+
+def _day(memory: ForecastMemory, rate: float, now_s: float, step_s: float) -> tuple[bytes, int, float, float]:
+    """(the days, the slot that runs, its requests, its seconds); a slot counts where half of it was watched."""
+    slot = int(now_s // days.SLOT_S)
+    packed, requests, seconds = memory.days, memory.slot_requests, memory.slot_s
+    if slot != memory.slot:
+        if memory.slot and packed:
+            packed = days.forget(packed, memory.slot, slot + 1)
+        if seconds >= 0.5 * days.SLOT_S:
+            packed = days.put(packed, memory.slot, requests / seconds)
+        requests = seconds = 0.0
+    return packed, slot, requests + rate * step_s, seconds + step_s
+
+
+def _shown(outlook: Outlook, method: str) -> Forecast:
+    main, loads = outlook.main, outlook.loads
+    expected = main.expected(loads)
+    return Forecast(
+        round(main.ahead_s, 1),
+        round(expected, 3),
+        round(min(expected, main.quantile(loads, RANGE)), 3),
+        round(max(expected, main.quantile(loads, 1.0 - RANGE)), 3),
+        method,
+    )

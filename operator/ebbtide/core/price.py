@@ -1,0 +1,134 @@
+"""The error budget as the price of a miss: what one missed request may cost, in replica-hours of the service.
+
+A declared attainment of 99 % is a budget: 1 % of the requests may miss. It is spent where it saves most when every miss
+costs the same, whenever it happens. The price starts from the one at which the present forecast would just meet the
+target, averaged over hours by load, and is trimmed twice: slowly, so that the misses that are planned come to the
+target (whole replicas overshoot it), and by how many more or fewer came than were planned, over about a day. So no
+constant of headroom exists, a day that began badly is paid back within bounds, and what was lucky is not spent at once.
+
+Source: Lagrangian relaxation of "cheapest fleet under a budget of misses"; error budgets as in the SRE books of Google.
+"""
+
+import math
+from dataclasses import dataclass
+
+import msgspec
+
+from ebbtide.core.forecast.outlook import Outlook
+from ebbtide.core.learning import ENOUGH
+from ebbtide.core.numeric import clip
+from ebbtide.core.queueing import PLANNED
+from ebbtide.core.work import Cycle, Draft
+from ebbtide.model.memory import BudgetMemory
+
+USED = 0.9  # of the budget that is left to buy: the rest is for what forecasts of a day are wrong about
+LEAST_BUYABLE = 0.25  # of what may be missed; where idle replicas miss more, the rest is bought as if it were this
+PRICE_TAU_S = 6 * 3600.0
+TRIM_PER_DAY = 12.0  # e-folds a day at twice the target
+LEAST_TRIM, MOST_TRIM = -2.5, 4.0
+RECORD_TAU_S = 86_400.0
+RECORD_PRIOR = 0.1  # of a day's budget: so many misses must come before more came than planned
+LONGEST_STEP_S = 600.0
+KEPT_PLANS = 12
+
+
+@dataclass(slots=True)
+class Spending:
+    """What the plan may miss, and what it pays not to: `price` in replica-hours a missed request/s (an hour long)."""
+
+    target: float  # share of requests, 0..1
+    planned: float  # share missed at a load that just fills the capacity
+    price: float
+
+
+def spending(draft: Draft, outlook: Outlook, rate: float, cycle: Cycle) -> Spending:
+    """Today's price; `rate` is what one replica carries. The draft's budget is brought up to date."""
+    allowed = 1.0 - draft.state.spec.objectives.attainment
+    unbuyable = max((_unbuyable(variant.memory.capacity) for variant in draft.variants), default=0.0)
+    target = max(LEAST_BUYABLE * allowed, allowed - unbuyable) * USED
+    planned = PLANNED * max(allowed, 1e-6)
+    target = max(target, 1e-6)
+    old = draft.memory.budget
+    elapsed_s = clip(cycle.now_s - old.at, 0.0, LONGEST_STEP_S) if old.at else cycle.snapshot.cycle_s
+    load = outlook.main.expected(outlook.loads)
+    local = _local(outlook, rate, target, planned)
+    keep = math.exp(-elapsed_s / PRICE_TAU_S)
+    weight = old.price_weight * keep + load * elapsed_s
+    log = (old.price_log * old.price_weight * keep + math.log(local) * load * elapsed_s) / max(weight, 1e-12)
+    budget = _recorded(draft, old, load, target, elapsed_s, cycle)
+    draft.budget = msgspec.structs.replace(
+        budget, price_log=round(log, 5), price_weight=round(weight, 2), at=round(cycle.now_s, 1)
+    )
+    prior = RECORD_PRIOR * 86_400.0 * target * max(load, 1e-6)
+    surprise = (budget.missed + prior) / (budget.planned + prior)
+    price = math.exp(log + budget.trim) * surprise
+    return Spending(target, planned, price)
+
+
+def note(draft: Draft, capacity: float, *, bound: bool, cycle: Cycle) -> None:
+    """What the capacity that was chosen plans to miss; trims the price unless bounds, not the price, decided."""
+    outlook, spent = draft.outlook, draft.spending
+    if outlook is None or spent is None:
+        return
+    load = outlook.main.expected(outlook.loads)
+    if load <= 0.0:
+        return
+    share = min(1.0, outlook.main.missed(outlook.loads, capacity, spent.planned) / load)
+    budget = draft.budget
+    step_s = clip(cycle.now_s - draft.memory.budget.at, 0.0, LONGEST_STEP_S) if draft.memory.budget.at else 0.0
+    trim = budget.trim
+    if not bound:
+        trim += TRIM_PER_DAY * clip(share / spent.target - 1.0, -1.0, 2.0) * step_s / 86_400.0
+    due = round(cycle.now_s + outlook.main.ahead_s, 1)
+    apart_s = outlook.main.ahead_s / KEPT_PLANS
+    plans = budget.plans
+    if not plans or due - plans[-1][0] >= apart_s:
+        plans = (*plans, (due, round(share, 6)))[-2 * KEPT_PLANS :]
+    draft.budget = msgspec.structs.replace(budget, trim=round(clip(trim, LEAST_TRIM, MOST_TRIM), 4), plans=plans)
+
+
+def _recorded(
+    draft: Draft, old: BudgetMemory, load: float, target: float, elapsed_s: float, cycle: Cycle
+) -> BudgetMemory:
+    """Misses that came beside those that were planned for now, each in requests."""
+    due = [plan for plan in old.plans if plan[0] <= cycle.now_s]
+    waiting = tuple(plan for plan in old.plans if plan[0] > cycle.now_s)
+    plans = (due[-1], *waiting) if due else waiting  # the newest that is due holds until the next
+    if not due or draft.misses is None or cycle.now_s - due[-1][0] > LONGEST_STEP_S:
+        return msgspec.structs.replace(old, plans=plans)
+    unbuyable = max((_unbuyable(variant.memory.capacity) for variant in draft.variants), default=0.0)
+    keep = math.exp(-elapsed_s / RECORD_TAU_S)
+    requests = draft.demand.rate * elapsed_s
+    return msgspec.structs.replace(
+        old,
+        plans=plans,
+        planned=round(old.planned * keep + due[-1][1] * requests, 4),
+        missed=round(old.missed * keep + max(0.0, draft.misses - unbuyable) * requests, 4),
+    )
+
+
+def _unbuyable(memory: object) -> float:
+    weight, share = getattr(memory, "unbuyable_weight", 0.0), getattr(memory, "unbuyable", 0.0)
+    return share if weight >= ENOUGH else 0.0
+
+
+def _local(outlook: Outlook, rate: float, target: float, planned: float) -> float:
+    """The price at which the capacity that just meets the target at the horizon is the cheapest.
+
+    One more replica there saves elasticity x target x load / replicas of misses, so that much must be worth one
+    replica. 60 requests/s on 12 replicas at 1 %, of which a percent more capacity saves 8 %: 12 / (8 x 0.6) = 2.5
+    replica-hours for each request/s that misses for an hour.
+    """
+    load = outlook.main.expected(outlook.loads)
+    if load <= 0.0 or rate <= 0.0:
+        return 1.0
+    low, high = math.log(0.05 * load), math.log(50.0 * load)
+    for _ in range(14):
+        middle = 0.5 * (low + high)
+        more = outlook.main.missed(outlook.loads, math.exp(middle), planned) > target * load
+        low, high = (middle, high) if more else (low, middle)
+    capacity = math.exp(high)
+    less = outlook.main.missed(outlook.loads, capacity * 1.05, planned)
+    more_missed = outlook.main.missed(outlook.loads, capacity / 1.05, planned)
+    elasticity = math.log(max(more_missed, 1e-12) / max(less, 1e-12)) / (2.0 * math.log(1.05))
+    return max(0.3, capacity / rate) / (clip(elasticity, 0.5, 20.0) * target * load)

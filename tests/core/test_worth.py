@@ -1,0 +1,63 @@
+"""One more replica, or one fewer: what it saves beside what it costs, start-up included."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebbtide.core.worth import START_STEPS, STEPS, path, states, wanted
+
+
+@pytest.mark.parametrize(
+    ("story", "saving", "starts", "keeps"),
+    [
+        ("it saves nothing", 0.0, False, False),
+        ("it saves less than it costs", 0.9, False, False),
+        ("it pays for itself, but not for its start-up", 1.1, False, True),
+        ("it pays for its start-up too", 1.6, True, True),
+    ],
+)
+def test_a_start_must_pay_its_start_up_back_and_what_runs_only_itself(story, saving, starts, keeps):
+    on, off, starting = states([saving] * STEPS)
+    assert (starting < off) is starts, story
+    assert (on <= off) is keeps, story
+
+
+def test_what_will_soon_be_needed_again_is_kept_and_what_comes_later_is_not_yet_started():
+    lull = [0.0] * 3 + [3.0] * (STEPS - 3)
+    on, off, _ = states(lull)
+    assert on <= off, "a lull shorter than a start-up"
+    later = [0.0] * (STEPS - 2) + [3.0] * 2
+    _, off, starting = states(later)
+    assert starting >= off, "time enough to start it then"
+
+
+def test_values_between_the_horizons():
+    assert path(1.0, 2.0, 4.0, horizons_s=(60.0, 100.0, 300.0), step_s=25.0)[:2] == [1.0, 1.0]
+    assert path(1.0, 2.0, 4.0, horizons_s=(60.0, 100.0, 300.0), step_s=25.0)[-1] == pytest.approx(3.875)
+    assert START_STEPS * 3 == STEPS
+
+
+def falling(peak):
+    """Savings of the n-th replica that fall by half with each beyond `peak`."""
+    return lambda n: [min(4.0, 2.5 * 2.0 ** (peak - n))] * STEPS
+
+
+def one_by_one(runs, savings):
+    best = runs
+    for n in range(runs + 1, 200):
+        _, off, starting = states(savings(n))
+        best = n if starting < off else best
+    if best > runs:
+        return best
+    while best > 0:
+        on, off, _ = states(savings(best))
+        if on <= off:
+            break
+        best -= 1
+    return best
+
+
+@given(runs=st.integers(0, 80), peak=st.floats(0.0, 80.0), wrong=st.integers(-20, 20))
+def test_the_search_finds_what_looking_at_each_finds_wherever_it_begins(runs, peak, wrong):
+    full = max(0, int(peak) + wrong)
+    assert wanted(runs, full, falling(peak), 10_000) == one_by_one(runs, falling(peak))
