@@ -103,7 +103,7 @@ def test_what_yesterday_had_at_this_hour_is_remembered():
     while loop.now_s % 86_400.0 != 8 * 3600.0 or loop.now_s < 86_400.0 * 20_001:
         loop.run(snapshot(service(variant("h100", pods(4, daily(loop.now_s) / 4))), cycle_s=30.0))
     remembered = loop.memory.services[0].forecast.days
-    assert days.at(remembered, loop.now_s - 86_400.0 + 1200.0) == pytest.approx(40.0, rel=0.02)
+    assert days.at(remembered, loop.now_s - 86_400.0 + 1200.0) == pytest.approx(40.0, rel=0.04)
 
 
 def test_memory_of_a_service_stays_small():
@@ -158,13 +158,13 @@ def test_what_another_release_remembered_is_no_obstacle():
     track = record.open_track(TrackMemory(open=b"x", losses=(1.0,), scored=9.0, errors=b"y"))
     assert track.scored == 0.0
     assert sum(track.errors) == 0.0
-    assert record.due(TrackMemory(open=b"x"), NOW, 100.0) == ([], b"", True)
+    assert record.due(TrackMemory(open=b"x"), NOW, 100.0, 10.0) == ([], b"", True)
 
 
 def test_slots_of_the_day_that_nobody_watched_are_unknown():
     packed = days.put(b"", 1000, 20.0)
     packed = days.put(packed, 1001, 30.0)
     middle = 1001.0 * days.SLOT_S
-    assert days.at(packed, middle) == pytest.approx(25.0, rel=0.01)
+    assert days.at(packed, middle) == pytest.approx(25.0, rel=0.04)
     assert days.at(packed, middle + days.SLOT_S) is None
     assert days.at(days.forget(packed, 1000, 1001), middle) is None

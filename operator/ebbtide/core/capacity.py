@@ -113,8 +113,7 @@ def replica_rate(draft: Draft, variant: VariantDraft, replicas: float) -> tuple[
     proven = proven_at(variant.memory.capacity, shape) / view.output_tokens
     if proven > rate:
         rate, concurrency = proven, _concurrency_at(model, proven, view.output_tokens)
-    variant.full_by = variant.memory.capacity.full_by if variant.most_rate < rate else ""
-    if variant.full_by:
+    if variant.most_rate < rate:
         rate, concurrency = variant.most_rate, _concurrency_at(model, variant.most_rate, view.output_tokens)
     return rate, concurrency
 

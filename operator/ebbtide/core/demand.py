@@ -87,22 +87,23 @@ def measure(draft: Draft, cycle: Cycle) -> DemandView:
     view.rate = admitted + view.counted
     view.running, view.waiting = sums.running * scale, sums.waiting * scale
     _lengths(view, draft, sums, cycle)
-    view.work = _work(view, sums, scale)
+    view.work = _work(view, sums, scale, cycle.now_s)
     return view
 
 
-def _work(view: DemandView, sums: _Sums, scale: float) -> float:
+def _work(view: DemandView, sums: _Sums, scale: float, now_s: float) -> float:
     """Requests/s of the mean length that make as many output tokens as are generated.
 
     Many short answers come in bursts, few long ones in lulls: on real conversations tokens a minute vary by 7 % where
     requests a minute vary by 16 %, and it is tokens that replicas are busy with. An answer in the batch is half done on
-    average: while more come than end, what is generated is of that many more; where far more come, arrivals count.
+    average: while more come than end, what is generated is of that many more; where far more come, or wait, arrivals count.
     """
     if sums.hung or not view.lengths_known or sums.generated <= 0.0 or sums.rate <= 0.0:
         return view.rate
     length = sums.generated / (0.5 * (sums.finished + sums.rate))
     work = sums.rate * scale * length / view.output_tokens + view.counted
-    return work if sums.finished >= KEPT_UP * sums.rate else max(work, view.rate)
+    lags = sums.finished < KEPT_UP * sums.rate or view.queued_at == round(now_s, 1)
+    return max(work, view.rate) if lags else work
 
 
 def _add_pod(sums: _Sums, variant: VariantDraft, pod: PodState, now_s: float) -> None:

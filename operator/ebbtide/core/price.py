@@ -4,7 +4,8 @@ A declared attainment of 99 % is a budget: 1 % of the requests may miss. It is s
 costs the same, whenever it happens. The price starts from the one at which the present forecast would just meet the
 target, averaged over hours by load, and is trimmed twice: slowly, so that the misses that are planned come to the
 target (whole replicas overshoot it), and by how many more or fewer came than were planned, over about a day. So no
-constant of headroom exists, a day that began badly is paid back within bounds, and what was lucky is not spent at once.
+constant of headroom for load exists, a day that began badly is paid back within bounds, and what was lucky is not
+spent at once. Whatever the price, all replicas that the expected load fills are worth having.
 
 Source: Lagrangian relaxation of "cheapest fleet under a budget of misses"; error budgets as in the SRE books of Google.
 """
@@ -25,9 +26,12 @@ USED = 0.9  # of the budget that is left to buy: the rest is for what forecasts 
 LEAST_BUYABLE = 0.25  # of what may be missed; where idle replicas miss more, the rest is bought as if it were this
 PRICE_TAU_S = 6 * 3600.0
 TRIM_PER_DAY = 12.0  # e-folds a day at twice the target
-LEAST_TRIM, MOST_TRIM = -2.5, 4.0
+LEAST_TRIM, MOST_TRIM = -1.5, 4.0
 RECORD_TAU_S = 86_400.0
 RECORD_PRIOR = 0.1  # of a day's budget: so many misses must come before more came than planned
+SURPRISES = (0.25, 8.0)  # how far a record may move the price
+# At this price of all that is missed, the replicas that the expected load fills are always worth starting.
+WORTH_FILLING = 2.0
 LONGEST_STEP_S = 600.0
 KEPT_PLANS = 12
 
@@ -39,64 +43,79 @@ class Spending:
     target: float  # share of requests, 0..1
     planned: float  # share missed at a load that just fills the capacity
     price: float
+    surprise: float  # misses that came, over those that were planned
 
 
-def spending(draft: Draft, outlook: Outlook, rate: float, cycle: Cycle) -> Spending:
-    """Today's price; `rate` is what one replica carries. The draft's budget is brought up to date."""
-    allowed = 1.0 - draft.state.spec.objectives.attainment
-    unbuyable = max((_unbuyable(variant.memory.capacity) for variant in draft.variants), default=0.0)
-    target = max(LEAST_BUYABLE * allowed, allowed - unbuyable) * USED
+def spending(draft: Draft, outlook: Outlook, rate: float, full: int, cycle: Cycle) -> Spending:
+    """Today's price; `rate` is what one replica carries, and `full` so many the expected load fills.
+
+    The draft's budget is brought up to date.
+    """
+    allowed, unbuyable = 1.0 - draft.state.spec.objectives.attainment, _unbuyable(draft)
+    target = max(1e-6, max(LEAST_BUYABLE * allowed, allowed - unbuyable) * USED)
     planned = PLANNED * max(allowed, 1e-6)
-    target = max(target, 1e-6)
     old = draft.memory.budget
     elapsed_s = clip(cycle.now_s - old.at, 0.0, LONGEST_STEP_S) if old.at else cycle.snapshot.cycle_s
     load = outlook.main.expected(outlook.loads)
-    local = _local(outlook, rate, target, planned)
-    keep = math.exp(-elapsed_s / PRICE_TAU_S)
-    weight = old.price_weight * keep + load * elapsed_s
-    log = (old.price_log * old.price_weight * keep + math.log(local) * load * elapsed_s) / max(weight, 1e-12)
-    budget = _recorded(draft, old, load, target, elapsed_s, cycle)
+    log, weight = old.price_log, old.price_weight
+    if load > 0.0 and rate > 0.0:
+        # kept as a price of the work that a replica does, so that it outlives a change of the variant that is weighed
+        local = math.log(_local(outlook, rate, target, planned) * rate)
+        keep = math.exp(-elapsed_s / PRICE_TAU_S)
+        weight = old.price_weight * keep + load * elapsed_s
+        log = (old.price_log * old.price_weight * keep + local * load * elapsed_s) / max(weight, 1e-12)
+    budget = _recorded(draft, old, unbuyable, elapsed_s, cycle)
     draft.budget = msgspec.structs.replace(
         budget, price_log=round(log, 5), price_weight=round(weight, 2), at=round(cycle.now_s, 1)
     )
-    prior = RECORD_PRIOR * 86_400.0 * target * max(load, 1e-6)
-    surprise = (budget.missed + prior) / (budget.planned + prior)
-    price = math.exp(log + budget.trim) * surprise
-    return Spending(target, planned, price)
+    mean_load = _mean_load(draft.budget, load)
+    prior = RECORD_PRIOR * 86_400.0 * target * max(mean_load, 1e-6)
+    surprise = clip((budget.missed + prior) / (budget.planned + prior), *SURPRISES)
+    price = math.exp(log + budget.trim) * surprise / max(rate, 1e-9)
+    filling = WORTH_FILLING * full / load if load > 0.0 else 0.0
+    return Spending(target, planned, max(price, filling), surprise)
 
 
-def note(draft: Draft, capacity: float, *, bound: bool, cycle: Cycle) -> None:
-    """What the capacity that was chosen plans to miss; trims the price unless bounds, not the price, decided."""
-    outlook, spent = draft.outlook, draft.spending
-    if outlook is None or spent is None:
-        return
+def note(draft: Draft, outlook: Outlook, spent: Spending, capacity: float, *, at_bound: int, cycle: Cycle) -> None:
+    """What the capacity that stays plans to miss; trims the price so that it comes to the target.
+
+    `at_bound`: 1 at the maximum, where a higher price would buy nothing, -1 at the minimum, where a lower one would
+    save nothing.
+    """
     load = outlook.main.expected(outlook.loads)
     if load <= 0.0:
         return
     share = min(1.0, outlook.main.missed(outlook.loads, capacity, spent.planned) / load)
-    budget = draft.budget
-    step_s = clip(cycle.now_s - draft.memory.budget.at, 0.0, LONGEST_STEP_S) if draft.memory.budget.at else 0.0
-    trim = budget.trim
-    if not bound:
-        trim += TRIM_PER_DAY * clip(share / spent.target - 1.0, -1.0, 2.0) * step_s / 86_400.0
+    budget, before = draft.budget, draft.memory.budget.at
+    step_s = clip(cycle.now_s - before, 0.0, LONGEST_STEP_S) if before else 0.0
+    weight = min(1.0, load / max(1e-9, _mean_load(budget, load)))
+    change = TRIM_PER_DAY * clip(share * spent.surprise / spent.target - 1.0, -1.0, 2.0) * weight * step_s / 86_400.0
+    if change * at_bound > 0.0:
+        change = 0.0
     due = round(cycle.now_s + outlook.main.ahead_s, 1)
-    apart_s = outlook.main.ahead_s / KEPT_PLANS
     plans = budget.plans
-    if not plans or due - plans[-1][0] >= apart_s:
+    if not plans or due - plans[-1][0] >= outlook.main.ahead_s / KEPT_PLANS:
         plans = (*plans, (due, round(share, 6)))[-2 * KEPT_PLANS :]
-    draft.budget = msgspec.structs.replace(budget, trim=round(clip(trim, LEAST_TRIM, MOST_TRIM), 4), plans=plans)
+    trim = round(clip(budget.trim + change, LEAST_TRIM, MOST_TRIM), 4)
+    draft.budget = msgspec.structs.replace(budget, trim=trim, plans=plans)
 
 
-def _recorded(
-    draft: Draft, old: BudgetMemory, load: float, target: float, elapsed_s: float, cycle: Cycle
-) -> BudgetMemory:
-    """Misses that came beside those that were planned for now, each in requests."""
+def _mean_load(budget: BudgetMemory, load: float) -> float:
+    """Requests/s over the last hours; the present ones as if there had been an hour of them before."""
+    return (budget.price_weight + 3600.0 * load) / (PRICE_TAU_S + 3600.0) if budget.price_weight else load
+
+
+def _recorded(draft: Draft, old: BudgetMemory, unbuyable: float, elapsed_s: float, cycle: Cycle) -> BudgetMemory:
+    """Misses that came beside those that were planned for now, each in requests.
+
+    Nothing is recorded while what was planned cannot come about: nothing may be written, or replicas fail.
+    """
     due = [plan for plan in old.plans if plan[0] <= cycle.now_s]
-    waiting = tuple(plan for plan in old.plans if plan[0] > cycle.now_s)
+    waiting = tuple(plan for plan in old.plans if cycle.now_s < plan[0] < cycle.now_s + 2.0 * LONGEST_STEP_S)
     plans = (due[-1], *waiting) if due else waiting  # the newest that is due holds until the next
-    if not due or draft.misses is None or cycle.now_s - due[-1][0] > LONGEST_STEP_S:
+    hindered = draft.no_write is not None or any(variant.backing_off or variant.hung for variant in draft.variants)
+    if not due or hindered or draft.misses is None or cycle.now_s - due[-1][0] > LONGEST_STEP_S:
         return msgspec.structs.replace(old, plans=plans)
-    unbuyable = max((_unbuyable(variant.memory.capacity) for variant in draft.variants), default=0.0)
     keep = math.exp(-elapsed_s / RECORD_TAU_S)
     requests = draft.demand.rate * elapsed_s
     return msgspec.structs.replace(
@@ -107,9 +126,10 @@ def _recorded(
     )
 
 
-def _unbuyable(memory: object) -> float:
-    weight, share = getattr(memory, "unbuyable_weight", 0.0), getattr(memory, "unbuyable", 0.0)
-    return share if weight >= ENOUGH else 0.0
+def _unbuyable(draft: Draft) -> float:
+    """The share that misses however many replicas there are, of the variant where it is largest."""
+    known = (variant.memory.capacity for variant in draft.variants)
+    return max((memory.unbuyable for memory in known if memory.unbuyable_weight >= ENOUGH), default=0.0)
 
 
 def _local(outlook: Outlook, rate: float, target: float, planned: float) -> float:
@@ -122,8 +142,8 @@ def _local(outlook: Outlook, rate: float, target: float, planned: float) -> floa
     load = outlook.main.expected(outlook.loads)
     if load <= 0.0 or rate <= 0.0:
         return 1.0
-    low, high = math.log(0.05 * load), math.log(50.0 * load)
-    for _ in range(14):
+    low, high = math.log(0.3 * load), math.log(20.0 * load)
+    for _ in range(9):
         middle = 0.5 * (low + high)
         more = outlook.main.missed(outlook.loads, math.exp(middle), planned) > target * load
         low, high = (middle, high) if more else (low, middle)

@@ -6,12 +6,12 @@ another mix of variants that carries as much.
 """
 
 import math
-from collections.abc import Callable
 
 from ebbtide.core import fullness, price, worth
 from ebbtide.core.capacity import replica_rate
-from ebbtide.core.forecast.outlook import Outlook
+from ebbtide.core.forecast.outlook import Outlook, look, shown
 from ebbtide.core.guardrails import bounds
+from ebbtide.core.numeric import clip
 from ebbtide.core.replicas import healthy
 from ebbtide.core.work import Cycle, Draft, VariantDraft
 
@@ -25,78 +25,109 @@ def step(draft: Draft, cycle: Cycle) -> None:
     pool_of = float(max(1, draft.observed - sum(variant.hung for variant in draft.variants)))
     for variant in draft.variants:
         variant.rate, variant.concurrency = replica_rate(draft, variant, pool_of)
+        variant.full_by = variant.memory.capacity.full_by if variant.rate >= variant.most_rate else ""
         variant.evidence = describe(variant)
     draft.budget = draft.memory.budget
-    main = _main(draft)
-    outlook = draft.outlook if draft.demand.known else None
-    if main is None or outlook is None:
-        expected = draft.demand.rate if draft.demand.known else 0.0
-        for variant in draft.variants:
-            variant.need = expected + drain_rate(draft, variant)
+    main, outlook, backlog = _main(draft), look(draft), drain_rate(draft)
+    if outlook is not None and draft.foreseen_by:
+        draft.forecast = shown(outlook, draft.foreseen_by)
+    if main is None or outlook is None or not draft.demand.known:
+        need = backlog + (draft.demand.work if draft.demand.known else 0.0)
     else:
-        need = _worth_having(draft, main, outlook, cycle)
-        for variant in draft.variants:
-            variant.need = need
+        need = max(backlog, _worth_having(draft, main, outlook, backlog, cycle))
+    for variant in draft.variants:
+        variant.need = need
     draft.keep_ratio = max(1.0, _seen_ratio(draft))
     if fullness.refuses(draft, cycle):
         draft.keep_ratio = math.inf  # how much more there is than what is counted, nobody knows
 
 
 def _main(draft: Draft) -> VariantDraft | None:
-    """The variant whose replicas are weighed: the cheapest for what it carries among those that may grow, or run."""
+    """The variant whose replicas are weighed: the cheapest for what it carries among those that may grow, else run."""
     able = [variant for variant in draft.variants if variant.rate > 0.0]
-    return min(able, key=lambda v: (v.backing_off, _cost(v) / v.rate, v.index), default=None)
+    return min(able, key=lambda v: (not _may_grow(v), not v.observed, _cost(v) / v.rate, v.index), default=None)
+
+
+def _may_grow(variant: VariantDraft) -> bool:
+    free = variant.fault is None and variant.state.target.exists and not variant.backing_off
+    return free and variant.cost is not None and variant.sound < variant.spec.max_replicas
 
 
 def _cost(variant: VariantDraft) -> float:
     return variant.cost if variant.cost is not None else math.inf
 
 
-def _worth_having(draft: Draft, main: VariantDraft, outlook: Outlook, cycle: Cycle) -> float:
-    """Requests/s of capacity that are worth having; half a replica less, so that rounding up gives the replicas."""
-    carried = sum(healthy(variant) * variant.rate for variant in draft.variants)
-    runs = round(carried / main.rate)
-    backlog = drain_rate(draft, main)
-    spent = draft.spending = price.spending(draft, outlook, main.rate, cycle)
-    missed: dict[int, tuple[float, ...]] = {}
-    alone = len(draft.variants) == 1
+class _Levels:
+    """What each further replica saves. A level is a replica; of unlike variants one of the smallest that counts."""
 
-    def capacity(n: int) -> float:
-        if n <= 0:
-            return 0.0
-        return n * replica_rate(draft, main, float(n))[0] if alone else carried + (n - runs) * main.rate
+    def __init__(self, draft: Draft, main: VariantDraft, outlook: Outlook, backlog: float) -> None:
+        usable = [v.rate for v in draft.variants if v.rate > 0.0 and (v.sound or _may_grow(v))]
+        self.unit = min([main.rate, *usable])
+        self.full = max(1, math.ceil((outlook.main.expected(outlook.loads) + backlog) / self.unit))
+        carried = sum(healthy(variant) * variant.rate for variant in draft.variants)
+        self.runs = math.floor(carried / self.unit + 1e-6)
+        self.planned = self.price = 0.0
+        self._draft, self._outlook, self._backlog = draft, outlook, backlog
+        self._alone = main if len(draft.variants) == 1 else None
+        self._horizons_s = [horizon.ahead_s for horizon in outlook.horizons]
+        self._step_s = max(1.0, main.startup_s) / worth.START_STEPS
+        self._missed: dict[int, tuple[float, ...]] = {}
+        self._savings: dict[int, list[float]] = {}
 
-    def missed_at(n: int) -> tuple[float, ...]:
-        if n not in missed:
-            missed[n] = outlook.misses(capacity(n), spent.planned, backlog)
-        return missed[n]
+    def capacity(self, n: int) -> float:
+        """Requests/s that n carry; of one variant with what they gain by pooling."""
+        if n <= 0 or self._alone is None:
+            return max(0, n) * self.unit
+        return n * replica_rate(self._draft, self._alone, float(n))[0]
 
-    horizons_s = [horizon.ahead_s for horizon in outlook.horizons]
-    step_s = max(1.0, main.startup_s) / worth.START_STEPS
+    def savings(self, n: int) -> list[float]:
+        """Of the n-th, by step: the most that it saves on average with any number of further ones.
 
-    full = math.ceil((outlook.main.expected(outlook.loads) + backlog) / main.rate)
+        Where nearly all is missed one more saves nothing, nor does one where only a burst of four times as much would
+        miss; those that are needed together do. So what counts is the convex hull, which falls as n grows.
+        """
+        found = self._savings.get(n)
+        if found is None:
+            fewer, further = self._missed_at(n - 1), 0
+            best: tuple[float, ...] = (0.0,) * len(fewer)
+            while True:
+                more = self._missed_at(n + further)
+                saved = [(a - b) / (further + 1) for a, b in zip(fewer, more, strict=True)]
+                best = tuple(map(max, best, saved))
+                if max(more) <= 1e-3 * max(fewer) or n + further > MOST_REPLICAS:
+                    break
+                further = 2 * further + 1
+            each = [self.price * saving for saving in best]
+            found = worth.path(each[0], each[1], each[2], horizons_s=self._horizons_s, step_s=self._step_s)
+            self._savings[n] = found
+        return found
 
-    def savings(n: int) -> list[float]:
-        saved = [max(0.0, a - b) for a, b in zip(missed_at(n - 1), missed_at(n), strict=True)]
-        if n <= full:
-            # where nearly all is missed one more saves nothing, but all that are needed together do: their mean counts
-            all_of_them = zip(missed_at(0), missed_at(full), strict=True)
-            saved = [max(one, (a - b) / full) for one, (a, b) in zip(saved, all_of_them, strict=True)]
-        return worth.path(*(spent.price * each for each in saved), horizons_s=horizons_s, step_s=step_s)
+    def _missed_at(self, n: int) -> tuple[float, ...]:
+        if n not in self._missed:
+            self._missed[n] = self._outlook.misses(self.capacity(n), self.planned, self._backlog)
+        return self._missed[n]
 
-    wanted = worth.wanted(runs, full, savings, MOST_REPLICAS)
-    at_bound = wanted >= draft.state.spec.scaling.max_replicas or wanted <= bounds.minimum(draft)
-    price.note(draft, capacity(max(1, wanted)), bound=at_bound, cycle=cycle)
-    draft.worth = _in_words(wanted, savings)
+
+def _worth_having(draft: Draft, main: VariantDraft, outlook: Outlook, backlog: float, cycle: Cycle) -> float:
+    """Requests/s of capacity that are worth having: half a replica less, so that rounding up gives the replicas."""
+    levels = _Levels(draft, main, outlook, backlog)
+    spent = price.spending(draft, outlook, levels.unit, levels.full, cycle)
+    levels.planned, levels.price = spent.planned, spent.price
+    wanted = worth.wanted(levels.runs, levels.full, levels.savings, MOST_REPLICAS)
+    least, most = bounds.minimum(draft), draft.state.spec.scaling.max_replicas
+    stays = int(clip(wanted, least, most)) if len(draft.variants) == 1 else wanted
+    at_bound = (wanted >= most) - (wanted <= least)
+    price.note(draft, outlook, spent, levels.capacity(max(1, stays)), at_bound=at_bound, cycle=cycle)
+    draft.worth = _in_words(wanted, levels)
     if wanted > 0:
-        return capacity(wanted) - INSIDE * main.rate
-    return min(draft.demand.rate, INSIDE * main.rate)  # hardly anything, but not nothing
+        return (wanted - INSIDE) * levels.unit if len(draft.variants) > 1 else (wanted - INSIDE) * main.rate
+    return min(draft.demand.work, INSIDE * main.rate)  # hardly anything, but not nothing
 
 
-def _in_words(wanted: int, savings: Callable[[int], list[float]]) -> str:
-    """`the 7th replica saves 1.9 times its cost in misses, an 8th would save 0.3`."""
-    last = max(savings(wanted)) if wanted > 0 else 0.0
-    return f"replica {wanted} saves {last:.2g} times its cost in misses, one more {max(savings(wanted + 1)):.2g}"
+def _in_words(wanted: int, levels: _Levels) -> str:
+    """`replica 7 saves 1.9 times its cost in misses, one more 0.3`."""
+    last = max(levels.savings(wanted)) if wanted > 0 else 0.0
+    return f"replica {wanted} saves {last:.2g} times its cost in misses, one more {max(levels.savings(wanted + 1)):.2g}"
 
 
 def _seen_ratio(draft: Draft) -> float:
@@ -106,7 +137,7 @@ def _seen_ratio(draft: Draft) -> float:
     14 is not let go meanwhile; to start more, a leap has to last.
     """
     least = min((variant.need for variant in draft.variants if variant.need > 1e-9), default=0.0)
-    return draft.demand.rate / least if least and draft.demand.known else 0.0
+    return draft.demand.work / least if least and draft.demand.known else 0.0
 
 
 def describe(variant: VariantDraft) -> str:
@@ -123,17 +154,19 @@ def describe(variant: VariantDraft) -> str:
     return f"{variant.rate:.3g} requests/s ({model.source}: {line}, {edge}{corrected}{full})"
 
 
-def drain_rate(draft: Draft, variant: VariantDraft) -> float:
+def drain_rate(draft: Draft) -> float:
     """Extra requests/s that work off what already waits, within one start-up or a minute.
 
     Counted are the gateway's queue, queues at replicas, and requests in batches beyond what their replicas can hold
     inside the objective: overload by inter-token latency shows no queue at all.
     """
-    view, model = draft.demand, variant.model
+    view = draft.demand
     held = view.waiting + view.queue
-    if model is not None and draft.variants and variant.ready:
-        share = variant.ready / max(1, sum(other.ready for other in draft.variants))
-        held += max(0.0, view.running * share - model.limit * variant.ready)
+    ready = sum(variant.ready for variant in draft.variants)
+    for variant in draft.variants:
+        if variant.model is not None and variant.ready:
+            held += max(0.0, view.running * variant.ready / ready - variant.model.limit * variant.ready)
     if held < 1.0:
         return 0.0
-    return held / max(QUICKEST_DRAIN_S, variant.startup_s)
+    quickest_s = min((variant.startup_s for variant in draft.variants if variant.rate > 0.0), default=0.0)
+    return held / max(QUICKEST_DRAIN_S, quickest_s)

@@ -6,7 +6,6 @@ It lives for one call only. What is remembered goes through `ebbtide.model.memor
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from ebbtide.core.latency import LatencyLine
 from ebbtide.model.memory import (
@@ -22,10 +21,6 @@ from ebbtide.model.plan import Capacity, Condition, Demand, Failure, Forecast, S
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import PoolState, ServiceState, Snapshot, VariantState
 from ebbtide.model.spec import VariantSpec
-
-if TYPE_CHECKING:
-    from ebbtide.core.forecast.outlook import Outlook
-    from ebbtide.core.price import Spending
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +183,9 @@ class Draft:
     forecast_memory: ForecastMemory = field(default_factory=ForecastMemory)
     forecast: Forecast | None = None
     line: Line | None = None
-    outlook: "Outlook | None" = None
+    foreseen: tuple[tuple[float, float, float], ...] = ()  # (seconds ahead, median requests/s, chance of a jump)
+    foreseen_by: str = ""  # the candidate that leads; empty: there is no record of demand to look back on
     budget: BudgetMemory = field(default_factory=BudgetMemory)
-    spending: "Spending | None" = None
     worth: str = ""  # what the next replica and the last one are worth, in words
     moving: bool = False  # demand changes by more than a little within a start-up
     steady: bool = False  # scored, and not moving: neither rising nor falling much within a start-up

@@ -4,8 +4,8 @@ For each replica a small backward recursion over the next three horizons compare
 misses), off (it saves nothing), starting (it costs and saves nothing for one start-up). A start must pay its start-up
 back within what is foreseen; what runs stays while it saves more than it costs, or would soon be started again.
 
-Example: a start-up of 2 steps, 12 steps ahead, cost 1 a step. Savings of 1.3 a step: on for 10 steps they are worth
-13.0 after a cost of 12, so it is started; at 1.1 it is not, and one that runs is kept.
+Example: a start-up of 4 steps, 12 steps ahead, cost 1 a step. Savings of 1.6 a step: for the 8 steps that it is on they
+are worth 12.8 after a cost of 12, so it is started; at 1.1 it is not, and one that runs is kept.
 """
 
 from collections.abc import Callable, Sequence
@@ -63,10 +63,7 @@ def wanted(runs: int, full: int, savings: Callable[[int], Sequence[float]], most
         return on <= off
 
     top = max(runs, min(full, most))
-    if top > runs and not starts(top):
-        top = _highest(starts, runs, top)
-    else:
-        top = _beyond(starts, top, most)
+    top = _highest(starts, runs, top) if top > runs and not starts(top) else _beyond(starts, top, most)
     return top if top > runs else _highest(keeps, 0, runs + 1)
 
 

@@ -19,6 +19,8 @@ def append(samples: tuple[DemandSample, ...], new: DemandSample, horizon_s: floa
     """Keep the newest sample always, older ones at even spacing over the trend's window."""
     window_s = trend_window_s(horizon_s)
     kept = samples
+    while kept and kept[-1].at > new.at:  # the clock was set back
+        kept = kept[:-1]
     if len(kept) >= 2 and new.at - kept[-2].at < window_s / (KEPT_SAMPLES - 4):
         kept = kept[:-1]
     start = 0

@@ -21,6 +21,7 @@ PER_HORIZON = 8  # predictions made in one horizon
 INDEPENDENT = 1.0 / PER_HORIZON  # errors of overlapping predictions are one error
 LOSS_FLOOR = 1e-4  # a log error of 1 % is no worse than none
 WORST_LOSS = 4.0
+NOTHING = 1e-6  # requests/s: what is left of a logarithm's rounding
 MEMORY_S = 6 * 3600.0
 PRIOR_SIGMA, PRIOR_COUNT = 0.35, 4.0  # a forecaster without a record is doubted; soon only the record speaks
 JUMPS, JUMP_COUNT = 0.004, 20.0  # one in 250 to begin with
@@ -30,6 +31,9 @@ _OPEN = struct.Struct(f"<d{len(NAMES) + 1}f")
 
 _bell = [math.exp(-0.5 * ((ERRORS.first + ERRORS.step * i) / PRIOR_SIGMA) ** 2) for i in range(ERRORS.count)]
 PRIOR = [weight / sum(_bell) for weight in _bell]
+
+
+Row = tuple[float, ...]  # second that it is due, what the blend said, what each candidate said
 
 
 @dataclass(slots=True)
@@ -75,7 +79,8 @@ def blend(shares: Sequence[float], said: Sequence[float]) -> float:
     """What all candidates say together: their weighted geometric mean, requests/s."""
     log = sum(share * math.log(value + FLOOR) for share, value in zip(shares, said, strict=True) if share > 1e-6)
     total = sum(share for share in shares if share > 1e-6)
-    return max(0.0, math.exp(log / total) - FLOOR)
+    blended = math.exp(log / total) - FLOOR
+    return blended if blended > NOTHING else 0.0
 
 
 def around(track: Track) -> Spread:
@@ -89,16 +94,26 @@ def _doubt(track: Track) -> float:
     return PRIOR_COUNT / (1.0 + track.counted / PRIOR_COUNT) ** 2
 
 
-def due(memory: TrackMemory, now_s: float, horizon_s: float) -> tuple[list[tuple[float, ...]], bytes, bool]:
+def due(memory: TrackMemory, now_s: float, horizon_s: float, cycle_s: float) -> tuple[list[Row], bytes, bool]:
     """(predictions that are due, those that are not, whether a new one is to be made).
 
-    What came due during a long gap says nothing about that moment and is dropped.
+    What came due during a long gap says nothing about that moment and is dropped; so is what was made for a longer
+    horizon, or by a clock that was set back since.
     """
-    rows = list(_OPEN.iter_unpack(memory.open)) if len(memory.open) % _OPEN.size == 0 else []
-    ripe = [row for row in rows if now_s - 0.5 * horizon_s < row[0] <= now_s]
-    waiting = [row for row in rows if row[0] > now_s]
-    last_made = waiting[-1][0] - horizon_s if waiting else -math.inf
-    return ripe, b"".join(_OPEN.pack(*row) for row in waiting), now_s - last_made >= horizon_s * INDEPENDENT
+    size = len(memory.open) - len(memory.open) % _OPEN.size
+    ripe, first, last_due = [], 0, -math.inf
+    for offset in range(0, size, _OPEN.size):
+        row = _OPEN.unpack_from(memory.open, offset)
+        if row[0] > now_s + horizon_s + 1.0:
+            return [], b"", True
+        if row[0] <= now_s:
+            first = offset + _OPEN.size
+            if now_s - max(0.5 * horizon_s, cycle_s) < row[0]:
+                ripe.append(row)
+        last_due = row[0]
+    still_open = memory.open[first:size]
+    is_due = not still_open or now_s + horizon_s - last_due >= horizon_s / PER_HORIZON
+    return ripe, still_open, is_due
 
 
 def predict(due_at: float, blended: float, said: Sequence[float]) -> bytes:
@@ -106,11 +121,12 @@ def predict(due_at: float, blended: float, said: Sequence[float]) -> bytes:
     return _OPEN.pack(due_at, blended, *said)
 
 
-def score(track: Track, row: tuple[float, ...], load: float, loads: Sequence[float], horizon_s: float) -> None:
-    """Take in what came of one prediction."""
+def score(track: Track, row: Row, load: float, loads: Sequence[float], horizon_s: float, cycle_s: float) -> None:
+    """Take in what came of one prediction. Each counts as the part of a horizon since the last."""
+    weight = max(INDEPENDENT, min(1.0, cycle_s / horizon_s))
     truth = math.log(load + FLOOR)
     error = truth - math.log(row[1] + FLOOR)
-    keep = math.exp(-horizon_s * INDEPENDENT / MEMORY_S)
+    keep = math.exp(-horizon_s * weight / MEMORY_S)
     for index, said in enumerate(row[2:]):
         track.losses[index] = track.losses[index] * keep + min(WORST_LOSS, (truth - math.log(said + FLOOR)) ** 2)
     track.scored = track.scored * keep + 1.0
@@ -125,10 +141,10 @@ def score(track: Track, row: tuple[float, ...], load: float, loads: Sequence[flo
         far *= track.jumps / LOADS.step
         jump = far / (far + near) if far + near > 0.0 else 0.0
     track.errors = [weight * keep for weight in track.errors]
-    ERRORS.add(track.errors, error, INDEPENDENT * (1.0 - jump))
-    track.counted = track.counted * keep + INDEPENDENT
-    track.exposed = track.exposed * keep + INDEPENDENT * above
-    track.jumped = track.jumped * keep + INDEPENDENT * jump
+    ERRORS.add(track.errors, error, weight * (1.0 - jump))
+    track.counted = track.counted * keep + weight
+    track.exposed = track.exposed * keep + weight * above
+    track.jumped = track.jumped * keep + weight * jump
 
 
 def close_track(track: Track, still_open: bytes) -> TrackMemory:

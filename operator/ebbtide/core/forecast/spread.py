@@ -9,6 +9,7 @@ import struct
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from operator import mul
 
 from ebbtide.core.queueing import MISS_EXPONENT
 
@@ -51,20 +52,22 @@ class Scale:
 
     def above(self, weights: Sequence[float], value: float) -> float:
         """The weight of the bins above `value` (a logarithm)."""
-        return sum(weights[max(0, int((value - self.first) / self.step) + 1) :])
+        return sum(weights[max(0, math.floor((value - self.first) / self.step) + 1) :])
 
 
 class Spread:
     """A distribution of loads, ready to be asked. `weights` need not add up to 1."""
 
-    __slots__ = ("_high", "_low", "_scale", "_shares", "mean")
+    __slots__ = ("_high", "_low", "_scale", "_seen", "mean")
 
     def __init__(self, scale: Scale, weights: Sequence[float]) -> None:
         total = sum(weights) or 1.0
         shares = [weight / total for weight in weights]
-        self._scale, self._shares = scale, shares
-        self._low = [0.0, *accumulate(w * v for w, v in zip(shares, scale.powers, strict=True))]
-        self._high = [0.0, *accumulate(w * v for w, v in zip(shares, scale.values, strict=True))]
+        self._scale = scale
+        # sums over the bins from the lowest on: share, share x load, share x load^11
+        self._seen: list[float] = [0.0, *accumulate(shares)]
+        self._high: list[float] = [0.0, *accumulate(map(mul, shares, scale.values))]
+        self._low: list[float] = [0.0, *accumulate(map(mul, shares, scale.powers))]
         self.mean = self._high[-1]
 
     def missed(self, capacity: float, planned: float, floor: float = 0.0) -> float:
@@ -75,7 +78,7 @@ class Spread:
         scale, capacity = self._scale, max(capacity, LEAST_CAPACITY)
         edge = math.log(capacity) - math.log(planned) / MISS_EXPONENT  # above it everything is missed
         least = self._first_above(floor)
-        place = int((edge - scale.first) / scale.step) + 1
+        place = math.floor((edge - scale.first) / scale.step) + 1
         index = max(least, min(place, scale.count))
         partly: float = planned * (self._low[index] - self._low[least]) * math.pow(capacity, -MISS_EXPONENT)
         return partly + self._high[-1] - self._high[index]
@@ -86,18 +89,17 @@ class Spread:
 
     def share_above(self, floor: float) -> float:
         """The share of loads above `floor`."""
-        return sum(self._shares[self._first_above(floor) :])
+        return self._seen[-1] - self._seen[self._first_above(floor)]
 
     def _first_above(self, floor: float) -> int:
         if floor <= 0.0:
             return 0
-        place = int((math.log(floor) - self._scale.first) / self._scale.step) + 1
+        place = math.floor((math.log(floor) - self._scale.first) / self._scale.step) + 1
         return max(0, min(place, self._scale.count))
 
     def below(self, value: float) -> float:
-        """The share of loads below `value`, in whole bins."""
-        place = bisect_right(self._scale.values, value)
-        return sum(self._shares[:place])
+        """The share of loads that are at most `value`, in whole bins."""
+        return self._seen[bisect_right(self._scale.values, value)]
 
 
 ERRORS = Scale(-2.4, 0.1, 49)  # log(load / forecast): a tenth to eleven times

@@ -1,4 +1,4 @@
-"""The forecast step: learn from what came, then say what is expected, as an `Outlook`.
+"""The forecast step: learn from what came, then say what is expected; `outlook` turns it into distributions.
 
 Three horizons are foreseen and scored, each by its own record: a rate window (what runs must carry it), the start-up of
 the variant with most replicas plus a cycle (what is started now will), and three times that (what is kept must still be
@@ -13,13 +13,11 @@ import msgspec
 from ebbtide.core.demand import windows_are_full
 from ebbtide.core.forecast import days, record
 from ebbtide.core.forecast.line import append, fit, trend_window_s
-from ebbtide.core.forecast.outlook import RANGE, Horizon, Outlook
-from ebbtide.core.forecast.spread import FLOOR, LOADS, Spread
+from ebbtide.core.forecast.spread import FLOOR, LOADS
 from ebbtide.core.numeric import clip, significant
 from ebbtide.core.startup import estimate_s
 from ebbtide.core.work import Cycle, Draft, Line
 from ebbtide.model.memory import DemandSample, ForecastMemory, TrackMemory
-from ebbtide.model.plan import Forecast
 
 LEVELS = (3.0, 9.0, 27.0)  # rate windows over which the slow levels are smoothed
 FAR = 3.0  # horizons ahead at which what is kept must still be worth it
@@ -49,39 +47,28 @@ def step(draft: Draft, cycle: Cycle) -> None:
     line = draft.line or Line(draft.demand.work, 0.0, 0.0)
     loads = LOADS.unpack(memory.loads)
     kept = memory.tracks if len(memory.tracks) == len(ahead_s) else (TrackMemory(),) * len(ahead_s)
-    horizons, tracks = [], []
+    foreseen, tracks = [], []
     for each_s, remembered in zip(ahead_s, kept, strict=True):
         track = record.open_track(remembered)
-        ripe, still_open, is_due = record.due(remembered, cycle.now_s, each_s)
+        ripe, still_open, is_due = record.due(remembered, cycle.now_s, each_s, cycle.snapshot.cycle_s)
         for row in ripe if fresh else ():
-            record.score(track, row, draft.demand.work, loads, each_s)
+            record.score(track, row, draft.demand.work, loads, each_s, cycle.snapshot.cycle_s)
         said = candidates(memory, line, cycle.now_s, each_s) if known else [line.level] * len(record.NAMES)
         shares = record.weights(track)
         blended = record.blend(shares, said)
         if fresh and is_due:
             still_open += record.predict(cycle.now_s + each_s, blended, said)
         if draft.demand.quality == "partial":
-            blended = max(blended, draft.demand.rate)  # what is not seen is not nothing
-        horizons.append(Horizon(each_s, blended, record.around(track), 0.0 if _may_rest(draft) else track.jumps))
+            blended = max(blended, draft.demand.work)  # what is not seen is not nothing
+        foreseen.append((each_s, blended, 0.0 if _may_rest(draft) else track.jumps))
         changed = fresh and (ripe or is_due)
         tracks.append(record.close_track(track, still_open) if changed else remembered)
         if known and each_s == horizon_s:
-            leading = record.NAMES[shares.index(max(shares))] if track.scored > 0.0 else "prior"
+            draft.foreseen_by = record.NAMES[shares.index(max(shares))] if track.scored > 0.0 else "prior"
             draft.moving = abs(blended - line.level) > STEADY * line.level
             draft.steady = not draft.moving and track.scored >= SCORED
     draft.forecast_memory = msgspec.structs.replace(memory, tracks=tuple(tracks))
-    draft.outlook = Outlook(horizons, Spread(LOADS, loads))
-    _burst(draft, draft.outlook)
-    if known:
-        draft.forecast = _shown(draft.outlook, leading)
-
-
-def _burst(draft: Draft, outlook: Outlook) -> None:
-    """Arrivals above the range of what was to be expected now are taken for what comes, at once and at every horizon."""
-    now = draft.demand.work
-    if now > outlook.horizons[0].quantile(outlook.loads, 1.0 - RANGE):
-        for each in outlook.horizons:
-            each.median = max(each.median, now)
+    draft.foreseen = tuple(foreseen)
 
 
 def _may_rest(draft: Draft) -> bool:
@@ -100,7 +87,7 @@ def horizon(draft: Draft, cycle: Cycle) -> float:
 def candidates(memory: ForecastMemory, line: Line, now_s: float, ahead_s: float) -> list[float]:
     """What each candidate of `record.NAMES` expects `ahead_s` from now, requests/s."""
     level, trend, growth = line.candidates(ahead_s)
-    slow = memory.levels or (level,) * len(LEVELS)
+    slow = memory.levels if len(memory.levels) == len(LEVELS) else (level,) * len(LEVELS)
     shapes = (_as_before(memory.days, now_s, ahead_s, ago) for ago in (days.DAY_S, 7 * days.DAY_S))
     return [level, *slow, trend, growth, *(slow[1] * shape for shape in shapes)]
 
@@ -158,15 +145,3 @@ def _day(memory: ForecastMemory, rate: float, now_s: float, step_s: float) -> tu
             packed = days.put(packed, memory.slot, requests / seconds)
         requests = seconds = 0.0
     return packed, slot, requests + rate * step_s, seconds + step_s
-
-
-def _shown(outlook: Outlook, method: str) -> Forecast:
-    main, loads = outlook.main, outlook.loads
-    expected = main.expected(loads)
-    return Forecast(
-        round(main.ahead_s, 1),
-        round(expected, 3),
-        round(min(expected, main.quantile(loads, RANGE)), 3),
-        round(max(expected, main.quantile(loads, 1.0 - RANGE)), 3),
-        method,
-    )
