@@ -284,7 +284,6 @@ def _decisive(value: ServiceMemory | PoolMemory) -> ServiceMemory | PoolMemory:
         value,
         forecast=ForecastMemory(),
         budget=BudgetMemory(),
-        queued_at=None,
         recommendations=(),
         variants=variants,
         last_request_at=None,
