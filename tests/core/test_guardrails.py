@@ -584,7 +584,7 @@ def test_not_to_zero_once_the_activators_queue_can_no_longer_be_read():
 
 
 def test_a_variant_whose_target_does_not_exist_is_not_planned_with():
-    state = service([variant("h100", (), 0, exists=False), variant("a100", pods(2, 25.0, "a"))])
+    state = service([variant("h100", (), 0, exists=False), variant("a100", pods(2, HIGH, "a"))])
     decided = settled(snapshot(state, [pool("h100", price="0.10"), pool("a100", price="9.00")])).plan.services[0]
     assert decided.variants[0].wanted == 0
     assert decided.variants[1].wanted > 2

@@ -28,7 +28,7 @@ PRICE_TAU_S = 6 * 3600.0
 TRIM_PER_DAY = 12.0  # e-folds a day at twice the target
 LEAST_TRIM, MOST_TRIM = -1.5, 4.0
 RECORD_TAU_S = 86_400.0
-RECORD_PRIOR = 0.1  # of a day's budget: so many misses must come before more came than planned
+RECORD_PRIOR = 0.05  # of a day's budget: so many misses must come before more came than planned
 SURPRISES = (0.25, 8.0)  # how far a record may move the price
 # At this price of all that is missed, the replicas that the expected load fills are always worth starting.
 WORTH_FILLING = 2.0
@@ -57,16 +57,20 @@ def spending(draft: Draft, outlook: Outlook, rate: float, full: int, cycle: Cycl
     old = draft.memory.budget
     elapsed_s = clip(cycle.now_s - old.at, 0.0, LONGEST_STEP_S) if old.at else cycle.snapshot.cycle_s
     load = outlook.main.expected(outlook.loads)
-    log, weight = old.price_log, old.price_weight
+    log, weight, seconds = old.price_log, old.price_weight, old.price_s
     if load > 0.0 and rate > 0.0:
         # kept as a price of the work that a replica does, so that it outlives a change of the variant that is weighed
         local = math.log(_local(outlook, rate, target, planned) * rate)
         keep = math.exp(-elapsed_s / PRICE_TAU_S)
-        weight = old.price_weight * keep + load * elapsed_s
+        weight, seconds = old.price_weight * keep + load * elapsed_s, old.price_s * keep + elapsed_s
         log = (old.price_log * old.price_weight * keep + local * load * elapsed_s) / max(weight, 1e-12)
     budget = _recorded(draft, old, unbuyable, elapsed_s, cycle)
     draft.budget = msgspec.structs.replace(
-        budget, price_log=round(log, 5), price_weight=round(weight, 2), at=round(cycle.now_s, 1)
+        budget,
+        price_log=round(log, 5),
+        price_weight=round(weight, 2),
+        price_s=round(seconds, 1),
+        at=round(cycle.now_s, 1),
     )
     mean_load = _mean_load(draft.budget, load)
     prior = RECORD_PRIOR * 86_400.0 * target * max(mean_load, 1e-6)
@@ -102,7 +106,7 @@ def note(draft: Draft, outlook: Outlook, spent: Spending, capacity: float, *, at
 
 def _mean_load(budget: BudgetMemory, load: float) -> float:
     """Requests/s over the last hours; the present ones as if there had been an hour of them before."""
-    return (budget.price_weight + 3600.0 * load) / (PRICE_TAU_S + 3600.0) if budget.price_weight else load
+    return (budget.price_weight + 3600.0 * load) / (budget.price_s + 3600.0)
 
 
 def _recorded(draft: Draft, old: BudgetMemory, unbuyable: float, elapsed_s: float, cycle: Cycle) -> BudgetMemory:

@@ -45,6 +45,8 @@ def step(draft: Draft, cycle: Cycle) -> None:
 def _main(draft: Draft) -> VariantDraft | None:
     """The variant whose replicas are weighed: the cheapest for what it carries among those that may grow, else run."""
     able = [variant for variant in draft.variants if variant.rate > 0.0]
+    if len(able) == 1:
+        return able[0]
     return min(able, key=lambda v: (not _may_grow(v), not v.observed, _cost(v) / v.rate, v.index), default=None)
 
 

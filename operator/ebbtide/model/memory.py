@@ -46,7 +46,8 @@ class BudgetMemory(Spec, frozen=True):
     """The price of a miss and how the error budget is spent (see core.price)."""
 
     price_log: float = 0.0  # mean logarithm of the price that would meet the target by itself
-    price_weight: float = 0.0
+    price_weight: float = 0.0  # requests behind it, and in how many seconds they came, both decayed
+    price_s: float = 0.0
     trim: float = 0.0  # logarithm of what planned misses have taught to add to it
     planned: float = 0.0  # misses that were planned, and those that came, decayed
     missed: float = 0.0
