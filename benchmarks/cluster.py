@@ -280,6 +280,7 @@ class Cluster:
         for name in pods[replicas:]:
             self.objects.remove("pods", f"{service.namespace}/{name}")
         del pods[replicas:]
+        self._rendered.clear()  # the next answers have the pods that came, and a share of the load for each
         item["status"] = fleet.workload_status(replicas, item["metadata"]["generation"])
         self.objects.put(plural, item)
         scale = {

@@ -96,7 +96,7 @@ def _work(view: DemandView, sums: _Sums, scale: float, now_s: float) -> float:
 
     Many short answers come in bursts, few long ones in lulls: on real conversations tokens a minute vary by 7 % where
     requests a minute vary by 16 %, and it is tokens that replicas are busy with. An answer in the batch is half done on
-    average: while more come than end, what is generated is of that many more; where far more come, or wait, arrivals count.
+    average: while more come than end, what is generated is of that many more; where far more come or wait, arrivals.
     """
     if sums.hung or not view.lengths_known or sums.generated <= 0.0 or sums.rate <= 0.0:
         return view.rate

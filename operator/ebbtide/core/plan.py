@@ -311,6 +311,7 @@ def _service_memory(draft: Draft, now_s: float) -> ServiceMemory:
         key=memory.key,
         forecast=draft.forecast_memory,
         budget=draft.budget,
+        worth=draft.weighed,
         variants=tuple(variant.memory for variant in draft.variants),
         recommendations=draft.recommendations,
         moves=_moves(draft, now_s),

@@ -7,16 +7,21 @@ another mix of variants that carries as much.
 
 import math
 
-from ebbtide.core import fullness, price, worth
+from ebbtide.core import fullness, price, turns, worth
 from ebbtide.core.capacity import replica_rate
-from ebbtide.core.forecast.outlook import Outlook, look, shown
+from ebbtide.core.forecast.outlook import Outlook, in_figures, look
+from ebbtide.core.forecast.step import foresee
 from ebbtide.core.guardrails import bounds
 from ebbtide.core.numeric import clip
 from ebbtide.core.replicas import healthy
 from ebbtide.core.work import Cycle, Draft, VariantDraft
+from ebbtide.model.memory import WorthMemory
+from ebbtide.model.plan import Forecast
 
 QUICKEST_DRAIN_S = 60.0
 MOST_REPLICAS = 10_000
+NEWS_OF_RATE = 0.02  # relative changes of what one replica carries, and of what comes, that are weighed at once
+NEWS_OF_WORK = 0.05
 INSIDE = 0.5  # of a replica: what is worth having lies between one fewer and as many
 
 
@@ -27,14 +32,13 @@ def step(draft: Draft, cycle: Cycle) -> None:
         variant.rate, variant.concurrency = replica_rate(draft, variant, pool_of)
         variant.full_by = variant.memory.capacity.full_by if variant.rate >= variant.most_rate else ""
         variant.evidence = describe(variant)
-    draft.budget = draft.memory.budget
-    main, outlook, backlog = _main(draft), look(draft), drain_rate(draft)
-    if outlook is not None and draft.foreseen_by:
-        draft.forecast = shown(outlook, draft.foreseen_by)
-    if main is None or outlook is None or not draft.demand.known:
+    draft.budget, draft.weighed = draft.memory.budget, draft.memory.worth
+    main, backlog = _main(draft), drain_rate(draft)
+    if main is None or not draft.demand.known:
         need = backlog + (draft.demand.work if draft.demand.known else 0.0)
     else:
-        need = max(backlog, _worth_having(draft, main, outlook, backlog, cycle))
+        need = max(backlog, _worth_having(draft, main, backlog, cycle))
+    _show(draft)
     for variant in draft.variants:
         variant.need = need
     draft.keep_ratio = max(1.0, _seen_ratio(draft))
@@ -62,12 +66,9 @@ def _cost(variant: VariantDraft) -> float:
 class _Levels:
     """What each further replica saves. A level is a replica; of unlike variants one of the smallest that counts."""
 
-    def __init__(self, draft: Draft, main: VariantDraft, outlook: Outlook, backlog: float) -> None:
-        usable = [v.rate for v in draft.variants if v.rate > 0.0 and (v.sound or _may_grow(v))]
-        self.unit = min([main.rate, *usable])
-        self.full = max(1, math.ceil((outlook.main.expected(outlook.loads) + backlog) / self.unit))
-        carried = sum(healthy(variant) * variant.rate for variant in draft.variants)
-        self.runs = math.floor(carried / self.unit + 1e-6)
+    def __init__(self, draft: Draft, main: VariantDraft, unit: float, outlook: Outlook, backlog: float) -> None:
+        self.unit = unit
+        self.full = max(1, math.ceil((outlook.main.expected(outlook.loads) + backlog) / unit))
         self.planned = self.price = 0.0
         self._draft, self._outlook, self._backlog = draft, outlook, backlog
         self._alone = main if len(draft.variants) == 1 else None
@@ -110,26 +111,68 @@ class _Levels:
         return self._missed[n]
 
 
-def _worth_having(draft: Draft, main: VariantDraft, outlook: Outlook, backlog: float, cycle: Cycle) -> float:
+def _worth_having(draft: Draft, main: VariantDraft, backlog: float, cycle: Cycle) -> float:
     """Requests/s of capacity that are worth having: half a replica less, so that rounding up gives the replicas."""
-    levels = _Levels(draft, main, outlook, backlog)
-    spent = price.spending(draft, outlook, levels.unit, levels.full, cycle)
+    usable = [v.rate for v in draft.variants if v.rate > 0.0 and (v.sound or _may_grow(v))]
+    unit = min([main.rate, *usable])
+    runs = math.floor(sum(healthy(variant) * variant.rate for variant in draft.variants) / unit + 1e-6)
+    if not _holds(draft, unit, runs, backlog, cycle):
+        _weigh(draft, main, unit, runs, backlog, cycle)
+    wanted = draft.weighed.wanted
+    if wanted > 0:
+        return (wanted - INSIDE) * (unit if len(draft.variants) > 1 else main.rate)
+    return min(draft.demand.work, INSIDE * main.rate)  # hardly anything, but not nothing
+
+
+def _holds(draft: Draft, unit: float, runs: int, backlog: float, cycle: Cycle) -> bool:
+    """What was weighed in this turn stands: for as many replicas, about as strong, and as much work but for noise.
+
+    25 requests/s over a minute are 1,500, which vary by 2.6 %: up to 5 % more or fewer is nothing new. 1 request/s is
+    60, and up to 26 % is noise.
+    """
+    made, view, window_s = draft.weighed, draft.demand, cycle.snapshot.rate_window_s
+    if turns.comes(draft.state.spec.key, made.at, cycle.now_s, window_s) or backlog > 0.0 or view.quality == "partial":
+        return False
+    if made.runs != runs or abs(unit - made.unit) > NEWS_OF_RATE * made.unit:
+        return False
+    noise = max(NEWS_OF_WORK * made.work, 2.0 * math.sqrt(made.work / window_s))
+    return abs(view.work - made.work) <= noise
+
+
+def _weigh(draft: Draft, main: VariantDraft, unit: float, runs: int, backlog: float, cycle: Cycle) -> None:
+    """How many are worth having, and what they plan to miss."""
+    if not draft.foreseen:
+        foresee(draft, cycle)
+    outlook = look(draft)
+    levels = _Levels(draft, main, unit, outlook, backlog)
+    spent = price.spending(draft, outlook, unit, levels.full, cycle)
     levels.planned, levels.price = spent.planned, spent.price
-    wanted = worth.wanted(levels.runs, levels.full, levels.savings, MOST_REPLICAS)
+    wanted = worth.wanted(runs, levels.full, levels.savings, MOST_REPLICAS)
     least, most = bounds.minimum(draft), draft.state.spec.scaling.max_replicas
     stays = int(clip(wanted, least, most)) if len(draft.variants) == 1 else wanted
     at_bound = (wanted >= most) - (wanted <= least)
     price.note(draft, outlook, spent, levels.capacity(max(1, stays)), at_bound=at_bound, cycle=cycle)
-    draft.worth = _in_words(wanted, levels)
-    if wanted > 0:
-        return (wanted - INSIDE) * levels.unit if len(draft.variants) > 1 else (wanted - INSIDE) * main.rate
-    return min(draft.demand.work, INSIDE * main.rate)  # hardly anything, but not nothing
+    draft.weighed = WorthMemory(
+        cycle.now_s if backlog <= 0.0 else 0.0,  # with a backlog it is weighed anew in the next cycle
+        draft.demand.work,
+        unit,
+        runs,
+        wanted,
+        round(max(levels.savings(wanted)), 4) if wanted > 0 else 0.0,
+        round(max(levels.savings(wanted + 1)), 4),
+        *in_figures(outlook),
+    )
 
 
-def _in_words(wanted: int, levels: _Levels) -> str:
-    """`replica 7 saves 1.9 times its cost in misses, one more 0.3`."""
-    last = max(levels.savings(wanted)) if wanted > 0 else 0.0
-    return f"replica {wanted} saves {last:.2g} times its cost in misses, one more {max(levels.savings(wanted + 1)):.2g}"
+def _show(draft: Draft) -> None:
+    """`replica 7 saves 1.9 times its cost in misses, one more 0.3`, and the forecast, as when they were made."""
+    made = draft.weighed
+    if draft.foreseen_by and made.horizon_s > 0.0:
+        draft.forecast = Forecast(made.horizon_s, made.expected, made.low, made.high, draft.foreseen_by)
+    if draft.demand.known and made.unit > 0.0:
+        draft.worth = (
+            f"replica {made.wanted} saves {made.saves:.2g} times its cost in misses, one more {made.more_saves:.2g}"
+        )
 
 
 def _seen_ratio(draft: Draft) -> float:

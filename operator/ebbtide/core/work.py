@@ -16,6 +16,7 @@ from ebbtide.model.memory import (
     Recommendation,
     ServiceMemory,
     VariantMemory,
+    WorthMemory,
 )
 from ebbtide.model.plan import Capacity, Condition, Demand, Failure, Forecast, Step
 from ebbtide.model.reasons import Code
@@ -182,10 +183,11 @@ class Draft:
     demand: DemandView = field(default_factory=lambda: DemandView("none"))
     forecast_memory: ForecastMemory = field(default_factory=ForecastMemory)
     forecast: Forecast | None = None
-    line: Line | None = None
+    looked_back: bool = False  # there is a record of recent demand
     foreseen: tuple[tuple[float, float, float], ...] = ()  # (seconds ahead, median requests/s, chance of a jump)
     foreseen_by: str = ""  # the candidate that leads; empty: there is no record of demand to look back on
     budget: BudgetMemory = field(default_factory=BudgetMemory)
+    weighed: WorthMemory = field(default_factory=WorthMemory)
     worth: str = ""  # what the next replica and the last one are worth, in words
     moving: bool = False  # demand changes by more than a little within a start-up
     steady: bool = False  # scored, and not moving: neither rising nor falling much within a start-up

@@ -40,6 +40,26 @@ class ForecastMemory(Spec, frozen=True):
     slot: int = 0  # the ten minutes that run now, and what they had so far
     slot_requests: float = 0.0
     slot_s: float = 0.0
+    turn_at: float = 0.0  # when predictions were last made and the loads noted
+    leader: str = ""  # the candidate that led then, and whether demand moved by more than a little, or was steady
+    moving: bool = False
+    steady: bool = False
+
+
+class WorthMemory(Spec, frozen=True, array_like=True):
+    """What was worth having when it was last weighed, and for what; it holds until the next turn (see core.sizing)."""
+
+    at: float = 0.0  # 0: to be weighed in the next cycle
+    work: float = 0.0  # requests/s that came then
+    unit: float = 0.0  # requests/s that one carries
+    runs: int = 0
+    wanted: int = 0
+    saves: float = 0.0  # by the last one that is wanted, over its cost, and by one more
+    more_saves: float = 0.0
+    horizon_s: float = 0.0  # what was expected then, in requests/s
+    expected: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
 
 
 class BudgetMemory(Spec, frozen=True):
@@ -127,6 +147,7 @@ class ServiceMemory(Spec, frozen=True):
     key: str
     forecast: ForecastMemory = ForecastMemory()
     budget: BudgetMemory = BudgetMemory()
+    worth: WorthMemory = WorthMemory()
     variants: tuple[VariantMemory, ...] = ()
     recommendations: tuple[Recommendation, ...] = ()
     moves: tuple[Recommendation, ...] = ()  # our own changes within the last minutes, for rates

@@ -19,7 +19,15 @@ import msgspec
 
 from ebbtide.clock import unix_time_s
 from ebbtide.errors import ConfigurationError, RetryableError
-from ebbtide.model.memory import MEMORY_VERSION, BudgetMemory, ForecastMemory, Memory, PoolMemory, ServiceMemory
+from ebbtide.model.memory import (
+    MEMORY_VERSION,
+    BudgetMemory,
+    ForecastMemory,
+    Memory,
+    PoolMemory,
+    ServiceMemory,
+    WorthMemory,
+)
 from ebbtide.model.snapshot import WriteReceipt
 
 # Each entry brings the schema from its index to the next version; never edit one that was released, add another
@@ -284,6 +292,7 @@ def _decisive(value: ServiceMemory | PoolMemory) -> ServiceMemory | PoolMemory:
         value,
         forecast=ForecastMemory(),
         budget=BudgetMemory(),
+        worth=WorthMemory(),
         recommendations=(),
         variants=variants,
         last_request_at=None,

@@ -1,6 +1,6 @@
 """What is expected at three horizons, as distributions of load that can be asked what a capacity would miss.
 
-It is made from what a draft foresees and the service's memory when it is needed, and dropped: 10,000 of them are 200 MB.
+It is made from what a draft foresees and the service's memory when it is needed, and dropped: 10,000 are 200 MB.
 """
 
 import math
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ebbtide.core.forecast import record
+from ebbtide.core.forecast.record import NOTHING
 from ebbtide.core.forecast.spread import FLOOR, LOADS, Spread
 from ebbtide.core.work import Draft
-from ebbtide.model.plan import Forecast
 
 RANGE = 0.025  # of what came was below `low` of a forecast, and as much above `high`
 
@@ -33,7 +33,7 @@ class Horizon:
         """Mean requests/s that miss an objective at a capacity in requests/s."""
         if capacity <= 0.0:
             return self.expected(loads)
-        near = self.median * self.around.missed(capacity / self.median, planned) if self.median > 0.0 else 0.0
+        near = self.median * self.around.missed(capacity / self.median, planned) if self.median > NOTHING else 0.0
         near *= 1.0 - self.jumps * loads.share_above(self.median)
         return near + self.jumps * loads.missed(capacity, planned, self.median)
 
@@ -74,13 +74,11 @@ class Outlook:
         )
 
 
-def look(draft: Draft) -> Outlook | None:
-    """What the forecast step left behind, as distributions; None before it has run.
+def look(draft: Draft) -> Outlook:
+    """What is foreseen, as distributions.
 
     Arrivals above the range of what was to be expected now are taken for what comes, at once and at every horizon.
     """
-    if not draft.foreseen:
-        return None
     memory = draft.forecast_memory
     outlook = Outlook(
         [
@@ -96,14 +94,9 @@ def look(draft: Draft) -> Outlook | None:
     return outlook
 
 
-def shown(outlook: Outlook, method: str) -> Forecast:
-    """As status shows it."""
+def in_figures(outlook: Outlook) -> tuple[float, float, float, float]:
+    """(seconds ahead, expected, low, high), as status shows them."""
     main, loads = outlook.main, outlook.loads
     expected = main.expected(loads)
-    return Forecast(
-        round(main.ahead_s, 1),
-        round(expected, 3),
-        round(min(expected, main.quantile(loads, RANGE)), 3),
-        round(max(expected, main.quantile(loads, 1.0 - RANGE)), 3),
-        method,
-    )
+    low, high = main.quantile(loads, RANGE), main.quantile(loads, 1.0 - RANGE)
+    return round(main.ahead_s, 1), round(expected, 3), round(min(expected, low), 3), round(max(expected, high), 3)

@@ -17,8 +17,7 @@ from ebbtide.model.memory import TrackMemory
 NAMES = ("level", "level 3 min", "level 9 min", "level 27 min", "trend", "growth", "yesterday", "last week")
 # Beliefs before any score. The slope is shrunk by its own error already, so a clear ramp may be believed at once.
 BELIEFS = (0.1, 0.05, 0.05, 0.05, 0.3, 0.3, 0.075, 0.075)
-PER_HORIZON = 8  # predictions made in one horizon
-INDEPENDENT = 1.0 / PER_HORIZON  # errors of overlapping predictions are one error
+PER_HORIZON = 8  # predictions made in one horizon, at most: errors of those that overlap are one error
 LOSS_FLOOR = 1e-4  # a log error of 1 % is no worse than none
 WORST_LOSS = 4.0
 NOTHING = 1e-6  # requests/s: what is left of a logarithm's rounding
@@ -27,6 +26,7 @@ PRIOR_SIGMA, PRIOR_COUNT = 0.35, 4.0  # a forecaster without a record is doubted
 JUMPS, JUMP_COUNT = 0.004, 20.0  # one in 250 to begin with
 MOST_JUMPS = 0.9
 SMOOTH = 0.03  # of the density of loads is anywhere: a load never seen before may come too
+_DUE = struct.Struct("<d")
 _OPEN = struct.Struct(f"<d{len(NAMES) + 1}f")
 
 _bell = [math.exp(-0.5 * ((ERRORS.first + ERRORS.step * i) / PRIOR_SIGMA) ** 2) for i in range(ERRORS.count)]
@@ -49,7 +49,7 @@ class Track:
 
     @property
     def jumps(self) -> float:
-        """The chance that the load is not where forecasts leave it but, where that is higher, where it was some time."""
+        """The chance that the load is not where forecasts leave it but where it was some time, if that is higher."""
         return min(MOST_JUMPS, (self.jumped + JUMPS * JUMP_COUNT) / (self.exposed + JUMP_COUNT))
 
 
@@ -66,7 +66,7 @@ def weights(track: Track) -> list[float]:
     if track.scored <= 0.0:
         return list(BELIEFS)
     least = min(track.losses) / track.scored + LOSS_FLOOR
-    half = 0.5 * INDEPENDENT / least
+    half = 0.5 / least
     shares = [
         belief * math.exp(half * (least - LOSS_FLOOR - loss / track.scored) * track.scored)
         for belief, loss in zip(BELIEFS, track.losses, strict=True)
@@ -94,26 +94,38 @@ def _doubt(track: Track) -> float:
     return PRIOR_COUNT / (1.0 + track.counted / PRIOR_COUNT) ** 2
 
 
-def due(memory: TrackMemory, now_s: float, horizon_s: float, cycle_s: float) -> tuple[list[Row], bytes, bool]:
-    """(predictions that are due, those that are not, whether a new one is to be made).
+def any_due(memory: TrackMemory, now_s: float, horizon_s: float) -> bool:
+    """Whether there is anything for `due` to do: the oldest is due, or the newest is of another horizon or clock."""
+    if len(memory.open) < _OPEN.size:
+        return False
+    newest = len(memory.open) // _OPEN.size * _OPEN.size - _OPEN.size
+    (first_s,), (last_s,) = _DUE.unpack_from(memory.open), _DUE.unpack_from(memory.open, newest)
+    return bool(first_s <= now_s or last_s > now_s + horizon_s + 1.0)
+
+
+def is_due(memory: TrackMemory, due_at: float, period_s: float) -> bool:
+    """Whether a prediction for `due_at` is to be made: half a period after the last one at the earliest."""
+    newest = len(memory.open) // _OPEN.size * _OPEN.size - _OPEN.size
+    return newest < 0 or due_at - _DUE.unpack_from(memory.open, newest)[0] >= 0.5 * period_s
+
+
+def due(memory: TrackMemory, now_s: float, horizon_s: float, cycle_s: float) -> tuple[list[Row], bytes]:
+    """(predictions that are due, those that are not).
 
     What came due during a long gap says nothing about that moment and is dropped; so is what was made for a longer
     horizon, or by a clock that was set back since.
     """
     size = len(memory.open) - len(memory.open) % _OPEN.size
-    ripe, first, last_due = [], 0, -math.inf
+    ripe, first = [], 0
     for offset in range(0, size, _OPEN.size):
         row = _OPEN.unpack_from(memory.open, offset)
         if row[0] > now_s + horizon_s + 1.0:
-            return [], b"", True
+            return [], b""
         if row[0] <= now_s:
             first = offset + _OPEN.size
             if now_s - max(0.5 * horizon_s, cycle_s) < row[0]:
                 ripe.append(row)
-        last_due = row[0]
-    still_open = memory.open[first:size]
-    is_due = not still_open or now_s + horizon_s - last_due >= horizon_s / PER_HORIZON
-    return ripe, still_open, is_due
+    return ripe, memory.open[first:size]
 
 
 def predict(due_at: float, blended: float, said: Sequence[float]) -> bytes:
@@ -121,15 +133,16 @@ def predict(due_at: float, blended: float, said: Sequence[float]) -> bytes:
     return _OPEN.pack(due_at, blended, *said)
 
 
-def score(track: Track, row: Row, load: float, loads: Sequence[float], horizon_s: float, cycle_s: float) -> None:
+def score(track: Track, row: Row, load: float, loads: Sequence[float], horizon_s: float, period_s: float) -> None:
     """Take in what came of one prediction. Each counts as the part of a horizon since the last."""
-    weight = max(INDEPENDENT, min(1.0, cycle_s / horizon_s))
+    weight = min(1.0, period_s / horizon_s)
     truth = math.log(load + FLOOR)
     error = truth - math.log(row[1] + FLOOR)
     keep = math.exp(-horizon_s * weight / MEMORY_S)
     for index, said in enumerate(row[2:]):
-        track.losses[index] = track.losses[index] * keep + min(WORST_LOSS, (truth - math.log(said + FLOOR)) ** 2)
-    track.scored = track.scored * keep + 1.0
+        loss = min(WORST_LOSS, (truth - math.log(said + FLOOR)) ** 2)
+        track.losses[index] = track.losses[index] * keep + weight * loss
+    track.scored = track.scored * keep + weight
     total = sum(loads)
     above = LOADS.above(loads, math.log(row[1] + FLOOR)) / total if total > 0.0 else 0.0
     jump = 0.0

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from ebbtide.core import turns
 from ebbtide.core.demand import windows_are_full
 from ebbtide.core.forecast import days, record
 from ebbtide.core.forecast.line import append, fit, trend_window_s
@@ -20,55 +21,102 @@ from ebbtide.core.work import Cycle, Draft, Line
 from ebbtide.model.memory import DemandSample, ForecastMemory, TrackMemory
 
 LEVELS = (3.0, 9.0, 27.0)  # rate windows over which the slow levels are smoothed
+HORIZONS = 3
 FAR = 3.0  # horizons ahead at which what is kept must still be worth it
 LOADS_TAU_S = 86_400.0
 LONGEST_STEP_S = 600.0  # between two cycles: what came during a longer gap nobody knows
 STEADY = 0.1  # relative change within a start-up below which demand counts as steady
-SCORED = 4.0  # predictions, before anything counts as steady
+SCORED = 0.5  # independent predictions, before anything counts as steady
 MOST_BY_HOUR = 4.0  # times the level now that yesterday's shape may make of it
 
 
 def step(draft: Draft, cycle: Cycle) -> None:
-    """Learn from what came, then say what is expected."""
+    """Learn from what came; once a turn say what is expected, and keep it to be scored."""
     for variant in draft.variants:
         variant.startup_s, variant.startup_measured = estimate_s(
             variant.memory.capacity, draft.state.spec.model_parameters_billion
         )
-    horizon_s = horizon(draft, cycle)
-    memory = draft.memory.forecast
-    ahead_s = (min(cycle.snapshot.rate_window_s, horizon_s), horizon_s, FAR * horizon_s)
+    memory, horizon_s = draft.memory.forecast, horizon(draft, cycle)
     fresh = draft.demand.quality in ("fresh", "young") and windows_are_full(draft, cycle)
+    turn = fresh and turns.comes(draft.state.spec.key, memory.turn_at, cycle.now_s, cycle.snapshot.rate_window_s)
     if fresh:
-        memory = _sampled(memory, draft, horizon_s, cycle)
-    known = bool(memory.samples) and abs(cycle.now_s - memory.samples[-1].at) <= trend_window_s(horizon_s)
-    if known:
-        draft.line = fit(memory.samples, horizon_s, cycle.now_s, cycle.snapshot.rate_window_s)
+        memory = _scored(_sampled(memory, draft, horizon_s, cycle), draft, horizon_s, cycle)
+    if turn:
+        memory = _noted(memory, draft.demand.work, cycle.now_s)
+    newest = memory.samples[-1].at if memory.samples else -math.inf
+    draft.looked_back = abs(cycle.now_s - newest) <= trend_window_s(horizon_s)
+    draft.forecast_memory = memory
+    if turn:
+        foresee(draft, cycle, keep=True)
+    elif draft.looked_back:
+        draft.foreseen_by, draft.moving, draft.steady = memory.leader, memory.moving, memory.steady
+
+
+def foresee(draft: Draft, cycle: Cycle, *, keep: bool = False) -> None:
+    """Say what is expected at each horizon; with `keep` it is scored when it is due."""
+    memory, ahead_s = draft.forecast_memory, _ahead_s(horizon(draft, cycle), cycle)
     # samples from before a night at zero, or before an outage, say nothing about now: what comes now is all there is
-    line = draft.line or Line(draft.demand.work, 0.0, 0.0)
-    loads = LOADS.unpack(memory.loads)
-    kept = memory.tracks if len(memory.tracks) == len(ahead_s) else (TrackMemory(),) * len(ahead_s)
+    line = Line(draft.demand.work, 0.0, 0.0)
+    if draft.looked_back:
+        line = fit(memory.samples, ahead_s[1], cycle.now_s, cycle.snapshot.rate_window_s)
     foreseen, tracks = [], []
-    for each_s, remembered in zip(ahead_s, kept, strict=True):
-        track = record.open_track(remembered)
-        ripe, still_open, is_due = record.due(remembered, cycle.now_s, each_s, cycle.snapshot.cycle_s)
-        for row in ripe if fresh else ():
-            record.score(track, row, draft.demand.work, loads, each_s, cycle.snapshot.cycle_s)
-        said = candidates(memory, line, cycle.now_s, each_s) if known else [line.level] * len(record.NAMES)
+    for index, (each_s, kept) in enumerate(zip(ahead_s, _tracks(memory), strict=True)):
+        remembered, track = kept, record.open_track(kept)
+        said = candidates(memory, line, cycle.now_s, each_s) if draft.looked_back else [line.level] * len(record.NAMES)
         shares = record.weights(track)
         blended = record.blend(shares, said)
-        if fresh and is_due:
-            still_open += record.predict(cycle.now_s + each_s, blended, said)
+        if keep and record.is_due(remembered, cycle.now_s + each_s, _period_s(each_s, cycle)):
+            prediction = record.predict(cycle.now_s + each_s, blended, said)
+            remembered = msgspec.structs.replace(remembered, open=remembered.open + prediction)
+        tracks.append(remembered)
         if draft.demand.quality == "partial":
             blended = max(blended, draft.demand.work)  # what is not seen is not nothing
         foreseen.append((each_s, blended, 0.0 if _may_rest(draft) else track.jumps))
-        changed = fresh and (ripe or is_due)
-        tracks.append(record.close_track(track, still_open) if changed else remembered)
-        if known and each_s == horizon_s:
+        if draft.looked_back and index == 1:
             draft.foreseen_by = record.NAMES[shares.index(max(shares))] if track.scored > 0.0 else "prior"
             draft.moving = abs(blended - line.level) > STEADY * line.level
             draft.steady = not draft.moving and track.scored >= SCORED
-    draft.forecast_memory = msgspec.structs.replace(memory, tracks=tuple(tracks))
     draft.foreseen = tuple(foreseen)
+    draft.forecast_memory = msgspec.structs.replace(
+        memory,
+        tracks=tuple(tracks),
+        leader=draft.foreseen_by,
+        moving=draft.moving,
+        steady=draft.steady,
+        turn_at=cycle.now_s if keep else memory.turn_at,
+    )
+
+
+def _ahead_s(horizon_s: float, cycle: Cycle) -> tuple[float, float, float]:
+    return min(cycle.snapshot.rate_window_s, horizon_s), horizon_s, FAR * horizon_s
+
+
+def _tracks(memory: ForecastMemory) -> tuple[TrackMemory, ...]:
+    return memory.tracks if len(memory.tracks) == HORIZONS else (TrackMemory(),) * HORIZONS
+
+
+def _period_s(ahead_s: float, cycle: Cycle) -> float:
+    """Between two predictions: what comes within a rate window says little new."""
+    return max(ahead_s / record.PER_HORIZON, cycle.snapshot.rate_window_s, cycle.snapshot.cycle_s)
+
+
+def _scored(memory: ForecastMemory, draft: Draft, horizon_s: float, cycle: Cycle) -> ForecastMemory:
+    """With the predictions that are due compared to what came."""
+    kept, ahead_s = _tracks(memory), _ahead_s(horizon_s, cycle)
+    if not any(record.any_due(track, cycle.now_s, each_s) for track, each_s in zip(kept, ahead_s, strict=True)):
+        return memory
+    loads = LOADS.unpack(memory.loads)
+    tracks = []
+    for track, each_s in zip(kept, ahead_s, strict=True):
+        if not record.any_due(track, cycle.now_s, each_s):
+            tracks.append(track)
+            continue
+        opened = record.open_track(track)
+        ripe, still_open = record.due(track, cycle.now_s, each_s, cycle.snapshot.cycle_s)
+        for row in ripe:
+            record.score(opened, row, draft.demand.work, loads, each_s, _period_s(each_s, cycle))
+        tracks.append(record.close_track(opened, still_open))
+    return msgspec.structs.replace(memory, tracks=tuple(tracks))
 
 
 def _may_rest(draft: Draft) -> bool:
@@ -101,28 +149,32 @@ def _as_before(packed: bytes, now_s: float, ahead_s: float, ago_s: float) -> flo
 
 
 def _sampled(memory: ForecastMemory, draft: Draft, horizon_s: float, cycle: Cycle) -> ForecastMemory:
-    """The present demand goes into the line's samples, the levels, the loads seen and the day's shape."""
+    """The present demand goes into the line's samples, the levels and the day's shape."""
     view, now_s = draft.demand, cycle.now_s
     gap_s = now_s - memory.samples[-1].at if memory.samples else cycle.snapshot.cycle_s
     step_s = clip(gap_s, 0.0, LONGEST_STEP_S)
     sample = DemandSample(
         round(now_s, 1), significant(view.work), round(view.input_tokens, 1), round(view.output_tokens, 1)
     )
-    loads = LOADS.unpack(memory.loads)
-    keep = math.exp(-step_s / LOADS_TAU_S)
-    loads = [weight * keep for weight in loads]
-    LOADS.add(loads, math.log(view.work + FLOOR), step_s)
     packed, slot, requests, seconds = _day(memory, view.work, now_s, step_s)
     return msgspec.structs.replace(
         memory,
         samples=append(memory.samples, sample, horizon_s),
         levels=_smoothed(memory.levels, view.work, step_s, cycle.snapshot.rate_window_s),
-        loads=LOADS.pack(loads),
         days=packed,
         slot=slot,
         slot_requests=round(requests, 3),
         slot_s=round(seconds, 1),
     )
+
+
+def _noted(memory: ForecastMemory, work: float, now_s: float) -> ForecastMemory:
+    """The present demand goes into the loads seen, for all the time since the last turn."""
+    step_s = clip(now_s - memory.turn_at, 0.0, LONGEST_STEP_S) if memory.turn_at else 1.0
+    keep = math.exp(-step_s / LOADS_TAU_S)
+    loads = [weight * keep for weight in LOADS.unpack(memory.loads)]
+    LOADS.add(loads, math.log(work + FLOOR), step_s)
+    return msgspec.structs.replace(memory, loads=LOADS.pack(loads))
 
 
 def _smoothed(levels: Sequence[float], now: float, step_s: float, window_s: float) -> tuple[float, ...]:
