@@ -56,7 +56,7 @@ def spending(draft: Draft, outlook: Outlook, rate: float, full: int, cycle: Cycl
     planned = PLANNED * max(allowed, 1e-6)
     old = draft.memory.budget
     elapsed_s = clip(cycle.now_s - old.at, 0.0, LONGEST_STEP_S) if old.at else cycle.snapshot.cycle_s
-    load = outlook.main.expected(outlook.loads)
+    load = outlook.main.expected
     log, weight, seconds = old.price_log, old.price_weight, old.price_s
     if load > 0.0 and rate > 0.0:
         # kept as a price of the work that a replica does, so that it outlives a change of the variant that is weighed
@@ -86,10 +86,10 @@ def note(draft: Draft, outlook: Outlook, spent: Spending, capacity: float, *, at
     `at_bound`: 1 at the maximum, where a higher price would buy nothing, -1 at the minimum, where a lower one would
     save nothing.
     """
-    load = outlook.main.expected(outlook.loads)
+    load = outlook.main.expected
     if load <= 0.0:
         return
-    share = min(1.0, outlook.main.missed(outlook.loads, capacity, spent.planned) / load)
+    share = min(1.0, outlook.main.missed(capacity, spent.planned) / load)
     budget, before = draft.budget, draft.memory.budget.at
     step_s = clip(cycle.now_s - before, 0.0, LONGEST_STEP_S) if before else 0.0
     weight = min(1.0, load / max(1e-9, _mean_load(budget, load)))
@@ -143,16 +143,16 @@ def _local(outlook: Outlook, rate: float, target: float, planned: float) -> floa
     replica. 60 requests/s on 12 replicas at 1 %, of which a percent more capacity saves 8 %: 12 / (8 x 0.6) = 2.5
     replica-hours for each request/s that misses for an hour.
     """
-    load = outlook.main.expected(outlook.loads)
+    load = outlook.main.expected
     if load <= 0.0 or rate <= 0.0:
         return 1.0
     low, high = math.log(0.3 * load), math.log(20.0 * load)
     for _ in range(9):
         middle = 0.5 * (low + high)
-        more = outlook.main.missed(outlook.loads, math.exp(middle), planned) > target * load
+        more = outlook.main.missed(math.exp(middle), planned) > target * load
         low, high = (middle, high) if more else (low, middle)
     capacity = math.exp(high)
-    less = outlook.main.missed(outlook.loads, capacity * 1.05, planned)
-    more_missed = outlook.main.missed(outlook.loads, capacity / 1.05, planned)
+    less = outlook.main.missed(capacity * 1.05, planned)
+    more_missed = outlook.main.missed(capacity / 1.05, planned)
     elasticity = math.log(max(more_missed, 1e-12) / max(less, 1e-12)) / (2.0 * math.log(1.05))
     return max(0.3, capacity / rate) / (clip(elasticity, 0.5, 20.0) * target * load)

@@ -68,11 +68,11 @@ class _Levels:
 
     def __init__(self, draft: Draft, main: VariantDraft, unit: float, outlook: Outlook, backlog: float) -> None:
         self.unit = unit
-        self.full = max(1, math.ceil((outlook.main.expected(outlook.loads) + backlog) / unit))
+        self.full = max(1, math.ceil((outlook.main.expected + backlog) / unit))
         self.planned = self.price = 0.0
         self._draft, self._outlook, self._backlog = draft, outlook, backlog
         self._alone = main if len(draft.variants) == 1 else None
-        self._horizons_s = [horizon.ahead_s for horizon in outlook.horizons]
+        self._horizons_s = [outlook.nearest.ahead_s, outlook.main.ahead_s, outlook.far.ahead_s]
         self._step_s = max(1.0, main.startup_s) / worth.START_STEPS
         self._missed: dict[int, tuple[float, ...]] = {}
         self._savings: dict[int, list[float]] = {}
@@ -97,9 +97,11 @@ class _Levels:
                 more = self._missed_at(n + further)
                 saved = [(a - b) / (further + 1) for a, b in zip(fewer, more, strict=True)]
                 best = tuple(map(max, best, saved))
-                if max(more) <= 1e-3 * max(fewer) or n + further > MOST_REPLICAS:
-                    break
                 further = 2 * further + 1
+                # of what still misses, those that come next save no more than all: 8 of 4/s 0.5/s each at best
+                most = 1.0 / (further + 1)
+                if all(a * most <= b for a, b in zip(fewer, best, strict=True)) or n + further > MOST_REPLICAS:
+                    break
             each = [self.price * saving for saving in best]
             found = worth.path(each[0], each[1], each[2], horizons_s=self._horizons_s, step_s=self._step_s)
             self._savings[n] = found
@@ -128,14 +130,14 @@ def _holds(draft: Draft, unit: float, runs: int, backlog: float, cycle: Cycle) -
     """What was weighed in this turn stands: for as many replicas, about as strong, and as much work but for noise.
 
     25 requests/s over a minute are 1,500, which vary by 2.6 %: up to 5 % more or fewer is nothing new. 1 request/s is
-    60, and up to 26 % is noise.
+    60, and up to 39 % is noise.
     """
     made, view, window_s = draft.weighed, draft.demand, cycle.snapshot.rate_window_s
     if turns.comes(draft.state.spec.key, made.at, cycle.now_s, window_s) or backlog > 0.0 or view.quality == "partial":
         return False
     if made.runs != runs or abs(unit - made.unit) > NEWS_OF_RATE * made.unit:
         return False
-    noise = max(NEWS_OF_WORK * made.work, 2.0 * math.sqrt(made.work / window_s))
+    noise = max(NEWS_OF_WORK * made.work, 3.0 * math.sqrt(made.work / window_s))
     return abs(view.work - made.work) <= noise
 
 

@@ -4,7 +4,6 @@ It is made from what a draft foresees and the service's memory when it is needed
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ebbtide.core.forecast import record
@@ -15,62 +14,65 @@ from ebbtide.core.work import Draft
 RANGE = 0.025  # of what came was below `low` of a forecast, and as much above `high`
 
 
-@dataclass(slots=True)
 class Horizon:
     """One horizon: `around` the median by past errors or, at a chance of `jumps`, at a higher load seen before."""
 
-    ahead_s: float
-    median: float  # requests/s
-    around: Spread
-    jumps: float
+    __slots__ = ("_above", "_around", "_jumps", "_least", "_loads", "ahead_s", "expected", "median")
 
-    def expected(self, loads: Spread) -> float:
-        """Mean requests/s."""
-        near = 1.0 - self.jumps * loads.share_above(self.median)
-        return near * self.median * self.around.mean + self.jumps * loads.mean_above(self.median)
+    def __init__(self, ahead_s: float, median: float, around: Spread, jumps: float, loads: Spread) -> None:
+        self.ahead_s, self.median = ahead_s, median  # requests/s
+        self._around, self._jumps, self._loads = around, jumps, loads
+        self._least = loads.first_above(median)
+        self._above = loads.share_above(median)
+        near = (1.0 - jumps * self._above) * median * around.mean
+        self.expected = near + jumps * loads.mean_above(median)  # mean requests/s
 
-    def missed(self, loads: Spread, capacity: float, planned: float) -> float:
+    def raised(self, median: float) -> "Horizon":
+        """The same around a higher median."""
+        if median <= self.median:
+            return self
+        return Horizon(self.ahead_s, median, self._around, self._jumps, self._loads)
+
+    def missed(self, capacity: float, planned: float) -> float:
         """Mean requests/s that miss an objective at a capacity in requests/s."""
         if capacity <= 0.0:
-            return self.expected(loads)
-        near = self.median * self.around.missed(capacity / self.median, planned) if self.median > NOTHING else 0.0
-        near *= 1.0 - self.jumps * loads.share_above(self.median)
-        return near + self.jumps * loads.missed(capacity, planned, self.median)
+            return self.expected
+        missed = self._jumps * self._loads.missed(capacity, planned, self._least) if self._above > 0.0 else 0.0
+        if self.median > NOTHING:
+            near = self.median * self._around.missed(capacity / self.median, planned)
+            missed += near * (1.0 - self._jumps * self._above)
+        return missed
 
-    def below(self, loads: Spread, rate: float) -> float:
+    def below(self, rate: float) -> float:
         """The chance that no more than `rate` requests/s come."""
-        above = loads.share_above(self.median)
-        near = self.around.below((rate + FLOOR) / (self.median + FLOOR))
-        jumped = above - loads.share_above(max(rate, self.median))
-        return (1.0 - self.jumps * above) * near + self.jumps * jumped
+        near = self._around.below((rate + FLOOR) / (self.median + FLOOR))
+        jumped = self._above - self._loads.share_above(max(rate, self.median))
+        return (1.0 - self._jumps * self._above) * near + self._jumps * jumped
 
-    def quantile(self, loads: Spread, share: float) -> float:
+    def quantile(self, share: float) -> float:
         """Requests/s that are not exceeded with this probability, within 10 %: the width of a bin."""
-        low, high = math.log(self.median + FLOOR) - 3.0, math.log(max(self.median + FLOOR, loads.mean)) + 3.0
+        low, high = math.log(self.median + FLOOR) - 3.0, math.log(max(self.median + FLOOR, self._loads.mean)) + 3.0
         for _ in range(6):
             middle = 0.5 * (low + high)
-            low, high = (middle, high) if self.below(loads, math.exp(middle)) < share else (low, middle)
+            low, high = (middle, high) if self.below(math.exp(middle)) < share else (low, middle)
         return math.exp(high)
 
 
 @dataclass(slots=True)
 class Outlook:
-    """The horizons, nearest first, and the loads that a jump may lead to."""
+    """The horizons, nearest first."""
 
-    horizons: Sequence[Horizon]
-    loads: Spread
+    nearest: Horizon
+    main: Horizon  # when a replica that is started now is ready
+    far: Horizon
 
-    @property
-    def main(self) -> Horizon:
-        """When a replica that is started now is ready."""
-        return self.horizons[1]
-
-    def misses(self, capacity: float, planned: float, backlog: float = 0.0) -> tuple[float, ...]:
+    def misses(self, capacity: float, planned: float, backlog: float = 0.0) -> tuple[float, float, float]:
         """Requests/s that miss at each horizon; `backlog` requests/s of capacity are taken up by what already waits."""
-        last = len(self.horizons) - 1
-        return tuple(
-            horizon.missed(self.loads, capacity - (backlog if index < last else 0.0), planned)
-            for index, horizon in enumerate(self.horizons)
+        left = capacity - backlog
+        return (
+            self.nearest.missed(left, planned),
+            self.main.missed(left, planned),
+            self.far.missed(capacity, planned),
         )
 
 
@@ -79,24 +81,20 @@ def look(draft: Draft) -> Outlook:
 
     Arrivals above the range of what was to be expected now are taken for what comes, at once and at every horizon.
     """
-    memory = draft.forecast_memory
-    outlook = Outlook(
-        [
-            Horizon(ahead_s, median, record.around(record.open_track(track)), jumps)
-            for (ahead_s, median, jumps), track in zip(draft.foreseen, memory.tracks, strict=True)
-        ],
-        Spread(LOADS, LOADS.unpack(memory.loads)),
-    )
-    now = draft.demand.work
-    if outlook.horizons[0].below(outlook.loads, now) > 1.0 - RANGE:
-        for each in outlook.horizons:
-            each.median = max(each.median, now)
-    return outlook
+    memory, now = draft.forecast_memory, draft.demand.work
+    loads = Spread(LOADS, LOADS.unpack(memory.loads))
+    kept = record.tracks_of(memory, len(draft.foreseen))
+    horizons = [
+        Horizon(ahead_s, median, record.around(record.open_track(track)), jumps, loads)
+        for (ahead_s, median, jumps), track in zip(draft.foreseen, kept, strict=True)
+    ]
+    if horizons[0].below(now) > 1.0 - RANGE:
+        horizons = [horizon.raised(now) for horizon in horizons]
+    return Outlook(*horizons)
 
 
 def in_figures(outlook: Outlook) -> tuple[float, float, float, float]:
     """(seconds ahead, expected, low, high), as status shows them."""
-    main, loads = outlook.main, outlook.loads
-    expected = main.expected(loads)
-    low, high = main.quantile(loads, RANGE), main.quantile(loads, 1.0 - RANGE)
+    main = outlook.main
+    expected, low, high = main.expected, main.quantile(RANGE), main.quantile(1.0 - RANGE)
     return round(main.ahead_s, 1), round(expected, 3), round(min(expected, low), 3), round(max(expected, high), 3)

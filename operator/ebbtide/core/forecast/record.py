@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ebbtide.core.forecast.spread import ERRORS, FLOOR, LOADS, Spread
-from ebbtide.model.memory import TrackMemory
+from ebbtide.model.memory import ForecastMemory, TrackMemory
 
 NAMES = ("level", "level 3 min", "level 9 min", "level 27 min", "trend", "growth", "yesterday", "last week")
 # Beliefs before any score. The slope is shrunk by its own error already, so a clear ramp may be believed at once.
@@ -51,6 +51,11 @@ class Track:
     def jumps(self) -> float:
         """The chance that the load is not where forecasts leave it but where it was some time, if that is higher."""
         return min(MOST_JUMPS, (self.jumped + JUMPS * JUMP_COUNT) / (self.exposed + JUMP_COUNT))
+
+
+def tracks_of(memory: ForecastMemory, horizons: int) -> tuple[TrackMemory, ...]:
+    """The record of each horizon; empty ones for what another release kept."""
+    return memory.tracks if len(memory.tracks) == horizons else (TrackMemory(),) * horizons
 
 
 def open_track(memory: TrackMemory) -> Track:

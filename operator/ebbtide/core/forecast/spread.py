@@ -70,28 +70,31 @@ class Spread:
         self._low: list[float] = [0.0, *accumulate(map(mul, shares, scale.powers))]
         self.mean = self._high[-1]
 
-    def missed(self, capacity: float, planned: float, floor: float = 0.0) -> float:
-        """Mean of load x min(1, planned x (load / capacity)^10), over loads above `floor` only.
+    def missed(self, capacity: float, planned: float, least: int = 0) -> float:
+        """Mean of load x min(1, planned x (load / capacity)^10), over the bins from `least` on (see `first_above`).
 
         Always 1 at a capacity of 1 and 1 % planned: 0.01. Half the time 2: it misses 2 x min(1, 10.24), so 1.0 in all.
         """
-        scale, capacity = self._scale, max(capacity, LEAST_CAPACITY)
+        scale = self._scale
+        capacity = max(capacity, LEAST_CAPACITY)
         edge = math.log(capacity) - math.log(planned) / MISS_EXPONENT  # above it everything is missed
-        least = self._first_above(floor)
-        place = math.floor((edge - scale.first) / scale.step) + 1
-        index = max(least, min(place, scale.count))
-        partly: float = planned * (self._low[index] - self._low[least]) * math.pow(capacity, -MISS_EXPONENT)
-        return partly + self._high[-1] - self._high[index]
+        index = int((edge - scale.first) / scale.step + 1.0) if edge > scale.first else 0
+        index = min(index, scale.count)
+        if index <= least:
+            return self.mean - self._high[least]
+        partly: float = planned * (self._low[index] - self._low[least]) * capacity**-MISS_EXPONENT
+        return partly + self.mean - self._high[index]
 
     def mean_above(self, floor: float) -> float:
         """Sum of share x load over loads above `floor`."""
-        return self._high[-1] - self._high[self._first_above(floor)]
+        return self.mean - self._high[self.first_above(floor)]
 
     def share_above(self, floor: float) -> float:
         """The share of loads above `floor`."""
-        return self._seen[-1] - self._seen[self._first_above(floor)]
+        return self._seen[-1] - self._seen[self.first_above(floor)]
 
-    def _first_above(self, floor: float) -> int:
+    def first_above(self, floor: float) -> int:
+        """The lowest bin above `floor`; `count` where there is none."""
         if floor <= 0.0:
             return 0
         place = math.floor((math.log(floor) - self._scale.first) / self._scale.step) + 1

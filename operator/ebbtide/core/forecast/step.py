@@ -18,7 +18,7 @@ from ebbtide.core.forecast.spread import FLOOR, LOADS
 from ebbtide.core.numeric import clip, significant
 from ebbtide.core.startup import estimate_s
 from ebbtide.core.work import Cycle, Draft, Line
-from ebbtide.model.memory import DemandSample, ForecastMemory, TrackMemory
+from ebbtide.model.memory import DemandSample, ForecastMemory
 
 LEVELS = (3.0, 9.0, 27.0)  # rate windows over which the slow levels are smoothed
 HORIZONS = 3
@@ -53,14 +53,14 @@ def step(draft: Draft, cycle: Cycle) -> None:
 
 
 def foresee(draft: Draft, cycle: Cycle, *, keep: bool = False) -> None:
-    """Say what is expected at each horizon; with `keep` it is scored when it is due."""
+    """Say what is expected at each horizon; with `keep` it is remembered, and scored when it is due."""
     memory, ahead_s = draft.forecast_memory, _ahead_s(horizon(draft, cycle), cycle)
     # samples from before a night at zero, or before an outage, say nothing about now: what comes now is all there is
     line = Line(draft.demand.work, 0.0, 0.0)
     if draft.looked_back:
         line = fit(memory.samples, ahead_s[1], cycle.now_s, cycle.snapshot.rate_window_s)
     foreseen, tracks = [], []
-    for index, (each_s, kept) in enumerate(zip(ahead_s, _tracks(memory), strict=True)):
+    for index, (each_s, kept) in enumerate(zip(ahead_s, record.tracks_of(memory, HORIZONS), strict=True)):
         remembered, track = kept, record.open_track(kept)
         said = candidates(memory, line, cycle.now_s, each_s) if draft.looked_back else [line.level] * len(record.NAMES)
         shares = record.weights(track)
@@ -77,22 +77,19 @@ def foresee(draft: Draft, cycle: Cycle, *, keep: bool = False) -> None:
             draft.moving = abs(blended - line.level) > STEADY * line.level
             draft.steady = not draft.moving and track.scored >= SCORED
     draft.foreseen = tuple(foreseen)
-    draft.forecast_memory = msgspec.structs.replace(
-        memory,
-        tracks=tuple(tracks),
-        leader=draft.foreseen_by,
-        moving=draft.moving,
-        steady=draft.steady,
-        turn_at=cycle.now_s if keep else memory.turn_at,
-    )
+    if keep:
+        draft.forecast_memory = msgspec.structs.replace(
+            memory,
+            tracks=tuple(tracks),
+            leader=draft.foreseen_by,
+            moving=draft.moving,
+            steady=draft.steady,
+            turn_at=cycle.now_s,
+        )
 
 
 def _ahead_s(horizon_s: float, cycle: Cycle) -> tuple[float, float, float]:
     return min(cycle.snapshot.rate_window_s, horizon_s), horizon_s, FAR * horizon_s
-
-
-def _tracks(memory: ForecastMemory) -> tuple[TrackMemory, ...]:
-    return memory.tracks if len(memory.tracks) == HORIZONS else (TrackMemory(),) * HORIZONS
 
 
 def _period_s(ahead_s: float, cycle: Cycle) -> float:
@@ -102,7 +99,7 @@ def _period_s(ahead_s: float, cycle: Cycle) -> float:
 
 def _scored(memory: ForecastMemory, draft: Draft, horizon_s: float, cycle: Cycle) -> ForecastMemory:
     """With the predictions that are due compared to what came."""
-    kept, ahead_s = _tracks(memory), _ahead_s(horizon_s, cycle)
+    kept, ahead_s = record.tracks_of(memory, HORIZONS), _ahead_s(horizon_s, cycle)
     if not any(record.any_due(track, cycle.now_s, each_s) for track, each_s in zip(kept, ahead_s, strict=True)):
         return memory
     loads = LOADS.unpack(memory.loads)
