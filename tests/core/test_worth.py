@@ -5,6 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebbtide.core.worth import START_STEPS, STEPS, path, states, wanted
+from ebbtide.model.spec import Objectives
+from tests.builders import Fleet, spec, variant_spec
 
 
 @pytest.mark.parametrize(
@@ -61,3 +63,17 @@ def one_by_one(runs, savings):
 def test_the_search_finds_what_looking_at_each_finds_wherever_it_begins(runs, peak, wrong):
     full = max(0, int(peak) + wrong)
     assert wanted(runs, full, falling(peak), 10_000) == one_by_one(runs, falling(peak))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attainment", [0.80, 0.90, 0.95])
+def test_after_ten_quiet_hours_a_higher_load_still_gets_the_replicas_that_it_fills(attainment):
+    """40 requests/s miss nothing for so long that a miss gets cheap; 90 then come, and are not missed for its sake."""
+    objectives = Objectives(ttft_s=1.0, itl_s=0.05, attainment=attainment)
+    fleet = Fleet(spec(variants=[variant_spec()], objectives=objectives), {"h100": 3})
+    fleet.run(40.0, 10 * 3600)
+    assert min(fleet.history[-360:]) >= 2, "25 requests/s each"
+    fleet.history.clear()
+    fleet.run(90.0, 1200)
+    assert min(fleet.history[6:]) >= 3
+    assert fleet.total == 4
