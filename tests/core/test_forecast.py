@@ -12,7 +12,7 @@ from ebbtide.core.forecast import days, record
 from ebbtide.core.forecast.line import fit
 from ebbtide.core.forecast.spread import ERRORS, LOADS, Spread
 from ebbtide.model.memory import DemandSample, TrackMemory
-from tests.builders import NOW, Loop, pods, service, snapshot, variant
+from tests.builders import NOW, OUTPUT_TOKENS, Loop, pods, service, snapshot, variant
 
 MAIN = 1  # of the three horizons: the start-up
 
@@ -103,7 +103,7 @@ def test_what_yesterday_had_at_this_hour_is_remembered():
     while loop.now_s % 86_400.0 != 8 * 3600.0 or loop.now_s < 86_400.0 * 20_001:
         loop.run(snapshot(service(variant("h100", pods(4, daily(loop.now_s) / 4))), cycle_s=30.0))
     remembered = loop.memory.services[0].forecast.days
-    assert days.at(remembered, loop.now_s - 86_400.0 + 1200.0) == pytest.approx(40.0, rel=0.04)
+    assert days.at(remembered, loop.now_s - 86_400.0 + 1200.0) == pytest.approx(40.0 * OUTPUT_TOKENS, rel=0.04)
 
 
 def test_memory_of_a_service_stays_small():
@@ -122,7 +122,7 @@ def test_the_first_minute_of_a_fleet_is_no_trend():
 
 def test_a_slope_within_its_own_noise_counts_little():
     noise = random.Random(1)
-    samples = [DemandSample(NOW + 10.0 * i, 40.0 + noise.uniform(-6, 6), 1000, 200) for i in range(20)]
+    samples = [DemandSample(NOW + 10.0 * i, 40.0 + noise.uniform(-6, 6), 1000, 1) for i in range(20)]
     line = fit(samples, 100.0, samples[-1].at, 60.0)
     assert abs(line.slope * 100.0) < 6.0
 

@@ -26,7 +26,7 @@ from ebbtide.model.spec import VariantSpec
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What the recent past says: the level now, the slope over a long and over a short while (requests/s a second)."""
+    """What the recent past says: the level now (output tokens/s), and its slope over a long and over a short while."""
 
     level: float
     slope: float
@@ -137,7 +137,7 @@ class DemandView:
 
     quality: str  # "fresh", "young", "partial", "stale", "missing", "none" (nothing runs)
     rate: float = 0.0  # requests/s, with those that were refused as far as they count
-    work: float = 0.0  # the same as work: output tokens/s, in requests of the mean length
+    work: float = 0.0  # output tokens/s, in requests/s of the mean length
     refused: float = 0.0  # requests/s that engines refused, and how many of them count
     counted: float = 0.0
     kv_usage: float | None = None  # 0..1, of the fullest pod
@@ -162,6 +162,11 @@ class DemandView:
         return self.quality in ("fresh", "young", "partial") and self.pods_read > 0
 
     @property
+    def tokens(self) -> float:
+        """Work in output tokens/s."""
+        return self.work * self.output_tokens
+
+    @property
     def admitted(self) -> float:
         """Requests/s that engines took."""
         return max(0.0, self.rate - self.counted)
@@ -184,7 +189,7 @@ class Draft:
     forecast_memory: ForecastMemory = field(default_factory=ForecastMemory)
     forecast: Forecast | None = None
     looked_back: bool = False  # there is a record of recent demand
-    foreseen: tuple[tuple[float, float, float], ...] = ()  # (seconds ahead, median requests/s, chance of a jump)
+    foreseen: tuple[tuple[float, float, float], ...] = ()  # (seconds ahead, median tokens/s, chance of a jump)
     foreseen_by: str = ""  # the candidate that leads; empty: there is no record of demand to look back on
     budget: BudgetMemory = field(default_factory=BudgetMemory)
     weighed: WorthMemory = field(default_factory=WorthMemory)

@@ -33,12 +33,12 @@ class ForecastMemory(Spec, frozen=True):
     """Recent demand, slow levels, the record of each horizon, and what loads there were."""
 
     samples: tuple[DemandSample, ...] = ()
-    levels: tuple[float, ...] = ()  # requests/s, smoothed over ever longer times
+    levels: tuple[float, ...] = ()  # output tokens/s, smoothed over ever longer times
     tracks: tuple[TrackMemory, ...] = ()
     loads: bytes = b""  # seconds at each load, as a histogram, slowly forgotten
-    days: bytes = b""  # requests/s by ten minutes of the last eight days
+    days: bytes = b""  # tokens/s by ten minutes of the last eight days
     slot: int = 0  # the ten minutes that run now, and what they had so far
-    slot_requests: float = 0.0
+    slot_tokens: float = 0.0
     slot_s: float = 0.0
     turn_at: float = 0.0  # when predictions were last made and the loads noted
     leader: str = ""  # the candidate that led then, and whether demand moved by more than a little, or was steady

@@ -10,12 +10,12 @@ SLOT_S = 600.0
 SLOTS = 144
 DAYS = 8
 DAY_S = 86_400.0
-_STEP, _ONE = 0.06, 80  # 80 stands for 1 request/s, 255 for 36,000, 1 for less than one in 100 s, 0 for unknown
+_STEP, _ONE = 0.06, 1  # 1 stands for 1 token/s or less, 255 for 4 million, 0 for unknown
 SIZE = SLOTS * DAYS
 
 
 def at(packed: bytes, moment_s: float) -> float | None:
-    """Requests/s around that moment, between the middles of two slots; None where one of them is unknown."""
+    """Tokens/s around that moment, between the middles of two slots; None where one of them is unknown."""
     place = moment_s / SLOT_S - 0.5
     first = math.floor(place)
     before, after = _slot(packed, first), _slot(packed, first + 1)
@@ -25,7 +25,7 @@ def at(packed: bytes, moment_s: float) -> float | None:
 
 
 def put(packed: bytes, slot: int, mean: float) -> bytes:
-    """With the mean requests/s of that slot (600 s from `slot` x 600 s unix); the eight days before it stay."""
+    """With the mean tokens/s of that slot (600 s from `slot` x 600 s unix); the eight days before it stay."""
     data = bytearray(packed if len(packed) == SIZE else SIZE)
     data[slot % SIZE] = min(255, max(1, round(_ONE + math.log(max(mean, 1e-8)) / _STEP)))
     return bytes(data)

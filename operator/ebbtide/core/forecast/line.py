@@ -15,6 +15,11 @@ def trend_window_s(horizon_s: float) -> float:
     return clip(2.0 * horizon_s, 120.0, 900.0)
 
 
+def tokens(sample: DemandSample) -> float:
+    """Output tokens/s."""
+    return sample.requests_per_second * sample.output_tokens
+
+
 def append(samples: tuple[DemandSample, ...], new: DemandSample, horizon_s: float) -> tuple[DemandSample, ...]:
     """Keep the newest sample always, older ones at even spacing over the trend's window."""
     window_s = trend_window_s(horizon_s)
@@ -31,7 +36,7 @@ def append(samples: tuple[DemandSample, ...], new: DemandSample, horizon_s: floa
 
 def fit(samples: Sequence[DemandSample], horizon_s: float, now_s: float, rate_window_s: float) -> Line:
     """The level now, and slopes over about a horizon and over about a rate window."""
-    newest = samples[-1].requests_per_second
+    newest = tokens(samples[-1])
     span_s = samples[-1].at - samples[0].at
     if len(samples) < 4 or span_s < 0.5 * rate_window_s:
         return Line(newest, 0.0, 0.0)
@@ -50,7 +55,7 @@ def _slope(
     """(mean, slope, how far the slope stands out of its own error 0..1), newer samples weighing more."""
     s_w = s_x = s_y = s_xx = s_xy = s_yy = 0.0
     for sample in samples:
-        x, y = sample.at - now_s, sample.requests_per_second
+        x, y = sample.at - now_s, tokens(sample)
         w = math.exp(x / tau_s)
         s_w, s_x, s_y = s_w + w, s_x + w * x, s_y + w * y
         s_xx, s_xy, s_yy = s_xx + w * x * x, s_xy + w * x * y, s_yy + w * y * y
@@ -60,6 +65,7 @@ def _slope(
     # Rates over a window overlap when read every few seconds: only span / window of them are independent.
     independent = max(1.0, min(-samples[0].at + now_s, 2.0 * tau_s) / rate_window_s)
     residual = max(0.0, s_yy / s_w - mean_y * mean_y - slope * slope * spread)
-    error = max(residual, mean_y / rate_window_s) / independent / spread
+    length = max(1.0, samples[-1].output_tokens)  # requests come by chance, 64 are off by 8
+    error = max(residual, mean_y * length / rate_window_s) / independent / spread
     kept = slope * slope / (slope * slope + 2.0 * error) if slope else 0.0
     return mean_y, slope, kept

@@ -15,43 +15,52 @@ RANGE = 0.025  # of what came was below `low` of a forecast, and as much above `
 
 
 class Horizon:
-    """One horizon: `around` the median by past errors or, at a chance of `jumps`, at a higher load seen before."""
+    """One horizon: `around` the median by past errors or, at a chance of `jumps`, at a higher load seen before.
 
-    __slots__ = ("_above", "_around", "_jumps", "_least", "_loads", "ahead_s", "expected", "median")
+    It is kept in tokens/s, and asked and answers in requests/s of `length` tokens each.
+    """
 
-    def __init__(self, ahead_s: float, median: float, around: Spread, jumps: float, loads: Spread) -> None:
-        self.ahead_s, self.median = ahead_s, median  # requests/s
+    __slots__ = ("_above", "_around", "_jumps", "_least", "_length", "_loads", "_median", "ahead_s", "expected")
+
+    def __init__(
+        self, ahead_s: float, median: float, around: Spread, jumps: float, loads: Spread, length: float
+    ) -> None:
+        self.ahead_s, self._median, self._length = ahead_s, median, length
         self._around, self._jumps, self._loads = around, jumps, loads
         self._least = loads.first_above(median)
         self._above = loads.share_above(median)
         near = (1.0 - jumps * self._above) * median * around.mean
-        self.expected = near + jumps * loads.mean_above(median)  # mean requests/s
+        self.expected = (near + jumps * loads.mean_above(median)) / length  # mean requests/s
 
-    def raised(self, median: float) -> "Horizon":
-        """The same around a higher median."""
-        if median <= self.median:
+    def raised(self, rate: float) -> "Horizon":
+        """The same around a median of at least so many requests/s."""
+        median = rate * self._length
+        if median <= self._median:
             return self
-        return Horizon(self.ahead_s, median, self._around, self._jumps, self._loads)
+        return Horizon(self.ahead_s, median, self._around, self._jumps, self._loads, self._length)
 
     def missed(self, capacity: float, planned: float) -> float:
         """Mean requests/s that miss an objective at a capacity in requests/s."""
         if capacity <= 0.0:
             return self.expected
-        missed = self._jumps * self._loads.missed(capacity, planned, self._least) if self._above > 0.0 else 0.0
-        if self.median > NOTHING:
-            near = self.median * self._around.missed(capacity / self.median, planned)
+        carried = capacity * self._length
+        missed = self._jumps * self._loads.missed(carried, planned, self._least) if self._above > 0.0 else 0.0
+        if self._median > NOTHING:
+            near = self._median * self._around.missed(carried / self._median, planned)
             missed += near * (1.0 - self._jumps * self._above)
-        return missed
+        return missed / self._length
 
     def below(self, rate: float) -> float:
         """The chance that no more than `rate` requests/s come."""
-        near = self._around.below((rate + FLOOR) / (self.median + FLOOR))
-        jumped = self._above - self._loads.share_above(max(rate, self.median))
+        load = rate * self._length
+        near = self._around.below((load + FLOOR) / (self._median + FLOOR))
+        jumped = self._above - self._loads.share_above(max(load, self._median))
         return (1.0 - self._jumps * self._above) * near + self._jumps * jumped
 
     def quantile(self, share: float) -> float:
         """Requests/s that are not exceeded with this probability, within 10 %: the width of a bin."""
-        low, high = math.log(self.median + FLOOR) - 3.0, math.log(max(self.median + FLOOR, self._loads.mean)) + 3.0
+        middle = self._median + FLOOR
+        low, high = math.log(middle / self._length) - 3.0, math.log(max(middle, self._loads.mean) / self._length) + 3.0
         for _ in range(6):
             middle = 0.5 * (low + high)
             low, high = (middle, high) if self.below(math.exp(middle)) < share else (low, middle)
@@ -85,7 +94,7 @@ def look(draft: Draft) -> Outlook:
     loads = Spread(LOADS, LOADS.unpack(memory.loads))
     kept = record.tracks_of(memory, len(draft.foreseen))
     horizons = [
-        Horizon(ahead_s, median, record.around(record.open_track(track)), jumps, loads)
+        Horizon(ahead_s, median, record.around(record.open_track(track)), jumps, loads, draft.demand.output_tokens)
         for (ahead_s, median, jumps), track in zip(draft.foreseen, kept, strict=True)
     ]
     if horizons[0].below(now) > 1.0 - RANGE:

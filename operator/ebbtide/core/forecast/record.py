@@ -20,7 +20,7 @@ BELIEFS = (0.1, 0.05, 0.05, 0.05, 0.3, 0.3, 0.075, 0.075)
 PER_HORIZON = 8  # predictions made in one horizon, at most: errors of those that overlap are one error
 LOSS_FLOOR = 1e-4  # a log error of 1 % is no worse than none
 WORST_LOSS = 4.0
-NOTHING = 1e-6  # requests/s: what is left of a logarithm's rounding
+NOTHING = 1e-6  # tokens/s: what is left of a logarithm's rounding
 MEMORY_S = 6 * 3600.0
 PRIOR_SIGMA, PRIOR_COUNT = 0.35, 4.0  # a forecaster without a record is doubted; soon only the record speaks
 JUMPS, JUMP_COUNT = 0.004, 20.0  # one in 250 to begin with
@@ -81,7 +81,7 @@ def weights(track: Track) -> list[float]:
 
 
 def blend(shares: Sequence[float], said: Sequence[float]) -> float:
-    """What all candidates say together: their weighted geometric mean, requests/s."""
+    """What all candidates say together: their weighted geometric mean, tokens/s."""
     log = sum(share * math.log(value + FLOOR) for share, value in zip(shares, said, strict=True) if share > 1e-6)
     total = sum(share for share in shares if share > 1e-6)
     blended = math.exp(log / total) - FLOOR

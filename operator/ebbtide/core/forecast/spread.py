@@ -13,8 +13,8 @@ from operator import mul
 
 from ebbtide.core.queueing import MISS_EXPONENT
 
-LEAST_CAPACITY = 1e-9  # requests/s, or of a forecast: its tenth power is still a number
-FLOOR = 1.0 / 60.0  # one request a minute: logarithms of rates below it would only score noise
+LEAST_CAPACITY = 1e-9  # tokens/s, or of a forecast: its tenth power is still a number
+FLOOR = 4.0  # tokens/s, an answer of 240 a minute: logarithms of less would only score noise
 
 
 class Scale:
@@ -106,4 +106,4 @@ class Spread:
 
 
 ERRORS = Scale(-2.4, 0.1, 49)  # log(load / forecast): a tenth to eleven times
-LOADS = Scale(math.log(FLOOR), 0.2, 80)  # log of requests/s: one a minute to 120,000 a second
+LOADS = Scale(math.log(FLOOR), 0.2, 80)  # log of tokens/s: 4 to 29 million

@@ -2,7 +2,7 @@
 
 Three horizons are foreseen and scored, each by its own record: a rate window (what runs must carry it), the start-up of
 the variant with most replicas plus a cycle (what is started now will), and three times that (what is kept must still be
-worth it). Demand is forecast as work: tokens that are generated a second, in requests of the service's mean length.
+worth it). Demand is forecast as work, in output tokens/s: the mean length, which moves, turns it into requests later.
 """
 
 import math
@@ -37,12 +37,13 @@ def step(draft: Draft, cycle: Cycle) -> None:
             variant.memory.capacity, draft.state.spec.model_parameters_billion
         )
     memory, horizon_s = draft.memory.forecast, horizon(draft, cycle)
-    fresh = draft.demand.quality in ("fresh", "young") and windows_are_full(draft, cycle)
+    view = draft.demand
+    fresh = view.quality in ("fresh", "young") and view.lengths_known and windows_are_full(draft, cycle)
     turn = fresh and turns.comes(draft.state.spec.key, memory.turn_at, cycle.now_s, cycle.snapshot.rate_window_s)
     if fresh:
         memory = _scored(_sampled(memory, draft, horizon_s, cycle), draft, horizon_s, cycle)
     if turn:
-        memory = _noted(memory, draft.demand.work, cycle.now_s)
+        memory = _noted(memory, view.tokens, cycle.now_s)
     newest = memory.samples[-1].at if memory.samples else -math.inf
     draft.looked_back = abs(cycle.now_s - newest) <= trend_window_s(horizon_s)
     draft.forecast_memory = memory
@@ -56,7 +57,7 @@ def foresee(draft: Draft, cycle: Cycle, *, keep: bool = False) -> None:
     """Say what is expected at each horizon; with `keep` it is remembered, and scored when it is due."""
     memory, ahead_s = draft.forecast_memory, _ahead_s(horizon(draft, cycle), cycle)
     # samples from before a night at zero, or before an outage, say nothing about now: what comes now is all there is
-    line = Line(draft.demand.work, 0.0, 0.0)
+    line = Line(draft.demand.tokens, 0.0, 0.0)
     if draft.looked_back:
         line = fit(memory.samples, ahead_s[1], cycle.now_s, cycle.snapshot.rate_window_s)
     foreseen, tracks = [], []
@@ -70,7 +71,7 @@ def foresee(draft: Draft, cycle: Cycle, *, keep: bool = False) -> None:
             remembered = msgspec.structs.replace(remembered, open=remembered.open + prediction)
         tracks.append(remembered)
         if draft.demand.quality == "partial":
-            blended = max(blended, draft.demand.work)  # what is not seen is not nothing
+            blended = max(blended, draft.demand.tokens)  # what is not seen is not nothing
         foreseen.append((each_s, blended, 0.0 if _may_rest(draft) else track.jumps))
         if draft.looked_back and index == 1:
             draft.foreseen_by = record.NAMES[shares.index(max(shares))] if track.scored > 0.0 else "prior"
@@ -111,7 +112,7 @@ def _scored(memory: ForecastMemory, draft: Draft, horizon_s: float, cycle: Cycle
         opened = record.open_track(track)
         ripe, still_open = record.due(track, cycle.now_s, each_s, cycle.snapshot.cycle_s)
         for row in ripe:
-            record.score(opened, row, draft.demand.work, loads, each_s, _period_s(each_s, cycle))
+            record.score(opened, row, draft.demand.tokens, loads, each_s, _period_s(each_s, cycle))
         tracks.append(record.close_track(opened, still_open))
     return msgspec.structs.replace(memory, tracks=tuple(tracks))
 
@@ -130,7 +131,7 @@ def horizon(draft: Draft, cycle: Cycle) -> float:
 
 
 def candidates(memory: ForecastMemory, line: Line, now_s: float, ahead_s: float) -> list[float]:
-    """What each candidate of `record.NAMES` expects `ahead_s` from now, requests/s."""
+    """What each candidate of `record.NAMES` expects `ahead_s` from now, tokens/s."""
     level, trend, growth = line.candidates(ahead_s)
     slow = memory.levels if len(memory.levels) == len(LEVELS) else (level,) * len(LEVELS)
     shapes = (_as_before(memory.days, now_s, ahead_s, ago) for ago in (days.DAY_S, 7 * days.DAY_S))
@@ -153,24 +154,24 @@ def _sampled(memory: ForecastMemory, draft: Draft, horizon_s: float, cycle: Cycl
     sample = DemandSample(
         round(now_s, 1), significant(view.work), round(view.input_tokens, 1), round(view.output_tokens, 1)
     )
-    packed, slot, requests, seconds = _day(memory, view.work, now_s, step_s)
+    packed, slot, tokens, seconds = _day(memory, view.tokens, now_s, step_s)
     return msgspec.structs.replace(
         memory,
         samples=append(memory.samples, sample, horizon_s),
-        levels=_smoothed(memory.levels, view.work, step_s, cycle.snapshot.rate_window_s),
+        levels=_smoothed(memory.levels, view.tokens, step_s, cycle.snapshot.rate_window_s),
         days=packed,
         slot=slot,
-        slot_requests=round(requests, 3),
+        slot_tokens=round(tokens, 1),
         slot_s=round(seconds, 1),
     )
 
 
-def _noted(memory: ForecastMemory, work: float, now_s: float) -> ForecastMemory:
+def _noted(memory: ForecastMemory, load: float, now_s: float) -> ForecastMemory:
     """The present demand goes into the loads seen, for all the time since the last turn."""
     step_s = clip(now_s - memory.turn_at, 0.0, LONGEST_STEP_S) if memory.turn_at else 1.0
     keep = math.exp(-step_s / LOADS_TAU_S)
     loads = [weight * keep for weight in LOADS.unpack(memory.loads)]
-    LOADS.add(loads, math.log(work + FLOOR), step_s)
+    LOADS.add(loads, math.log(load + FLOOR), step_s)
     return msgspec.structs.replace(memory, loads=LOADS.pack(loads))
 
 
@@ -184,13 +185,13 @@ def _smoothed(levels: Sequence[float], now: float, step_s: float, window_s: floa
 
 
 def _day(memory: ForecastMemory, rate: float, now_s: float, step_s: float) -> tuple[bytes, int, float, float]:
-    """(the days, the slot that runs, its requests, its seconds); a slot counts where half of it was watched."""
+    """(the days, the slot that runs, its tokens, its seconds); a slot counts where half of it was watched."""
     slot = int(now_s // days.SLOT_S)
-    packed, requests, seconds = memory.days, memory.slot_requests, memory.slot_s
+    packed, tokens, seconds = memory.days, memory.slot_tokens, memory.slot_s
     if slot != memory.slot:
         if memory.slot and packed:
             packed = days.forget(packed, memory.slot, slot + 1)
         if seconds >= 0.5 * days.SLOT_S:
-            packed = days.put(packed, memory.slot, requests / seconds)
-        requests = seconds = 0.0
-    return packed, slot, requests + rate * step_s, seconds + step_s
+            packed = days.put(packed, memory.slot, tokens / seconds)
+        tokens = seconds = 0.0
+    return packed, slot, tokens + rate * step_s, seconds + step_s
