@@ -110,7 +110,7 @@ def test_paused_upwards_still_gives_way_to_a_higher_priority() -> None:
 
 def test_what_is_only_recommended_fits_beside_what_is_done() -> None:
     """One GPU free for two that would grow, and more: each says what it would do on what is left."""
-    asking = [fleet(f"ml/{key}", 2, BUSY | {"rps": 35.0}, STILL["Recommend"], priority=200) for key in "ab"]
+    asking = [fleet(f"ml/{key}", 2, BUSY | {"rps": 45.0}, STILL["Recommend"], priority=200) for key in "ab"]
     assert [item[0] for item in shown(together([*asking, fleet("ml/c", 3, WELL)], 8))] == [3, 2, 3]
     assert [item[0] for item in shown(together([asking[0], fleet("ml/c", 3, WELL)], 8))] == [4, 3]
 

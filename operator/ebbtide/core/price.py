@@ -2,10 +2,11 @@
 
 A declared attainment of 99 % is a budget: 1 % of the requests may miss. It is spent where it saves most when every miss
 costs the same, whenever it happens. The price starts from the one at which the present forecast would just meet the
-target, averaged over hours by load, and is trimmed twice: slowly, so that the misses that are planned come to the
-target (whole replicas overshoot it), and by how many more or fewer came than were planned, over about a day. So no
-constant of headroom for load exists, a day that began badly is paid back within bounds, and what was lucky is not
-spent at once. Whatever the price, all replicas that the expected load fills are worth having.
+target (nine tenths of what may be missed: USED), averaged over hours by load, and is trimmed twice: slowly, so that the
+misses that are planned come to the target (whole replicas overshoot it), and by how many more or fewer came than were
+planned, over about a day. So no constant of headroom for load exists, a day that began badly is paid back within
+bounds, and what was lucky is not spent at once. Whatever the price, all replicas that the expected load fills are worth
+having.
 
 Source: Lagrangian relaxation of "cheapest fleet under a budget of misses"; error budgets as in the SRE books of Google.
 """

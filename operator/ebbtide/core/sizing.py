@@ -2,7 +2,8 @@
 
 There is no margin: a forecast in doubt, few replicas or a strict objective make one more replica save more misses, and
 it is started as long as they are worth it. What is worth having is turned into requests/s, so that placement may choose
-another mix of variants that carries as much.
+another mix of variants that carries as much. It is weighed once a rate window, or when something moves by more than
+noise, and holds in between: must never hold beyond that, nor while something waits.
 """
 
 import math
