@@ -5,7 +5,7 @@ Arrays are short and bounded; a service's memory is a few KB at most.
 
 from ebbtide.model.spec import Spec
 
-MEMORY_VERSION = 2
+MEMORY_VERSION = 3
 
 
 class DemandSample(Spec, frozen=True, array_like=True):

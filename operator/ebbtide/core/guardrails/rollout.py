@@ -24,18 +24,19 @@ def apply(draft: Draft, cycle: Cycle) -> Verdict | None:
 
 
 def _covered(draft: Draft) -> Verdict | None:
-    """With several variants: decreases only as far as the replicas that are ready carry what is needed without them."""
+    """With several variants: decreases only as far as the replicas that stay and are ready carry what is needed."""
     if len(draft.variants) < 2 or draft.gives_way or draft.observed > draft.state.spec.scaling.max_replicas:
         return None
     before = draft.counts()
     down = sum(max(0, variant.observed - variant.count) for variant in draft.variants)
+    # the declared minimum, as far as it is ready at all; at the maximum one less, so that a stand-in finds room
+    ready_now, most = sum(variant.ready for variant in draft.variants), draft.state.spec.scaling.max_replicas
+    least = min(minimum(draft), ready_now, most - 1)
     for back in range(down + 1):
         counts = restore(draft, back)
         ready = [min(variant.ready, counts[variant.index]) for variant in draft.variants]
         shares = [n * v.rate / v.need for n, v in zip(ready, draft.variants, strict=True) if v.need > 0.0]
-        # without any load the declared minimum is what is to be covered, as far as it is ready at all
-        least = min(minimum(draft), sum(variant.ready for variant in draft.variants))
-        if sum(shares) >= 1.0 if shares else sum(ready) >= least:
+        if sum(ready) >= least and (not shares or sum(shares) >= 1.0):
             break
     if counts == before:
         return None
