@@ -143,7 +143,8 @@ def variant(name: str, pod_states: Sequence[PodState], replicas: int | None = No
 
 
 def spec(key: str = "ml/chat", variants: Sequence[VariantSpec] | None = None, **changes: Any) -> ServiceSpec:
-    scaling = {name: changes.pop(name) for name in tuple(changes) if name in Scaling.__struct_fields__}
+    scaling: dict[str, Any] = {"down_delay_s": 300.0}
+    scaling |= {name: changes.pop(name) for name in tuple(changes) if name in Scaling.__struct_fields__}
     fields: dict[str, Any] = {
         "key": key,
         "uid": f"uid-{key}",

@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ebbtide.core import edge
 from ebbtide.core.priors import length_shape, prior_for
 from ebbtide.core.queueing import allowed_concurrency, pooled_spread, rate_at
 from ebbtide.model.spec import CapacityPrior, Objectives
@@ -96,14 +97,15 @@ def test_misses_lower_the_capacity_and_their_absence_at_the_edge_raises_it():
         return settled(snapshot(service(variant("h100", pods(2, rps, missed=missed)))), 600).memory
 
     worse, better = after(22.0, 0.2), after(25.3, 0.0)
-    correction = [m.services[0].variants[0].capacity.correction for m in (worse, better)]
-    assert correction[0] < 0.95
-    assert correction[1] > 1.0
+    reach = [edge.reach(m.services[0].variants[0].capacity.edge) for m in (worse, better)]
+    assert reach[0] < 0.95
+    assert reach[1] > 1.0
 
 
 def test_correction_is_bounded_whatever_is_reported():
     memory = settled(snapshot(service(variant("h100", pods(2, 22.0, missed=1.0)))), 7200).memory
-    assert 0.4 <= memory.services[0].variants[0].capacity.correction <= 2.5
+    least, most = edge.REACH
+    assert least <= edge.reach(memory.services[0].variants[0].capacity.edge) <= most
 
 
 def test_misses_on_idle_replicas_cannot_be_bought_off():
@@ -111,7 +113,7 @@ def test_misses_on_idle_replicas_cannot_be_bought_off():
     loop = settled(snapshot(service(variant("h100", pods(6, 2.0, missed=0.14)))), 1800)
     assert condition(loop.plan.services[0], "SLOAttainable") == ("False", "SLOUnattainable")
     assert loop.plan.services[0].variants[0].wanted <= 2
-    assert loop.memory.services[0].variants[0].capacity.correction == pytest.approx(1.0, abs=0.05)
+    assert edge.reach(loop.memory.services[0].variants[0].capacity.edge) == pytest.approx(1.0, abs=0.05)
 
 
 def test_an_objective_that_one_request_alone_exceeds_is_named():
@@ -135,15 +137,19 @@ def test_kv_cache_binds_before_latency_for_long_prompts():
     assert "KV cache" in tight.variants[0].capacity.evidence
 
 
-def test_a_proof_is_taken_back_by_clear_misses_also_of_few_requests():
+def test_what_was_carried_is_taken_back_by_clear_misses_also_of_few_requests():
     """A slower build after a busy day: 60 requests a minute and replica are enough to see that all of them miss."""
+
+    def carries(loop):
+        return capacity_of(loop).requests_per_second
+
     loop = settled(snapshot(service(variant("h100", pods(2, 20.0)))))
-    proven = loop.memory.services[0].variants[0].capacity.proven_tokens
+    before = carries(loop)
     loop.run(snapshot(service(variant("h100", pods(2, 1.0, itl_s=0.06, missed=1.0)))), 600)
-    assert loop.memory.services[0].variants[0].capacity.proven_tokens < 0.1 * proven
+    assert carries(loop) < 0.2 * before
 
 
-def test_a_proof_on_short_prompts_is_not_believed_of_long_ones():
+def test_what_was_carried_on_short_prompts_is_not_believed_of_long_ones():
     """What was carried at 1024/256 says little of 4096/64, where prefill decides."""
 
     def rate(prompt, answer):

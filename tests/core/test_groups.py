@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from ebbtide.core import edge
 from tests.builders import NOW, engine, node, pod, pool, service, settled, snapshot, spec, variant
 
 SIZE = 4
@@ -75,13 +76,13 @@ def test_a_full_pool_names_what_a_whole_replica_needs(pods_per_replica, free, ne
 
 
 def learnt(*more, missed):
-    """The correction of the allowed concurrency after a busy minute of two groups, and of more pods."""
+    """How far the edge reaches after a busy minute of two groups, and of more pods."""
     made = [member for index in range(2) for member in members(index, 24.0)]
     leaders = {p.name: engine(24.0, missed=missed) for p in made if p.serves}
     made = [msgspec.structs.replace(p, engine=leaders[p.name]) if p.serves else p for p in made]
     state = variant("h100", [*made, *more], 2, pods_per_replica=SIZE, gpus_per_replica=16)
     loop = settled(snapshot(service(state, spec(max_replicas=2))), 120)
-    return loop.memory.services[0].variants[0].capacity.correction
+    return edge.reach(loop.memory.services[0].variants[0].capacity.edge)
 
 
 def test_what_groups_miss_teaches_although_their_workers_have_no_readings():

@@ -25,7 +25,7 @@ BROKEN = {
     "capacity": {"objectives": Objectives(ttft_s=1.0, itl_s=None, attainment=0.99)},
     "sizing": {"max_replicas": None},
     "placement": {"of_variant": {"max_replicas": None}},
-    "guardrails": {"down_delay_s": None},
+    "guardrails": {"down_delay_s": "5m"},
 }
 
 

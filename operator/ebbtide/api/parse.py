@@ -89,6 +89,7 @@ def _objectives(objectives: Objectives, where: str) -> m.Objectives:
         ttft_s=_positive_seconds(objectives.time_to_first_token, f"{field}timeToFirstToken"),
         itl_s=_positive_seconds(objectives.inter_token_latency, f"{field}interTokenLatency"),
         attainment=float(attainment / 100),
+        window_s=_positive_seconds(objectives.window, f"{field}window"),
     )
 
 
@@ -141,7 +142,7 @@ def _scaling(scaling: api_scaling.Scaling, where: str) -> m.Scaling:
         max_replicas=scaling.max_replicas,
         up_delay_s=_seconds(scaling.up.delay, f"{field}.up.delay"),
         up_max_per_minute=scaling.up.max_per_minute,
-        down_delay_s=_seconds(scaling.down.delay, f"{field}.down.delay"),
+        down_delay_s=None if scaling.down.delay is None else _seconds(scaling.down.delay, f"{field}.down.delay"),
         down_max_per_minute=scaling.down.max_per_minute,
         scale_to_zero=None if zero is None else _scale_to_zero(zero, f"{field}.scaleToZero"),
         pause=None if pause is None else _pause(pause, f"{field}.pause"),

@@ -37,8 +37,9 @@ class Up(ApiModel):
 class Down(ApiModel):
     """How fast the service may shrink."""
 
-    delay: Annotated[str, duration("0s", "24h", "30s or 1h30m")] = "5m"
-    """How long fewer replicas must be enough before any is removed, as a duration from 0s to 24h. Unset: 5m."""
+    delay: Annotated[str, duration("0s", "24h", "30s or 1h30m")] | None = None
+    """How long fewer replicas must be enough before any is removed, as a duration from 0s to 24h. Unset: as long as a
+    replica that is asked for now takes to serve, as measured."""
     max_per_minute: Annotated[int, Field(ge=1, le=MOST_REPLICAS)] = 10
     """Most replicas removed within a minute over all variants, 1 to 10000. Unset: 10."""
 
@@ -164,7 +165,7 @@ class Scaling(ApiModel, json_schema_extra=_SCALING_RULES):
     up: Up = Up()
     """How fast the service may grow. Unset: without delay, 60 a minute."""
     down: Down = Down()
-    """How fast the service may shrink. Unset: after 5m, 10 a minute."""
+    """How fast the service may shrink. Unset: after about a start-up, 10 a minute."""
     scale_to_zero: ScaleToZero | None = None
     """To zero when idle, and back by the gateway's queue; needs minReplicas 0. Unset: at least one replica stays."""
     pause: Pause | None = None

@@ -65,6 +65,9 @@ class Objectives(ApiModel):
     attainment: Percent = "99"
     """Share of requests that should meet both objectives, in percent as a decimal string above 0 and at most 99.999,
     such as "99.9". Unset: "99"."""
+    window: Annotated[str, duration("10m", "720h", "24h or 30m")] = "24h"
+    """Span over which that share is meant, as a duration from 10m to 720h: what is missed in one part of it is made up
+    for in another. Unset: 24h."""
 
 
 _DUPLICATE_TARGET = (
@@ -137,7 +140,7 @@ class InferenceServiceSpec(ApiModel, json_schema_extra=_SPEC_RULES):
     Required."""
     scaling: Scaling = Scaling()
     """Bounds on all variants together and how fast they may move. Unset: 1 to 100 replicas, up at once,
-    down after 5m."""
+    down after a start-up."""
 
 
 _ROOT_RULES = rules(

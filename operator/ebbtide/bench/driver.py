@@ -10,12 +10,12 @@ from importlib import import_module
 
 from ebbtide.bench.arrivals import Arrivals
 from ebbtide.bench.case import Case
+from ebbtide.bench.past import remembered
 from ebbtide.bench.policy import Minute, Rival
 from ebbtide.bench.run import EBBTIDE, HOLD, PATH
 from ebbtide.bench.shown import EPOCH_S, Metrics, Replica
 from ebbtide.core.plan import plan
 from ebbtide.errors import ConfigurationError
-from ebbtide.model.memory import Memory
 from ebbtide.sim.requests import Request
 
 _NEVER_S = float("inf")
@@ -48,7 +48,8 @@ class Driver:
         self.arrivals = Arrivals(requests, history)
         self.declared = case.start_replicas
         self.changes = 0
-        self._metrics = Metrics(case)
+        # the share is meant over the whole span
+        self._metrics = Metrics(case, requests[-1].arrival_s if requests else case.cycle_s)
         self._last_write: tuple[float, int] | None = None
         self._ends_s = requests[-1].arrival_s if requests else 0.0
         self._wanted, self._period_s, self._scrape_s = self._policy(rival, knob)
@@ -101,7 +102,7 @@ class Driver:
         return decide, policy.period_s, min(case.scrape_s, getattr(policy, "scrape_s", case.scrape_s))
 
     def _ebbtide(self) -> Wanted:
-        memory = Memory()
+        memory = remembered(self.case, self._metrics, self.arrivals.minutes)
 
         def decide(replicas: Sequence[Replica], now_s: float) -> int | None:
             nonlocal memory

@@ -157,6 +157,9 @@ def load_of(span: Span, factor: float, noise: int, seed: int) -> Load:
     """The scored requests of one seed, `factor` times as many as in the trace, and the minutes before them."""
     history = tuple(Minute(minute.start_s, *(factor * value for value in minute[1:])) for minute in span.training)
     if span.curve is not None:
+        if noise:
+            swung = traffic.swung([minute.requests for minute in history], span.lengths, seed)
+            history = tuple(Minute(minute.start_s, *sums) for minute, sums in zip(history, swung, strict=True))
         found = traffic.resample(traffic.times(span.curve, factor), span.length_s, span.lengths, seed, noise)
         return Load(tuple(found), history)
     return Load(tuple(overlaid(span.requests, factor, span.length_s, seed)), history)

@@ -60,9 +60,9 @@ def billions_in(model_name: str) -> float | None:
 class Metrics:
     """The scrapes of a fleet, and what they say."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, window_s: float) -> None:
         self._case = case
-        self._spec = _service_spec(case)
+        self._spec = _service_spec(case, window_s)
         self._pool = _pool_spec(case)
         self._scrapes: dict[str, PodScrapes] = {}
 
@@ -79,6 +79,18 @@ class Metrics:
         self, replicas: Sequence[Replica], declared: int, last_write: tuple[float, int] | None, now_s: float
     ) -> Snapshot:
         """The cluster as the observe layer would show it. `last_write`: (second, replicas) of the newest change."""
+        pods = tuple(self._pod(replica, now_s) for replica in sorted(replicas, key=lambda r: r.name))
+        return self.frame(pods, declared, last_write, now_s, self._case.cycle_s)
+
+    def frame(
+        self,
+        pods: tuple[PodState, ...],
+        declared: int,
+        last_write: tuple[float, int] | None,
+        now_s: float,
+        cycle_s: float,
+    ) -> Snapshot:
+        """The cluster with these pods."""
         case = self._case
         at = EPOCH_S + now_s
         target = model.TargetState(
@@ -86,7 +98,7 @@ class Metrics:
             uid=_VARIANT,
             resource_version="1",
             spec_replicas=declared,
-            status_replicas=len(replicas),
+            status_replicas=len(pods),
             generation=1,
             observed_generation=1,
             gpus_per_replica=case.tensor_parallel,
@@ -94,15 +106,14 @@ class Metrics:
         receipt = None
         if last_write is not None:
             receipt = model.WriteReceipt(target_uid=_VARIANT, replicas=last_write[1], at=EPOCH_S + last_write[0])
-        pods = tuple(self._pod(replica, now_s) for replica in sorted(replicas, key=lambda r: r.name))
         variant = model.VariantState(name=_VARIANT, target=target, pods=pods, last_write=receipt)
         return Snapshot(
             taken_at=at,
             services=(model.ServiceState(spec=self._spec, variants=(variant,)),),
-            pools=(self._pool_state(len(replicas)),),
+            pools=(self._pool_state(len(pods)),),
             sources=(model.Source(name="prometheus", healthy=True, age_s=1.0),),
             rate_window_s=case.rate_window_s,
-            cycle_s=case.cycle_s,
+            cycle_s=cycle_s,
         )
 
     def observation(
@@ -219,7 +230,7 @@ def _total(readings: Iterable[model.Reading]) -> float:
     return sum(reading.value or 0.0 for reading in readings)
 
 
-def _service_spec(case: Case) -> ServiceSpec:
+def _service_spec(case: Case, window_s: float) -> ServiceSpec:
     target = TargetRef(api_version="apps/v1", kind="Deployment", name="service")
     return ServiceSpec(
         key=_SERVICE,
@@ -228,7 +239,7 @@ def _service_spec(case: Case) -> ServiceSpec:
         mode=Mode.AUTO,
         model_name=case.model,
         model_parameters_billion=billions_in(case.model),
-        objectives=Objectives(ttft_s=case.ttft_s, itl_s=case.itl_s, attainment=case.attainment),
+        objectives=Objectives(ttft_s=case.ttft_s, itl_s=case.itl_s, attainment=case.attainment, window_s=window_s),
         priority=100,
         variants=(
             VariantSpec(
@@ -239,7 +250,10 @@ def _service_spec(case: Case) -> ServiceSpec:
                 max_replicas=case.max_replicas,
             ),
         ),
-        scaling=Scaling(min_replicas=case.min_replicas, max_replicas=case.max_replicas),
+        scaling=Scaling(
+            min_replicas=case.min_replicas,
+            max_replicas=case.max_replicas,
+        ),
     )
 
 

@@ -9,6 +9,7 @@ import math
 import random
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
 
@@ -113,6 +114,35 @@ def resample(rate: Rate, length_s: float, source: Sequence[Request], seed: int, 
             found.append(Request(len(found), at_s, request.prompt_tokens, request.output_tokens))
             due, request = next(stream)
         begin_s, passed = end_s, passed + expected
+    return found
+
+
+def swung(minutes: Sequence[float], source: Sequence[Request], seed: int) -> list[tuple[float, float, float]]:
+    """(requests, prompt tokens, output tokens) of minutes that expect so many requests, with the swings of `source`.
+
+    Minutes that follow each other are read from places of the source that do, on a clock that counts its requests as
+    expected: a history without the swings that are to come would teach too much trust.
+    """
+    draw = random.Random(f"{seed}/past")
+    length_s = source[-1].arrival_s - source[0].arrival_s
+    pace = len(source) / max(length_s, 1e-9)
+    due = [(request.arrival_s - source[0].arrival_s) * pace for request in source]
+    prompt = list(accumulate((request.prompt_tokens for request in source), initial=0))
+    output = list(accumulate((request.output_tokens for request in source), initial=0))
+    block, place, left = min(BLOCK_S * pace, len(source) / _LEAST_BLOCKS), 0.0, 0.0
+    found = []
+    for expected in minutes:
+        sums, missing = [0.0, 0.0, 0.0], expected
+        while missing > 1e-9:
+            if left <= 0.0:
+                place, left = draw.uniform(0.0, len(source) - block), block
+            step = min(missing, left)
+            first, last = bisect_left(due, place), bisect_left(due, place + step)
+            sums[0] += last - first
+            sums[1] += prompt[last] - prompt[first]
+            sums[2] += output[last] - output[first]
+            place, left, missing = place + step, left - step, missing - step
+        found.append((sums[0], sums[1], sums[2]))
     return found
 
 

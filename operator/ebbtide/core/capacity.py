@@ -8,9 +8,9 @@ import math
 
 import msgspec
 
-from ebbtide.core import fullness, latency, priors
-from ebbtide.core.learning import learn, proven_at
-from ebbtide.core.queueing import allowed_concurrency, first_token_rate, pooled_spread, rate_at
+from ebbtide.core import edge, fullness, latency, priors
+from ebbtide.core.learning import learn
+from ebbtide.core.queueing import allowed_concurrency, concurrency_at, line_rate, rate_at
 from ebbtide.core.startup import learn as learn_startup
 from ebbtide.core.work import Cycle, Draft, Model, VariantDraft
 from ebbtide.model.memory import CapacityMemory
@@ -29,7 +29,7 @@ def step(draft: Draft, cycle: Cycle) -> None:
             requests, missed = requests + count, missed + misses
             variant.model = model_of(draft, variant, memory)
         variant.memory = msgspec.structs.replace(variant.memory, capacity=memory)
-        variant.correction = memory.correction
+        variant.correction, variant.steep = edge.reach(memory.edge), edge.steep(memory.edge)
         shape = priors.length_shape(draft.demand.input_tokens, draft.demand.output_tokens)
         variant.most_rate = fullness.most_rate(draft, memory, cycle.now_s, shape)
     draft.misses = missed / requests if requests > 0.0 else None
@@ -97,27 +97,19 @@ def _engine_limits(variant: VariantDraft) -> tuple[float | None, float | None]:
 
 
 def replica_rate(draft: Draft, variant: VariantDraft, replicas: float) -> tuple[float, float]:
-    """(requests/s, concurrency) of one replica among `replicas`: the more there are, the more fluctuation is shared."""
+    """(requests/s, concurrency) of one replica among `replicas`, as far as its edge was seen to reach."""
     model = variant.model
     if model is None:
         return 0.0, 0.0
-    objectives, view = draft.state.spec.objectives, draft.demand
-    spread = pooled_spread(variant.memory.capacity.dispersion, replicas)
-    limit = model.limit * variant.correction
-    concurrency = allowed_concurrency(model.a_s, model.b_s, limit, objectives.attainment, spread)
-    rate = rate_at(model.a_s, model.b_s, concurrency, view.output_tokens)
-    most = first_token_rate(model, objectives.ttft_s, objectives.attainment, variant.correction)
-    if most < rate:
-        rate, concurrency = most, _concurrency_at(model, most, view.output_tokens)
-    shape = priors.length_shape(view.input_tokens, view.output_tokens)
-    proven = proven_at(variant.memory.capacity, shape) / view.output_tokens
-    if proven > rate:
-        rate, concurrency = proven, _concurrency_at(model, proven, view.output_tokens)
-    if variant.most_rate < rate:
-        rate, concurrency = variant.most_rate, _concurrency_at(model, variant.most_rate, view.output_tokens)
+    rate, concurrency = line_rate(draft, variant, replicas)
+    known = variant.memory.capacity.edge
+    promised = rate
+    if known.work > 0.0:
+        # what pooling adds is the line's to say: the edge was seen with as many replicas as are ready
+        shape = priors.length_shape(draft.demand.input_tokens, draft.demand.output_tokens)
+        pooling = rate / max(1e-9, line_rate(draft, variant, max(1, variant.ready))[0])
+        promised = known.work / shape / draft.demand.output_tokens * pooling
+    corrected = min(promised * variant.correction, variant.most_rate)
+    if corrected != rate:
+        rate, concurrency = corrected, concurrency_at(model, corrected, draft.demand.output_tokens)
     return rate, concurrency
-
-
-def _concurrency_at(model: Model, rate: float, output_tokens: float) -> float:
-    """Little's law the other way round: requests in the batch at `rate` requests/s."""
-    return rate * output_tokens * model.a_s / max(0.05, 1.0 - rate * output_tokens * model.b_s)

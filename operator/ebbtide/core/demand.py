@@ -5,7 +5,7 @@ raise but never lower. Arrivals (not completions) are counted, so an overloaded 
 engines refuse at the door is no arrival to them, and counts too.
 """
 
-from ebbtide.core import fullness, silence
+from ebbtide.core import departed, fullness, silence
 from ebbtide.core.work import Cycle, DemandView, Draft, VariantDraft
 from ebbtide.model.snapshot import EngineReadings, PodPhase, PodState, Quality, Reading
 
@@ -42,6 +42,7 @@ class _Sums:
         "pods",
         "prompt",
         "rate",
+        "read",
         "refused",
         "running",
         "silent",
@@ -54,6 +55,7 @@ class _Sums:
         self.rate = self.refused = self.finished = self.prompt = self.generated = self.running = self.waiting = 0.0
         self.pods = self.silent = self.hung = self.stale = self.young = 0
         self.oldest: float | None = None
+        self.read: dict[str, float] = {}  # requests/s by pod
 
     def add(self, engine: EngineReadings, arrivals: float) -> None:
         """Count one pod that was read."""
@@ -77,7 +79,8 @@ def measure(draft: Draft, cycle: Cycle) -> DemandView:
     queue = draft.state.gateway_queue
     view.queue, view.queue_known = max(0.0, queue.fresh or 0.0), queue.fresh is not None
     scale = (sums.pods + sums.silent) / sums.pods if sums.pods else 1.0  # silent pods get what the others get
-    admitted = sums.rate * scale
+    gone = _of_departed(draft, sums, cycle)
+    admitted = sums.rate * scale + gone
     if sums.hung and draft.memory.forecast.samples:
         # What a hung pod was sent may be lost, or sent to the others: together it is no more than all had before.
         known = draft.memory.forecast.samples[-1].requests_per_second
@@ -87,11 +90,23 @@ def measure(draft: Draft, cycle: Cycle) -> DemandView:
     view.rate = admitted + view.counted
     view.running, view.waiting = sums.running * scale, sums.waiting * scale
     _lengths(view, draft, sums, cycle)
-    view.work = _work(view, sums, scale, cycle.now_s)
+    view.work = _work(view, sums, admitted, cycle.now_s)
     return view
 
 
-def _work(view: DemandView, sums: _Sums, scale: float, now_s: float) -> float:
+def _of_departed(draft: Draft, sums: _Sums, cycle: Cycle) -> float:
+    """Requests/s that pods took within the window which are gone now; what was read of the others is remembered."""
+    now_s, window_s = cycle.now_s, cycle.snapshot.rate_window_s
+    present = [pod.uid for variant in draft.variants for pod in variant.state.pods]
+    if cycle.unwatched:
+        return 0.0  # a broken watch shows fewer pods than there are
+    if sums.silent:
+        return 0.0  # one that is not read stands for what is not seen
+    draft.arrivals_by_pod = departed.remember(draft.memory.arrivals_by_pod, sums.read, now_s, window_s)
+    return departed.count(draft.memory.arrivals_by_pod, present, now_s, window_s)
+
+
+def _work(view: DemandView, sums: _Sums, admitted: float, now_s: float) -> float:
     """Requests/s of the mean length that make as many output tokens as are generated.
 
     Many short answers come in bursts, few long ones in lulls: on real conversations tokens a minute vary by 7 % where
@@ -101,7 +116,7 @@ def _work(view: DemandView, sums: _Sums, scale: float, now_s: float) -> float:
     if sums.hung or not view.lengths_known or sums.generated <= 0.0 or sums.rate <= 0.0:
         return view.rate
     length = sums.generated / (0.5 * (sums.finished + sums.rate))
-    work = sums.rate * scale * length / view.output_tokens + view.counted
+    work = admitted * length / view.output_tokens + view.counted
     lags = sums.finished < KEPT_UP * sums.rate or view.queued_at == round(now_s, 1)
     return max(work, view.rate) if lags else work
 
@@ -114,6 +129,7 @@ def _add_pod(sums: _Sums, variant: VariantDraft, pod: PodState, now_s: float) ->
     if arrivals is not None and arrivals.fresh is not None and pod.engine is not None:
         sums.pods += serving
         sums.add(pod.engine, arrivals.fresh)
+        sums.read[pod.uid] = max(0.0, arrivals.fresh)
     elif not serving:
         return  # on its way out: what it still did is not missed
     elif (pod.ready_at is not None and now_s - pod.ready_at < GRACE_S) or silence.loads(variant, pod, now_s):

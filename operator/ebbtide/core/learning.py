@@ -10,22 +10,21 @@ from typing import Any
 
 import msgspec
 
-from ebbtide.core import fullness, latency, priors
+from ebbtide.core import edge, fullness, latency, priors, queueing
 from ebbtide.core.demand import pod_arrivals
 from ebbtide.core.numeric import clip, share_above
-from ebbtide.core.queueing import MISS_EXPONENT, PLANNED, allowed_concurrency, expected_share, pooled_spread
+from ebbtide.core.queueing import line_rate
 from ebbtide.core.work import Cycle, Draft, VariantDraft
 from ebbtide.model.memory import CapacityMemory, LineMemory
 from ebbtide.model.snapshot import EngineReadings, Latency, PodPhase
 
 MOST_POINTS = 8.0
-MOST_CORRECTION = 2.5
-CORRECTION_TAU_S = 6 * 3600.0
-IDLE_SHARE = 0.5  # below this share of the uncorrected concurrency, misses are not for want of replicas
-PROOF_TAU_S = 24 * 3600.0
-CLEAR_MISSES = 10.0  # requests of a window: too many to be chance where one or two are allowed
+IDLE_SHARE = 0.5  # below this share of what a replica carries, misses are hardly for want of replicas
+FEWEST_IDLE, MOST_IDLE = 4, 12  # windows
+UNBUYABLE_TAU_S = 600.0
+CROWD_TAU_S = 900.0
+MOST_CROWD = 8.0  # what is more is no burst but a load that changes
 LONGEST_GAP_S = 3600.0  # between two tokens: beyond it a reading is no latency
-ALIKE = 1.25  # shapes of lengths this near to each other are the same load
 ENOUGH = 30.0  # requests behind a share of misses before it speaks at full weight
 
 
@@ -45,9 +44,10 @@ def learn(
     # from 2 and 40 ms a line that starts at 39 ms would be learnt. 2 on average and 30 now is such a window.
     steady = max(_sizes_now(pods), default=0.0) <= 2.0 * seen.concurrency + 8.0
     line = _learn_line(draft, variant, pods, memory, elapsed_s, cycle.snapshot.rate_window_s) if steady else memory.line
-    changes = _learn_edge(draft, variant, memory, seen) | _proof(draft, memory, seen)
+    changes = _learn_edge(draft, variant, memory, seen, now_s)
     changes |= _learn_fullness(draft, memory, seen, now_s)
     dispersion = _learn_dispersion(variant, memory, pods, elapsed_s)
+    changes |= _learn_crowd(memory, pods, elapsed_s)
     return (
         msgspec.structs.replace(memory, line=line, **changes, dispersion=dispersion, learnt_at=round(now_s, 1)),
         seen.requests + seen.refused,
@@ -149,6 +149,9 @@ def _learn_line(
             continue  # gaps of requests that were thrown out and computed again are not the batch's speed
         if speed is None or gap_s is None or size is None or speed.per_second <= 0.0 or size <= 0.05:
             continue
+        size += max(
+            1.0, min(MOST_CROWD, memory.crowd)
+        )  # a request sees itself beside the others, and in bursts more of them than on average
         total_n, total_y, weight = total_n + size, total_y + gap_s, weight + 1.0
         total_v += size * _prompts(engine, prompts)
     if not weight or variant.model is None:
@@ -206,76 +209,50 @@ class _Seen:
     starved: bool  # at least half of them had no KV cache left
 
 
-def _learn_edge(draft: Draft, variant: VariantDraft, memory: CapacityMemory, seen: _Seen) -> dict[str, float]:
-    """Move the allowed concurrency towards what misses say, and learn the share of misses that replicas cannot buy."""
-    model, requests, concurrency, elapsed_s = variant.model, seen.requests, seen.concurrency, seen.elapsed_s
-    share = seen.missed / requests if requests > 0.0 else None
-    keep = math.exp(-elapsed_s / CORRECTION_TAU_S)
-    log_correction = math.log(memory.correction) * keep
-    if share is None or model is None:
-        return {"correction": round(math.exp(log_correction), 4)}
-    spread = pooled_spread(memory.dispersion, max(1, variant.ready))
-    expected = expected_share(model, memory.correction, concurrency, spread)
-    free = allowed_concurrency(model.a_s, model.b_s, model.limit, draft.state.spec.objectives.attainment, spread)
-    changes: dict[str, float] = {}
-    if seen.starved:
-        pass  # they miss for want of memory: that is neither the latency edge nor what replicas cannot buy
-    elif draft.moving or not seen.even:
-        pass  # the window holds more than one load: a jam that is over is no miss on idle replicas
-    elif concurrency < IDLE_SHARE * free and draft.demand.waiting < 1.0:
-        old = memory.unbuyable_weight * math.exp(-elapsed_s / 600.0)
-        new = requests * min(1.0, elapsed_s / seen.window_s)
-        changes["unbuyable"] = round((memory.unbuyable * old + share * new) / max(1e-9, old + new), 5)
-        changes["unbuyable_weight"] = round(old + new, 2)
-    elif draft.demand.waiting > 0.5 * draft.demand.running and expected < 0.5:
-        pass  # an old jam drains: misses are not of the mean that was measured
-    else:
-        unsure = 0.5 / max(requests, 1.0)
-        base = memory.unbuyable if memory.unbuyable_weight >= ENOUGH else 0.0
-        signal = math.log((expected + unsure) / (max(0.0, share - base) + unsure)) / MISS_EXPONENT
-        # Down within about two minutes, up within about five: a jam costs more than a replica.
-        gain = elapsed_s / (120.0 if signal < 0.0 else 300.0) * requests / (requests + ENOUGH)
-        log_correction += min(1.0, gain) * signal
-    most = math.log(MOST_CORRECTION)
-    changes["correction"] = round(math.exp(clip(log_correction, -most, most)), 4)
+def _learn_edge(
+    draft: Draft, variant: VariantDraft, memory: CapacityMemory, seen: _Seen, now_s: float
+) -> dict[str, Any]:
+    """How misses grow with load, and the share of them that replicas cannot buy."""
+    model, requests = variant.model, seen.requests
+    if model is None or requests <= 0.0 or seen.starved:
+        return {}  # for want of memory they miss: that is neither the latency edge nor what replicas cannot buy
+    planned = queueing.planned_share(draft.state.spec.objectives.attainment)
+    rate, most = line_rate(draft, variant, max(1, variant.ready))
+    view = draft.demand
+    shape = priors.length_shape(view.input_tokens, view.output_tokens)
+    known_edge = edge.anchored(memory.edge, rate * view.output_tokens * shape, seen.elapsed_s)
+    load = max(seen.tokens * shape / max(1e-9, known_edge.work), seen.concurrency / max(1e-9, most))
+    share = min(1.0, seen.elapsed_s / seen.window_s)
+    changes: dict[str, Any] = {}
+    idle = load < IDLE_SHARE * edge.reach(known_edge) and draft.demand.waiting < 1.0
+    if idle and seen.even and not draft.moving:
+        changes = _learn_unbuyable(memory, seen, share, now_s)
+    changes["edge"] = known_edge
+    known = changes.get("idle_shares", memory.idle_shares)
+    if idle and len(known) < FEWEST_IDLE:
+        return changes  # what is missed there no number of replicas may buy: not known yet
+    unbuyable = changes.get("unbuyable", memory.unbuyable) * requests
+    missed = max(0.0, seen.missed - unbuyable)
+    changes["edge"] = edge.observe(known_edge, planned, load, requests, missed, share, seen.elapsed_s)
     return changes
 
 
-def proven_at(memory: CapacityMemory, shape: float) -> float:
-    """Output tokens/s that the proof is worth at lengths of this shape.
+def _learn_unbuyable(memory: CapacityMemory, seen: _Seen, share: float, now_s: float) -> dict[str, Any]:
+    """What misses however idle replicas are: no more than that in a quarter of such windows.
 
-    Proven on 1024/256 says little of 4096/64, where a token costs twelve times as much: 5000 are then worth 520. Up to
-    a quarter more is within what means of lengths wander by.
+    The quartile, because what cannot be bought misses all the time, and bursts in some minutes.
     """
-    if memory.proven_shape <= 0.0 or shape <= ALIKE * memory.proven_shape:
-        return memory.proven_tokens
-    return memory.proven_tokens * ALIKE * memory.proven_shape / shape
-
-
-def _proof(draft: Draft, memory: CapacityMemory, seen: _Seen) -> dict[str, float]:
-    """Output tokens/s a replica was seen to carry within the objectives: no model may say that it cannot.
-
-    It takes as many requests as make two misses at the allowed share (100 at 98 %). Misses beyond the share at no more
-    than what was proven take the proof back; of fewer requests, at least `CLEAR_MISSES` must have missed. One that was
-    refused missed.
-    """
-    requests, missed = seen.requests + seen.refused, seen.missed + seen.refused
-    keep = math.exp(-seen.elapsed_s / PROOF_TAU_S)
-    faded = {"proven_tokens": round(memory.proven_tokens * keep, 1)}
-    allowed = 1.0 - draft.state.spec.objectives.attainment
-    enough = requests * allowed >= 2.0
-    if not enough and missed < CLEAR_MISSES:
-        return faded
-    shape = priors.length_shape(draft.demand.input_tokens, draft.demand.output_tokens)
-    proven = proven_at(memory, shape) * keep
-    carried = seen.tokens
-    base = memory.unbuyable if memory.unbuyable_weight >= ENOUGH else 0.0
-    share = max(0.0, missed / requests - base)
-    if enough and share <= PLANNED * allowed and carried > proven:
-        return {"proven_tokens": round(carried, 1), "proven_shape": round(shape, 3)}
-    if share > allowed and carried <= proven:
-        return {"proven_tokens": round(min(proven, 0.95 * carried), 1), "proven_shape": round(shape, 3)}
-    return faded
+    weight = memory.unbuyable_weight * math.exp(-seen.elapsed_s / UNBUYABLE_TAU_S) + seen.requests * share
+    if now_s - memory.idle_at < seen.window_s and memory.idle_shares:
+        return {"unbuyable_weight": round(weight, 2)}
+    shares = (*memory.idle_shares, round(seen.missed / seen.requests, 4))[-MOST_IDLE:]
+    found = sorted(shares)[len(shares) // 4]
+    return {
+        "idle_shares": shares,
+        "idle_at": round(now_s, 1),
+        "unbuyable": found if len(shares) >= FEWEST_IDLE else 0.0,
+        "unbuyable_weight": round(weight, 2),
+    }
 
 
 def _learn_fullness(draft: Draft, memory: CapacityMemory, seen: _Seen, now_s: float) -> dict[str, Any]:
@@ -296,6 +273,19 @@ def _learn_fullness(draft: Draft, memory: CapacityMemory, seen: _Seen, now_s: fl
     shape = priors.length_shape(draft.demand.input_tokens, draft.demand.output_tokens)
     learnt = {"full_tokens": round(seen.tokens, 1), "full_shape": round(shape, 3), "full_by": seen.full_by}
     return learnt | {"full_at": round(now_s, 1), "full_since": since}
+
+
+def _learn_crowd(memory: CapacityMemory, pods: list[EngineReadings], elapsed_s: float) -> dict[str, Any]:
+    """How the number in a batch varies from moment to moment: 1 if requests come and go one by one, more in bursts."""
+    mean = _mean_concurrency(pods)
+    sizes = _sizes_now(pods)
+    if mean <= 0.0 or not sizes:
+        return {}
+    squares = sum((size - mean) ** 2 for size in sizes) / len(sizes)
+    keep = math.exp(-elapsed_s / CROWD_TAU_S)
+    base = keep * memory.crowd_mean + (1.0 - keep) * mean
+    found = keep * memory.crowd * memory.crowd_mean + (1.0 - keep) * squares
+    return {"crowd": round(found / base, 3), "crowd_mean": round(base, 3)}
 
 
 def _learn_dispersion(

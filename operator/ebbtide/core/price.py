@@ -19,22 +19,23 @@ import msgspec
 from ebbtide.core.forecast.outlook import Outlook
 from ebbtide.core.learning import ENOUGH
 from ebbtide.core.numeric import clip
-from ebbtide.core.queueing import PLANNED
+from ebbtide.core.queueing import planned_share
 from ebbtide.core.work import Cycle, Draft
 from ebbtide.model.memory import BudgetMemory
 
 USED = 0.9  # of the budget that is left to buy: the rest is for what forecasts of a day are wrong about
 LEAST_BUYABLE = 0.25  # of what may be missed; where idle replicas miss more, the rest is bought as if it were this
-PRICE_TAU_S = 6 * 3600.0
-TRIM_PER_DAY = 12.0  # e-folds a day at twice the target
+PRICE_TAU_S = 6 * 3600.0  # or half a window
+TRIMS = 8.0  # e-folds in six hours, or in a shorter window, at twice the target
+TRIM_S = 6 * 3600.0
 LEAST_TRIM, MOST_TRIM = -1.5, 4.0
-RECORD_TAU_S = 86_400.0
-RECORD_PRIOR = 0.05  # of a day's budget: so many misses must come before more came than planned
-SURPRISES = (0.25, 8.0)  # how far a record may move the price
+RECORD_PRIOR_S = 2700.0  # of the budget: so many misses must come before more came than planned
+SURPRISES = (0.5, 8.0)  # how far a record may move the price
 # At this price of all that is missed, the replicas that the expected load fills are always worth starting.
 WORTH_FILLING = 2.0
 LONGEST_STEP_S = 600.0
 KEPT_PLANS = 12
+MOST_PLANNED = 0.3
 
 
 @dataclass(slots=True)
@@ -52,20 +53,20 @@ def spending(draft: Draft, outlook: Outlook, rate: float, full: int, cycle: Cycl
 
     The draft's budget is brought up to date.
     """
-    allowed, unbuyable = 1.0 - draft.state.spec.objectives.attainment, _unbuyable(draft)
-    target = max(1e-6, max(LEAST_BUYABLE * allowed, allowed - unbuyable) * USED)
-    planned = PLANNED * max(allowed, 1e-6)
-    old = draft.memory.budget
+    allowed, lost = 1.0 - draft.state.spec.objectives.attainment, unbuyable(draft)
+    target = max(1e-6, max(LEAST_BUYABLE * allowed, allowed - lost) * USED)
+    planned = min(MOST_PLANNED, planned_share(draft.state.spec.objectives.attainment) * draft.doubt)
+    old, window_s = draft.memory.budget, draft.state.spec.objectives.window_s
     elapsed_s = clip(cycle.now_s - old.at, 0.0, LONGEST_STEP_S) if old.at else cycle.snapshot.cycle_s
     load = outlook.main.expected
     log, weight, seconds = old.price_log, old.price_weight, old.price_s
     if load > 0.0 and rate > 0.0:
         # kept as a price of the work that a replica does, so that it outlives a change of the variant that is weighed
         local = math.log(_local(outlook, rate, target, planned) * rate)
-        keep = math.exp(-elapsed_s / PRICE_TAU_S)
+        keep = math.exp(-elapsed_s / min(PRICE_TAU_S, 0.5 * window_s))
         weight, seconds = old.price_weight * keep + load * elapsed_s, old.price_s * keep + elapsed_s
         log = (old.price_log * old.price_weight * keep + local * load * elapsed_s) / max(weight, 1e-12)
-    budget = _recorded(draft, old, unbuyable, elapsed_s, cycle)
+    budget = _recorded(draft, old, lost, elapsed_s, cycle)
     draft.budget = msgspec.structs.replace(
         budget,
         price_log=round(log, 5),
@@ -74,7 +75,7 @@ def spending(draft: Draft, outlook: Outlook, rate: float, full: int, cycle: Cycl
         at=round(cycle.now_s, 1),
     )
     mean_load = _mean_load(draft.budget, load)
-    prior = RECORD_PRIOR * 86_400.0 * target * max(mean_load, 1e-6)
+    prior = min(RECORD_PRIOR_S, 0.5 * window_s) * target * max(mean_load, 1e-6)
     surprise = clip((budget.missed + prior) / (budget.planned + prior), *SURPRISES)
     price = math.exp(log + budget.trim) * surprise / max(rate, 1e-9)
     filling = WORTH_FILLING * full / load if load > 0.0 else 0.0
@@ -94,7 +95,10 @@ def note(draft: Draft, outlook: Outlook, spent: Spending, capacity: float, *, at
     budget, before = draft.budget, draft.memory.budget.at
     step_s = clip(cycle.now_s - before, 0.0, LONGEST_STEP_S) if before else 0.0
     weight = min(1.0, load / max(1e-9, _mean_load(budget, load)))
-    change = TRIM_PER_DAY * clip(share * spent.surprise / spent.target - 1.0, -1.0, 2.0) * weight * step_s / 86_400.0
+    window_s = draft.state.spec.objectives.window_s
+    change = (
+        TRIMS * clip(share * spent.surprise / spent.target - 1.0, -1.0, 2.0) * weight * step_s / min(TRIM_S, window_s)
+    )
     if change * at_bound > 0.0:
         change = 0.0
     due = round(cycle.now_s + outlook.main.ahead_s, 1)
@@ -110,7 +114,7 @@ def _mean_load(budget: BudgetMemory, load: float) -> float:
     return (budget.price_weight + 3600.0 * load) / (budget.price_s + 3600.0)
 
 
-def _recorded(draft: Draft, old: BudgetMemory, unbuyable: float, elapsed_s: float, cycle: Cycle) -> BudgetMemory:
+def _recorded(draft: Draft, old: BudgetMemory, lost: float, elapsed_s: float, cycle: Cycle) -> BudgetMemory:
     """Misses that came beside those that were planned for now, each in requests.
 
     Nothing is recorded while what was planned cannot come about: nothing may be written, or replicas fail.
@@ -121,17 +125,17 @@ def _recorded(draft: Draft, old: BudgetMemory, unbuyable: float, elapsed_s: floa
     hindered = draft.no_write is not None or any(variant.backing_off or variant.hung for variant in draft.variants)
     if not due or hindered or draft.misses is None or cycle.now_s - due[-1][0] > LONGEST_STEP_S:
         return msgspec.structs.replace(old, plans=plans)
-    keep = math.exp(-elapsed_s / RECORD_TAU_S)
+    keep = math.exp(-elapsed_s / draft.state.spec.objectives.window_s)
     requests = draft.demand.rate * elapsed_s
     return msgspec.structs.replace(
         old,
         plans=plans,
         planned=round(old.planned * keep + due[-1][1] * requests, 4),
-        missed=round(old.missed * keep + max(0.0, draft.misses - unbuyable) * requests, 4),
+        missed=round(old.missed * keep + max(0.0, draft.misses - lost) * requests, 4),
     )
 
 
-def _unbuyable(draft: Draft) -> float:
+def unbuyable(draft: Draft) -> float:
     """The share that misses however many replicas there are, of the variant where it is largest."""
     known = (variant.memory.capacity for variant in draft.variants)
     return max((memory.unbuyable for memory in known if memory.unbuyable_weight >= ENOUGH), default=0.0)

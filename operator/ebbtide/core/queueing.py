@@ -7,13 +7,12 @@ replicas), and the rate from Little's law. Formulas only: nothing here reads or 
 
 import math
 
-from ebbtide.core.numeric import clip, tail_quantile, upper_tail
-from ebbtide.core.work import Model
+from ebbtide.core.numeric import clip, tail_quantile
+from ebbtide.core.work import Draft, Model, VariantDraft
 
 RESIDENCE = 0.75  # share of the variance of N that is left in a request's mean over its own residence
 ITL_SHARE = 0.7  # of the allowed misses; the rest is for first tokens
 PLANNED = 0.7  # plan to use this share of the allowed misses: the estimate of the edge is itself uncertain
-MISS_EXPONENT = 10.0  # misses grow about with load^10 at the edge, so log(load) is off by a tenth of log(misses)
 
 
 def allowed_concurrency(a_s: float, b_s: float, limit: float, attainment: float, spread: float) -> float:
@@ -39,7 +38,12 @@ def pooled_spread(dispersion: float, replicas: float) -> float:
     return dispersion + (1.0 - dispersion) / max(1.0, replicas)
 
 
-def first_token_rate(model: Model, ttft_s: float, attainment: float, correction: float) -> float:
+def planned_share(attainment: float) -> float:
+    """The share of requests that is planned to miss at full load."""
+    return PLANNED * max(1e-6, 1.0 - attainment)
+
+
+def first_token_rate(model: Model, ttft_s: float, attainment: float) -> float:
     """Requests/s at which the wait for prefill keeps first tokens inside the objective (an M/G/1 tail).
 
     Never below half of what prefill alone could do: beyond that more replicas buy nothing, and observed misses decide.
@@ -50,13 +54,27 @@ def first_token_rate(model: Model, ttft_s: float, attainment: float, correction:
     share = 0.9
     for _ in range(4):
         share = clip(1.0 - math.log(max(share, 0.05) / allowed) / max(slack, 1e-6), 0.5, 0.9)
-    return correction * share / max(1e-6, busy_s)
+    return share / max(1e-6, busy_s)
 
 
-def expected_share(model: Model, correction: float, concurrency: float, spread: float) -> float:
-    """Share of requests the model expects beyond the limit at this mean concurrency; both kinds of misses together."""
-    if concurrency <= 0.0:
-        return 0.0
-    variance = RESIDENCE * spread * concurrency * (1.0 + concurrency * model.b_s / model.a_s)
-    beyond = upper_tail((model.limit * correction - concurrency) / math.sqrt(max(variance, 1e-9)))
-    return min(1.0, beyond / ITL_SHARE)
+def line_rate(draft: Draft, variant: VariantDraft, replicas: float) -> tuple[float, float]:
+    """(requests/s, concurrency) that the latency line promises of one replica among `replicas`.
+
+    The more there are, the more fluctuation is shared. What was seen to miss corrects it (see edge).
+    """
+    model = variant.model
+    if model is None:
+        return 0.0, 0.0
+    objectives, view = draft.state.spec.objectives, draft.demand
+    spread = pooled_spread(variant.memory.capacity.dispersion, replicas)
+    concurrency = allowed_concurrency(model.a_s, model.b_s, model.limit, objectives.attainment, spread)
+    rate = rate_at(model.a_s, model.b_s, concurrency, view.output_tokens)
+    most = first_token_rate(model, objectives.ttft_s, objectives.attainment)
+    if most < rate:
+        return most, concurrency_at(model, most, view.output_tokens)
+    return rate, concurrency
+
+
+def concurrency_at(model: Model, rate: float, output_tokens: float) -> float:
+    """Little's law the other way round: requests in the batch at `rate` requests/s."""
+    return rate * output_tokens * model.a_s / max(0.05, 1.0 - rate * output_tokens * model.b_s)

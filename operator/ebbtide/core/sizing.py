@@ -8,9 +8,10 @@ noise, and holds in between: must never hold beyond that, nor while something wa
 
 import math
 
-from ebbtide.core import fullness, price, turns, worth
+from ebbtide.core import edge, fullness, price, turns, worth
 from ebbtide.core.capacity import replica_rate
 from ebbtide.core.forecast.outlook import Outlook, in_figures, look
+from ebbtide.core.forecast.spread import Misses
 from ebbtide.core.forecast.step import foresee
 from ebbtide.core.guardrails import bounds
 from ebbtide.core.numeric import clip
@@ -23,6 +24,7 @@ QUICKEST_DRAIN_S = 60.0
 MOST_REPLICAS = 10_000
 NEWS_OF_RATE = 0.02  # relative changes of what one replica carries, and of what comes, that are weighed at once
 NEWS_OF_WORK = 0.05
+STRAINED = 2.0  # times the share that may miss
 INSIDE = 0.5  # of a replica: what is worth having lies between one fewer and as many
 
 
@@ -146,11 +148,14 @@ def _weigh(draft: Draft, main: VariantDraft, unit: float, runs: int, backlog: fl
     """How many are worth having, and what they plan to miss."""
     if not draft.foreseen:
         foresee(draft, cycle)
-    outlook = look(draft)
+    draft.doubt = edge.doubt(main.memory.capacity.edge)
+    outlook = look(draft, Misses(main.steep, max(1.0, 1.0 / main.correction)))
     levels = _Levels(draft, main, unit, outlook, backlog)
     spent = price.spending(draft, outlook, unit, levels.full, cycle)
     levels.planned, levels.price = spent.planned, spent.price
     wanted = worth.wanted(runs, levels.full, levels.savings, MOST_REPLICAS)
+    if wanted < runs and _strained(draft):
+        wanted = runs
     least, most = bounds.minimum(draft), draft.state.spec.scaling.max_replicas
     stays = int(clip(wanted, least, most)) if len(draft.variants) == 1 else wanted
     at_bound = (wanted >= most) - (wanted <= least)
@@ -165,6 +170,12 @@ def _weigh(draft: Draft, main: VariantDraft, unit: float, runs: int, backlog: fl
         round(max(levels.savings(wanted + 1)), 4),
         *in_figures(outlook),
     )
+
+
+def _strained(draft: Draft) -> bool:
+    """More misses now than may: whatever is foreseen, nothing is let go."""
+    allowed = 1.0 - draft.state.spec.objectives.attainment
+    return draft.misses is not None and draft.misses - price.unbuyable(draft) > STRAINED * allowed
 
 
 def _show(draft: Draft) -> None:

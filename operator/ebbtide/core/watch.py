@@ -117,4 +117,4 @@ def _drifted(draft: Draft, now_s: float) -> str:
 def hold_s(draft: Draft, drifted_by: int) -> float:
     """How long a change by hand is left alone: upwards for the down delay, downwards for a minute or the up delay."""
     scaling = draft.state.spec.scaling
-    return max(60.0, scaling.down_delay_s if drifted_by > 0 else scaling.up_delay_s)
+    return max(60.0, draft.down_delay_s if drifted_by > 0 else scaling.up_delay_s)

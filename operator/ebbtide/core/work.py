@@ -7,6 +7,7 @@ It lives for one call only. What is remembered goes through `ebbtide.model.memor
 import math
 from dataclasses import dataclass, field
 
+from ebbtide.core.edge import MISS_EXPONENT
 from ebbtide.core.latency import LatencyLine
 from ebbtide.model.memory import (
     BudgetMemory,
@@ -85,7 +86,8 @@ class VariantDraft:
     startup_s: float = 0.0
     startup_measured: bool = False
     model: Model | None = None
-    correction: float = 1.0
+    correction: float = 1.0  # what it carries over what the latency line promises
+    steep: float = MISS_EXPONENT  # misses grow with load to this power
     most_rate: float = math.inf  # requests/s that a replica carried when it was full; infinite: it never was
     full_by: str = ""
     rate: float = 0.0  # requests/s of one replica inside the objectives, as pooled in this service
@@ -193,6 +195,9 @@ class Draft:
     foreseen_by: str = ""  # the candidate that leads; empty: there is no record of demand to look back on
     budget: BudgetMemory = field(default_factory=BudgetMemory)
     weighed: WorthMemory = field(default_factory=WorthMemory)
+    arrivals_by_pod: bytes = b""
+    horizon_s: float = 0.0  # until a replica that is asked for now serves
+    doubt: float = 1.0  # times as many may miss as at the median of what is believed of the edge
     worth: str = ""  # what the next replica and the last one are worth, in words
     moving: bool = False  # demand changes by more than a little within a start-up
     steady: bool = False  # scored, and not moving: neither rising nor falling much within a start-up
@@ -242,6 +247,12 @@ class Draft:
     def wanted(self) -> int:
         """Replicas of all variants as placement wants them."""
         return sum(variant.wanted for variant in self.variants)
+
+    @property
+    def down_delay_s(self) -> float:
+        """For how long fewer must be enough: as declared, else until one that is asked for now would serve."""
+        declared_s = self.state.spec.scaling.down_delay_s
+        return self.horizon_s if declared_s is None else declared_s
 
     def counts(self) -> list[int]:
         """Allowed so far, by variant."""

@@ -89,15 +89,25 @@ class LineMemory(Spec, frozen=True, array_like=True):
     vy: float = 0.0
 
 
+class EdgeMemory(Spec, frozen=True, array_like=True):
+    """How misses grow with load, beside what is believed (see core.edge): both as logarithms, and what is unsure."""
+
+    work: float = 0.0  # output tokens/s x the shape of lengths to which loads are relative; 0: nothing was seen
+    level: float = 0.0
+    steep: float = 0.0
+    level_variance: float = 0.0
+    covariance: float = 0.0
+    steep_variance: float = 0.0
+    carried: float = 0.0  # the highest load at which no more than planned missed, slowly forgotten
+
+
 class CapacityMemory(Spec, frozen=True):
     """What a variant's replicas were seen to do: their latency line, its corrections, and start-up times (s)."""
 
     line: LineMemory = LineMemory()
-    correction: float = 1.0  # what replicas carried over what the model said, smoothed
-    proven_tokens: float = (
-        0.0  # most output tokens/s a replica was seen to carry within the objectives, slowly forgotten
-    )
-    proven_shape: float = 0.0  # the lengths' shape (see core.priors) at which that was; 0: not known
+    edge: EdgeMemory = EdgeMemory()
+    crowd_mean: float = 0.0
+    crowd: float = 0.0  # variance of the number in a batch from moment to moment, over its mean; 0: not known
     startup_s: tuple[float, ...] = ()
     seen_ready: tuple[str, ...] = ()  # uids of pods whose start-up was counted
     failing_since: float | None = None  # when its starting pods stopped making progress
@@ -109,6 +119,8 @@ class CapacityMemory(Spec, frozen=True):
     startup_watermark: float | None = None  # `ready_at` of the newest pod whose start-up was counted
     unbuyable: float = 0.0  # share of misses seen while replicas were nearly idle: more of them buy nothing
     unbuyable_weight: float = 0.0  # requests behind `unbuyable`, decayed
+    idle_shares: tuple[float, ...] = ()  # that missed in the newest windows in which they were nearly idle
+    idle_at: float = 0.0  # when the last of them was
     full_tokens: float = 0.0  # output tokens/s that replicas carried when they were full (see core.fullness); 0: never
     full_shape: float = 0.0  # the lengths' shape at which that was
     full_by: str = ""  # what they were full by
@@ -148,6 +160,7 @@ class ServiceMemory(Spec, frozen=True):
     forecast: ForecastMemory = ForecastMemory()
     budget: BudgetMemory = BudgetMemory()
     worth: WorthMemory = WorthMemory()
+    arrivals_by_pod: bytes = b""  # what each pod took when it was last read, for one rate window (core/departed)
     variants: tuple[VariantMemory, ...] = ()
     recommendations: tuple[Recommendation, ...] = ()
     moves: tuple[Recommendation, ...] = ()  # our own changes within the last minutes, for rates

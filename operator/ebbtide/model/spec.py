@@ -58,7 +58,8 @@ class Objectives(Spec, frozen=True):
 
     ttft_s: float
     itl_s: float
-    attainment: float  # 0..1
+    attainment: float  # 0..1, of the requests of any `window_s`
+    window_s: float = 86_400.0
 
 
 class TargetRef(Spec, frozen=True, order=True):
@@ -140,7 +141,7 @@ class Scaling(Spec, frozen=True):
     max_replicas: int = 100
     up_delay_s: float = 0.0
     up_max_per_minute: int = 60
-    down_delay_s: float = 300.0
+    down_delay_s: float | None = None  # None: as long as a replica that is asked for now takes to serve
     down_max_per_minute: int = 10
     scale_to_zero: ScaleToZero | None = None
     pause: Pause | None = None

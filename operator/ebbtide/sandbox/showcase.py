@@ -158,7 +158,7 @@ def _scaling(spec: ServiceSpec) -> dict[str, Any]:
     body: dict[str, Any] = {
         "minReplicas": scaling.min_replicas,
         "maxReplicas": scaling.max_replicas,
-        "down": {"delay": format_duration(scaling.down_delay_s), "maxPerMinute": scaling.down_max_per_minute},
+        "down": {"delay": format_duration(scaling.down_delay_s or 0.0), "maxPerMinute": scaling.down_max_per_minute},
     }
     zero = scaling.scale_to_zero
     if zero is not None:

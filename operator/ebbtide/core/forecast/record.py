@@ -6,12 +6,14 @@ higher loads that were seen before. How likely a jump is follows from how much b
 expectation-maximisation for each score), and from how often there was somewhere to jump to.
 """
 
+import functools
 import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ebbtide.core.forecast.spread import ERRORS, FLOOR, LOADS, Spread
+from ebbtide.core.forecast.spread import ERRORS, FLOOR, LOADS, Misses, Spread
+from ebbtide.core.numeric import clip
 from ebbtide.model.memory import ForecastMemory, TrackMemory
 
 NAMES = ("level", "level 3 min", "level 9 min", "level 27 min", "trend", "growth", "yesterday", "last week")
@@ -22,15 +24,26 @@ LOSS_FLOOR = 1e-4  # a log error of 1 % is no worse than none
 WORST_LOSS = 4.0
 NOTHING = 1e-6  # tokens/s: what is left of a logarithm's rounding
 MEMORY_S = 6 * 3600.0
-PRIOR_SIGMA, PRIOR_COUNT = 0.35, 4.0  # a forecaster without a record is doubted; soon only the record speaks
+PRIOR_SIGMA, LEAST_SIGMA, PRIOR_COUNT = (
+    0.35,
+    0.05,
+    4.0,
+)  # a forecaster without a record is doubted; soon only the record speaks
 JUMPS, JUMP_COUNT = 0.004, 20.0  # one in 250 to begin with
 MOST_JUMPS = 0.9
 SMOOTH = 0.03  # of the density of loads is anywhere: a load never seen before may come too
 _DUE = struct.Struct("<d")
 _OPEN = struct.Struct(f"<d{len(NAMES) + 1}f")
 
-_bell = [math.exp(-0.5 * ((ERRORS.first + ERRORS.step * i) / PRIOR_SIGMA) ** 2) for i in range(ERRORS.count)]
-PRIOR = [weight / sum(_bell) for weight in _bell]
+
+@functools.lru_cache(maxsize=64)
+def _bell(sigma: float) -> list[float]:
+    """Log errors as they are believed before any was seen: a normal distribution of this width."""
+    heights = [math.exp(-0.5 * ((ERRORS.first + ERRORS.step * i) / sigma) ** 2) for i in range(ERRORS.count)]
+    return [height / sum(heights) for height in heights]
+
+
+PRIOR = _bell(PRIOR_SIGMA)
 
 
 Row = tuple[float, ...]  # second that it is due, what the blend said, what each candidate said
@@ -88,10 +101,18 @@ def blend(shares: Sequence[float], said: Sequence[float]) -> float:
     return blended if blended > NOTHING else 0.0
 
 
-def around(track: Track) -> Spread:
-    """The spread of load / forecast, with what is believed before errors were seen."""
+def around(track: Track, misses: Misses, sigma: float = PRIOR_SIGMA) -> Spread:
+    """The spread of load / forecast, with what is believed before errors were seen: that they are about `sigma`."""
+    doubt, prior = _doubt(track), _bell(round(clip(sigma, LEAST_SIGMA, PRIOR_SIGMA), 2))
+    return Spread(ERRORS, [seen + doubt * belief for seen, belief in zip(track.errors, prior, strict=True)], misses)
+
+
+def deviation(track: Track) -> float:
+    """Of its log errors around none, with what is believed before errors were seen."""
     doubt = _doubt(track)
-    return Spread(ERRORS, [seen + doubt * prior for seen, prior in zip(track.errors, PRIOR, strict=True)])
+    weight = sum(track.errors) + doubt
+    squares = sum(seen * (ERRORS.first + ERRORS.step * i) ** 2 for i, seen in enumerate(track.errors))
+    return math.sqrt((squares + doubt * PRIOR_SIGMA**2) / weight)
 
 
 def _doubt(track: Track) -> float:

@@ -1,17 +1,18 @@
 """How loads spread: around a forecast, by its own past errors; and over all that was seen, where they may jump to.
 
 Both are histograms on a logarithmic scale, kept as bytes. From each follows, in closed form, what is missed on average
-at a capacity, when misses grow with load^10 from the planned share at full load up to all of them.
+at a capacity, when misses grow with a power of the load from the planned share at full load up to all of them.
 """
 
 import math
 import struct
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from operator import mul
 
-from ebbtide.core.queueing import MISS_EXPONENT
+from ebbtide.core.edge import MISS_EXPONENT, MOST_STEEP
 
 LEAST_CAPACITY = 1e-9  # tokens/s, or of a forecast: its tenth power is still a number
 FLOOR = 4.0  # tokens/s, an answer of 240 a minute: logarithms of less would only score noise
@@ -23,8 +24,15 @@ class Scale:
     def __init__(self, first: float, step: float, count: int) -> None:
         self.first, self.step, self.count = first, step, count
         self.values = [math.exp(first + step * i) for i in range(count)]
-        self.powers = [value ** (MISS_EXPONENT + 1.0) for value in self.values]
+        self._powers: dict[float, list[float]] = {}
         self._packed = struct.Struct(f"<{count}f")
+
+    def powers(self, exponent: float) -> list[float]:
+        """The bins' loads to that power."""
+        found = self._powers.get(exponent)
+        if found is None:
+            found = self._powers[exponent] = [value**exponent for value in self.values]
+        return found
 
     def unpack(self, packed: bytes) -> list[float]:
         """Weights by bin; zeros for nothing, and for what another release packed."""
@@ -55,35 +63,64 @@ class Scale:
         return sum(weights[max(0, math.floor((value - self.first) / self.step) + 1) :])
 
 
+@dataclass(frozen=True, slots=True)
+class Misses:
+    """How misses grow with load: as load^steep up to full load and beyond, and with load^10 past `hard` full loads.
+
+    However soft an edge was seen to be below full load, beyond what the latency line promises nothing is carried.
+    """
+
+    steep: float = MISS_EXPONENT
+    hard: float = 1.0
+
+    @property
+    def rounded(self) -> float:
+        """Few exponents, so that each power of a bin is worked out once."""
+        return round(4.0 * min(self.steep, MOST_STEEP)) / 4.0
+
+
 class Spread:
     """A distribution of loads, ready to be asked. `weights` need not add up to 1."""
 
-    __slots__ = ("_high", "_low", "_scale", "_seen", "mean")
+    __slots__ = ("_hard", "_high", "_past", "_scale", "_seen", "_soft", "_steep", "mean")
 
-    def __init__(self, scale: Scale, weights: Sequence[float]) -> None:
+    def __init__(self, scale: Scale, weights: Sequence[float], misses: Misses = Misses()) -> None:
+        self._steep, self._hard = misses.rounded, misses.hard
         total = sum(weights) or 1.0
         shares = [weight / total for weight in weights]
         self._scale = scale
-        # sums over the bins from the lowest on: share, share x load, share x load^11
+        # sums over the bins from the lowest on: share, share x load, share x load^(steep + 1), share x load^11
         self._seen: list[float] = [0.0, *accumulate(shares)]
         self._high: list[float] = [0.0, *accumulate(map(mul, shares, scale.values))]
-        self._low: list[float] = [0.0, *accumulate(map(mul, shares, scale.powers))]
+        self._soft: list[float] = [0.0, *accumulate(map(mul, shares, scale.powers(self._steep + 1.0)))]
+        self._past = self._soft
+        if self._steep < MISS_EXPONENT:
+            self._past = [0.0, *accumulate(map(mul, shares, scale.powers(MISS_EXPONENT + 1.0)))]
         self.mean = self._high[-1]
 
     def missed(self, capacity: float, planned: float, least: int = 0) -> float:
-        """Mean of load x min(1, planned x (load / capacity)^10), over the bins from `least` on (see `first_above`).
+        """Mean of load x share missed, over the bins from `least` on (see `first_above`).
 
-        Always 1 at a capacity of 1 and 1 % planned: 0.01. Half the time 2: it misses 2 x min(1, 10.24), so 1.0 in all.
+        The share is planned x (load / capacity)^steep, the greater one past the hard edge, and at most 1. Always 1 at
+        a capacity of 1 and 1 % planned: 0.01. Half the time 2: with load^10 that half misses all, 1.0.
         """
-        scale = self._scale
-        capacity = max(capacity, LEAST_CAPACITY)
-        edge = math.log(capacity) - math.log(planned) / MISS_EXPONENT  # above it everything is missed
-        index = int((edge - scale.first) / scale.step + 1.0) if edge > scale.first else 0
-        index = min(index, scale.count)
-        if index <= least:
-            return self.mean - self._high[least]
-        partly: float = planned * (self._low[index] - self._low[least]) * capacity**-MISS_EXPONENT
-        return partly + self.mean - self._high[index]
+        log = math.log(max(capacity, LEAST_CAPACITY))
+        steep = max(self._steep, MISS_EXPONENT)
+        hard = log + (math.log(self._hard) if self._steep < MISS_EXPONENT else 0.0)
+        full = hard - math.log(planned) / steep  # above it everything is missed
+        cross = full
+        if self._steep < MISS_EXPONENT:
+            full = min(full, log - math.log(planned) / self._steep)
+            cross = min(full, (MISS_EXPONENT * hard - self._steep * log) / (MISS_EXPONENT - self._steep))
+        end = max(least, self._bins_below(full))
+        middle = min(end, max(least, self._bins_below(cross)))
+        soft = (self._soft[middle] - self._soft[least]) * math.exp(-self._steep * log)
+        past = (self._past[end] - self._past[middle]) * math.exp(-steep * hard)
+        return planned * (soft + past) + self.mean - self._high[end]
+
+    def _bins_below(self, log: float) -> int:
+        place = (log - self._scale.first) / self._scale.step
+        return min(self._scale.count, int(place + 1.0)) if place > 0.0 else 0
 
     def mean_above(self, floor: float) -> float:
         """Sum of share x load over loads above `floor`."""

@@ -37,6 +37,7 @@ def step(draft: Draft, cycle: Cycle) -> None:
             variant.memory.capacity, draft.state.spec.model_parameters_billion
         )
     memory, horizon_s = draft.memory.forecast, horizon(draft, cycle)
+    draft.horizon_s = horizon_s
     view = draft.demand
     fresh = view.quality in ("fresh", "young") and view.lengths_known and windows_are_full(draft, cycle)
     turn = fresh and turns.comes(draft.state.spec.key, memory.turn_at, cycle.now_s, cycle.snapshot.rate_window_s)

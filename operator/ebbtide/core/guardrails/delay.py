@@ -33,7 +33,7 @@ def apply(draft: Draft, cycle: Cycle) -> Verdict | None:
     if total < observed and trusted:  # else nothing is lowered at all: see staleness
         most = max(entry.replicas for entry in draft.recommendations)
         if most > total:
-            text = f"{min(most, observed)} were wanted within the last {scaling.down_delay_s:.0f}s (down.delay)"
+            text = f"{min(most, observed)} were wanted within the last {draft.down_delay_s:.0f}s (down.delay)"
             return Verdict(restore(draft, min(most, observed) - total), Code.DOWN_DELAY, text)
     if total > observed and scaling.up_delay_s > 0.0 and not draft.waking:
         # the remembered moment is rounded to a tenth of a second, so it may lie a little ahead
@@ -47,7 +47,7 @@ def apply(draft: Draft, cycle: Cycle) -> Verdict | None:
 
 def _warming(draft: Draft, cycle: Cycle) -> Verdict | None:
     """Nothing is raised before requests could be measured, nothing lowered before the delay was watched."""
-    needed_s = max(WATCH_DOWN_S, draft.state.spec.scaling.down_delay_s)
+    needed_s = max(WATCH_DOWN_S, draft.down_delay_s)
     counts, waits = draft.counts(), []
     if draft.watched_s < needed_s and no_lower(draft) != counts:
         counts = no_lower(draft)
@@ -107,8 +107,8 @@ def _gap(draft: Draft, cycle: Cycle) -> bool:
 
 def _remember(draft: Draft, total: int, now_s: float, watched: bool) -> None:
     """Keep the sliding maximum: earlier entries that are not larger than the new one can never be the maximum again."""
-    memory, scaling = draft.memory, draft.state.spec.scaling
-    since = now_s - scaling.down_delay_s
+    memory = draft.memory
+    since = now_s - draft.down_delay_s
     kept = [entry for entry in memory.recommendations if entry.at >= since and entry.replicas > total]
     kept.append(Recommendation(round(now_s, 1), total))
     if len(kept) > KEPT:  # merge the two oldest towards the cautious side: the larger number, the later time
