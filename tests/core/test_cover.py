@@ -1,8 +1,9 @@
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ebbtide.core.cover import Option, cheapest
@@ -67,6 +68,25 @@ def test_it_finds_what_trying_everything_finds(choices):
     if len(choices) > 1:
         assert sum(o.price(counts[o.index]) for o in choices) == pytest.approx(min(tried), abs=1e-6)
     assert sum(o.share * counts[o.index] for o in choices) >= 1.0 - 1e-6
+
+
+@given(options, st.lists(st.booleans(), min_size=3, max_size=3), st.floats(0.0, 1.0))
+def test_what_must_not_be_taken_away_is_covered_for_least(choices, firm, floor):
+    """As much of `floor` as the firm ones have room for, and nothing that covers both is cheaper."""
+    choices = [replace(each, firm=stays) for each, stays in zip(choices, firm, strict=False)]
+    assume(len(choices) > 1)
+    floor = min(floor, sum(o.high * o.share for o in choices if o.firm))
+    tried = [
+        sum(o.price(n) for o, n in zip(choices, ns, strict=True))
+        for ns in itertools.product(*(range(o.low, o.high + 1) for o in choices))
+        if sum(o.share * n for o, n in zip(choices, ns, strict=True)) >= 1.0 - 1e-9
+        and sum(o.share * n for o, n in zip(choices, ns, strict=True) if o.firm) >= floor - 1e-9
+    ]
+    assume(tried)
+    counts, missing = cheapest(choices, 1.0, floor)
+    assert missing == 0.0
+    assert sum(o.share * counts[o.index] for o in choices if o.firm) >= floor - 1e-6
+    assert sum(o.price(counts[o.index]) for o in choices) == pytest.approx(min(tried), abs=1e-6)
 
 
 @given(options, st.floats(0.1, 0.99))

@@ -101,7 +101,8 @@ class GPUPoolSpec(ApiModel):
     Unset: Static."""
     capacity_type: CapacityType = CapacityType.ON_DEMAND
     """How the GPUs are bought: OnDemand, Spot, Reserved or OnPrem; shown in tables and in the metric ebbtide_pool_info.
-    Interruptions are declared apart, by interruptionTaints. Unset: OnDemand."""
+    Of a service with variants on Spot pools and on others, as much runs on the others as its objective cannot miss when
+    the Spot pool goes, by losses as measured; these are declared by interruptionTaints. Unset: OnDemand."""
     node_selector: Annotated[dict[str, LabelValue], Field(min_length=1, max_length=16, json_schema_extra=LABEL_KEYS)]
     """Labels that the pool's nodes carry, 1 to 16 with keys of up to 317 and values of up to 63 characters; all must
     match. A node that matches several pools counts in each of them, so select by labels that tell them apart.

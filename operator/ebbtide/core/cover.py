@@ -24,14 +24,18 @@ class Option:
     running: int
     low: int
     high: int
+    firm: bool = True  # nothing of it is taken away at any moment
 
     def price(self, count: int) -> float:
         """Cost of `count` replicas for an hour."""
         return count * self.cost + max(0, count - self.running) * (self.new_cost - self.cost)
 
 
-def cheapest(options: list[Option], need: float = 1.0) -> tuple[dict[int, int], float]:
-    """({index: replicas}, part of the need that found no room). Counts stay within low..high of each option."""
+def cheapest(options: list[Option], need: float = 1.0, firm: float = 0.0) -> tuple[dict[int, int], float]:
+    """({index: replicas}, part of the need that found no room). Counts stay within low..high of each option.
+
+    `firm` of the need is covered by firm options, as far as they go.
+    """
     usable = [option for option in options if option.high >= option.low]
     if not usable:
         return {}, need
@@ -41,13 +45,13 @@ def cheapest(options: list[Option], need: float = 1.0) -> tuple[dict[int, int], 
     if len(usable) == 1:
         only = usable[0]
         return {only.index: max(only.low, math.ceil(need / only.share - EPSILON))}, 0.0
-    return _Search(usable, need).solve(), 0.0
+    return _Search(usable, need, firm).solve(), 0.0
 
 
 class _Search:
     """Depth first over options in order of cost per share; most replicas of the cheapest first."""
 
-    def __init__(self, options: list[Option], need: float) -> None:
+    def __init__(self, options: list[Option], need: float, firm: float) -> None:
         self.options = sorted(options, key=lambda option: (option.cost / option.share, option.cost, option.index))
         self.need = need
         self.best_cost = math.inf
@@ -59,38 +63,48 @@ class _Search:
         self.room = [0.0] * (count + 1)
         self.least_ratio = [math.inf] * (count + 1)
         self.floor_cost = [0.0] * (count + 1)
+        self.firm_room = [0.0] * (count + 1)
         for position in range(count - 1, -1, -1):
             option = self.options[position]
             self.floor_share[position] = self.floor_share[position + 1] + option.low * option.share
             self.room[position] = self.room[position + 1] + option.high * option.share
             self.least_ratio[position] = min(self.least_ratio[position + 1], option.cost / option.share)
             self.floor_cost[position] = self.floor_cost[position + 1] + option.price(option.low)
+            self.firm_room[position] = self.firm_room[position + 1] + (
+                option.high * option.share if option.firm else 0.0
+            )
+        self.firm = min(firm, self.firm_room[0])
 
     def solve(self) -> dict[int, int]:
         """The cheapest counts by option index; all there is where shares are too unlike to be added up."""
-        self._descend(0, [], 0.0, 0.0)
+        self._descend(0, [], 0.0, 0.0, 0.0)
         if not self.best:
             self.best = [option.high for option in self.options]
         return {option.index: count for option, count in zip(self.options, self.best, strict=True)}
 
-    def _descend(self, position: int, counts: list[int], cost: float, share: float) -> None:
+    def _descend(self, position: int, counts: list[int], cost: float, share: float, firm: float) -> None:
         if position == len(self.options):
             self._keep(counts, cost, share)
             return
         option = self.options[position]
         rest = max(0.0, self.need - share - self.floor_share[position + 1])
+        if option.firm:
+            rest = max(rest, self.firm - firm)
         most = min(option.high, max(option.low, math.ceil(rest / option.share - EPSILON)))
         for count in range(most, option.low - 1, -1):
             reached = share + count * option.share
             if reached + self.room[position + 1] < self.need - EPSILON:
                 return  # fewer of this one leaves too much for the others
+            kept = firm + (count * option.share if option.firm else 0.0)
+            if kept + self.firm_room[position + 1] < self.firm - EPSILON:
+                return
             self.steps += 1
             if self.best and self.steps > MOST_STEPS:
                 return
             paid = cost + option.price(count)
             if self.best and paid + self._bound(position + 1, reached) > self.best_cost + EPSILON:
                 continue
-            self._descend(position + 1, [*counts, count], paid, reached)
+            self._descend(position + 1, [*counts, count], paid, reached, kept)
 
     def _bound(self, position: int, share: float) -> float:
         """The least that the options from `position` on can cost."""

@@ -4,7 +4,7 @@ Every outcome has a reason from the catalogue, "nothing to do" too. Text is buil
 from constants that might drift away from them.
 """
 
-from ebbtide.core import fullness, pools, silence
+from ebbtide.core import fullness, pools, silence, spot
 from ebbtide.core.guardrails.bounds import minimum, replicas_are
 from ebbtide.core.guardrails.staleness import describe as describe_metrics
 from ebbtide.core.replicas import describe_failing
@@ -49,7 +49,9 @@ def _mix(draft: Draft) -> str:
     text = " + ".join(parts) or "none"
     if draft.even:
         text += "; requests are spread evenly, so beside each other each carries only what the slowest can"
-    return text + (f"; {draft.unplaced_text}" if draft.unplaced_text else "")
+    text += f"; {spot.words(draft)}" if draft.firm > 0.0 else ""
+    text += f"; {draft.unplaced_text}" if draft.unplaced_text else ""
+    return text + (f"; {draft.placed_by}" if draft.placed_by else "")
 
 
 def close_waterfall(draft: Draft) -> None:

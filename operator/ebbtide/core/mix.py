@@ -5,11 +5,12 @@ these it was.
 """
 
 import math
+from collections.abc import Mapping
 
-from ebbtide.core import balance, pools, replicas, shortage
+from ebbtide.core import balance, pools, replicas, shortage, spot
 from ebbtide.core.cover import Option, cheapest
 from ebbtide.core.numeric import clip
-from ebbtide.core.work import Cycle, Draft, VariantDraft
+from ebbtide.core.work import Asked, Cycle, Draft, VariantDraft
 
 # A new replica must pay its start-up back within this time: 60 s of start-up make it 10 % dearer than one that runs.
 PAYBACK_S = 600.0
@@ -20,27 +21,40 @@ def place(draft: Draft, cycle: Cycle) -> None:
     if _stands_still(draft):
         for variant in draft.variants:
             variant.wanted = variant.placed = variant.observed
-            variant.high = _high(draft, variant, cycle, claim=False)
+            variant.high = _high(draft, variant, claim=False)
         return
+    draft.firm = spot.floor(draft)
     draft.waking = draft.observed == 0 and draft.demand.queue > 0.0
-    highs = [_high(draft, variant, cycle, claim=False) for variant in draft.variants]
+    highs = [_high(draft, variant, claim=False) for variant in draft.variants]
     for variant, high in zip(draft.variants, highs, strict=True):
         variant.high = high
-    counts, missing = _solve(draft, highs)
+    counts, missing = _choose(draft, highs)
     if missing > 1e-9:
-        wider = [_high(draft, variant, cycle, claim=True) for variant in draft.variants]
+        wider = [_high(draft, variant, claim=True) for variant in draft.variants]
         if wider != highs:
-            counts, missing = _solve(draft, wider)
+            counts, missing = _choose(draft, wider)
         highs = wider
         for variant, high in zip(draft.variants, highs, strict=True):
             variant.high = max(variant.high, high)
-    draft.unplaced = missing
+    draft.unplaced, draft.highs = missing, highs
     _declare(draft, counts)
     _fit_total(draft, highs)
     draft.total_need = _alone(draft)
     if missing > 1e-9:
         shortage.explain_need(draft, cycle)
     shortage.mark(draft, cycle)
+
+
+def _choose(draft: Draft, highs: list[int]) -> tuple[dict[int, int], float]:
+    """Its own cheapest mix; or the one that was prescribed to it, where there is room for as much as that carries."""
+    if draft.prescribed is not None and draft.asked is not None:
+        counts = {i: min(count, high) for i, (count, high) in enumerate(zip(draft.prescribed, highs, strict=True))}
+        options = options_of(draft, draft.asked, highs)
+        full = left_over(draft, options, dict(enumerate(draft.prescribed)), draft.asked.need)
+        missing = left_over(draft, options, counts, draft.asked.need)
+        if missing <= full + 1e-9:
+            return counts, missing
+    return _solve(draft, highs)
 
 
 def _declare(draft: Draft, counts: dict[int, int]) -> None:
@@ -81,18 +95,21 @@ def _room(variant: VariantDraft, claim: bool) -> int:
     return max(0, min(most, free, pools.UNLIMITED if math.isinf(unclaimed) else math.floor(unclaimed + 1e-9)))
 
 
-def _high(draft: Draft, variant: VariantDraft, cycle: Cycle, claim: bool) -> int:
+def _high(draft: Draft, variant: VariantDraft, claim: bool) -> int:
     """The most replicas the variant may have; limits of pools can push it below what is declared now."""
-    most = min(variant.spec.max_replicas, draft.state.spec.scaling.max_replicas)
-    observed = variant.sound
+    most = widest(draft, variant)
     if variant.pool is None or variant.fault is not None or not variant.state.target.exists:
-        return min(most, observed)
+        return most
     if variant.backing_off:
-        return min(most, observed if claim else replicas.healthy(variant))
-    room = _room(variant, claim)
-    if variant.cost is None:
-        room = min(room, 0)
-    return max(0, min(most, observed + room))
+        return min(most, variant.sound if claim else replicas.healthy(variant))
+    return max(0, min(most, variant.sound + _room(variant, claim)))
+
+
+def widest(draft: Draft, variant: VariantDraft) -> int:
+    """The most replicas it may have wherever its pool had room: what fails, or has no price, does not grow."""
+    most = min(variant.spec.max_replicas, draft.state.spec.scaling.max_replicas)
+    stuck = variant.pool is None or variant.fault is not None or not variant.state.target.exists
+    return min(most, variant.sound) if stuck or variant.backing_off or variant.cost is None else most
 
 
 def _solve(draft: Draft, highs: list[int]) -> tuple[dict[int, int], float]:
@@ -104,35 +121,44 @@ def _solve(draft: Draft, highs: list[int]) -> tuple[dict[int, int], float]:
     need = 1.0 if any(variant.need > 1e-9 for variant in draft.variants) else 0.0
     carried = carries_now(draft)
     if carried >= 1.0:
-        return _enough(draft, highs, need, min(draft.keep_ratio, carried))[:2]
+        return _asked_of(draft, highs, _enough(draft, need, min(draft.keep_ratio, carried)))[:2]
     if len(draft.variants) > 1 and carried > 0.0:
         # 10 run and a mix of 11 is cheaper: for a need of 9.9 it is moved to, so for 10.1 no mix of 10.5 will do
-        _, missing, reach = _enough(draft, highs, need, carried)
+        _, missing, reach = _asked_of(draft, highs, _enough(draft, need, carried))
         if missing <= 0.0 and reach * carried > need:
-            counts, missing = _adding(draft, highs, reach * carried)
+            counts, missing, _ = _asked_of(draft, highs, Asked(reach * carried, short=True, keep=1.0, grows=True))
             if missing <= 0.0:
                 return counts, missing
-    return _adding(draft, highs, need)
+    return _asked_of(draft, highs, Asked(need, short=True, keep=1.0, grows=True))[:2]
 
 
-def _adding(draft: Draft, highs: list[int], need: float) -> tuple[dict[int, int], float]:
-    """To what runs: nothing of it is let go."""
-    return _best_mix(draft, _options(draft, highs, short=True, keep=1.0), need)[:2]
-
-
-def _enough(draft: Draft, highs: list[int], need: float, keep: float) -> tuple[dict[int, int], float, float]:
-    """What carries `keep` times the need, for least; and how many times that it carries.
+def _enough(draft: Draft, need: float, keep: float) -> Asked:
+    """What carries `keep` times the need, for least.
 
     A move to a cheaper mix starts new replicas although enough run: only while demand is steady, else it never pays.
     """
-    if not draft.steady and not claimed(draft):
+    return Asked(need, short=False, keep=keep, grows=draft.steady or claimed(draft) or firm_missing(draft))
+
+
+def _asked_of(draft: Draft, highs: list[int], asked: Asked) -> tuple[dict[int, int], float, float]:
+    draft.asked = asked
+    return best_mix(draft, options_of(draft, asked, highs), asked.need)
+
+
+def options_of(draft: Draft, asked: Asked, highs: list[int]) -> list[Option]:
+    """The variants as the search sees them, within `highs`."""
+    if not asked.grows:
         highs = [min(high, variant.sound) for variant, high in zip(draft.variants, highs, strict=True)]
-    return _best_mix(draft, _options(draft, highs, short=False, keep=keep), need)
-
-
-def _options(draft: Draft, highs: list[int], *, short: bool, keep: float) -> list[Option]:
-    made = (_option(draft, variant, high, short, keep) for variant, high in zip(draft.variants, highs, strict=True))
+    made = (_option(draft, v, high, asked.short, asked.keep) for v, high in zip(draft.variants, highs, strict=True))
     return [option for option in made if option is not None]
+
+
+def left_over(draft: Draft, options: list[Option], counts: Mapping[int, int], need: float) -> float:
+    """The part of the need that these counts do not carry."""
+    members = [option for option in options if counts.get(option.index, 0) > 0]
+    carried = sum(option.share * counts[option.index] for option in sharing(draft, members))
+    missing = need - carried
+    return missing if missing > 1e-9 else 0.0
 
 
 def carries_now(draft: Draft) -> float:
@@ -142,6 +168,15 @@ def carries_now(draft: Draft) -> float:
     if all(variant.need <= 1e-9 for variant in draft.variants):
         return math.inf
     return sum(replicas.healthy(v) * rate / max(v.need, 1e-12) for v, rate in zip(running, rates, strict=True))
+
+
+def firm_missing(draft: Draft) -> bool:
+    """Too little runs where nothing is taken away."""
+    if draft.firm <= 0.0:
+        return False
+    firm = [variant for variant in draft.variants if not variant.spot]
+    kept = sum(replicas.healthy(v) * v.rate / v.need for v in firm if v.need > 1e-9)
+    return kept < draft.firm - 1e-9 and any(variant.high > variant.sound for variant in firm)
 
 
 def claimed(draft: Draft) -> bool:
@@ -158,15 +193,17 @@ def _option(draft: Draft, variant: VariantDraft, high: int, short: bool, keep: f
     share = clip(per_need, 1e-9, 1e12)
     cost = comparable_cost(variant)
     new = cost * (1.0 + variant.startup_s / PAYBACK_S)
-    return Option(variant.index, share, cost, new, variant.sound, low, high)
+    return Option(variant.index, share, cost, new, variant.sound, low, high, not variant.spot)
 
 
 def comparable_cost(variant: VariantDraft) -> float:
     """Cost of a replica for an hour. Where it is unknown nothing may grow, and what runs counts as free: it stays."""
-    return max(variant.cost, 1e-6) if variant.cost is not None else 1e-6
+    if variant.cost is None:
+        return 1e-6
+    return max(variant.cost * spot.dearer(variant) if variant.spot else variant.cost, 1e-6)
 
 
-def _best_mix(draft: Draft, options: list[Option], need: float) -> tuple[dict[int, int], float, float]:
+def best_mix(draft: Draft, options: list[Option], need: float) -> tuple[dict[int, int], float, float]:
     """(counts, what found no room, what they carry): the cheapest over sets of variants, at equal cost the largest.
 
     Sets, because what a replica carries depends on whom it shares traffic with.
@@ -175,17 +212,25 @@ def _best_mix(draft: Draft, options: list[Option], need: float) -> tuple[dict[in
         counts, missing = cheapest(options, need)
         return counts, missing, sum(option.share * counts[option.index] for option in options)
     best: tuple[dict[int, int], float, float] = {}, math.inf, 0.0
-    best_cost = math.inf
+    so_far = (math.inf, math.inf, math.inf, 0.0)
     for members in _sets(options):
-        alike = _sharing(draft, members)
-        counts, missing = cheapest(alike, need)
+        alike = sharing(draft, members)
+        counts, missing = cheapest(alike, need, draft.firm * need)
+        lacks = round(firm_lack(alike, counts, draft.firm * need), 9) if draft.firm > 0.0 else 0.0
         missing = missing if missing > 1e-9 else 0.0
         cost = sum(option.price(counts.get(option.index, 0)) for option in alike)
         share = sum(option.share * counts.get(option.index, 0) for option in alike)
-        found, so_far = (missing, round(cost, 9), -share), (best[1], round(best_cost, 9), -best[2])
+        found = (missing, lacks, round(cost, 9), -share)
         if found < so_far:
-            best, best_cost = (counts, missing, share), cost
+            best, so_far = (counts, missing, share), found
     return best
+
+
+def firm_lack(options: list[Option], counts: Mapping[int, int], firm: float) -> float:
+    """The part of `firm`, in shares of the need, that does not run where nothing is taken away."""
+    if firm <= 0.0:
+        return 0.0
+    return max(0.0, firm - sum(option.share * counts.get(option.index, 0) for option in options if option.firm))
 
 
 def _sets(options: list[Option]) -> list[list[Option]]:
@@ -202,17 +247,17 @@ def _sets(options: list[Option]) -> list[list[Option]]:
     return [[option for option in ordered if option.index in chosen] for chosen in distinct]
 
 
-def _sharing(draft: Draft, members: list[Option]) -> list[Option]:
+def sharing(draft: Draft, members: list[Option]) -> list[Option]:
     """What each member carries next to the others.
 
     Even dispatch: all get the same rate, the slowest one's. Otherwise the fewest requests win, which evens out the
     number in flight: a fast replica beside one that may hold 120 holds 120 too, though alone it could hold 400.
     """
-    if len(members) == 1:
+    if len(members) <= 1:
         return members
     rates = balance.mix_rates(draft, [draft.variants[option.index] for option in members])
     return [
-        Option(o.index, o.share * rate / max(alone, 1e-12), o.cost, o.new_cost, o.running, o.low, o.high)
+        Option(o.index, o.share * rate / max(alone, 1e-12), o.cost, o.new_cost, o.running, o.low, o.high, o.firm)
         for o, rate, alone in zip(members, rates, (draft.variants[o.index].rate for o in members), strict=True)
     ]
 

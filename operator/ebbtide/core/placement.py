@@ -5,8 +5,9 @@ and placed last, on what is left. Must never charge a GPU twice, nor one that a 
 """
 
 import math
+from collections.abc import Mapping
 
-from ebbtide.core import balance, mix, pools
+from ebbtide.core import balance, coupling, mix, pools, sizing
 from ebbtide.core.guardrails import bounds, pause, staleness
 from ebbtide.core.isolation import attempt
 from ebbtide.core.numeric import clip
@@ -15,29 +16,110 @@ from ebbtide.model.spec import PauseDirection
 
 
 def step(cycle: Cycle) -> None:
-    """Place those that may act, highest priority first; then, on what is left, what the others would do."""
+    """Place those that may act, highest priority first; then, on what is left, what the others would do.
+
+    Where pools couple them, a programme over all that are coupled may prescribe other mixes; they are then placed once
+    more in the same order, each by its prescription as far as there is room for it today.
+    """
     pools.prepare(cycle)
+    start = {name: _Start(pool) for name, pool in cycle.pools.items()}
+    order = _in_turn(cycle)
+    acting = [draft for draft, acts in order if acts]
+    _place_all(order, cycle)
+    rooms = _rooms(cycle, start)
+    groups = coupling.components(_movable(acting, cycle), rooms, lambda draft: _unclaimable(draft, cycle))
+    if groups:
+        _improve(groups, rooms, order, cycle, start)
+    still = [draft for draft, acts in order if not acts and draft.failure is None]
+    for draft in still:
+        for pool, gpus in draft.kept:
+            pool.budget += gpus
+    _place_equals(still, cycle)
+
+
+class _Start:
+    """What a pool had before anybody was placed, to begin anew."""
+
+    def __init__(self, pool: PoolDraft) -> None:
+        self.free = dict(pool.free)
+        self._values = (pool.budget, pool.held, pool.lower, pool.yields, pool.stuck, pool.taken)
+
+    def again(self, pool: PoolDraft) -> None:
+        """Put it back."""
+        pool.free = dict(self.free)
+        pool.budget, pool.held, pool.lower, pool.yields, pool.stuck, pool.taken = self._values
+
+
+def _rooms(cycle: Cycle, start: Mapping[str, _Start]) -> dict[str, coupling.Room]:
+    """What the pools with an end have left, now that those that may act are placed."""
+    finite = {name: pool for name, pool in cycle.pools.items() if not math.isinf(pool.budget)}
+    return {name: coupling.Room(pool, pool.budget, pool.taken, start[name].free) for name, pool in finite.items()}
+
+
+def _movable(acting: list[Draft], cycle: Cycle) -> list[Draft]:
+    """Those for which another mix could be prescribed."""
+    return [
+        draft
+        for draft in acting
+        if draft.failure is None
+        and draft.asked is not None
+        and not _paused_upwards(draft, cycle)
+        and sum(variant.placed for variant in draft.variants) <= draft.state.spec.scaling.max_replicas
+    ]
+
+
+def _improve(
+    groups: list[list[coupling.Member]],
+    rooms: Mapping[str, coupling.Room],
+    order: list[tuple[Draft, bool]],
+    cycle: Cycle,
+    start: Mapping[str, _Start],
+) -> None:
+    """Place all once more where a programme knows better; as before where that turns out to leave more missed."""
+    decided = [coupling.decide(group, rooms) for group in groups]
+    if any(each.parties is not None for each in decided):
+        _again(order, cycle, start)
+        worse = [each.turned_down() for each in decided]
+        if any(worse):
+            _again(order, cycle, start)
+    cycle.placements = [each.report() for each in decided]
+    for each, shown in zip(decided, cycle.placements, strict=True):
+        for member in each.group:
+            member.draft.placed_by = shown.text
+
+
+def _again(order: list[tuple[Draft, bool]], cycle: Cycle, start: Mapping[str, _Start]) -> None:
+    for name, pool in cycle.pools.items():
+        start[name].again(pool)
+    for draft, acts in order:
+        if acts:
+            draft.gives_way, draft.unplaced_code, draft.unplaced_text = False, None, ""
+            for variant in draft.variants:
+                variant.evidence, variant.limited_by = sizing.describe(variant), ""
+    _place_all(order, cycle)
+
+
+def _in_turn(cycle: Cycle) -> list[tuple[Draft, bool]]:
+    """All services, highest priority first, and whether each may act."""
+    order = sorted(cycle.drafts, key=lambda draft: (-draft.state.spec.priority, draft.state.spec.key))
+    return [(draft, draft.failure is None and not _stays(draft, cycle)) for draft in order]
+
+
+def _place_all(order: list[tuple[Draft, bool]], cycle: Cycle) -> None:
+    """Those that may act, after the others were charged with what they hold."""
     acting: dict[int, list[Draft]] = {}
-    still: list[Draft] = []
-    kept: list[tuple[PoolDraft, float]] = []
-    yielded = {draft.state.spec.key: _yielded(draft, cycle) for draft in cycle.drafts}
-    for draft in cycle.drafts:
+    yielded = {draft.state.spec.key: _yielded(draft, cycle) for draft, _ in order}
+    for draft, _ in order:
         _may_claim(draft, yielded[draft.state.spec.key], 1.0)
-    for draft in sorted(cycle.drafts, key=lambda draft: (-draft.state.spec.priority, draft.state.spec.key)):
-        if draft.failure is None and not _stays(draft, cycle):
+    for draft, acts in order:
+        if acts:
             acting.setdefault(draft.state.spec.priority, []).append(draft)
-            continue
-        charged = _keep(draft)
-        if draft.failure is None:
-            still.append(draft)
-            kept += charged
+        else:
+            draft.kept = _keep(draft)
     for group in acting.values():
         for draft in group:
             _may_claim(draft, yielded[draft.state.spec.key], -1.0)
         _place_equals(group, cycle)
-    for pool, gpus in kept:
-        pool.budget += gpus
-    _place_equals(still, cycle)
 
 
 def _may_claim(draft: Draft, yielded: list[tuple[PoolDraft, float]], sign: float) -> None:
@@ -56,13 +138,22 @@ def _stays(draft: Draft, cycle: Cycle) -> bool:
 
 
 def _yielded(draft: Draft, cycle: Cycle) -> list[tuple[PoolDraft, float]]:
-    """(pool, GPUs) that a higher priority may claim: none that a guardrail would keep where it is.
-
-    Of 6 replicas with a declared minimum of 2, 4; of 6 whose metrics are stale, or that are paused downwards, none.
-    What has no node yet holds nothing that could be kept.
-    """
+    """(pool, GPUs) that a higher priority may claim: none that a guardrail would keep where it is."""
     if draft.failure is not None or _stays(draft, cycle):
         return []
+    return [
+        (variant.pool, float(max(0, variant.holding - least) * variant.gpus))
+        for variant, least in zip(draft.variants, _unclaimable(draft, cycle), strict=True)
+        if variant.pool is not None and variant.gpus
+    ]
+
+
+def _unclaimable(draft: Draft, cycle: Cycle) -> list[int]:
+    """Replicas of each variant that a guardrail would keep where they are, whoever needs their GPUs.
+
+    Of 6 replicas with a declared minimum of 2, 2; of 6 whose metrics are stale, or that are paused downwards, all.
+    What has no node yet holds nothing that could be kept.
+    """
     halt = pause.active(draft, cycle.now_s)
     kept = (halt is not None and halt.direction is PauseDirection.DOWN) or staleness.holds(draft, cycle)
     bound = [variant.bound_gpus // (variant.gpus or 1) for variant in draft.variants]
@@ -72,11 +163,7 @@ def _yielded(draft: Draft, cycle: Cycle) -> list[tuple[PoolDraft, float]]:
         further = int(clip(more, 0, bound[variant.index] - least[variant.index]))
         least[variant.index] += further
         more -= further
-    return [
-        (variant.pool, float(max(0, variant.holding - least[variant.index]) * variant.gpus))
-        for variant in draft.variants
-        if variant.pool is not None and variant.gpus
-    ]
+    return least
 
 
 def _keep(draft: Draft) -> list[tuple[PoolDraft, float]]:
@@ -113,8 +200,9 @@ def _place_equals(group: list[Draft], cycle: Cycle) -> None:
                 wanted = _chargeable(draft, variant, variant.wanted, cycle)
                 new = max(0, wanted - variant.observed)
                 pools.take(variant.pool, variant, new)
-                held = min(wanted, variant.placed + variant.hung, variant.holding + new)
-                variant.pool.budget -= held * variant.gpus
+                variant.added, variant.charged = new, min(wanted, variant.placed + variant.hung, variant.holding + new)
+                variant.pool.taken += new * variant.gpus
+                variant.pool.budget -= variant.charged * variant.gpus
     _reserve_minimums(group, cycle)
 
 
@@ -158,7 +246,9 @@ def _reserve_minimum(draft: Draft, cycle: Cycle) -> None:
     for variant, lifted in zip(draft.variants, _lifted(draft, cycle), strict=True):
         more = _chargeable(draft, variant, variant.wanted + lifted, cycle) - variant.wanted
         if variant.pool is not None and variant.gpus and more > 0:
-            pools.take(variant.pool, variant, variant.wanted + more - max(variant.wanted, variant.observed))
+            new = variant.wanted + more - max(variant.wanted, variant.observed)
+            pools.take(variant.pool, variant, new)
+            variant.pool.taken += max(0, new) * variant.gpus
             variant.pool.budget -= more * variant.gpus
 
 

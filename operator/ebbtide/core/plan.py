@@ -32,6 +32,7 @@ from ebbtide.model.memory import MEMORY_VERSION, Memory, Recommendation, Service
 from ebbtide.model.plan import Failure, Plan, PoolPlan, ScaleAction, ServicePlan, Step, VariantPlan
 from ebbtide.model.reasons import Code, Reason
 from ebbtide.model.snapshot import POOL_KIND, SERVICE_KIND, PodPhase, ServiceState, Snapshot
+from ebbtide.model.spec import CapacityType
 
 _Work = Callable[[Cycle], None]
 
@@ -56,6 +57,7 @@ def plan(snapshot: Snapshot, memory: Memory, now_s: float) -> tuple[Plan, Memory
         at=now_s,
         services=services,
         pools=tuple(_pool_plan(cycle, name) for name in sorted(cycle.pools)),
+        placements=tuple(cycle.placements),
         actions=actions,
         cluster_conditions=conditions.of_cluster(cycle),
         failures=tuple(failed.values()),
@@ -139,6 +141,7 @@ def _draft(state: ServiceState, memory: ServiceMemory, cycle: Cycle) -> Draft:
         pool = cycle.pools.get(spec.pool)
         variant = VariantDraft(index, spec, seen[spec.name], known.get(spec.name) or VariantMemory(spec.name), pool)
         variant.gpus = pools.gpus_of(variant)
+        variant.spot = pool is not None and pool.state.spec.capacity_type is CapacityType.SPOT
         if pool is not None and pool.price is not None and variant.gpus is not None:
             variant.cost = pool.price * variant.gpus
         variants.append(variant)

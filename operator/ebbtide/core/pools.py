@@ -6,6 +6,7 @@ what runs there already keeps its GPUs: a cordon, or a node selector that finds 
 
 import msgspec
 
+from ebbtide.core import spot
 from ebbtide.core.numeric import median
 from ebbtide.core.work import Cycle, Draft, PoolDraft, VariantDraft
 from ebbtide.model.memory import PoolMemory
@@ -65,6 +66,7 @@ def prepare(cycle: Cycle) -> None:
     """Budgets and free GPUs for placement, after everybody's own pods are known."""
     for pool in cycle.pools.values():
         _learn(pool, cycle)
+        spot.learn(pool, cycle)
         spec = pool.state.spec
         backing_off = pool.memory.backoff_until is not None and pool.memory.backoff_until > cycle.now_s
         pool.elastic = spec.provisioning is Provisioning.AUTOSCALED and not backing_off
@@ -132,13 +134,13 @@ def slots(pool: PoolDraft, variant: VariantDraft) -> int:
     """
     if pool.elastic:
         return UNLIMITED
-    gpus, per_replica = _pod_gpus(variant), max(1, variant.state.target.pods_per_replica)
+    gpus, per_replica = pod_gpus(variant), max(1, variant.state.target.pods_per_replica)
     return sum(count * (free // gpus) for free, count in pool.free.items() if free >= gpus) // per_replica
 
 
 def take(pool: PoolDraft, variant: VariantDraft, replicas: int) -> None:
     """Occupy GPUs on nodes, fullest node that fits first (best fit keeps whole nodes for large replicas)."""
-    gpus = _pod_gpus(variant)
+    gpus = pod_gpus(variant)
     for _ in range(replicas * max(1, variant.state.target.pods_per_replica)):
         fitting = [free for free, count in pool.free.items() if count > 0 and free >= gpus]
         if not fitting:
@@ -155,7 +157,7 @@ def shape(variant: VariantDraft) -> str:
     return f"{gpus} on one node" if per_replica == 1 else f"{per_replica} pods with {gpus} together"
 
 
-def _pod_gpus(variant: VariantDraft) -> int:
+def pod_gpus(variant: VariantDraft) -> int:
     """GPUs of one pod; a group's are taken to be alike, rounded up: 9 GPUs in 2 pods are 5 each."""
     return max(1, -(-(variant.gpus or 0) // max(1, variant.state.target.pods_per_replica)))
 

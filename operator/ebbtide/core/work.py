@@ -19,7 +19,7 @@ from ebbtide.model.memory import (
     VariantMemory,
     WorthMemory,
 )
-from ebbtide.model.plan import Capacity, Condition, Demand, Failure, Forecast, Step
+from ebbtide.model.plan import Capacity, Condition, Demand, Failure, Forecast, PlacementPlan, Step
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import PoolState, ServiceState, Snapshot, VariantState
 from ebbtide.model.spec import VariantSpec
@@ -69,6 +69,7 @@ class VariantDraft:
     pool: "PoolDraft | None"
     gpus: int | None = None
     cost: float | None = None  # of one replica for an hour, in the pool's currency; None: unknown
+    spot: bool = False  # its replicas may be taken away at any moment
     ready: int = 0
     starting: int = 0
     loading: int = 0  # pods, not replicas: Ready for want of a probe, while no scrape of them is answered yet
@@ -99,6 +100,8 @@ class VariantDraft:
     need: float = 0.0  # requests/s the service would need if this variant carried all of it
     high: int = 0  # the most that limits and pools leave it
     placed: int = 0  # replicas that carry the need
+    charged: int = 0  # replicas that its pool was charged with, and those of them that are new
+    added: int = 0
     wanted: int = 0  # those, and doomed ones that are not replaced yet
     count: int = 0  # what is allowed so far; guardrails move it towards `observed`
     limited_by: str = ""
@@ -179,6 +182,16 @@ class DemandView:
         return self.quality == "fresh" and self.rate + self.running + self.waiting + self.queue <= 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the mix of a service must carry, as `mix` found it: `need` in shares of the need, at `keep` times of it."""
+
+    need: float
+    short: bool  # too little runs: nothing of it is let go
+    keep: float
+    grows: bool  # new replicas may be started
+
+
 @dataclass(slots=True)
 class Draft:
     """One service on its way through the steps."""
@@ -209,6 +222,12 @@ class Draft:
     drifted: str = ""
     floor: int = 1  # the fewest replicas the service may have now
     total_need: int = 0
+    firm: float = 0.0  # share of the need that must run where nothing is taken away
+    asked: Asked | None = None  # None: nothing was asked, what is declared stays
+    highs: list[int] = field(default_factory=list)  # the most of each variant when its mix was chosen
+    kept: list[tuple["PoolDraft", float]] = field(default_factory=list)  # GPUs charged for it, as it may not act
+    prescribed: tuple[int, ...] | None = None  # its mix by the programme over several services
+    placed_by: str = ""  # who decided, in words, where pools couple it with others
     unplaced: float = 0.0  # share of the need that found no room
     unplaced_code: Code | None = None
     unplaced_text: str = ""
@@ -275,6 +294,7 @@ class PoolDraft:
     allocated_counting: int = 0
     budget: float = 0.0  # GPUs left for services that are still to be placed
     free: dict[int, int] = field(default_factory=dict)  # free GPUs of a node -> number of such nodes
+    taken: int = 0  # GPUs of those nodes that new replicas were given
     capped: bool = False  # its declared limit binds before the GPUs that there are
     elastic: bool = False  # nodes may come: packing is not bound to those that exist
     held: float = 0.0  # GPUs of services of the same priority that are still to be placed
@@ -300,6 +320,7 @@ class Cycle:
     now_s: float
     drafts: list[Draft] = field(default_factory=list)
     pools: dict[str, PoolDraft] = field(default_factory=dict)
+    placements: list[PlacementPlan] = field(default_factory=list)
     reaction_s: float = 40.0  # a rate over the last minute is half a minute old on average, and a cycle passes too
     metrics_down: str = ""  # why Prometheus is out of reach; empty: it is not
     unwatched: dict[str, str] = field(default_factory=dict)  # caches that may show the past, and why

@@ -192,6 +192,10 @@ class PoolMemory(Spec, frozen=True):
     newest_node_at: float = 0.0  # creation of the newest node seen
     backoff_until: float | None = None
     backoff_s: float = 0.0
+    going: tuple[str, ...] = ()  # of a spot pool: nodes that are about to be taken away, when that was last looked at
+    watched_at: float = 0.0
+    lost: float = 0.0  # nodes that were taken away, decayed, in so many node-hours (see core.spot)
+    node_hours: float = 0.0
 
 
 class Memory(Spec, frozen=True):

@@ -134,12 +134,23 @@ class PoolPlan(Spec, frozen=True):
     conditions: tuple[Condition, ...]
 
 
+class PlacementPlan(Spec, frozen=True):
+    """Services that pools couple, and who decided for them: a programme over all, or each in turn."""
+
+    decided_by: str  # "programme" or "greedy"
+    services: tuple[str, ...]  # namespace/name, in the order in which they were placed
+    pools: tuple[str, ...]
+    gap: float | None  # to the bound, as a share of the cost of all with what is missed; None: no solution was found
+    text: str
+
+
 class Plan(Spec, frozen=True):
     """One cycle's decision for the whole cluster."""
 
     at: float
     services: tuple[ServicePlan, ...] = ()
     pools: tuple[PoolPlan, ...] = ()
+    placements: tuple[PlacementPlan, ...] = ()  # of services that pools couple; all others have their own optimum
     actions: tuple[ScaleAction, ...] = ()
     cluster_conditions: tuple[Condition, ...] = ()  # a cause that concerns all: Prometheus gone
     unreadable: tuple[UnreadablePlan, ...] = ()
