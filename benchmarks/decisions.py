@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ebbtide.bench.report import ATTAINMENT_PICTURE, TIME_PICTURE
-from ebbtide.bench.results import BOUND, PolicyResult, Results, read
+from ebbtide.bench.results import PolicyResult, Results, read
 from ebbtide.bench.run import EBBTIDE
 from ebbtide.cli.bench import INTERRUPTED, STRONGEST
 from ebbtide.sim.shapes import DAY_S, Bursts, Shape, Step
@@ -226,8 +226,8 @@ def page(done: Sequence[Done], command: str, pictures: Path) -> str:
 
 
 def rivals(results: Results) -> list[PolicyResult]:
-    """Those that Ebbtide is compared with at equal attainment: no bound, and not itself."""
-    return [one for one in results.policies if one.versus is not None and one.tuning != BOUND]
+    """Those that Ebbtide is compared with at equal attainment."""
+    return [one for one in results.policies if one.is_rival]
 
 
 def dearest_to_beat(results: Results) -> PolicyResult | None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+from ebbtide.bench.ablations import ABLATIONS, WHOLE
 from ebbtide.bench.policy import Observation
 from ebbtide.bench.rivals import REGISTRY
 from ebbtide.bench.run import EBBTIDE, HOLD, PATH, RunResult, Served
@@ -40,7 +41,8 @@ class FakeSimulator:
 class _Run:
     def __init__(self, case, name, knob, history):
         self.case, self.name, self.history = case, name, tuple(history)
-        self.policy = None if name in (EBBTIDE, HOLD, PATH) else REGISTRY[name].make(case, knob)
+        self.policy = REGISTRY[name].make(case, knob) if name in REGISTRY else None
+        self.knob = knob
         self.declared = case.start_replicas
         self.coming: list[float] = []
         self.changes = [(0.0, self.declared, self.declared)]
@@ -84,6 +86,9 @@ class _Run:
             return max([count for at_s, count in self.case.path if at_s <= now_s][-1:] or [self.declared])
         if self.name == EBBTIDE:
             return max(self.declared - 1, math.ceil(1.5 * per_s / PER_REPLICA + 0.5))
+        if self.name in ABLATIONS:  # a part that is left out costs two replicas more
+            margin = self.knob**0.2 * 1.5 * per_s / PER_REPLICA + (0.5 if self.name == WHOLE else 2.5)
+            return max(self.declared - 1, math.ceil(margin))
         seen = Observation(
             now_s=now_s,
             declared=self.declared,

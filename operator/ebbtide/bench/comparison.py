@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from ebbtide.bench import clairvoyant
+from ebbtide.bench import ablations, clairvoyant
+from ebbtide.bench.ablations import ABLATIONS, WHOLE
 from ebbtide.bench.case import Case
 from ebbtide.bench.loads import rates
 from ebbtide.bench.pictures import Timeline
@@ -18,6 +19,7 @@ from ebbtide.bench.preparation import Stage, fleet
 from ebbtide.bench.question import Question
 from ebbtide.bench.report import nearest_runs
 from ebbtide.bench.results import (
+    ABLATION,
     BOUND,
     DEFAULT,
     FROZEN,
@@ -59,9 +61,11 @@ def compare(question: Question, stage: Stage, runner: Runner) -> tuple[PolicyRes
     }
     frozen = frozen_settings(question)
     for name in question.policies:
-        asked[name] = _asking(question, stage, runner, name, frozen)
+        if name not in ABLATIONS:
+            asked[name] = _asking(question, stage, runner, name, frozen)
     answers = _all(runner, asked)
-    rows = [_row(question, stage, name, answers) for name in asked]
+    answers |= _without_parts(question, stage, runner, answers)
+    rows = [_row(question, stage, name, answers) for name in answers]
     if (fluid := _fluid(stage)) is not None:
         rows.append(_fluid_row(fluid, answers[CLAIRVOYANT]))
     return tuple(rows)
@@ -138,13 +142,23 @@ def _asking(
     return lambda: found([Trial(setting, tuple(measure(setting)))], question.attainment, knob.log)
 
 
+def _without_parts(question: Question, stage: Stage, runner: Runner, answers: dict[str, Found]) -> dict[str, Found]:
+    """Ebbtide without one of its parts, each at what the whole attains: only then can their costs be compared."""
+    asked: dict[str, Callable[[], Found]] = {}
+    for name in question.policies:
+        if name in ABLATIONS:
+            attained, measure = answers[EBBTIDE].best_attainment, _policy(stage, runner, name)
+            asked[name] = functools.partial(search, ablations.TOLD, attained, measure, ablations.TRIALS)
+    return _all(runner, asked)
+
+
 def frozen_settings(question: Question) -> dict[str, float]:
     """Settings from training days for each rival that has one to set."""
     if question.tune != FROZEN or question.frozen is None:
         return {}
     knobs = frozen_knobs(question.frozen)
     for name in question.policies:
-        if name != EBBTIDE and ALL[name].knob is not None and name not in knobs:
+        if name in ALL and ALL[name].knob is not None and name not in knobs:
             raise ConfigurationError(f"--tune frozen:{question.frozen}: it has no setting of policy {name}")
     return knobs
 
@@ -227,7 +241,7 @@ def _row(question: Question, stage: Stage, name: str, answers: dict[str, Found])
         captured=saved,
         knob=None if knob is None else _setting(question, name, knob, answer),
         knob_name=None if knob is None else knob.name,
-        versus=_versus(name, answer, answers.get(EBBTIDE), target) if name != EBBTIDE else None,
+        versus=_versus(name, answers, target),
         note=note,
         runs=tuple(
             Run.of(trial.knob, load.seed, one)
@@ -249,6 +263,8 @@ def _cost(name: str, answer: Found, attainment: float) -> float | None:
 def _about(stage: Stage, name: str) -> tuple[Knob | None, str]:
     if name == EBBTIDE:
         return None, "its own plan at its default, fed with the engines' metrics alone"
+    if name in ABLATIONS:
+        return ablations.TOLD, ablations.NOTES[name]
     if name == CLAIRVOYANT:
         note = "dynamic programme over minutes with every arrival known and a miss budget for the whole span; replayed"
         return clairvoyant.CAUTION, note
@@ -262,6 +278,8 @@ def _tuning(question: Question, name: str, knob: Knob | None) -> str:
         return BOUND
     if name == STATIC:
         return HINDSIGHT
+    if name in ABLATIONS:
+        return ABLATION
     return question.tune if knob is not None else DEFAULT
 
 
@@ -274,10 +292,13 @@ def _setting(question: Question, name: str, knob: Knob, answer: Found) -> float:
     return frozen_knob(knob, question.attainment, answer)
 
 
-def _versus(name: str, answer: Found, own: Found | None, target: float) -> Versus | None:
-    if own is None:
+def _versus(name: str, answers: dict[str, Found], target: float) -> Versus | None:
+    """Against Ebbtide at the target; without a part, against the whole at what Ebbtide attains."""
+    answer, own = answers[name], answers.get(WHOLE if name in ABLATIONS else EBBTIDE)
+    if own is None or name in (EBBTIDE, WHOLE):
         return None
-    attainment = shared_attainment(answer, own, target)
+    level = answers[EBBTIDE].best_attainment if name in ABLATIONS else target
+    attainment = shared_attainment(answer, own, level)
     here, there = _cost(name, answer, attainment), _cost(EBBTIDE, own, attainment)
     if here is None or there is None:
         return None

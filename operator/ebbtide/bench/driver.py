@@ -8,13 +8,15 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 
+from ebbtide.bench.ablations import ABLATIONS, told
 from ebbtide.bench.arrivals import Arrivals
 from ebbtide.bench.case import Case
 from ebbtide.bench.past import remembered
 from ebbtide.bench.policy import Minute, Rival
 from ebbtide.bench.run import EBBTIDE, HOLD, PATH
 from ebbtide.bench.shown import EPOCH_S, Metrics, Replica
-from ebbtide.core.plan import plan
+from ebbtide.core.parts import ALL, Parts
+from ebbtide.core.plan import plan_with
 from ebbtide.errors import ConfigurationError
 from ebbtide.sim.requests import Request
 
@@ -49,7 +51,8 @@ class Driver:
         self.declared = case.start_replicas
         self.changes = 0
         # the share is meant over the whole span
-        self._metrics = Metrics(case, requests[-1].arrival_s if requests else case.cycle_s)
+        window_s = requests[-1].arrival_s if requests else case.cycle_s
+        self._metrics = Metrics(told(case, knob) if rival in ABLATIONS else case, window_s)
         self._last_write: tuple[float, int] | None = None
         self._ends_s = requests[-1].arrival_s if requests else 0.0
         self._wanted, self._period_s, self._scrape_s = self._policy(rival, knob)
@@ -83,8 +86,8 @@ class Driver:
     def _policy(self, name: str, knob: float) -> tuple[Wanted, float, float]:
         """(what answers, its period, its scrape interval)."""
         case = self.case
-        if name == EBBTIDE:
-            return self._ebbtide(), case.cycle_s, case.scrape_s
+        if name == EBBTIDE or name in ABLATIONS:
+            return self._ebbtide(ABLATIONS.get(name, ALL)), case.cycle_s, case.scrape_s
         if name == HOLD:
             return (lambda replicas, now_s: None), _NEVER_S, _NEVER_S
         if name == PATH:
@@ -101,13 +104,13 @@ class Driver:
         # an original that reads its own proxy is not slowed down to Prometheus' pace
         return decide, policy.period_s, min(case.scrape_s, getattr(policy, "scrape_s", case.scrape_s))
 
-    def _ebbtide(self) -> Wanted:
+    def _ebbtide(self, parts: Parts) -> Wanted:
         memory = remembered(self.case, self._metrics, self.arrivals.minutes)
 
         def decide(replicas: Sequence[Replica], now_s: float) -> int | None:
             nonlocal memory
             shown = self._metrics.snapshot(replicas, self.declared, self._last_write, now_s)
-            decided, memory = plan(shown, memory, EPOCH_S + now_s)
+            decided, memory = plan_with(parts, shown, memory, EPOCH_S + now_s)
             for failure in decided.failures:
                 raise RuntimeError(f"plan failed in {failure.step}: {failure.error} at {failure.trace}")
             return decided.actions[0].to_replicas if decided.actions else None

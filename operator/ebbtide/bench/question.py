@@ -11,6 +11,8 @@ from typing import Any, overload
 
 import msgspec
 
+from ebbtide.bench.ablations import ABLATIONS as PARTS_OFF
+from ebbtide.bench.ablations import WHOLE
 from ebbtide.bench.results import FROZEN, HINDSIGHT, PUBLISHED
 from ebbtide.bench.roster import rivals_in
 from ebbtide.bench.run import EBBTIDE
@@ -19,7 +21,7 @@ from ebbtide.errors import ConfigurationError
 from ebbtide.units import parse_duration_s
 
 FORMATS = ("mooncake", "tokens", "rate")
-ALL = "all"
+ALL, ABLATIONS = "all", "ablations"
 CONSTANT_STARTUP = ("dynamo",)  # simulators in which every start takes as long
 
 
@@ -66,15 +68,21 @@ def simulator_named(name: str) -> str:
 
 
 def policies_named(text: str, simulator: str) -> tuple[str, ...]:
-    """`ebbtide,schedule` -> both; `all` -> Ebbtide and every rival that the simulator can run. Each once, in order."""
-    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    """`ebbtide,schedule` -> both. Each once, in order.
+
+    `all` stands for Ebbtide and every rival that the simulator can run, `ablations` for Ebbtide without each part of
+    its decision; with one of those, Ebbtide itself and the whole that it is held against take part too.
+    """
     known = (EBBTIDE, *rivals_in(simulator))
-    if names == (ALL,):
-        return known
+    groups = {ALL: known, ABLATIONS: (EBBTIDE, *PARTS_OFF)}
+    asked = [part.strip() for part in text.split(",") if part.strip()]
+    names = tuple(dict.fromkeys(name for part in asked for name in groups.get(part, (part,))))
+    if any(name in PARTS_OFF for name in names):
+        names = tuple(dict.fromkeys((EBBTIDE, WHOLE, *names)))
     for name in names:
-        if name not in known:
+        if name not in (*known, *PARTS_OFF):
             raise ConfigurationError(
-                f"--policies {name}: simulator {simulator} has no such policy; it has: {', '.join(known)}"
+                f"--policies {name}: simulator {simulator} has no such policy; it has: {', '.join((*known, ABLATIONS))}"
             )
     if not names:
         raise ConfigurationError(f"--policies {text!r}: at least one is needed, of: {', '.join(known)}")

@@ -5,8 +5,9 @@ Words and tables only, nothing is computed here that results.json does not hold.
 
 from collections.abc import Sequence
 
+from ebbtide.bench.ablations import WHOLE
 from ebbtide.bench.pictures import pooled
-from ebbtide.bench.results import BOUND, PolicyResult, Results, Run, Versus
+from ebbtide.bench.results import ABLATION, PolicyResult, Results, Run, Versus
 from ebbtide.bench.run import EBBTIDE
 from ebbtide.units import format_duration
 
@@ -28,6 +29,7 @@ def _parts(results: Results) -> list[str]:
         _verdict(results),
         f"![cost against attainment]({ATTAINMENT_PICTURE})",
         "## Against Ebbtide at equal attainment\n\n" + _versus(results) if _ebbtide(results) else "",
+        _parts_worth(results),
         "## Replicas and load\n\n" + _time_words(results) + f"\n\n![replicas over time]({TIME_PICTURE})",
         _agreement(results),
         _notes(results),
@@ -138,7 +140,7 @@ def _verdict(results: Results) -> str:
     own = _ebbtide(results)
     if own is None:
         return ""
-    rivals = [one for one in results.policies if one.versus is not None and one.tuning != BOUND]
+    rivals = [one for one in results.policies if one.is_rival]
     lost = [(one, one.versus) for one in rivals if one.versus and one.versus.saving < -_A_TIE]
     lines = [
         f"**{one.name} wins here**: {-versus.saving:.1%} cheaper than Ebbtide at {versus.attainment:.2%}."
@@ -155,10 +157,11 @@ def _verdict(results: Results) -> str:
 
 def _versus(results: Results) -> str:
     rows = ["| policy | compared at | its cost | Ebbtide's | Ebbtide saves |", "|---|---:|---:|---:|---:|"]
-    compared = [(one, one.versus) for one in results.policies if one.versus is not None]
+    others = [one for one in results.policies if one.tuning != ABLATION]
+    compared = [(one, one.versus) for one in others if one.versus is not None]
     for one, versus in sorted(compared, key=lambda pair: pair[1].saving):
         rows.append(_versus_row(one, versus))
-    alone = [one.name for one in results.policies if one.versus is None and one.runs and one.name != EBBTIDE]
+    alone = [one.name for one in others if one.versus is None and one.runs and one.name != EBBTIDE]
     rest = (
         f"\n\nNot comparable, because no setting attains what Ebbtide was measured at: {', '.join(alone)}."
         if alone
@@ -172,6 +175,30 @@ def _versus(results: Results) -> str:
 def _versus_row(one: PolicyResult, versus: Versus) -> str:
     costs = f"{versus.cost:.2f} | {versus.ebbtide_cost:.2f}"
     return f"| {one.name} | {versus.attainment:.2%} | {costs} | {versus.saving:+.1%} |"
+
+
+def _parts_worth(results: Results) -> str:
+    """What Ebbtide would cost without each of its parts, at what it attains with all of them."""
+    rows = []
+    for one in results.policies:
+        if one.tuning != ABLATION or one.name == WHOLE:
+            continue
+        default = [run for run in one.runs if run.knob == 1.0]
+        as_it_is = f"{_mean([run.attainment for run in default]):.3%} for {_mean([run.cost for run in default]):.2f}"
+        compared = "not reached | | "
+        if one.versus is not None:
+            compared = f"{one.versus.cost:.2f} at {one.versus.attainment:.3%} | {one.versus.ebbtide_cost:.2f} | "
+            compared += f"{one.versus.saving:+.1%}"
+        rows.append(f"| {one.name.removeprefix('ebbtide-no-')} | {as_it_is} | {compared} |")
+    if not rows:
+        return ""
+    head = "| part | without it | told otherwise | with it, likewise | the part saves |\n|---|---:|---:|---:|---:|\n"
+    words = (
+        "\n\nWithout a part Ebbtide attains more or less than with it. Both are told stricter or laxer objectives "
+        "until they attain what Ebbtide does as it is: then their costs are compared. What saves nothing here may "
+        "save elsewhere."
+    )
+    return "## What each part is worth\n\n" + head + "\n".join(rows) + words
 
 
 def _time_words(results: Results) -> str:

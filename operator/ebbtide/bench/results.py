@@ -16,6 +16,7 @@ from ebbtide.errors import ConfigurationError
 HINDSIGHT, FROZEN, PUBLISHED = "hindsight", "frozen", "published"
 DEFAULT = "default"  # there is nothing to tune
 BOUND = "bound"  # no policy: it knows the future
+ABLATION = "ablation"  # Ebbtide without one of its parts
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +88,11 @@ class PolicyResult(msgspec.Struct, frozen=True, kw_only=True):
     versus: Versus | None
     note: str
     runs: tuple[Run, ...]
+
+    @property
+    def is_rival(self) -> bool:
+        """Whether it can win or lose: compared at equal attainment, no bound, and no part of Ebbtide."""
+        return self.versus is not None and self.tuning not in (BOUND, ABLATION)
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
+from ebbtide.bench.ablations import ABLATIONS
 from ebbtide.bench.case import Case
 from ebbtide.bench.policy import Minute
 from ebbtide.bench.roster import ALL
@@ -143,7 +144,7 @@ def simulator_sources(name: str) -> str:
 
 def policy_sources(name: str) -> str:
     """Digest of the policy's code; what is no rival belongs to the simulator, but for the plan."""
-    if name == EBBTIDE:
+    if name == EBBTIDE or name in ABLATIONS:
         return digest_of_sources("ebbtide.core.plan")
     if name in (HOLD, PATH):
         return ""

@@ -10,10 +10,13 @@ import msgspec
 
 from ebbtide.core import edge, fullness, latency, priors
 from ebbtide.core.learning import learn
+from ebbtide.core.parts import Parts
 from ebbtide.core.queueing import allowed_concurrency, concurrency_at, line_rate, rate_at
 from ebbtide.core.startup import learn as learn_startup
 from ebbtide.core.work import Cycle, Draft, Model, VariantDraft
 from ebbtide.model.memory import CapacityMemory
+
+UTILISATION = 0.8  # of the limit, where nothing is known of tails: what autoscalers are usually given
 
 
 def step(draft: Draft, cycle: Cycle) -> None:
@@ -96,11 +99,14 @@ def _engine_limits(variant: VariantDraft) -> tuple[float | None, float | None]:
     return None, None
 
 
-def replica_rate(draft: Draft, variant: VariantDraft, replicas: float) -> tuple[float, float]:
+def replica_rate(draft: Draft, variant: VariantDraft, replicas: float, parts: Parts) -> tuple[float, float]:
     """(requests/s, concurrency) of one replica among `replicas`, as far as its edge was seen to reach."""
     model = variant.model
     if model is None:
         return 0.0, 0.0
+    if not parts.tail:
+        concurrency = UTILISATION * model.limit
+        return rate_at(model.a_s, model.b_s, concurrency, draft.demand.output_tokens), concurrency
     rate, concurrency = line_rate(draft, variant, replicas)
     known = variant.memory.capacity.edge
     promised = rate

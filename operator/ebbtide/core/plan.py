@@ -27,6 +27,7 @@ from ebbtide.core import (
 )
 from ebbtide.core.forecast import step as forecast
 from ebbtide.core.guardrails import chain, rate
+from ebbtide.core.parts import ALL, Parts
 from ebbtide.core.work import Cycle, Draft, VariantDraft, public_demand
 from ebbtide.model.memory import MEMORY_VERSION, Memory, Recommendation, ServiceMemory, VariantMemory
 from ebbtide.model.plan import Failure, Plan, PoolPlan, ScaleAction, ServicePlan, Step, VariantPlan
@@ -39,9 +40,14 @@ _Work = Callable[[Cycle], None]
 
 def plan(snapshot: Snapshot, memory: Memory, now_s: float) -> tuple[Plan, Memory]:
     """Decide for all services at `now_s` (unix seconds); returns what to do and what to remember."""
+    return plan_with(ALL, snapshot, memory, now_s)
+
+
+def plan_with(parts: Parts, snapshot: Snapshot, memory: Memory, now_s: float) -> tuple[Plan, Memory]:
+    """`plan` with some parts left out, for benchmarks that ask what each is worth."""
     aside: dict[str, Failure] = {}
     while True:
-        cycle = open_cycle(snapshot, memory, now_s, aside)
+        cycle = open_cycle(snapshot, memory, now_s, aside, parts)
         for _, step in STEPS:
             step(cycle)
         services = tuple(_shown(draft, cycle) for draft in cycle.drafts)
@@ -109,7 +115,11 @@ _BEFORE_PLACEMENT = frozenset({"demand", "forecast", "capacity", "sizing"})
 
 
 def open_cycle(
-    snapshot: Snapshot, memory: Memory, now_s: float, aside: Mapping[str, Failure] = MappingProxyType({})
+    snapshot: Snapshot,
+    memory: Memory,
+    now_s: float,
+    aside: Mapping[str, Failure] = MappingProxyType({}),
+    parts: Parts = ALL,
 ) -> Cycle:
     """The working state: services and pools joined with what is remembered; an unknown version is dropped.
 
@@ -119,7 +129,7 @@ def open_cycle(
         memory = Memory()
     if not memory.started_at:
         memory = msgspec.structs.replace(memory, started_at=now_s)
-    cycle = Cycle(snapshot, memory, now_s)
+    cycle = Cycle(snapshot, memory, now_s, parts)
     cycle.reaction_s = snapshot.cycle_s + 0.5 * snapshot.rate_window_s
     pools.open_pools(cycle)
     remembered = {service.key: service for service in memory.services}

@@ -78,6 +78,8 @@ def spending(draft: Draft, outlook: Outlook, rate: float, full: int, cycle: Cycl
     prior = min(RECORD_PRIOR_S, 0.5 * window_s) * target * max(mean_load, 1e-6)
     surprise = clip((budget.missed + prior) / (budget.planned + prior), *SURPRISES)
     price = math.exp(log + budget.trim) * surprise / max(rate, 1e-9)
+    if not cycle.parts.price:
+        price = _local(outlook, rate, target, planned)
     filling = WORTH_FILLING * full / load if load > 0.0 else 0.0
     return Spending(target, planned, max(price, filling), surprise)
 

@@ -15,6 +15,7 @@ from ebbtide.core.forecast.spread import Misses
 from ebbtide.core.forecast.step import foresee
 from ebbtide.core.guardrails import bounds
 from ebbtide.core.numeric import clip
+from ebbtide.core.parts import Parts
 from ebbtide.core.replicas import healthy
 from ebbtide.core.work import Cycle, Draft, VariantDraft
 from ebbtide.model.memory import WorthMemory
@@ -32,7 +33,7 @@ def step(draft: Draft, cycle: Cycle) -> None:
     """Set every variant's rate per replica and the requests/s the service needs if that variant carried all."""
     pool_of = float(max(1, draft.observed - sum(variant.hung for variant in draft.variants)))
     for variant in draft.variants:
-        variant.rate, variant.concurrency = replica_rate(draft, variant, pool_of)
+        variant.rate, variant.concurrency = replica_rate(draft, variant, pool_of, cycle.parts)
         variant.full_by = variant.memory.capacity.full_by if variant.rate >= variant.most_rate else ""
         variant.evidence = describe(variant)
     draft.budget, draft.weighed = draft.memory.budget, draft.memory.worth
@@ -69,11 +70,13 @@ def _cost(variant: VariantDraft) -> float:
 class _Levels:
     """What each further replica saves. A level is a replica; of unlike variants one of the smallest that counts."""
 
-    def __init__(self, draft: Draft, main: VariantDraft, unit: float, outlook: Outlook, backlog: float) -> None:
+    def __init__(
+        self, draft: Draft, main: VariantDraft, unit: float, outlook: Outlook, backlog: float, parts: Parts
+    ) -> None:
         self.unit = unit
         self.full = max(1, math.ceil((outlook.main.expected + backlog) / unit))
         self.planned = self.price = 0.0
-        self._draft, self._outlook, self._backlog = draft, outlook, backlog
+        self._draft, self._outlook, self._backlog, self._parts = draft, outlook, backlog, parts
         self._alone = main if len(draft.variants) == 1 else None
         self._horizons_s = [outlook.nearest.ahead_s, outlook.main.ahead_s, outlook.far.ahead_s]
         self._step_s = max(1.0, main.startup_s) / worth.START_STEPS
@@ -84,7 +87,7 @@ class _Levels:
         """Requests/s that n carry; of one variant with what they gain by pooling."""
         if n <= 0 or self._alone is None:
             return max(0, n) * self.unit
-        return n * replica_rate(self._draft, self._alone, float(n))[0]
+        return n * replica_rate(self._draft, self._alone, float(n), self._parts)[0]
 
     def savings(self, n: int) -> list[float]:
         """Of the n-th, by step: the most that it saves on average with any number of further ones.
@@ -149,11 +152,11 @@ def _weigh(draft: Draft, main: VariantDraft, unit: float, runs: int, backlog: fl
     if not draft.foreseen:
         foresee(draft, cycle)
     draft.doubt = edge.doubt(main.memory.capacity.edge)
-    outlook = look(draft, Misses(main.steep, max(1.0, 1.0 / main.correction)))
-    levels = _Levels(draft, main, unit, outlook, backlog)
+    outlook = look(draft, Misses(main.steep, max(1.0, 1.0 / main.correction)), cycle.parts)
+    levels = _Levels(draft, main, unit, outlook, backlog, cycle.parts)
     spent = price.spending(draft, outlook, unit, levels.full, cycle)
     levels.planned, levels.price = spent.planned, spent.price
-    wanted = worth.wanted(runs, levels.full, levels.savings, MOST_REPLICAS)
+    wanted = worth.wanted(runs, levels.full, levels.savings, MOST_REPLICAS, cycle.parts)
     if wanted < runs and _strained(draft):
         wanted = runs
     least, most = bounds.minimum(draft), draft.state.spec.scaling.max_replicas

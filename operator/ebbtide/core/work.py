@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from ebbtide.core.edge import MISS_EXPONENT
 from ebbtide.core.latency import LatencyLine
+from ebbtide.core.parts import ALL, Parts
 from ebbtide.model.memory import (
     BudgetMemory,
     ForecastMemory,
@@ -318,6 +319,7 @@ class Cycle:
     snapshot: Snapshot
     memory: Memory
     now_s: float
+    parts: Parts = ALL
     drafts: list[Draft] = field(default_factory=list)
     pools: dict[str, PoolDraft] = field(default_factory=dict)
     placements: list[PlacementPlan] = field(default_factory=list)

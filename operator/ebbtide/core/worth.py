@@ -10,6 +10,8 @@ are worth 12.8 after a cost of 12, so it is started; at 1.1 it is not, and one t
 
 from collections.abc import Callable, Sequence
 
+from ebbtide.core.parts import ALL, Parts
+
 STEPS = 12  # of a quarter of a start-up each
 START_STEPS = 4
 
@@ -47,7 +49,7 @@ def states(savings: Sequence[float]) -> tuple[float, float, float]:
     return on[0], off[0], starting[0]
 
 
-def wanted(runs: int, full: int, savings: Callable[[int], Sequence[float]], most: int) -> int:
+def wanted(runs: int, full: int, savings: Callable[[int], Sequence[float]], most: int, parts: Parts = ALL) -> int:
     """How many are worth having: at least `runs` if one more is worth starting, else down to the last worth keeping.
 
     `savings(n)` are those of the n-th replica by step, in costs of a replica, and fall as n grows. The search begins at
@@ -62,6 +64,12 @@ def wanted(runs: int, full: int, savings: Callable[[int], Sequence[float]], most
         on, off, _ = states(savings(n))
         return on <= off
 
+    def pays(n: int) -> bool:
+        return savings(n)[START_STEPS] >= 1.0  # once it is ready
+
+    if not parts.keep:
+        top = min(full, most)
+        return _beyond(pays, top, most) if pays(top) else _highest(pays, 0, top)
     top = max(runs, min(full, most))
     top = _highest(starts, runs, top) if top > runs and not starts(top) else _beyond(starts, top, most)
     return top if top > runs else _highest(keeps, 0, runs + 1)

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from ebbtide.core.forecast import record
 from ebbtide.core.forecast.record import NOTHING
 from ebbtide.core.forecast.spread import FLOOR, LOADS, Misses, Spread
+from ebbtide.core.parts import Parts
 from ebbtide.core.work import Draft
+from ebbtide.model.memory import TrackMemory
 
 RANGE = 0.025  # of what came was below `low` of a forecast, and as much above `high`
 
@@ -85,21 +87,22 @@ class Outlook:
         )
 
 
-def look(draft: Draft, misses: Misses) -> Outlook:
+def look(draft: Draft, misses: Misses, parts: Parts) -> Outlook:
     """What is foreseen, as distributions; `misses` says how they grow with load.
 
     Arrivals above the range of what was to be expected now are taken for what comes, at once and at every horizon.
     """
     memory, now = draft.forecast_memory, draft.demand.work
     loads = Spread(LOADS, LOADS.unpack(memory.loads), misses)
-    tracks = [record.open_track(track) for track in record.tracks_of(memory, len(draft.foreseen))]
+    kept = record.tracks_of(memory, len(draft.foreseen)) if parts.record else (TrackMemory(),) * len(draft.foreseen)
+    tracks = [record.open_track(track) for track in kept]
     nearest_s, sure = draft.foreseen[0][0], record.deviation(tracks[0])
     horizons = []
     for (ahead_s, median, jumps), track in zip(draft.foreseen, tracks, strict=True):
         # the near one is scored first, and farther errors are believed to be those of a random walk from there
-        sigma = sure * math.sqrt(ahead_s / nearest_s)
-        around = record.around(track, misses, sigma)
-        horizons.append(Horizon(ahead_s, median, around, jumps, loads, draft.demand.output_tokens))
+        around = record.around(track, misses, sure * math.sqrt(ahead_s / nearest_s))
+        chance = jumps if parts.record else 0.0
+        horizons.append(Horizon(ahead_s, median, around, chance, loads, draft.demand.output_tokens))
     if horizons[0].below(now) > 1.0 - RANGE:
         horizons = [horizon.raised(now) for horizon in horizons]
     return Outlook(*horizons)

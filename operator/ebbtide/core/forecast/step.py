@@ -59,12 +59,13 @@ def foresee(draft: Draft, cycle: Cycle, *, keep: bool = False) -> None:
     memory, ahead_s = draft.forecast_memory, _ahead_s(horizon(draft, cycle), cycle)
     # samples from before a night at zero, or before an outage, say nothing about now: what comes now is all there is
     line = Line(draft.demand.tokens, 0.0, 0.0)
-    if draft.looked_back:
+    looks_back = draft.looked_back and cycle.parts.forecast
+    if looks_back:
         line = fit(memory.samples, ahead_s[1], cycle.now_s, cycle.snapshot.rate_window_s)
     foreseen, tracks = [], []
     for index, (each_s, kept) in enumerate(zip(ahead_s, record.tracks_of(memory, HORIZONS), strict=True)):
         remembered, track = kept, record.open_track(kept)
-        said = candidates(memory, line, cycle.now_s, each_s) if draft.looked_back else [line.level] * len(record.NAMES)
+        said = candidates(memory, line, cycle.now_s, each_s) if looks_back else [line.level] * len(record.NAMES)
         shares = record.weights(track)
         blended = record.blend(shares, said)
         if keep and record.is_due(remembered, cycle.now_s + each_s, _period_s(each_s, cycle)):
