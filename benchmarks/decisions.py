@@ -3,6 +3,8 @@
     python -m benchmarks.decisions --traces ../shared/traces            # about an hour on 2 cores
     python -m benchmarks.decisions --quick                              # under ten minutes
     python -m benchmarks.decisions --full --slice 2/8                   # a part of the whole grid
+    python -m benchmarks.decisions --ablations                          # and what each part is worth
+    python -m benchmarks.decisions --robustness                         # and the short cases with faults
 
 A case whose trace is not there is skipped, and the page says so. What was computed is kept: a run that was interrupted
 goes on where it was.
@@ -19,14 +21,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks import robustness
+from ebbtide.bench.question import ABLATIONS
 from ebbtide.bench.report import ATTAINMENT_PICTURE, TIME_PICTURE
-from ebbtide.bench.results import PolicyResult, Results, read
+from ebbtide.bench.results import ABLATION, PolicyResult, Results, read
 from ebbtide.bench.run import EBBTIDE
+from ebbtide.bench.traffic import Rate
 from ebbtide.cli.bench import INTERRUPTED, STRONGEST
 from ebbtide.sim.shapes import DAY_S, Bursts, Shape, Step
 
 OUT = Path("out/decisions")
 PAGE = Path("docs/benchmarks/decisions.md")
+PARTS_TOO = f",{ABLATIONS}"
 IN_DYNAMO = ",dynamo-planner"  # which runs nowhere else
 LARGE = "--model meta-llama/Meta-Llama-3.1-70B --tp 4 --ttft-ms 1000"
 SMALL = "--model meta-llama/Meta-Llama-3.1-8B --tp 1 --ttft-ms 500"
@@ -139,7 +145,7 @@ def grid() -> list[Case]:
     return found
 
 
-def write_shape(shape: Shape, path: Path) -> None:
+def write_shape(shape: Rate, path: Path) -> None:
     """A rate trace of a day, a row a minute."""
     rows = (f"{second},{shape.rate(float(second)):.6g}" for second in range(0, int(DAY_S) + 1, 60))
     path.write_text("t_s,rps\n" + "\n".join(rows) + "\n")
@@ -148,8 +154,8 @@ def write_shape(shape: Shape, path: Path) -> None:
 def arguments(case: Case, trace: Path, traces: Path, policies: str, seeds: int, jobs: int, out: Path) -> list[str]:
     """What is typed after `ebbtide`."""
     own = shlex.split(case.options.format(traces=traces))
-    if policies == STRONGEST and "--simulator dynamo" in case.options:
-        policies += IN_DYNAMO
+    if policies.startswith(STRONGEST) and "--simulator dynamo" in case.options:
+        policies = f"{STRONGEST}{IN_DYNAMO}{policies.removeprefix(STRONGEST)}"
     size = ["--peak-replicas", str(case.peak), "--policies", policies, "--seeds", str(seeds), "--jobs", str(jobs)]
     return ["bench", "replay", "--trace", str(trace), *own, *size, "--out", str(out)]
 
@@ -180,15 +186,34 @@ class Done:
     why_not: str = ""
 
 
+def trace_of(case: Case, options: argparse.Namespace) -> Path:
+    """Its file, written where it is generated."""
+    if isinstance(case.trace, str):
+        return Path(options.traces / case.trace)
+    path = Path(options.out / case.name / f"{case.name}.csv")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_shape(case.trace, path)
+    return path
+
+
+def with_faults(options: argparse.Namespace, call: Callable[[list[str]], int]) -> list[robustness.Row]:
+    """The short cases under each fault."""
+    asked = []
+    for case in quick():
+        if missing(case, options.traces) is None:
+            trace, folder = trace_of(case, options), options.out / f"{case.name}-faults"
+            typed = arguments(case, trace, options.traces, robustness.POLICIES, options.seeds, options.jobs, folder)
+            asked.append((case.name, typed[: typed.index("--out")], folder))
+    return robustness.run(asked, call)
+
+
 def run(case: Case, options: argparse.Namespace, call: Callable[[list[str]], int]) -> Done:
     """Runs one case, and on the day before first where settings are frozen too."""
     if (name := missing(case, options.traces)) is not None:
         return Done(case, why_not=f"{name} is not in {options.traces}")
     out = options.out / case.name
     out.mkdir(parents=True, exist_ok=True)
-    trace = options.traces / case.trace if isinstance(case.trace, str) else out / f"{case.name}.csv"
-    if not isinstance(case.trace, str):
-        write_shape(case.trace, trace)
+    trace = trace_of(case, options)
     typed = arguments(case, trace, options.traces, options.policies, options.seeds, options.jobs, out)
     print(f"==> {case.name}: {case.what}", file=sys.stderr)
     if status := call(typed):
@@ -198,7 +223,7 @@ def run(case: Case, options: argparse.Namespace, call: Callable[[list[str]], int
         return Done(case, results)
     before, frozen = options.out / f"{case.name}-day-before", options.out / f"{case.name}-frozen"
     scale = ["--scale", repr(results.case.traffic.scale)]
-    again = [word for word in typed if word not in ("--peak-replicas", str(case.peak))]
+    again = [word.removesuffix(PARTS_TOO) for word in typed if word not in ("--peak-replicas", str(case.peak))]
     again = again[: again.index("--out")] + scale
     for more in (
         [*a_day_before(again), "--no-cross-check", "--out", str(before)],
@@ -209,7 +234,7 @@ def run(case: Case, options: argparse.Namespace, call: Callable[[list[str]], int
     return Done(case, results, read(frozen / "results.json"))
 
 
-def page(done: Sequence[Done], command: str, pictures: Path) -> str:
+def page(done: Sequence[Done], command: str, pictures: Path, faults: Sequence[robustness.Row] = ()) -> str:
     """The page about all cases. `pictures` is where theirs lie, as seen from the page."""
     shown = [one for one in done if one.results is not None]
     parts = [
@@ -219,6 +244,8 @@ def page(done: Sequence[Done], command: str, pictures: Path) -> str:
         _summary(shown) if shown else "No case was run.",
         _losses(shown),
         _frozen(shown),
+        _parts(shown),
+        robustness.table(faults),
         _skipped(done),
         *(_case(one.case, one.results, pictures) for one in shown if one.results is not None),
     ]
@@ -290,6 +317,29 @@ def _frozen(shown: Sequence[Done]) -> str:
     return "## Rivals with the settings of the day before\n\n" + head + "\n".join(rows) if rows else ""
 
 
+def _parts(shown: Sequence[Done]) -> str:
+    """What each part of the decision saves, case by case."""
+    saved: dict[str, dict[str, float]] = {}
+    for one in shown:
+        for policy in one.results.policies if one.results is not None else ():
+            if policy.tuning == ABLATION and policy.versus is not None:
+                part = policy.name.removeprefix("ebbtide-no-")
+                saved.setdefault(part, {})[one.case.name] = policy.versus.saving
+    if not saved:
+        return ""
+    cases = list(dict.fromkeys(name for row in saved.values() for name in row))
+    rows = [f"| part | {' | '.join(cases)} | mean |", "|---|" + "---:|" * (len(cases) + 1)]
+    for part, row in saved.items():
+        mean = 1.0 - math.exp(sum(math.log(1.0 - saving) for saving in row.values()) / len(row))
+        cells = [f"{row[name]:+.1%}" if name in row else "not reached" for name in cases]
+        rows.append(f"| {part} | {' | '.join(cells)} | {mean:+.1%} |")
+    words = (
+        "What Ebbtide saves by each part of its decision, over itself without it, both told other objectives until "
+        "they attain what it attains at its default. The mean is geometric."
+    )
+    return f"## What each part is worth\n\n{words}\n\n" + "\n".join(rows)
+
+
 def _skipped(done: Sequence[Done]) -> str:
     lines = [f"- {one.case.name}: {one.why_not}" for one in done if one.why_not]
     return "## Not run\n\n" + "\n".join(lines) if lines else ""
@@ -326,7 +376,8 @@ def _ebbtide(typed: list[str]) -> int:
     return status
 
 
-def _slice(text: str) -> tuple[int, int]:
+def slice_of(text: str) -> tuple[int, int]:
+    """`2/8`: the second of eight parts."""
     part, _, parts = text.partition("/")
     if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
         raise argparse.ArgumentTypeError(f"{text!r}: a part of how many, such as 2/8")
@@ -339,7 +390,9 @@ def main(given: list[str] | None = None, call: Callable[[list[str]], int] = _ebb
     parser.add_argument("--traces", type=Path, default=Path("../shared/traces"), help="folder of the trace files")
     parser.add_argument("--quick", action="store_true", help="two short cases, one seed")
     parser.add_argument("--full", action="store_true", help="the whole grid, all policies, frozen settings too")
-    parser.add_argument("--slice", type=_slice, default=(1, 1), help="of the full grid, such as 2/8")
+    parser.add_argument("--slice", type=slice_of, default=(1, 1), help="of the full grid, such as 2/8")
+    parser.add_argument("--ablations", action="store_true", help="also Ebbtide without each of its parts")
+    parser.add_argument("--robustness", action="store_true", help="also the short cases with faults")
     parser.add_argument("--policies", help="names with commas; by default the strongest, all of them with --full")
     parser.add_argument("--seeds", type=int, help="by default 1, and 5 with --full")
     parser.add_argument("--jobs", type=int, default=2)
@@ -347,19 +400,23 @@ def main(given: list[str] | None = None, call: Callable[[list[str]], int] = _ebb
     parser.add_argument("--page", type=Path, default=PAGE)
     options = parser.parse_args(given)
     options.policies = options.policies or ("all" if options.full else STRONGEST)
+    if options.ablations or options.full:
+        options.policies += PARTS_TOO
     options.seeds = options.seeds or (5 if options.full else 1)
     part, parts = options.slice
     cases = (grid() if options.full else quick() if options.quick else standard())[part - 1 :: parts]
     done = [run(case, options, call) for case in cases]
+    faults = with_faults(options, call) if options.robustness or (options.full and part == 1) else []
     folder = options.page.parent / options.page.stem
     folder.mkdir(parents=True, exist_ok=True)
     for one in done:
         for picture in (ATTAINMENT_PICTURE, TIME_PICTURE) if one.results is not None else ():
             shutil.copyfile(options.out / one.case.name / picture, folder / f"{one.case.name}-{picture}")
     words = shlex.join(["python", "-m", "benchmarks.decisions", *(sys.argv[1:] if given is None else given)])
-    options.page.write_text(page(done, words, Path(options.page.stem)))
+    options.page.write_text(page(done, words, Path(options.page.stem), faults))
     print(options.page)
-    return 1 if any("status" in one.why_not for one in done) else 0
+    failed = any("status" in one.why_not for one in done) or any(row.status for row in faults)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

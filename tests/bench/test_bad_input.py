@@ -172,6 +172,11 @@ BAD_OPTIONS = {
     "--simulator dynamo --startup-file f": "--startup-file f: in simulator dynamo every start takes as long; use "
     "--startup-s there, or --simulator ebbtide",
     "--metric-delay-s -1": "--metric-delay-s -1: 0 to 3600 seconds is allowed",
+    "--rate-factor 0": "--rate-factor 0: above 0 and at most 100 times is allowed",
+    "--metrics-out 20m": "--metrics-out 20m: ",
+    "--clock-jump 20m:x": "--clock-jump 20m:x: ",
+    "--counter-reset soon": "--counter-reset soon: ",
+    "--garbage 20m:-10m": "--garbage 20m:-10m: ",
     "--policies ,": "--policies ',': at least one is needed, of: ebbtide, static-peak, static-mean, ",
     "--policies ebbtide,nobody": POLICIES,
     "--policies dynamo-planner": POLICIES.replace("nobody", "dynamo-planner"),

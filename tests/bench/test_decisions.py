@@ -4,12 +4,12 @@ import csv
 from pathlib import Path
 
 import pytest
-from benchmarks import decisions
+from benchmarks import decisions, robustness
 
 from ebbtide.bench.command import ask
 from ebbtide.bench.results import encode
 from ebbtide.cli.bench import replay
-from tests.bench.findings import CHEAPER, CLAIRVOYANT, DEARER, EBBTIDE, results
+from tests.bench.findings import CHEAPER, CLAIRVOYANT, DEARER, EBBTIDE, policy, results, run
 
 
 def pretended(typed: list[str], calls: list[list[str]], *policies) -> int:
@@ -121,7 +121,7 @@ def test_slices_are_all_of_the_grid_once(tmp_path: Path, traces: Path) -> None:
             call=lambda typed, calls=calls: pretended(typed, calls, EBBTIDE),
         )
         seen += [Path(typed[typed.index("--out") + 1]).name for typed in calls]
-    whole = [name for name in seen if not name.endswith(("-day-before", "-frozen"))]
+    whole = [name for name in seen if not name.endswith(("-day-before", "-frozen")) and "fault-" not in name]
     assert sorted(whole) == sorted(case.name for case in decisions.grid())
 
 
@@ -140,3 +140,47 @@ def test_a_generated_trace_is_a_row_a_minute_with_its_collapse(tmp_path: Path) -
     rates = {int(row["t_s"]): float(row["rps"]) for row in rows}
     assert (rates[4440], rates[4500]) == (18.0, 3.0)
     assert len(rates) == 1441
+
+
+def without(name: str, saving: float, **more):
+    """Ebbtide without a part: as much dearer as it saves."""
+    return policy(name, 15.0, [run(1.0, 14.0, 0.98)], (0.99, 12.0 / (1 - saving), 12.0), tuning="ablation", **more)
+
+
+def test_with_ablations_the_page_says_what_each_part_saves_case_by_case(tmp_path: Path, traces: Path) -> None:
+    calls: list[list[str]] = []
+    found = (CLAIRVOYANT, EBBTIDE, DEARER, without("ebbtide-no-keep", 0.25), without("ebbtide-no-tail", -0.1))
+    _, page = main(tmp_path, traces, "--quick", "--ablations", call=lambda typed: pretended(typed, calls, *found))
+    assert all(typed[typed.index("--policies") + 1].endswith(",ablations") for typed in calls)
+    assert "| keep | +25.0% | +25.0% | +25.0% |" in page
+    assert "| tail | -10.0% | -10.0% | -10.0% |" in page
+    assert "ebbtide-no-tail is" not in page, "no rival, so no loss"
+
+
+def test_with_faults_each_is_a_row_with_what_the_forecast_costs_then(tmp_path: Path, traces: Path) -> None:
+    calls: list[list[str]] = []
+
+    def call(typed: list[str]) -> int:
+        if "--garbage" in typed and "dynamo" in typed:
+            return 1
+        saving = -0.08 if "--clock-jump" in typed else 0.02
+        return pretended(typed, calls, CLAIRVOYANT, EBBTIDE, without(robustness.WITHOUT, saving))
+
+    status, page = main(tmp_path, traces, "--quick", "--robustness", call=call)
+    assert status == 1, "one of them failed"
+    assert len(calls) == 2 + 2 * len(robustness.FAULTS) - 1
+    assert "| collapse | none | 99.150% | 12.00 | 12.00 | 12.24 at 99.000% | -2.0% |" in page
+    assert "| collapse | the clock jumps an hour ahead | 99.150% | 12.00 | 12.00 | 11.11 at 99.000% | +8.0% |" in page
+    assert (
+        "| conversation-quick | the forecast is fed garbage for 10 minutes | it ended with status 1 | | | | |" in page
+    )
+    assert "More than 5% dearer: conversation-quick, the clock jumps an hour ahead; " in page
+
+
+@pytest.mark.parametrize("fault", robustness.FAULTS)
+def test_every_fault_is_one_that_the_command_line_takes(fault: str, tmp_path: Path) -> None:
+    case = decisions.quick()[0]
+    typed = decisions.arguments(case, tmp_path / "t.csv", tmp_path, robustness.POLICIES, 1, 2, tmp_path)
+    asked = ask(replay.make_context("replay", [*typed[2:], *robustness.FAULTS[fault]]).params)
+    wrong = [*asked.faults.words(), asked.rate_factor, asked.metric_delay_s or None]
+    assert len([one for one in wrong if one is not None]) == (fault != "none")

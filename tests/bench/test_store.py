@@ -10,8 +10,9 @@ import pytest
 
 from ebbtide.bench import runner as runner_module
 from ebbtide.bench.case import Case, EngineLimits
+from ebbtide.bench.faults import Faults
 from ebbtide.bench.policy import Minute
-from ebbtide.bench.run import RunResult, Served
+from ebbtide.bench.run import HOLD, PATH, RunResult, Served
 from ebbtide.bench.runner import Runner, Seeded
 from ebbtide.bench.simulators import SIMULATORS
 from ebbtide.bench.sources import digest_of_sources
@@ -113,6 +114,26 @@ def test_a_result_is_a_new_one_with(runner: Runner, what: str) -> None:
 def test_a_result_is_the_same_under_another_name_of_the_case(runner: Runner) -> None:
     known = runner.job(CASE, Seeded(1, "load"), "schedule", 1.0)
     assert runner.job(replaced(name="two"), Seeded(1, "load"), "schedule", 1.0).key == known.key
+
+
+@pytest.mark.parametrize(
+    ("policy", "changes", "same"),
+    [
+        (HOLD, {"ttft_s": 9.0, "itl_s": 9.0, "attainment": 0.5, "metric_delay_s": 60.0}, True),
+        (HOLD, {"startup_s": (240.0,), "faults": Faults(reset_s=9.0)}, True),
+        (HOLD, {"start_replicas": 2}, False),
+        (PATH, {"ttft_s": 9.0, "declared": True}, True),
+        (PATH, {"startup_s": (240.0,)}, False),
+        (PATH, {"path": ((0.0, 2),)}, False),
+        ("schedule", {"faults": Faults(reset_s=9.0)}, False),
+        ("schedule", {"ttft_s": 9.0}, False),
+    ],
+)
+def test_who_looks_at_nothing_is_the_same_whatever_is_shown_and_wanted(
+    runner: Runner, policy: str, changes: dict, same: bool
+) -> None:
+    keys = [runner.job(case, Seeded(1, "load"), policy, 1.0).key for case in (CASE, replaced(**changes))]
+    assert (keys[0] == keys[1]) is same
 
 
 def test_a_result_is_a_new_one_in_another_simulator_or_with_other_sources(

@@ -7,6 +7,8 @@ from decimal import Decimal
 
 import msgspec
 
+from ebbtide.bench.faults import NONE, Faults
+
 
 class EngineLimits(msgspec.Struct, frozen=True):
     """What one engine can hold: KV blocks of `block_size` tokens, sequences, and tokens of one iteration."""
@@ -22,12 +24,25 @@ class EngineLimits(msgspec.Struct, frozen=True):
         return self.block_size * self.kv_blocks
 
 
+class Carries(msgspec.Struct, frozen=True):
+    """What one replica is believed to carry inside the objectives, in requests/s of these mean lengths.
+
+    `per_s` is one of several, `alone_per_s` one on its own. Measured in the same simulator, as its user would have.
+    """
+
+    per_s: float
+    alone_per_s: float
+    input_tokens: float
+    output_tokens: float
+
+
 class Case(msgspec.Struct, frozen=True, kw_only=True):
     """One load on one kind of replica, with objectives.
 
     `attainment` is 0..1 of submitted requests. `startup_s` are drawn from in the order of starts, again from the
     first when they are used up; a simulator with a constant start-up takes the first alone. A scrape shows itself
-    `metric_delay_s` late. `path` is for the policy `path`: (second from which, replicas).
+    `metric_delay_s` late. `carries` None: nobody measured it; `declared`: Ebbtide is told so
+    too. `path` is for the policy `path`: (second from which, replicas).
     """
 
     name: str
@@ -47,4 +62,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     metric_delay_s: float = 0.0
     cycle_s: float = 15.0
     engine: EngineLimits = EngineLimits()
+    carries: Carries | None = None
+    declared: bool = False
+    faults: Faults = NONE
     path: tuple[tuple[float, int], ...] = ()

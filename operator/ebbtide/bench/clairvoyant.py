@@ -100,7 +100,11 @@ def problem_of(case: Case, requests: Sequence[Request], table: MissTable, cautio
 
 def planned(case: Case, requests: Sequence[Request], table: MissTable, caution: float) -> Case:
     """`case` with the clairvoyant's path, to be run under the policy `path`."""
-    problem = problem_of(case, requests, table, caution)
+    return along(case, problem_of(case, requests, table, caution))
+
+
+def along(case: Case, problem: Problem) -> Case:
+    """`case` with the path of the cheapest plan of `problem`."""
     ahead_s = sorted(case.startup_s)[math.ceil(0.9 * len(case.startup_s)) - 1]
     return msgspec.structs.replace(case, path=steps(cheapest(problem).replicas, problem.slot_s, ahead_s, case.cycle_s))
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ebbtide import __version__
 from ebbtide.bench import comparison, question
+from ebbtide.bench.faults import Faults
 from ebbtide.bench.loads import span_of
 from ebbtide.bench.pictures import cost_against_attainment, replicas_over_time
 from ebbtide.bench.preparation import Stage, prepare, probe
@@ -58,6 +59,13 @@ def ask(options: Mapping[str, Any]) -> Question:
         attainment=question.share(o["attainment"]),
         startup_s=question.start_up(o["startup_s"], o["startup_file"], simulator),
         metric_delay_s=question.at_least_zero("--metric-delay-s", o["metric_delay_s"], 3600, "seconds"),
+        rate_factor=question.number("--rate-factor", o["rate_factor"], 0, 100, "times"),
+        faults=Faults(
+            metrics_out=question.span("--metrics-out", o["metrics_out"]),
+            clock_jump=question.span("--clock-jump", o["clock_jump"], back=True),
+            reset_s=question.instant("--counter-reset", o["counter_reset"]),
+            garbage=question.span("--garbage", o["garbage"]),
+        ),
         policies=question.policies_named(o["policies"], simulator),
         tune=tune,
         frozen=frozen,

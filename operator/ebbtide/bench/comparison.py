@@ -12,6 +12,7 @@ import msgspec
 from ebbtide.bench import ablations, clairvoyant
 from ebbtide.bench.ablations import ABLATIONS, WHOLE
 from ebbtide.bench.case import Case
+from ebbtide.bench.foresight import Foresight
 from ebbtide.bench.loads import rates
 from ebbtide.bench.pictures import Timeline
 from ebbtide.bench.policy import Knob
@@ -49,14 +50,17 @@ from ebbtide.bench.search import (
 )
 from ebbtide.errors import ConfigurationError
 
-CLAIRVOYANT, STATIC, FLUID = "clairvoyant", "static-hindsight", "fluid"
+CLAIRVOYANT, BY_TABLE, STATIC, FLUID = "clairvoyant", "clairvoyant-table", "static-hindsight", "fluid"
+WHOLE_FLEETS = (STATIC, "static-peak", "static-mean")  # of one size: between three replicas and four there is none
 PICTURE_STEP_S = 60.0
 
 
 def compare(question: Question, stage: Stage, runner: Runner) -> tuple[PolicyResult, ...]:
     """Every policy's answer, those that know the span first."""
+    sight = Foresight(stage, runner)
     asked: dict[str, Callable[[], Found]] = {
-        CLAIRVOYANT: lambda: search(clairvoyant.CAUTION, question.attainment, _clairvoyant(stage, runner)),
+        CLAIRVOYANT: _foreseeing(stage, runner, CLAIRVOYANT, sight.planned),
+        BY_TABLE: _foreseeing(stage, runner, BY_TABLE, sight.by_table),
         STATIC: lambda: _whole(search(_fleet_knob(stage), question.attainment, _static(stage, runner))),
     }
     frozen = frozen_settings(question)
@@ -66,9 +70,36 @@ def compare(question: Question, stage: Stage, runner: Runner) -> tuple[PolicyRes
     answers = _all(runner, asked)
     answers |= _without_parts(question, stage, runner, answers)
     rows = [_row(question, stage, name, answers) for name in answers]
+    rows[0] = _bounded(rows, sight)
+    cheapest = rows[0].cost_at_target
+    if cheapest is not None:
+        rows = [_over(row, cheapest, answers, question.attainment) for row in rows]
     if (fluid := _fluid(stage)) is not None:
-        rows.append(_fluid_row(fluid, answers[CLAIRVOYANT]))
+        rows.append(_fluid_row(fluid, cheapest))
     return tuple(rows)
+
+
+def _bounded(rows: Sequence[PolicyResult], sight: Foresight) -> PolicyResult:
+    """The clairvoyant's row: who knows every arrival can do what any policy did, so none is cheaper."""
+    own = rows[0]
+    note = f"{own.note}; by the misses it knows no plan costs less than {sight.bound():.2f}"
+    reaching = [one for one in rows if one.cost_at_target is not None]
+    best = min(reaching, key=lambda one: one.cost_at_target or 0.0, default=own)
+    if best is own or best.cost_at_target is None:
+        return msgspec.structs.replace(own, note=note)
+    found = "its own plans do not reach the target" if own.cost_at_target is None else f"{own.cost_at_target:.2f}"
+    note += f"; its own plans: {found}. What {best.name} did is cheaper, and stands in for them"
+    return msgspec.structs.replace(own, note=note, reached=True, cost_at_target=best.cost_at_target)
+
+
+def _over(row: PolicyResult, cheapest: float, answers: dict[str, Found], target: float) -> PolicyResult:
+    """With what it costs over the clairvoyant, and what it captures of what the clairvoyant saves."""
+    cost, static, saved = row.cost_at_target, _cost(STATIC, answers[STATIC], target), None
+    if cost is None:
+        return row
+    if static is not None and row.name != CLAIRVOYANT:
+        saved = captured(static, cost, cheapest)
+    return msgspec.structs.replace(row, over_clairvoyant=cost / cheapest, captured=saved)
 
 
 def cross_check(policies: Sequence[PolicyResult], question: Question, stage: Stage, other: Runner) -> Agreement:
@@ -101,13 +132,13 @@ def cross_check(policies: Sequence[PolicyResult], question: Question, stage: Sta
 
 def timelines(policies: Sequence[PolicyResult], question: Question, stage: Stage, runner: Runner) -> list[Timeline]:
     """Each policy on the first seed, at its setting nearest to the target."""
-    lines = []
+    lines, sight = [], Foresight(stage, runner)
     for one in policies:
         if not one.runs:
             continue
         run = nearest_runs(one, question.attainment)[0]
         detail = f"{run.attainment:.2%} for {run.cost:.2f}" + (f" at {run.knob:.4g}" if one.knob_name else "")
-        case, name, knob = _as_run(stage, one.name, run.knob)(0)
+        case, name, knob = _as_run(stage, one.name, run.knob, sight)(0)
         [result] = runner.results(case, stage.loads[:1], name, knob)
         lines.append(Timeline(one.name, detail, result.replicas))
     return lines
@@ -185,31 +216,34 @@ def _fleet_knob(stage: Stage) -> Knob:
     return Knob("replicas", stage.case.start_replicas, 1.0, float(stage.case.max_replicas))
 
 
-def _clairvoyant(stage: Stage, runner: Runner) -> Measure:
+def _foreseeing(stage: Stage, runner: Runner, name: str, planned: Callable[[int, float], Case]) -> Callable[[], Found]:
     def measure(caution: float) -> tuple[Score, ...]:
         found: list[Score] = []
         for index, load in enumerate(stage.loads):
-            case = clairvoyant.planned(stage.case, stage.requests[index], stage.table, caution)
-            found += runner.scores(case, [load], PATH, 0.0)
-        return runner.told(CLAIRVOYANT, caution, found)
+            found += runner.scores(planned(index, caution), [load], PATH, 0.0)
+        return runner.told(name, caution, found)
 
-    return measure
+    return lambda: search(clairvoyant.CAUTION, stage.case.attainment, measure)
 
 
-def _as_run(stage: Stage, name: str, knob: float) -> Callable[[int], tuple[Case, str, float]]:
+def _as_run(stage: Stage, name: str, knob: float, sight: Foresight) -> Callable[[int], tuple[Case, str, float]]:
     """(case, policy, knob) with which the setting `knob` of `name` was replayed for the seed of an index."""
     if name == CLAIRVOYANT:
-        return lambda index: (clairvoyant.planned(stage.case, stage.requests[index], stage.table, knob), PATH, 0.0)
+        return lambda index: (sight.planned(index, knob), PATH, 0.0)
+    if name == BY_TABLE:
+        return lambda index: (sight.by_table(index, knob), PATH, 0.0)
     if name == STATIC:
         return lambda index: (fleet(stage.case, round(knob)), HOLD, 0.0)
     return lambda index: (stage.case, name, knob)
 
 
 def _repeat(other: Runner, stage: Stage, name: str, knob: float) -> Callable[[], Found]:
+    sight = Foresight(stage, other)
+
     def ask() -> Found:
         scores: list[Score] = []
         for index, load in enumerate(stage.loads):
-            case, policy, setting = _as_run(stage, name, knob)(index)
+            case, policy, setting = _as_run(stage, name, knob, sight)(index)
             scores += other.scores(case, [load], policy, setting)
         return found([Trial(knob, other.told(name, knob, scores))], stage.case.attainment, log=False)
 
@@ -227,18 +261,15 @@ def _all(runner: Runner, asked: dict[str, Callable[[], Found]]) -> dict[str, Fou
 def _row(question: Question, stage: Stage, name: str, answers: dict[str, Found]) -> PolicyResult:
     target, answer = question.attainment, answers[name]
     knob, note = _about(stage, name)
-    cost, best, static = (_cost(one, answers[one], target) for one in (name, CLAIRVOYANT, STATIC))
-    saved = None
-    if cost is not None and best is not None and static is not None and name != CLAIRVOYANT:
-        saved = captured(static, cost, best)
+    cost = _cost(name, answer, target)
     return PolicyResult(
         name=name,
         tuning=_tuning(question, name, knob),
         reached=cost is not None,
         cost_at_target=cost,
-        interval=(cost, cost) if name == STATIC and cost is not None else answer.interval,
-        over_clairvoyant=cost / best if cost is not None and best is not None else None,
-        captured=saved,
+        interval=(cost, cost) if name in WHOLE_FLEETS and cost is not None else answer.interval,
+        over_clairvoyant=None,
+        captured=None,
         knob=None if knob is None else _setting(question, name, knob, answer),
         knob_name=None if knob is None else knob.name,
         versus=_versus(name, answers, target),
@@ -254,7 +285,7 @@ def _row(question: Question, stage: Stage, name: str, answers: dict[str, Found])
 def _cost(name: str, answer: Found, attainment: float) -> float | None:
     """What the policy costs at that attainment, None where it does not reach it."""
     points = [trial.point for trial in answer.trials]
-    if name == STATIC:  # between three replicas and four there is no fleet
+    if name in WHOLE_FLEETS:
         return min((point.cost for point in points if point.attainment >= attainment), default=None)
     way = at_target(points, attainment)
     return None if way is None else way.cost
@@ -268,13 +299,15 @@ def _about(stage: Stage, name: str) -> tuple[Knob | None, str]:
     if name == CLAIRVOYANT:
         note = "dynamic programme over minutes with every arrival known and a miss budget for the whole span; replayed"
         return clairvoyant.CAUTION, note
+    if name == BY_TABLE:
+        return clairvoyant.CAUTION, "the same with misses from the table of steady loads alone"
     if name == STATIC:
         return _fleet_knob(stage), "the fleet of one size that meets the target, chosen by who knows the span"
     return ALL[name].knob, ALL[name].note
 
 
 def _tuning(question: Question, name: str, knob: Knob | None) -> str:
-    if name == CLAIRVOYANT:
+    if name in (CLAIRVOYANT, BY_TABLE):
         return BOUND
     if name == STATIC:
         return HINDSIGHT
@@ -287,7 +320,7 @@ def _setting(question: Question, name: str, knob: Knob, answer: Found) -> float:
     """What was run with, or what a search would freeze."""
     if len(answer.trials) == 1:
         return answer.trials[0].knob
-    if name == STATIC and (cost := _cost(name, answer, question.attainment)) is not None:
+    if name in WHOLE_FLEETS and (cost := _cost(name, answer, question.attainment)) is not None:
         return next(trial.knob for trial in answer.trials if trial.point.cost == cost)
     return frozen_knob(knob, question.attainment, answer)
 
@@ -313,14 +346,14 @@ def _fluid(stage: Stage) -> float | None:
     return _mean(known) * per_hour if len(known) == len(hours) else None
 
 
-def _fluid_row(cost: float, best: Found) -> PolicyResult:
+def _fluid_row(cost: float, best: float | None) -> PolicyResult:
     return PolicyResult(
         name=FLUID,
         tuning=BOUND,
         reached=True,
         cost_at_target=cost,
         interval=None,
-        over_clairvoyant=cost / best.at_target.cost if best.at_target else None,
+        over_clairvoyant=None if best is None else cost / best,
         captured=None,
         knob=None,
         knob_name=None,

@@ -55,7 +55,7 @@ class Driver:
         self._metrics = Metrics(told(case, knob) if rival in ABLATIONS else case, window_s)
         self._last_write: tuple[float, int] | None = None
         self._ends_s = requests[-1].arrival_s if requests else 0.0
-        self._wanted, self._period_s, self._scrape_s = self._policy(rival, knob)
+        self._wanted, self._period_s, self._scrape_s = self._policy(rival, knob, seed)
         self._scrape_at = self._scrape_s * random.Random(seed).random() if self._scrape_s < _NEVER_S else _NEVER_S
         self._decide_at = self._period_s
 
@@ -68,7 +68,8 @@ class Driver:
         """Scrape and decide what is due by `now_s`; the replicas to have from now on where that is a change."""
         if now_s >= self._scrape_at:
             self._scrape_at += self._scrape_s
-            self._metrics.scrape(replicas, now_s)
+            if not self.case.faults.hides(now_s):
+                self._metrics.scrape(replicas, now_s)
         if now_s < self._decide_at:
             return None
         self._decide_at += self._period_s
@@ -79,15 +80,15 @@ class Driver:
         wanted = min(max(wanted, self.case.min_replicas), self.case.max_replicas)
         if wanted == self.declared:
             return None
-        self.declared, self._last_write = wanted, (now_s, wanted)
+        self.declared, self._last_write = wanted, (self.case.faults.clock_s(now_s), wanted)
         self.changes += 1
         return wanted
 
-    def _policy(self, name: str, knob: float) -> tuple[Wanted, float, float]:
+    def _policy(self, name: str, knob: float, seed: int) -> tuple[Wanted, float, float]:
         """(what answers, its period, its scrape interval)."""
         case = self.case
         if name == EBBTIDE or name in ABLATIONS:
-            return self._ebbtide(ABLATIONS.get(name, ALL)), case.cycle_s, case.scrape_s
+            return self._ebbtide(ABLATIONS.get(name, ALL), seed), case.cycle_s, case.scrape_s
         if name == HOLD:
             return (lambda replicas, now_s: None), _NEVER_S, _NEVER_S
         if name == PATH:
@@ -104,13 +105,14 @@ class Driver:
         # an original that reads its own proxy is not slowed down to Prometheus' pace
         return decide, policy.period_s, min(case.scrape_s, getattr(policy, "scrape_s", case.scrape_s))
 
-    def _ebbtide(self, parts: Parts) -> Wanted:
-        memory = remembered(self.case, self._metrics, self.arrivals.minutes)
+    def _ebbtide(self, parts: Parts, seed: int) -> Wanted:
+        memory, faults = remembered(self.case, self._metrics, self.arrivals.minutes), self.case.faults
 
         def decide(replicas: Sequence[Replica], now_s: float) -> int | None:
             nonlocal memory
             shown = self._metrics.snapshot(replicas, self.declared, self._last_write, now_s)
-            decided, memory = plan_with(parts, shown, memory, EPOCH_S + now_s)
+            memory = faults.remembered(memory, now_s, seed)
+            decided, memory = plan_with(parts, shown, memory, EPOCH_S + faults.clock_s(now_s))
             for failure in decided.failures:
                 raise RuntimeError(f"plan failed in {failure.step}: {failure.error} at {failure.trace}")
             return decided.actions[0].to_replicas if decided.actions else None

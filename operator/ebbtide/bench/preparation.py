@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from ebbtide.bench import clairvoyant, misses
-from ebbtide.bench.case import Case
+from ebbtide.bench.case import Carries, Case
 from ebbtide.bench.loads import MOST_REQUESTS, Span, load_of
 from ebbtide.bench.question import Question
 from ebbtide.bench.run import HOLD
@@ -52,6 +52,7 @@ def prepare(question: Question, span: Span, runner: Runner, name: str) -> Stage:
     _require_memory(question, factor * span.expected)
     need = factor * span.peak_per_s / one
     case = _bounded(question, case, need, factor * span.begin_per_s / one)
+    case = _believed(question, case, span, one, table.capacity(1, missable) or one)
     requests, loads = [], []
     for seed in question.seeds:
         load = load_of(span, factor, question.noise, seed)
@@ -90,6 +91,21 @@ def _first_case(question: Question, name: str) -> Case:
         max_replicas=question.max_replicas or misses.FLEETS[-1],
         start_replicas=1,
         metric_delay_s=question.metric_delay_s,
+    )
+
+
+def _believed(question: Question, case: Case, span: Span, one: float, alone: float) -> Case:
+    """`case` with what its users believe a replica to carry: as measured here, or as mis-set."""
+    factor = question.rate_factor or 1.0
+    count = len(span.lengths)
+    carries = Carries(
+        factor * one,
+        factor * alone,
+        sum(request.prompt_tokens for request in span.lengths) / count,
+        sum(request.output_tokens for request in span.lengths) / count,
+    )
+    return msgspec.structs.replace(
+        case, carries=carries, declared=question.rate_factor is not None, faults=question.faults
     )
 
 

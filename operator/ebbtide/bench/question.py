@@ -13,6 +13,7 @@ import msgspec
 
 from ebbtide.bench.ablations import ABLATIONS as PARTS_OFF
 from ebbtide.bench.ablations import WHOLE
+from ebbtide.bench.faults import Faults
 from ebbtide.bench.results import FROZEN, HINDSIGHT, PUBLISHED
 from ebbtide.bench.roster import rivals_in
 from ebbtide.bench.run import EBBTIDE
@@ -55,6 +56,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     attainment: float
     startup_s: tuple[float, ...]
     metric_delay_s: float
+    rate_factor: float | None
+    faults: Faults
     policies: tuple[str, ...]
     tune: str
     frozen: Path | None
@@ -162,6 +165,30 @@ def moment(option: str, text: str | None) -> float | None:
         return parse_duration_s(text)
     except ValueError as error:
         raise ConfigurationError(f"{option} {text}: {error}; it counts from the first second of the trace") from error
+
+
+def instant(option: str, text: str | None) -> float | None:
+    """`20m` -> seconds of the replay."""
+    if text is None:
+        return None
+    try:
+        return parse_duration_s(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{option} {text}: {error}; it counts from the first scored second") from error
+
+
+def span(option: str, text: str | None, *, back: bool = False) -> tuple[float, float] | None:
+    """`20m:10m` -> (1200, 600): from when, in seconds of the replay, and for how long; `back` allows `20m:-10m`."""
+    if text is None:
+        return None
+    at, _, length = text.partition(":")
+    sign = -1.0 if back and length.startswith("-") else 1.0
+    try:
+        found = parse_duration_s(at), sign * parse_duration_s(length.removeprefix("-") if back else length)
+    except ValueError as error:
+        allowed = "AT:BY such as 20m:-10m" if back else "AT:LENGTH such as 20m:10m"
+        raise ConfigurationError(f"{option} {text}: {error}; {allowed} from the first scored second") from error
+    return found
 
 
 def start_up(seconds: float | None, file: Path | None, simulator: str) -> tuple[float, ...]:

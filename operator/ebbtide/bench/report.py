@@ -6,6 +6,7 @@ Words and tables only, nothing is computed here that results.json does not hold.
 from collections.abc import Sequence
 
 from ebbtide.bench.ablations import WHOLE
+from ebbtide.bench.case import Case
 from ebbtide.bench.pictures import pooled
 from ebbtide.bench.results import ABLATION, PolicyResult, Results, Run, Versus
 from ebbtide.bench.run import EBBTIDE
@@ -55,8 +56,18 @@ def _question(results: Results) -> str:
             f"{format_duration(replica.itl_s)}. {_percent(results.p0)} are missed however many replicas run.",
             f"- **Simulator** `{case.simulator}`, seeds {', '.join(map(str, case.seeds))}{_sameness(results)}; "
             f"settings: {case.tune}.",
+            *_wrong(replica),
         )
     )
+
+
+def _wrong(replica: Case) -> list[str]:
+    words = replica.faults.words()
+    if replica.metric_delay_s:
+        words.insert(0, f"metrics {format_duration(replica.metric_delay_s)} late")
+    if replica.declared and replica.carries is not None:
+        words.insert(0, f"a replica is declared to carry {replica.carries.per_s:.4g} requests/s")
+    return [f"- **What is wrong**: {'; '.join(words)}."] if words else []
 
 
 def _sameness(results: Results) -> str:

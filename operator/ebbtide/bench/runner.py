@@ -8,12 +8,14 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TypeVar
 
 import msgspec
 
 from ebbtide.bench.ablations import ABLATIONS
 from ebbtide.bench.case import Case
+from ebbtide.bench.faults import NONE
 from ebbtide.bench.policy import Minute
 from ebbtide.bench.roster import ALL
 from ebbtide.bench.run import EBBTIDE, HOLD, PATH, RunResult
@@ -125,7 +127,7 @@ class Runner:
         seed = 0 if self.name in WITHOUT_CHANCE and policy in (HOLD, PATH) else load.seed
         parts = {
             "form": _FORM,
-            "case": msgspec.structs.replace(case, name=""),  # what it is called changes nothing
+            "case": what_matters(case, policy),
             "load": load.load,
             "policy": policy,
             "policy_sources": policy_sources(policy),
@@ -135,6 +137,19 @@ class Runner:
             "simulator_sources": simulator_sources(self.name),
         }
         return Job(digest_of(parts), self._place, case, load.load, policy, knob, seed)
+
+
+def what_matters(case: Case, policy: str) -> Case:
+    """`case` without what cannot change a replay: its name, and for who looks at nothing what is shown and wanted."""
+    case = msgspec.structs.replace(case, name="")
+    if policy not in (HOLD, PATH):
+        return case
+    case = msgspec.structs.replace(
+        case,
+        **{"ttft_s": 0.0, "itl_s": 0.0, "attainment": 0.0, "gpu_hour_price": Decimal(0), "metric_delay_s": 0.0},
+        **{"carries": None, "declared": False, "faults": NONE},
+    )
+    return msgspec.structs.replace(case, startup_s=()) if policy == HOLD else case
 
 
 def simulator_sources(name: str) -> str:

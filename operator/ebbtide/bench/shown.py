@@ -10,10 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from ebbtide.bench.case import Case
+from ebbtide.bench.faults import since
 from ebbtide.bench.policy import Latency, Minute, Observation, ReplicaView
 from ebbtide.model import snapshot as model
 from ebbtide.model.snapshot import EngineReadings, PodPhase, PodState, Snapshot
 from ebbtide.model.spec import (
+    CapacityPrior,
     CapacityType,
     Mode,
     Objectives,
@@ -30,7 +32,7 @@ from ebbtide.sim.scrape import PodScrapes, Sample
 # Second 0 of a replay in unix seconds, for it has to be some day: 1 January 2026, 00:00 UTC
 EPOCH_S = 1_767_225_600.0
 
-_SERVICE, _VARIANT, _POOL = "bench/service", "replica", "pool"
+SERVICE, _VARIANT, _POOL = "bench/service", "replica", "pool"
 _BILLIONS = re.compile(r"(?:(\d+)x)?(\d+(?:\.\d+)?)B(?![a-z])", re.IGNORECASE)
 
 
@@ -65,6 +67,7 @@ class Metrics:
         self._spec = _service_spec(case, window_s)
         self._pool = _pool_spec(case)
         self._scrapes: dict[str, PodScrapes] = {}
+        self._restarted: dict[str, Sample] = {}
 
     def scrape(self, replicas: Sequence[Replica], now_s: float) -> None:
         """Take a sample of every replica that answers; those that are gone are forgotten."""
@@ -72,13 +75,22 @@ class Metrics:
         for replica in replicas:
             if replica.ready_s is not None:
                 kept[replica.name] = self._scrapes.get(replica.name) or self._new()
-                kept[replica.name].add(replica.sample(now_s))
+                kept[replica.name].add(self._sample(replica, now_s))
         self._scrapes = kept
+
+    def _sample(self, replica: Replica, now_s: float) -> Sample:
+        sample, reset_s = replica.sample(now_s), self._case.faults.reset_s
+        if reset_s is None or now_s < reset_s or replica.ready_s is None or replica.ready_s > reset_s:
+            return sample
+        return since(sample, self._restarted.setdefault(replica.name, sample))
 
     def snapshot(
         self, replicas: Sequence[Replica], declared: int, last_write: tuple[float, int] | None, now_s: float
     ) -> Snapshot:
-        """The cluster as the observe layer would show it. `last_write`: (second, replicas) of the newest change."""
+        """The cluster as the observe layer would show it.
+
+        `last_write`: (second by the operator's clock, replicas) of the newest change.
+        """
         pods = tuple(self._pod(replica, now_s) for replica in sorted(replicas, key=lambda r: r.name))
         return self.frame(pods, declared, last_write, now_s, self._case.cycle_s)
 
@@ -92,7 +104,7 @@ class Metrics:
     ) -> Snapshot:
         """The cluster with these pods."""
         case = self._case
-        at = EPOCH_S + now_s
+        at = EPOCH_S + case.faults.clock_s(now_s)
         target = model.TargetState(
             exists=True,
             uid=_VARIANT,
@@ -233,8 +245,8 @@ def _total(readings: Iterable[model.Reading]) -> float:
 def _service_spec(case: Case, window_s: float) -> ServiceSpec:
     target = TargetRef(api_version="apps/v1", kind="Deployment", name="service")
     return ServiceSpec(
-        key=_SERVICE,
-        uid=_SERVICE,
+        key=SERVICE,
+        uid=SERVICE,
         generation=1,
         mode=Mode.AUTO,
         model_name=case.model,
@@ -248,6 +260,7 @@ def _service_spec(case: Case, window_s: float) -> ServiceSpec:
                 target=target,
                 gpus_per_replica=case.tensor_parallel,
                 max_replicas=case.max_replicas,
+                capacity=_declared(case),
             ),
         ),
         scaling=Scaling(
@@ -255,6 +268,12 @@ def _service_spec(case: Case, window_s: float) -> ServiceSpec:
             max_replicas=case.max_replicas,
         ),
     )
+
+
+def _declared(case: Case) -> CapacityPrior | None:
+    if case.carries is None or not case.declared:
+        return None
+    return CapacityPrior(case.carries.alone_per_s, case.carries.input_tokens, case.carries.output_tokens)
 
 
 def _pool_spec(case: Case) -> PoolSpec:

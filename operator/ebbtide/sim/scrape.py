@@ -5,7 +5,7 @@ time as in a cluster.
 """
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ebbtide.model.snapshot import EngineReadings, Latency, Quality, Reading
 from ebbtide.sim.engine import Engine
@@ -71,10 +71,18 @@ class PodScrapes:
         self._delay_s = delay_s
         self._samples: deque[Sample] = deque()  # those that show, oldest first
         self._coming: deque[Sample] = deque()
+        self._newest: Sample | None = None  # as it was scraped, and what counters had before they were reset
+        self._before: Sample | None = None
 
     def add(self, sample: Sample) -> None:
-        """Take a sample, the newest so far."""
-        self._coming.append(sample)
+        """Take a sample, the newest so far.
+
+        A counter that fell was reset, and is counted on from there as PromQL does: 90, 100, 5 are 90, 100, 105.
+        """
+        if self._newest is not None and sample.generation_tokens < self._newest.generation_tokens:
+            self._before = self._newest if self._before is None else _plus(self._newest, self._before)
+        self._newest = sample
+        self._coming.append(sample if self._before is None else _plus(sample, self._before))
 
     def shown(self, now_s: float) -> Sample | None:
         """The newest sample that shows at `now_s`; None before the first. Times must not go back."""
@@ -140,6 +148,25 @@ class PodScrapes:
             return None
         covered_s = min(self._window_s, span_s + span_s / (count - 1))
         return self._window_s * span_s / covered_s
+
+
+def _plus(sample: Sample, before: Sample) -> Sample:
+    """`sample`, its counters with those of `before` on top."""
+
+    def both(one: Counts, other: Counts) -> Counts:
+        return tuple(map(sum, zip(one[0], other[0], strict=True))), one[1] + other[1]
+
+    return replace(
+        sample,
+        finished=sample.finished + before.finished,
+        prompt_tokens=sample.prompt_tokens + before.prompt_tokens,
+        generation_tokens=sample.generation_tokens + before.generation_tokens,
+        preempted=sample.preempted + before.preempted,
+        ttft=both(sample.ttft, before.ttft),
+        itl=both(sample.itl, before.itl),
+        tpot=both(sample.tpot, before.tpot),
+        rejected=sample.rejected + before.rejected,
+    )
 
 
 def _latency(

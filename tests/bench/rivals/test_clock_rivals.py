@@ -2,6 +2,7 @@
 
 import pytest
 
+from ebbtide.bench.case import Carries
 from ebbtide.bench.policy import Minute
 from ebbtide.bench.rivals.forecast import Forecast
 from ebbtide.bench.rivals.pastload import PastLoad
@@ -57,6 +58,21 @@ def test_static_mean_is_1_3_times_the_mean_in_units_of_the_peak():
     history = minutes(lambda t: 10.0 if t % 3600 < 900 else 2.0, -7200, 0)
     # mean 4, peak 10, at most 10: ceil(1.3 x 4)
     assert StaticMean(case(), 1.3).decide(seen(history=history)) == 6
+
+
+MEASURED = case(carries=Carries(per_s=2.5, alone_per_s=2.0, input_tokens=500.0, output_tokens=100.0))
+
+
+def test_where_a_replica_was_measured_its_rate_is_the_unit_and_not_what_is_allowed():
+    history = minutes(lambda t: 12.0 if t % 3600 < 900 else 4.0, -2 * DAY_S, 0)
+    now = seen(0.0, history=history)
+    # peak 12 and mean 6 requests/s at 2.5 each, with at most 10
+    assert StaticPeak(MEASURED, 1.0).decide(now) == 5
+    assert StaticPeak(MEASURED, 1.5).decide(now) == 8
+    assert StaticMean(MEASURED, 1.3).decide(now) == 4
+    assert Schedule(MEASURED, 1.0).decide(now) == 5
+    assert Forecast(MEASURED, 1.0).decide(now) == 5
+    assert StaticPeak(MEASURED, 1.0).decide(seen()) == 10, "without training: what is allowed"
 
 
 def test_static_mean_does_not_follow_what_comes_later():

@@ -9,7 +9,7 @@ minutes afterwards. Yesterday 10 requests/s at this hour and 8 in the hour befor
 from ebbtide.bench.case import Case
 from ebbtide.bench.policy import Knob, Observation, Rival
 from ebbtide.bench.rivals.parts import Window, bounded, ceil_of
-from ebbtide.bench.rivals.pastload import DAY_HOURS, HOUR_S, PastLoad
+from ebbtide.bench.rivals.pastload import DAY_HOURS, HOUR_S, NOTE, PastLoad, replicas_for
 
 PATCH_S = 300.0
 FURTHEST = 2.0
@@ -36,7 +36,7 @@ class Forecast:
             return None
         hours = {int(at_s // HOUR_S) for at_s in (seen.now_s, seen.now_s + self._lead_s)}
         rate = max([*self._arrived, *(said for hour in hours if (said := self._say(hour)) is not None)])
-        return bounded(self._case, ceil_of(self._multiple * rate / peak * self._case.max_replicas))
+        return bounded(self._case, ceil_of(self._multiple * replicas_for(self._case, rate, peak)))
 
     def _say(self, hour: int) -> float | None:
         """The hour's forecast, made once; an hour further on it stands, whatever comes."""
@@ -61,7 +61,6 @@ RIVALS = (
         "forecast",
         Knob("multiple of the forecast", 1.0, 0.02, 10.0, log=True),
         Forecast,
-        "our own version of a published scheme; one replica carries 1 / max_replicas of the busiest quarter of an hour "
-        "in training; holds without training",
+        f"our own version of a published scheme; {NOTE}; holds without training",
     ),
 )

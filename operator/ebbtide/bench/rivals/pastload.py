@@ -1,16 +1,29 @@
 """What past traffic tells rivals that plan by the clock: the busiest quarter of each hour, and a unit for a replica.
 
-These rivals know rates but not what a replica carries. Their user sized `max_replicas` for the busiest quarter of an
-hour of the training days, so one replica stands for 1 / max_replicas of that rate, and the knob corrects it.
+These rivals know rates; what a replica carries their user has measured (`case.carries`), and the knob corrects it.
+Where nobody has, `max_replicas` was sized for the busiest quarter of an hour of the training days, so that one replica
+stands for 1 / max_replicas of that rate.
 """
 
 from collections.abc import Sequence
 
+from ebbtide.bench.case import Case
 from ebbtide.bench.policy import Minute
 
 HOUR_S = 3600.0
 QUARTER_S = 900.0
 DAY_HOURS = 24
+NOTE = "a replica carries what was measured with the traffic's own lengths"
+
+
+def replicas_for(case: Case, per_s: float, peak_per_s: float) -> float:
+    """Replicas, in any fraction, that `per_s` needs; `peak_per_s` is the training days' busiest quarter.
+
+    9 requests/s at 4 measured for each need 2.25; unmeasured, with a peak of 12 and at most 10: 7.5.
+    """
+    if case.carries is not None:
+        return per_s / case.carries.per_s
+    return per_s / peak_per_s * case.max_replicas
 
 
 class PastLoad:

@@ -3,14 +3,14 @@
 Not a project: KEDA's cron trigger (2.18) or a CronJob, filled from history; on regular traffic the rival to fear.
 Source: protocol of published comparisons (same hour, maximum of the last 7 days). An hour counts by its busiest
 quarter; the coming hour begins one start-up early, so that its replicas serve when it does. An hour that was never
-seen is held. With 10 replicas for a training peak of 20 requests/s, an hour that saw 7.1 and 9.3 on the two days
-before gets ceil(9.3 / 20 x 10) = 5.
+seen is held. Where a replica carries 2 requests/s, an hour that saw 7.1 and 9.3 on the two days before gets
+ceil(9.3 / 2) = 5.
 """
 
 from ebbtide.bench.case import Case
 from ebbtide.bench.policy import Knob, Observation, Rival
 from ebbtide.bench.rivals.parts import bounded, ceil_of
-from ebbtide.bench.rivals.pastload import DAY_HOURS, HOUR_S, PastLoad
+from ebbtide.bench.rivals.pastload import DAY_HOURS, HOUR_S, NOTE, PastLoad, replicas_for
 
 DAYS = 7
 
@@ -33,7 +33,7 @@ class Schedule:
         rates = [rate for rate in map(self.rate, hours) if rate is not None]
         if peak is None or not rates:
             return None
-        return bounded(self._case, ceil_of(self._multiple * max(rates) / peak * self._case.max_replicas))
+        return bounded(self._case, ceil_of(self._multiple * replicas_for(self._case, max(rates), peak)))
 
     def rate(self, hour: int) -> float | None:
         """Requests/s that the same hour of the last seven days saw at most; None where none of them was seen."""
@@ -46,6 +46,6 @@ RIVALS = (
         "schedule",
         Knob("multiple of the same hour's maximum", 1.0, 0.02, 10.0, log=True),
         Schedule,
-        "one replica carries 1 / max_replicas of the busiest quarter of an hour in training; holds without training",
+        f"{NOTE}; holds without training",
     ),
 )

@@ -1,0 +1,91 @@
+"""What the clairvoyant knows of this very traffic, and that nobody is cheaper than it."""
+
+import msgspec
+import pytest
+
+from ebbtide.bench.clairvoyant import Problem, cheapest
+from ebbtide.bench.foresight import JAM_SLOTS, corrected, learnt, missed_by_slot, sizes_that_matter
+from ebbtide.bench.run import HOLD
+from tests.bench.analytic import CASE, Analytic, steady
+from tests.bench.replaying import Folder, folder
+
+MINUTES = 30
+
+
+def problem(one: list[float], two: list[float], three: list[float]) -> Problem:
+    """One to three replicas; minutes of a hundred requests."""
+    return Problem(60.0, 60.0, 1, 1, tuple(zip(one, two, three, strict=True)), budget=30.0)
+
+
+def flat(one: float, two: float, three: float) -> Problem:
+    return problem([one] * MINUTES, [two] * MINUTES, [three] * MINUTES)
+
+
+def test_fleets_that_always_jam_or_never_miss_need_no_replay() -> None:
+    assert sizes_that_matter(flat(90.0, 2.0, 0.0), [100] * MINUTES) == [2]
+    assert sizes_that_matter(flat(5.0, 2.0, 0.5), [100] * MINUTES) == [1, 2, 3]
+    assert sizes_that_matter(flat(5.0, 2.0, 0.5), [0] * MINUTES) == []
+    wide = Problem(60.0, 60.0, 1, 1, (tuple(5.0 / n for n in range(1, 40)),), budget=1.0)
+    assert len(sizes_that_matter(wide, [100])) <= 10
+
+
+def test_misses_are_counted_where_their_requests_came() -> None:
+    requests = steady(5.0, 180.0)
+    result = Analytic(cold_s=60.0).run(CASE, requests, HOLD, 0.0, 1, ())
+    first, *rest = missed_by_slot(CASE, result, 3)
+    assert first == 300
+    assert max(rest) < 60
+
+
+def test_what_a_fleet_missed_counts_where_it_kept_up_and_not_after_a_jam() -> None:
+    known = flat(50.0, 2.0, 0.5)
+    seen = [4.0] * MINUTES
+    seen[10:12] = [80.0, 60.0]  # a jam that no table of steady loads foresees
+    found = [slot[1] for slot in corrected(known, [100] * MINUTES, {2: seen}).misses]
+    assert found[:10] == [4.0] * 10
+    assert found[10 : 12 + JAM_SLOTS - 1] == [2.0] * (2 + JAM_SLOTS - 1), "who knows the future lets none grow"
+    assert found[12 + JAM_SLOTS :] == [4.0] * (MINUTES - 12 - JAM_SLOTS)
+
+
+def test_more_replicas_never_miss_more_whatever_chance_says() -> None:
+    found = corrected(flat(9.0, 2.0, 0.5), [100] * MINUTES, {1: [1.0] * MINUTES, 2: [6.0] * MINUTES})
+    assert set(found.misses) == {(1.0, 1.0, 0.5)}
+
+
+@pytest.mark.parametrize(
+    ("replicas", "missed", "row"),
+    [
+        (2, 7.0, (9.0, 7.0, 0.5)),
+        (2, 30.0, (30.0, 30.0, 0.5)),  # fewer replicas miss no less
+        (1, 0.1, (0.1, 0.1, 0.1)),  # more replicas miss no more
+        (3, 4.0, (9.0, 4.0, 4.0)),
+    ],
+)
+def test_a_plan_that_was_replayed_teaches_its_own_minutes(replicas: int, missed: float, row: tuple) -> None:
+    known = flat(9.0, 2.0, 0.5)
+    found = learnt(known, (replicas,) * MINUTES, [missed] * MINUTES)
+    assert set(found.misses) == {row}
+
+
+def test_a_fleet_let_go_too_early_is_kept_once_that_was_seen() -> None:
+    table = msgspec.structs.replace(flat(9.0, 0.0, 0.0), first=2)
+    hopeful = msgspec.structs.replace(table, misses=((9.0, 0.0, 0.0), (0.0, 0.0, 0.0), *table.misses[2:]), budget=0.0)
+    plan = cheapest(hopeful)
+    assert plan.replicas[:2] == (2, 2), "a start costs more than a minute"
+    misses = [200.0 if n == 1 else 0.0 for n in plan.replicas]
+    assert learnt(hopeful, plan.replicas, misses).misses[0] == (9.0, 0.0, 0.0)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    made = folder(tmp_path_factory.mktemp("foresight"))
+    run = made.run("--seeds", "1")
+    assert run.returncode == 0, run.stderr
+    return made
+
+
+def test_no_policy_is_cheaper_than_the_clairvoyant(done: Folder) -> None:
+    found = {one["name"]: one for one in done.results()["policies"]}
+    over = {name: one["over_clairvoyant"] for name, one in found.items() if name != "fluid" and one["reached"]}
+    assert min(over.values()) == 1.0 == over["clairvoyant"]
+    assert "by the misses it knows no plan costs less than" in found["clairvoyant"]["note"]
