@@ -82,14 +82,16 @@ def compare(question: Question, stage: Stage, runner: Runner) -> tuple[PolicyRes
 def _bounded(rows: Sequence[PolicyResult], sight: Foresight) -> PolicyResult:
     """The clairvoyant's row: who knows every arrival can do what any policy did, so none is cheaper."""
     own = rows[0]
-    note = f"{own.note}; by the misses it knows no plan costs less than {sight.bound():.2f}"
+    note = f"{own.note}; by the misses it knows, which are chance in part, the least is {sight.bound():.2f}"
     reaching = [one for one in rows if one.cost_at_target is not None]
     best = min(reaching, key=lambda one: one.cost_at_target or 0.0, default=own)
     if best is own or best.cost_at_target is None:
         return msgspec.structs.replace(own, note=note)
     found = "its own plans do not reach the target" if own.cost_at_target is None else f"{own.cost_at_target:.2f}"
     note += f"; its own plans: {found}. What {best.name} did is cheaper, and stands in for them"
-    return msgspec.structs.replace(own, note=note, reached=True, cost_at_target=best.cost_at_target)
+    return msgspec.structs.replace(
+        own, note=note, reached=True, cost_at_target=best.cost_at_target, interval=best.interval
+    )
 
 
 def _over(row: PolicyResult, cheapest: float, answers: dict[str, Found], target: float) -> PolicyResult:

@@ -48,7 +48,7 @@ class Foresight:
         return clairvoyant.planned(stage.case, stage.requests[index], stage.table, caution)
 
     def bound(self) -> float:
-        """Dollars below which no plan meets the target, mean over seeds, as far as the known misses are right."""
+        """Dollars of the least that meets the target by the known misses, mean over seeds."""
         found = [clairvoyant.cheapest(self.problem(i, 1.0)).bound_replica_s for i in range(len(self._known))]
         per_s = float(self._stage.case.gpu_hour_price) * self._stage.case.tensor_parallel / 3600
         return per_s * sum(found) / len(found)
