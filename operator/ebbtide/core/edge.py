@@ -44,6 +44,21 @@ def anchored(memory: EdgeMemory, work: float, elapsed_s: float) -> EdgeMemory:
     return msgspec.structs.replace(memory, work=round(math.exp(log), 1))
 
 
+def doubted(memory: EdgeMemory, share: float) -> EdgeMemory:
+    """With so much of what is known forgotten: an engine that is another than it was has another edge."""
+    if share <= 0.0 or memory.level_variance <= 0.0:
+        return memory
+    return msgspec.structs.replace(
+        memory,
+        level_variance=memory.level_variance + share * (LEVEL_DEVIATION**2 - memory.level_variance),
+        covariance=memory.covariance * (1.0 - share),
+        steep_variance=memory.steep_variance + share * (STEEP_DEVIATION**2 - memory.steep_variance),
+        level=memory.level * (1.0 - share),
+        steep=memory.steep * (1.0 - share),
+        carried=memory.carried * (1.0 - share),
+    )
+
+
 def steep(memory: EdgeMemory) -> float:
     """The exponent of misses."""
     return clip(MISS_EXPONENT + memory.steep, LEAST_STEEP, MOST_STEEP)

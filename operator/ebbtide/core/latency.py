@@ -59,6 +59,14 @@ def remembered(memory: LineMemory, expected: LatencyLine, elapsed_s: float, n: f
     return math.exp(-elapsed_s / (SURPRISED_TAU_S if off > SURPRISE else FIT_TAU_S))
 
 
+def forgotten(before: LineMemory, after: LineMemory) -> float:
+    """The share 0..1 of what was known that this cycle forgot because the engine turned out to be another."""
+    if before.weight < PRIOR_POINTS:
+        return 0.0
+    lost = 1.0 - after.weight / before.weight
+    return clip(lost, 0.0, 1.0) if lost > 0.0 else 0.0
+
+
 def observe(memory: LineMemory, keep: float, count: float, n: float, v: float, y_s: float) -> LineMemory:
     """The decayed sums after `count` observations of one latency at `n` (N x cache) and `v` (N x prompts)."""
     return LineMemory(

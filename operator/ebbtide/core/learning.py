@@ -23,6 +23,7 @@ IDLE_SHARE = 0.5  # below this share of what a replica carries, misses are hardl
 FEWEST_IDLE, MOST_IDLE = 4, 12  # windows
 UNBUYABLE_TAU_S = 600.0
 CROWD_TAU_S = 900.0
+LEAST_CROWD = 1e-3  # in the batch: of less nothing is learnt
 MOST_CROWD = 8.0  # what is more is no burst but a load that changes
 LONGEST_GAP_S = 3600.0  # between two tokens: beyond it a reading is no latency
 ENOUGH = 30.0  # requests behind a share of misses before it speaks at full weight
@@ -44,7 +45,8 @@ def learn(
     # from 2 and 40 ms a line that starts at 39 ms would be learnt. 2 on average and 30 now is such a window.
     steady = max(_sizes_now(pods), default=0.0) <= 2.0 * seen.concurrency + 8.0
     line = _learn_line(draft, variant, pods, memory, elapsed_s, cycle.snapshot.rate_window_s) if steady else memory.line
-    changes = _learn_edge(draft, variant, memory, seen, now_s)
+    forgotten = latency.forgotten(memory.line, line)
+    changes = _learn_edge(draft, variant, memory, seen, now_s, forgotten) if steady and seen.whole else {}
     changes |= _learn_fullness(draft, memory, seen, now_s)
     dispersion = _learn_dispersion(variant, memory, pods, elapsed_s)
     changes |= _learn_crowd(memory, pods, elapsed_s)
@@ -149,9 +151,8 @@ def _learn_line(
             continue  # gaps of requests that were thrown out and computed again are not the batch's speed
         if speed is None or gap_s is None or size is None or speed.per_second <= 0.0 or size <= 0.05:
             continue
-        size += max(
-            1.0, min(MOST_CROWD, memory.crowd)
-        )  # a request sees itself beside the others, and in bursts more of them than on average
+        # a request sees itself beside the others, and in bursts more of them than there are on average
+        size += clip(memory.crowd, 1.0, MOST_CROWD)
         total_n, total_y, weight = total_n + size, total_y + gap_s, weight + 1.0
         total_v += size * _prompts(engine, prompts)
     if not weight or variant.model is None:
@@ -210,7 +211,7 @@ class _Seen:
 
 
 def _learn_edge(
-    draft: Draft, variant: VariantDraft, memory: CapacityMemory, seen: _Seen, now_s: float
+    draft: Draft, variant: VariantDraft, memory: CapacityMemory, seen: _Seen, now_s: float, forgotten: float
 ) -> dict[str, Any]:
     """How misses grow with load, and the share of them that replicas cannot buy."""
     model, requests = variant.model, seen.requests
@@ -220,7 +221,7 @@ def _learn_edge(
     rate, most = line_rate(draft, variant, max(1, variant.ready))
     view = draft.demand
     shape = priors.length_shape(view.input_tokens, view.output_tokens)
-    known_edge = edge.anchored(memory.edge, rate * view.output_tokens * shape, seen.elapsed_s)
+    known_edge = edge.anchored(edge.doubted(memory.edge, forgotten), rate * view.output_tokens * shape, seen.elapsed_s)
     load = max(seen.tokens * shape / max(1e-9, known_edge.work), seen.concurrency / max(1e-9, most))
     share = min(1.0, seen.elapsed_s / seen.window_s)
     changes: dict[str, Any] = {}
@@ -279,7 +280,7 @@ def _learn_crowd(memory: CapacityMemory, pods: list[EngineReadings], elapsed_s: 
     """How the number in a batch varies from moment to moment: 1 if requests come and go one by one, more in bursts."""
     mean = _mean_concurrency(pods)
     sizes = _sizes_now(pods)
-    if mean <= 0.0 or not sizes:
+    if mean <= LEAST_CROWD or not sizes:
         return {}
     squares = sum((size - mean) ** 2 for size in sizes) / len(sizes)
     keep = math.exp(-elapsed_s / CROWD_TAU_S)
