@@ -20,7 +20,7 @@ from ebbtide.model.memory import EdgeMemory
 
 MISS_EXPONENT = 10.0  # is believed at first: of chat on a 70B model it was between 8 and 11
 LEVEL_DEVIATION = 2.0  # of log(level): at load^10, 20 % of capacity
-STEEP_DEVIATION = 4.0
+STEEP_DEVIATION = 2.0
 SCATTER = 1.0  # of log(misses) from window to window at the same load: none counts as more than one such observation
 FORGET_S = 12 * 3600.0
 LEAST_STEEP, MOST_STEEP = 2.0, 14.0
