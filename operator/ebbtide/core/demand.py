@@ -5,7 +5,7 @@ raise but never lower. Arrivals (not completions) are counted, so an overloaded 
 engines refuse at the door is no arrival to them, and counts too.
 """
 
-from ebbtide.core import fullness, silence
+from ebbtide.core import departed, fullness, silence
 from ebbtide.core.work import Cycle, DemandView, Draft, VariantDraft
 from ebbtide.model.snapshot import EngineReadings, PodPhase, PodState, Quality, Reading
 
@@ -30,6 +30,17 @@ def step(draft: Draft, cycle: Cycle) -> None:
     fullness.observe(draft, cycle)
 
 
+def _of_departed(draft: Draft, sums: "_Sums", cycle: Cycle) -> float:
+    """Requests/s that pods took within the window which are gone now; what was read of the others is remembered."""
+    now_s, window_s = cycle.now_s, cycle.snapshot.rate_window_s
+    if cycle.unwatched or sums.silent:
+        return 0.0  # a broken watch shows fewer pods than there are; one that is not read stands for what is not seen
+    remembered = draft.memory.arrivals_by_pod
+    draft.arrivals_by_pod = departed.remember(remembered, sums.read, now_s, window_s)
+    present = [pod.uid for variant in draft.variants for pod in variant.state.pods]
+    return departed.count(remembered, present, now_s, window_s)
+
+
 class _Sums:
     """Running sums over the pods of one service."""
 
@@ -41,6 +52,7 @@ class _Sums:
         "pods",
         "prompt",
         "rate",
+        "read",
         "refused",
         "running",
         "silent",
@@ -53,6 +65,7 @@ class _Sums:
         self.rate = self.refused = self.finished = self.prompt = self.generated = self.running = self.waiting = 0.0
         self.pods = self.silent = self.hung = self.stale = self.young = 0
         self.oldest: float | None = None
+        self.read: dict[str, float] = {}  # requests/s by pod
 
     def add(self, engine: EngineReadings, arrivals: float) -> None:
         """Count one pod that was read."""
@@ -76,7 +89,7 @@ def measure(draft: Draft, cycle: Cycle) -> DemandView:
     queue = draft.state.gateway_queue
     view.queue, view.queue_known = max(0.0, queue.fresh or 0.0), queue.fresh is not None
     scale = (sums.pods + sums.silent) / sums.pods if sums.pods else 1.0  # silent pods get what the others get
-    admitted = sums.rate * scale
+    admitted = sums.rate * scale + _of_departed(draft, sums, cycle)
     if sums.hung and draft.memory.forecast.samples:
         # What a hung pod was sent may be lost, or sent to the others: together it is no more than all had before.
         known = draft.memory.forecast.samples[-1].requests_per_second
@@ -97,6 +110,7 @@ def _add_pod(sums: _Sums, variant: VariantDraft, pod: PodState, now_s: float) ->
     if arrivals is not None and arrivals.fresh is not None and pod.engine is not None:
         sums.pods += serving
         sums.add(pod.engine, arrivals.fresh)
+        sums.read[pod.uid] = max(0.0, arrivals.fresh)
     elif not serving:
         return  # on its way out: what it still did is not missed
     elif (pod.ready_at is not None and now_s - pod.ready_at < GRACE_S) or silence.loads(variant, pod, now_s):

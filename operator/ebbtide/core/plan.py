@@ -146,6 +146,7 @@ def _draft(state: ServiceState, memory: ServiceMemory, cycle: Cycle) -> Draft:
     draft = Draft(state, memory, variants)
     # the remembered moment is rounded to a tenth of a second, so it may lie a little ahead
     draft.watched_s = max(0.0, cycle.now_s - (memory.watched_since or cycle.now_s))
+    draft.arrivals_by_pod = memory.arrivals_by_pod
     draft.pause_applied, draft.activator_seen_at = memory.pause_applied, memory.activator_seen_at
     return draft
 
@@ -310,6 +311,7 @@ def _service_memory(draft: Draft, now_s: float) -> ServiceMemory:
     return ServiceMemory(
         key=memory.key,
         forecast=draft.forecast_memory,
+        arrivals_by_pod=draft.arrivals_by_pod,
         variants=tuple(variant.memory for variant in draft.variants),
         recommendations=draft.recommendations,
         moves=_moves(draft, now_s),

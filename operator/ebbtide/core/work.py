@@ -172,6 +172,7 @@ class Draft:
     watched_s: float = 0.0
     demand: DemandView = field(default_factory=lambda: DemandView("none"))
     forecast_memory: ForecastMemory = field(default_factory=ForecastMemory)
+    arrivals_by_pod: bytes = b""  # as it will be remembered (see departed)
     forecast: Forecast | None = None
     line: Line | None = None
     mix: tuple[float, float, float] = (1.0, 0.0, 0.0)  # weights of level, trend and growth

@@ -112,6 +112,7 @@ class ServiceMemory(Spec, frozen=True):
 
     key: str
     forecast: ForecastMemory = ForecastMemory()
+    arrivals_by_pod: bytes = b""  # requests/s that each took when it was last read, for one rate window
     variants: tuple[VariantMemory, ...] = ()
     recommendations: tuple[Recommendation, ...] = ()
     moves: tuple[Recommendation, ...] = ()  # our own changes within the last minutes, for rates
