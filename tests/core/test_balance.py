@@ -161,7 +161,7 @@ def test_what_was_seen_holds_for_a_variant_that_comes_back():
     """One variant left: nothing to balance. The other starts beside it: no need to find out again."""
     loop = Loop()
     loop.run(mixed(7.0, 7.0), 300)
-    alone = loop.one(two(variant("h100", ()), serving("a100", 4, 7.0)), 60)
+    alone = loop.one(two(variant("h100", ()), serving("a100", 4, 7.0)), 300)
     assert condition(alone, "TrafficBalanced") == NOTHING
     assert "spread evenly" in balanced(alone).message
     starting = variant("h100", [pod("h", phase=PodPhase.STARTING)])

@@ -31,6 +31,17 @@ def step(draft: Draft, cycle: Cycle) -> None:
     fullness.observe(draft, cycle)
 
 
+def _of_departed(draft: Draft, sums: "_Sums", cycle: Cycle) -> float:
+    """Requests/s that pods took within the window which are gone now; what was read of the others is remembered."""
+    now_s, window_s = cycle.now_s, cycle.snapshot.rate_window_s
+    if cycle.unwatched or sums.silent:
+        return 0.0  # a broken watch shows fewer pods than there are; one that is not read stands for what is not seen
+    remembered = draft.memory.arrivals_by_pod
+    draft.arrivals_by_pod = departed.remember(remembered, sums.read, now_s, window_s)
+    present = [pod.uid for variant in draft.variants for pod in variant.state.pods]
+    return departed.count(remembered, present, now_s, window_s)
+
+
 class _Sums:
     """Running sums over the pods of one service."""
 
@@ -79,8 +90,7 @@ def measure(draft: Draft, cycle: Cycle) -> DemandView:
     queue = draft.state.gateway_queue
     view.queue, view.queue_known = max(0.0, queue.fresh or 0.0), queue.fresh is not None
     scale = (sums.pods + sums.silent) / sums.pods if sums.pods else 1.0  # silent pods get what the others get
-    gone = _of_departed(draft, sums, cycle)
-    admitted = sums.rate * scale + gone
+    admitted = sums.rate * scale + _of_departed(draft, sums, cycle)
     if sums.hung and draft.memory.forecast.samples:
         # What a hung pod was sent may be lost, or sent to the others: together it is no more than all had before.
         known = draft.memory.forecast.samples[-1].requests_per_second
@@ -92,18 +102,6 @@ def measure(draft: Draft, cycle: Cycle) -> DemandView:
     _lengths(view, draft, sums, cycle)
     view.work = _work(view, sums, admitted, cycle.now_s)
     return view
-
-
-def _of_departed(draft: Draft, sums: _Sums, cycle: Cycle) -> float:
-    """Requests/s that pods took within the window which are gone now; what was read of the others is remembered."""
-    now_s, window_s = cycle.now_s, cycle.snapshot.rate_window_s
-    present = [pod.uid for variant in draft.variants for pod in variant.state.pods]
-    if cycle.unwatched:
-        return 0.0  # a broken watch shows fewer pods than there are
-    if sums.silent:
-        return 0.0  # one that is not read stands for what is not seen
-    draft.arrivals_by_pod = departed.remember(draft.memory.arrivals_by_pod, sums.read, now_s, window_s)
-    return departed.count(draft.memory.arrivals_by_pod, present, now_s, window_s)
 
 
 def _work(view: DemandView, sums: _Sums, admitted: float, now_s: float) -> float:

@@ -203,13 +203,13 @@ class Draft:
     watched_s: float = 0.0
     demand: DemandView = field(default_factory=lambda: DemandView("none"))
     forecast_memory: ForecastMemory = field(default_factory=ForecastMemory)
+    arrivals_by_pod: bytes = b""  # as it will be remembered (see departed)
     forecast: Forecast | None = None
     looked_back: bool = False  # there is a record of recent demand
     foreseen: tuple[tuple[float, float, float], ...] = ()  # (seconds ahead, median tokens/s, chance of a jump)
     foreseen_by: str = ""  # the candidate that leads; empty: there is no record of demand to look back on
     budget: BudgetMemory = field(default_factory=BudgetMemory)
     weighed: WorthMemory = field(default_factory=WorthMemory)
-    arrivals_by_pod: bytes = b""
     horizon_s: float = 0.0  # until a replica that is asked for now serves
     doubt: float = 1.0  # times as many may miss as at the median of what is believed of the edge
     worth: str = ""  # what the next replica and the last one are worth, in words
