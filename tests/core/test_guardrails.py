@@ -544,13 +544,13 @@ def test_a_variants_own_minimum_is_brought_about_also_where_the_load_is_unknown(
 
 
 def test_a_move_between_variants_stays_within_the_maximum():
-    """Two dear ones stay until their stand-ins are ready, so of four cheap ones only three may start at first."""
+    """Two dear ones stay until their stand-ins are ready, so of five cheap ones only three may start at first."""
     state = service(
-        [variant("h100", pods(3, 13.0, "h")), variant("a100", ())],
+        [variant("h100", pods(3, 12.0, "h")), variant("a100", ())],
         spec(variants=[variant_spec("h100", "h100"), variant_spec("a100", "a100")], max_replicas=5),
     )
     decided = settled(snapshot(state, [pool("h100", price="50.00"), pool("a100", price="0.10")])).plan.services[0]
-    assert [v.wanted for v in decided.variants] == [1, 4], "the case is one in which a move pays"
+    assert [v.wanted for v in decided.variants] == [0, 5], "the case is one in which a move pays"
     assert [v.allowed for v in decided.variants] == [2, 3]
 
 

@@ -8,11 +8,12 @@ from ebbtide.model.memory import Memory, ServiceMemory
 from tests.builders import NOW, Loop, engine, fresh, pod, pool, service, snapshot, spec, variant, variant_spec
 
 
-def seen(arrivals, finished, generated, *, running=100.0, waiting=0.0, prompt=None, others=2.0, itl_s=0.03):
+def seen(arrivals, finished, generated, *, running=100.0, waiting=0.0, prompt=None, others=2.0, itl_s=0.03, missed=0.0):
     """One pod with these rates a second."""
     readings = engine(
         arrivals,
         itl_s=itl_s,
+        missed=missed,
         waiting=waiting,
         finished=fresh(finished),
         generation_tokens=fresh(generated),
@@ -65,7 +66,7 @@ def test_an_overload_from_the_first_second_is_never_taken_for_short_answers_and_
     for second in range(0, 300, 10):
         ended = 6.6 * min(1.0, second / 100.0)
         load = seen(
-            9.0, ended, 60.0 + 1200.0 * min(1.0, second / 60.0), running=27.0 + second, others=10.0, itl_s=0.045
+            9.0, ended, 60.0 + 1200.0 * min(1.0, second / 60.0), running=27.0 + second, others=10.0, itl_s=0.055, missed=0.6
         )
         decided = loop.one(load)
         assert decided.variants[0].allowed >= 1

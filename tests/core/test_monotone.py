@@ -145,7 +145,7 @@ def loads_on(h100: int, a100: int, rps: float, waiting: float) -> Snapshot:
 @pytest.mark.parametrize("before", [5.0, 10.0, 20.0])
 def test_more_load_on_the_same_memory_never_shows_less_capacity(before: float) -> None:
     """As status shows it: replicas wanted times what one carries beside the others of the plan."""
-    loop = settled(loads_on(3, 3, before, 0.0), 120)
+    loop = settled(loads_on(3, 3, before, 0.0), 600)
 
     def shown(rps: float) -> float:
         decided: Any = plan(loads_on(3, 3, rps, 0.0), loop.memory, loop.now_s)[0].services[0]

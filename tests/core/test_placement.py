@@ -309,9 +309,9 @@ def test_a_failure_that_is_over_is_not_blamed_where_the_maximum_binds():
 
 
 def test_as_many_of_the_wrong_kind_is_limited_too():
-    """12 wanted and 12 allowed, but 8 and 4 wanted, and 11 and 1 allowed."""
+    """12 wanted and 12 allowed, but 8 and 4 wanted, and 10 and 2 allowed."""
     variants = [variant_spec("a100", "a100"), variant_spec("h100", "h100", max_replicas=4)]
-    state = service([variant("a100", pods(11, 12.0, "a")), variant("h100", pods(1, 25.0, "h"))])
+    state = service([variant("a100", pods(11, 8.0, "a")), variant("h100", pods(1, 25.0, "h"))])
     state = msgspec.structs.replace(state, spec=spec(variants=variants, max_replicas=12))
     pools = [pool("h100", price="6.9"), pool("a100", price="1.1")]
     decided = settled(snapshot(state, pools), 900.0).plan.services[0]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ebbtide.core.programme import Choice, Outcome, Party, fits, solve
 from ebbtide.model.snapshot import WriteReceipt
-from tests.builders import Loop, node, pods, pool, service, settled, snapshot, spec, variant, variant_spec
+from tests.builders import Loop, engine, node, pod, pods, pool, service, settled, snapshot, spec, variant, variant_spec
 
 thorough = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -254,14 +254,21 @@ class Town:
         self.receipts: dict[tuple[str, str], WriteReceipt] = {}
         self.history: list[dict[str, dict[str, int]]] = []
 
+    def rate(self, key: str, name: str, index: int) -> float:
+        """Arrivals of one pod as its rate shows them: over the last minute, of which it may have served a part."""
+        minute = [*self.history[-5:], self.counts]
+        shares = (1.0 / max(1, sum(past[key].values())) if index < past[key][name] else 0.0 for past in minute)
+        return self.loads[key] * sum(shares) / len(minute)
+
     def cycle(self, noise: float = 0.0) -> Any:
         states, held = [], dict.fromkeys(self.pools, 0)
-        for key, load in self.loads.items():
-            total = sum(self.counts[key].values())
+        for key in self.loads:
             variants = []
             for name, count in self.counts[key].items():
                 held[name] += count
-                pod_states = pods(count, load * (1.0 + noise) / max(1, total), f"{key}-{name}")
+                pod_states = tuple(
+                    pod(f"{key}-{name}-{n}", engine(self.rate(key, name, n) * (1.0 + noise))) for n in range(count)
+                )
                 variants.append(variant(name, pod_states, last_write=self.receipts.get((key, name))))
             declared = spec(
                 key,

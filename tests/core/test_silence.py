@@ -201,7 +201,7 @@ def test_others_are_not_promised_what_a_hung_pod_holds(name):
     loop = settled(snapshot([], six), 10)
 
     def both(rps, beside):
-        first = service(variant("h100", (*pods(2, 1.25 * BUSY), *beside)), spec(name, variants=[variant_spec()]))
+        first = service(variant("h100", (*pods(2, 1.8 * BUSY), *beside)), spec(name, variants=[variant_spec()]))
         other = service(variant("h100", pods(1, rps, "o", itl_s=0.08, missed=0.5)), spec("ml/m"))
         return snapshot([first, other], six)
 

@@ -12,6 +12,7 @@ from ebbtide.core.work import Draft, Model, VariantDraft
 
 RESIDENCE = 0.75  # share of the variance of N that is left in a request's mean over its own residence
 ITL_SHARE = 0.7  # of the allowed misses; the rest is for first tokens
+BATCHED = 0.6  # of the time that a lone prompt takes: batching makes prefill cheaper
 PLANNED = 0.7  # plan to use this share of the allowed misses: the estimate of the edge is itself uncertain
 
 
@@ -48,13 +49,18 @@ def first_token_rate(model: Model, ttft_s: float, attainment: float) -> float:
 
     Never below half of what prefill alone could do: beyond that more replicas buy nothing, and observed misses decide.
     """
-    busy_s = 0.6 * model.prefill_s  # batching makes prefill cheaper than a lone prompt shows
+    busy_s = BATCHED * model.prefill_s
     slack = 0.8 * max(0.0, ttft_s - model.prefill_s) / max(1e-6, busy_s)
     allowed = max(1e-9, 1.0 - attainment) * (1.0 - ITL_SHARE) * PLANNED  # its logarithm is taken
     share = 0.9
     for _ in range(4):
         share = clip(1.0 - math.log(max(share, 0.05) / allowed) / max(slack, 1e-6), 0.5, 0.9)
     return share / max(1e-6, busy_s)
+
+
+def lasting_rate(model: Model, output_tokens: float) -> float:
+    """Requests/s at which a batch stays at its limit; at more it grows as long as they come."""
+    return min(rate_at(model.a_s, model.b_s, model.limit, output_tokens), 1.0 / max(1e-6, BATCHED * model.prefill_s))
 
 
 def line_rate(draft: Draft, variant: VariantDraft, replicas: float) -> tuple[float, float]:
