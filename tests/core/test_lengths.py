@@ -65,9 +65,8 @@ def test_an_overload_from_the_first_second_is_never_taken_for_short_answers_and_
     loop = Loop()
     for second in range(0, 300, 10):
         ended = 6.6 * min(1.0, second / 100.0)
-        load = seen(
-            9.0, ended, 60.0 + 1200.0 * min(1.0, second / 60.0), running=27.0 + second, others=10.0, itl_s=0.055, missed=0.6
-        )
+        generated, running = 60.0 + 1200.0 * min(1.0, second / 60.0), 27.0 + second
+        load = seen(9.0, ended, generated, running=running, others=10.0, itl_s=0.055, missed=0.6)
         decided = loop.one(load)
         assert decided.variants[0].allowed >= 1
     remembered = loop.memory.services[0]
