@@ -14,7 +14,7 @@ class Good(NamedTuple):
 
 SERVICE_DEFAULTS: dict[str, Any] = {
     "spec.mode": "Recommend",
-    "spec.objectives": {"timeToFirstToken": "1s", "interTokenLatency": "50ms", "attainment": "99"},
+    "spec.objectives": {"timeToFirstToken": "1s", "interTokenLatency": "50ms", "attainment": "99", "window": "24h"},
     "spec.priority": 100,
     "spec.variants.0.minReplicas": 0,
     "spec.variants.0.maxReplicas": 100,
@@ -41,7 +41,8 @@ GOOD = (
     Good("twelve lines of service get every default", service(), SERVICE_DEFAULTS),
     Good("a service with every field keeps them", FULL_SERVICE, {"spec.mode": "Auto", "spec.scaling.pause.by": "ada"}),
     Good("a part of the objectives keeps the other defaults", service(("spec.objectives.timeToFirstToken", "500ms")), {
-        "spec.objectives": {"timeToFirstToken": "500ms", "interTokenLatency": "50ms", "attainment": "99"},
+        "spec.objectives": {"timeToFirstToken": "500ms", "interTokenLatency": "50ms", "attainment": "99",
+                            "window": "24h"},
     }),
     Good("durations may be compound and fractional", service(
         ("spec.objectives.timeToFirstToken", "1.5s"), ("spec.scaling.down.delay", "1h2m3s")

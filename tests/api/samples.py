@@ -48,7 +48,7 @@ FULL_SERVICE: Object = {
     "spec": {
         "mode": "Auto",
         "model": {"name": "meta-llama/Llama-3-8B", "parameters": "8B"},
-        "objectives": {"timeToFirstToken": "500ms", "interTokenLatency": "50ms", "attainment": "99.9"},
+        "objectives": {"timeToFirstToken": "500ms", "interTokenLatency": "50ms", "attainment": "99.9", "window": "12h"},
         "priority": 200,
         "variants": [
             {
@@ -117,7 +117,24 @@ FULL_SERVICE: Object = {
             }
         ],
         "demand": {"requestsPerSecond": "7.4", "inputTokens": 1024, "outputTokens": 256, "backlog": 0},
-        "forecast": {"horizonSeconds": 48, "expected": "7.9", "low": "7.1", "high": "8.8", "method": "trend"},
+        "forecast": {
+            "horizonSeconds": 48,
+            "expected": "7.9",
+            "low": "7.1",
+            "high": "8.8",
+            "method": "trend",
+            "requestsPerSecond": "7.7",
+            "inputTokensPerSecond": "7890",
+            "outputTokensPerSecond": "1970",
+            "score": {
+                "errors": 31,
+                "coverage": "0.94",
+                "bias": "1.02",
+                "pinballLow": "0.004",
+                "pinballMedian": "0.031",
+                "pinballHigh": "0.006",
+            },
+        },
         "spendPerHour": "5.00",
         "currency": "USD",
         "reason": "Paused",

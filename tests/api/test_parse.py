@@ -63,7 +63,7 @@ def test_the_smallest_service():
             max_replicas=100,
             up_delay_s=0,
             up_max_per_minute=60,
-            down_delay_s=300,
+            down_delay_s=None,
             down_max_per_minute=10,
         ),
     )
@@ -73,7 +73,7 @@ def test_a_service_with_every_field():
     spec = parse_service(FULL_SERVICE)
     assert spec.mode is Mode.AUTO
     assert spec.model_parameters_billion == 8.0
-    assert spec.objectives == Objectives(ttft_s=0.5, itl_s=0.05, attainment=0.999)
+    assert spec.objectives == Objectives(ttft_s=0.5, itl_s=0.05, attainment=0.999, window_s=43_200.0)
     target, built = spec.variants
     assert target.capacity == CapacityPrior(4.5, 1024, 256)
     assert target.gpus_per_replica == 1

@@ -12,7 +12,7 @@ from ebbtide.core.forecast import days, record
 from ebbtide.core.forecast.line import fit
 from ebbtide.core.forecast.spread import ERRORS, LOADS, Spread
 from ebbtide.model.memory import DemandSample, TrackMemory
-from tests.builders import NOW, OUTPUT_TOKENS, Loop, pods, service, snapshot, variant
+from tests.builders import INPUT_TOKENS, NOW, OUTPUT_TOKENS, Loop, fresh, pods, service, snapshot, variant
 
 MAIN = 1  # of the three horizons: the start-up
 
@@ -48,6 +48,32 @@ def test_a_ramp_is_foreseen_by_most_of_its_rise_over_the_horizon():
     now, then = 20.0 + 0.1 * 890, 20.0 + 0.1 * (890 + forecast.horizon_s)
     assert forecast.expected > now + 0.7 * (then - now)
     assert forecast.method in ("trend", "growth")
+
+
+def with_prompts(input_tokens, seconds, loop=None):
+    """40 requests/s over 4 replicas, with answers as ever."""
+    loop = loop or Loop()
+    loop.run(snapshot(service(variant("h100", pods(4, 10.0, prompt_tokens=fresh(10.0 * input_tokens))))), seconds)
+    return loop
+
+
+def test_requests_prompts_and_answers_are_foreseen_apart():
+    loop = with_prompts(2.0 * INPUT_TOKENS, 1800, with_prompts(INPUT_TOKENS, 1800))
+    forecast = forecast_of(loop)
+    assert forecast.requests == pytest.approx(40.0, rel=0.03)
+    assert forecast.input_tokens == pytest.approx(40.0 * 2.0 * INPUT_TOKENS, rel=0.03)
+    assert forecast.output_tokens == pytest.approx(40.0 * OUTPUT_TOKENS, rel=0.03)
+
+
+def test_longer_prompts_are_more_work_before_the_mean_length_follows():
+    """Two minutes after prompts became twice as long, 40 requests/s are those of many more of the mean length."""
+    before = with_prompts(INPUT_TOKENS, 1800)
+    assert forecast_of(before).expected == pytest.approx(40.0, rel=0.03)
+    after = forecast_of(with_prompts(2.0 * INPUT_TOKENS, 120, before))
+    assert after.high > 44.0
+    assert after.input_tokens > 1.3 * 40.0 * INPUT_TOKENS
+    weight = before.memory.services[0].forecast.prompt_weight
+    assert 0.05 < weight < 1.0, "an output token takes more of a replica's time than a prompt token"
 
 
 def test_on_jitter_slow_levels_win_over_the_trend():
@@ -103,7 +129,8 @@ def test_what_yesterday_had_at_this_hour_is_remembered():
     while loop.now_s % 86_400.0 != 8 * 3600.0 or loop.now_s < 86_400.0 * 20_001:
         loop.run(snapshot(service(variant("h100", pods(4, daily(loop.now_s) / 4))), cycle_s=30.0))
     remembered = loop.memory.services[0].forecast.days
-    assert days.at(remembered, loop.now_s - 86_400.0 + 1200.0) == pytest.approx(40.0 * OUTPUT_TOKENS, rel=0.04)
+    length = OUTPUT_TOKENS + loop.memory.services[0].forecast.prompt_weight * INPUT_TOKENS
+    assert days.at(remembered, loop.now_s - 86_400.0 + 1200.0) == pytest.approx(40.0 * length, rel=0.04)
 
 
 def test_memory_of_a_service_stays_small():
@@ -122,7 +149,7 @@ def test_the_first_minute_of_a_fleet_is_no_trend():
 
 def test_a_slope_within_its_own_noise_counts_little():
     noise = random.Random(1)
-    samples = [DemandSample(NOW + 10.0 * i, 40.0 + noise.uniform(-6, 6), 1000, 1) for i in range(20)]
+    samples = [DemandSample(NOW + 10.0 * i, 40.0 + noise.uniform(-6, 6), 1) for i in range(20)]
     line = fit(samples, 100.0, samples[-1].at, 60.0)
     assert abs(line.slope * 100.0) < 6.0
 

@@ -236,7 +236,18 @@ def test_a_terminal_of_118_columns_shows_every_cell_whole() -> None:
     status = {
         "reason": "TargetConflict",
         "spendPerHour": "128.50",
-        "variants": [{"name": "a100", "allowed": 8}, {"name": "h100", "allowed": 3}],
+        "variants": [
+            {"name": "a100", "allowed": 8, "capacity": {"requestsPerSecond": "10.9", "source": "observed"}},
+            {"name": "h100", "allowed": 3, "capacity": {"requestsPerSecond": "18.2", "source": "declared"}},
+        ],
+        "forecast": {
+            "horizonSeconds": 175,
+            "expected": "104",
+            "low": "88.1",
+            "high": "119",
+            "method": "level 27 min",
+            "score": {"errors": 443, "coverage": "0.951", "pinballMedian": "0.031"},
+        },
         "decisions": [],
     }
     spec = {"objectives": {"timeToFirstToken": "2s", "interTokenLatency": "50ms"}}
@@ -263,6 +274,9 @@ def test_a_terminal_of_118_columns_shows_every_cell_whole() -> None:
     assert "…" not in text
     assert text.count("TargetConflict") == len(shown)
     assert text.count("8 +3 → a100 8, h100 3") == len(shown)
+    assert text.count("104 (level 27 min)") == text.count("88.1 to 119") == len(shown)
+    assert text.count("95 % of 443, 6 %") == len(shown)
+    assert text.count("a100 10.9 observed, h100 18.2 declared") == len(shown)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from ebbtide.model.plan import Plan
+from ebbtide.model.plan import Forecast, Plan
 from ebbtide.model.spec import Mode, Pause
 from ebbtide.record.metrics import CATALOGUE, Metrics, reference
 from tests.shell import world
@@ -50,6 +50,11 @@ def test_a_plan_is_shown_in_numbers() -> None:
     found = series(shown())
     assert found["ebbtide_replicas", "team", "chat", "allowed", "h100"] == 4
     assert found["ebbtide_demand_requests_per_second", "team", "chat"] == 9.0
+    assert found["ebbtide_forecast_tokens_per_second", "prompt", "team", "chat"] == 9830.0
+    assert found["ebbtide_forecast_coverage_ratio", "team", "chat"] == 0.94
+    assert found["ebbtide_forecast_bias_ratio", "team", "chat"] == 1.02
+    assert found["ebbtide_forecast_pinball_ratio", "team", "0.975", "chat"] == 0.006
+    assert found["ebbtide_forecast_errors", "team", "chat"] == 31.4
     assert found["ebbtide_spend_per_hour", "USD", "team", "chat"] == 10.0
     assert found["ebbtide_pool_gpus", "h100", "free"] == 12
     assert found["ebbtide_pool_price_per_gpu_hour", "USD", "h100"] == 2.5
@@ -63,8 +68,17 @@ def test_what_is_unknown_has_no_series() -> None:
     assert not names & {
         "ebbtide_demand_requests_per_second",
         "ebbtide_forecast_requests_per_second",
+        "ebbtide_forecast_tokens_per_second",
+        "ebbtide_forecast_coverage_ratio",
         "ebbtide_spend_per_hour",
     }
+
+
+def test_a_forecast_that_was_never_judged_has_no_score() -> None:
+    plan = world.plan(world.service_plan(forecast=Forecast(60.0, 9.6, 8.1, 11.2, "prior")))
+    found = series(shown(plan))
+    assert found["ebbtide_forecast_requests_per_second", "expected", "team", "chat"] == 9.6
+    assert not [key for key in found if key[0].endswith("_ratio") or key[0] == "ebbtide_forecast_errors"]
 
 
 def test_label_values_are_escaped() -> None:

@@ -66,6 +66,29 @@ def test_what_is_unknown_is_left_out() -> None:
     assert not {"demand", "forecast", "spendPerHour", "currency"} & status.keys()
 
 
+def test_a_forecast_is_said_in_its_parts_and_with_its_score() -> None:
+    found = said(world.service_plan())["forecast"]
+    assert found == {
+        "horizonSeconds": 60,
+        "expected": "9.6",
+        "low": "8.1",
+        "high": "11.2",
+        "method": "level",
+        "requestsPerSecond": "9.4",
+        "inputTokensPerSecond": "9830",
+        "outputTokensPerSecond": "2460",
+        "score": {
+            "errors": 31,
+            "coverage": "0.94",
+            "bias": "1.02",
+            "pinballLow": "0.004",
+            "pinballMedian": "0.031",
+            "pinballHigh": "0.006",
+        },
+    }
+    assert "score" not in said(forecast("prior"))["forecast"]
+
+
 def test_every_known_condition_is_there_from_the_first_visit() -> None:
     found = {item["type"]: item for item in conditions((), SERVICE_CONDITIONS, {}, 3, world.NOW_S)}
     assert found.keys() == set(SERVICE_CONDITIONS)

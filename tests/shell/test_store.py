@@ -22,7 +22,7 @@ from ebbtide.record.store import MIGRATIONS, Store
 
 
 def service(key: str = "team/chat", requests: float = 1.5, moves: int = 0) -> ServiceMemory:
-    sample = DemandSample(at=10.0, requests_per_second=requests, input_tokens=100.0, output_tokens=10.0)
+    sample = DemandSample(at=10.0, requests_per_second=requests, length=10.0)
     return ServiceMemory(
         key=key,
         forecast=ForecastMemory(samples=(sample,)),

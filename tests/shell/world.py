@@ -12,6 +12,7 @@ from ebbtide.model.plan import (
     Plan,
     PoolPlan,
     ScaleAction,
+    Score,
     ServicePlan,
     VariantPlan,
 )
@@ -171,7 +172,9 @@ def service_plan(key: str = "team/chat", **changes: Any) -> ServicePlan:
     fields: dict[str, Any] = {
         "variants": (variant_plan(),),
         "demand": Demand(9.0, 1024.0, 256.0, 2.0),
-        "forecast": Forecast(60.0, 9.6, 8.1, 11.2, "level"),
+        "forecast": Forecast(
+            60.0, 9.6, 8.1, 11.2, "level", 9.4, 9830.0, 2460.0, Score(31.4, 0.94, 1.02, (0.004, 0.031, 0.006))
+        ),
         "waterfall": (),
         "reason": reason(Code.WITHIN_TARGET, "4 replicas carry 9.6 requests/s, 9.0 arrive"),
         "conditions": (condition(), condition("Ready", message="serving")),

@@ -79,19 +79,44 @@ class DemandStatus(ApiModel):
     """Requests that wait at the replicas and at the gateway."""
 
 
+class ForecastScoreStatus(ApiModel):
+    """How good the forecasts of about the last day were, judged by what came."""
+
+    errors: Count
+    """Independent errors that it rests on: one for each horizonSeconds seconds. Under 20 say little."""
+    coverage: Decimal
+    """Share of what came that lay between low and high, as a decimal string: 0.95 is 95 percent, and right."""
+    bias: Decimal
+    """What was expected over what came, as a decimal string: 1.05 is 5 percent too much."""
+    pinball_low: Decimal
+    """Pinball loss of low, the 2.5 percent quantile, over what came, as a decimal string: the less the better."""
+    pinball_median: Decimal
+    """The same of the median: 0.03 is a mean absolute error of 6 percent."""
+    pinball_high: Decimal
+    """The same of high, the 97.5 percent quantile."""
+
+
 class ForecastStatus(ApiModel):
     """What the service will be asked for when a replica started now would be ready."""
 
     horizon_seconds: Count
     """How far ahead, in seconds."""
     expected: Decimal
-    """Requests per second expected, as a decimal string."""
+    """Work expected, in requests per second of the mean length, as a decimal string."""
     low: Decimal
-    """Lower end of the range that held 95 percent of past errors, in requests per second, as a decimal string."""
+    """Lower end of the range that is to hold 95 percent of what comes, in the same unit."""
     high: Decimal
-    """Upper end of the range that held 95 percent of past errors, in requests per second, as a decimal string."""
+    """Upper end of the range that is to hold 95 percent of what comes, in the same unit."""
     method: Name
-    """How it was made: level, trend or prior."""
+    """Which forecaster leads by its record: level, trend, growth, yesterday, or prior without a record."""
+    requests_per_second: Decimal | None = None
+    """Requests per second of any length that make this work, as a decimal string."""
+    input_tokens_per_second: Decimal | None = None
+    """Prompt tokens per second that make this work, as a decimal string."""
+    output_tokens_per_second: Decimal | None = None
+    """Output tokens per second that make this work, as a decimal string."""
+    score: ForecastScoreStatus | None = None
+    """How good such forecasts were. Unset: none is due yet."""
 
 
 class DecisionStatus(ApiModel):

@@ -15,7 +15,7 @@ import msgspec
 from click.core import ParameterSource
 from rich.console import Console
 
-from ebbtide.cli.demo_summary import effort_sentence, summarise, summary_table, together_sentence
+from ebbtide.cli.demo_summary import effort_sentence, summarise, summary_table, together_sentence, trust_table
 from ebbtide.cli.demo_table import DemoScreen, say_how_to_look, watch
 from ebbtide.cli.options import Duration
 from ebbtide.errors import ConfigurationError
@@ -231,6 +231,7 @@ async def _run(sandbox: Sandbox, options: DemoOptions, console: Console, plain: 
 
 def _report(console: Console, document: dict[str, Any]) -> None:
     console.print(summary_table(document))
+    console.print(trust_table(document))
     console.print(together_sentence(document, STATIC_SHARE))
     console.print(effort_sentence(document))
 

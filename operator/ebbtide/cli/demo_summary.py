@@ -8,6 +8,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 from rich.table import Table
 
+from ebbtide.cli.demo_forecast import forecast_table
 from ebbtide.controller.meters import WHOLE_CYCLE
 from ebbtide.model.spec import Mode
 from ebbtide.sandbox.audit import Write
@@ -137,6 +138,18 @@ def summary_table(document: dict[str, Any]) -> Table:
     return table
 
 
+def trust_table(document: dict[str, Any]) -> Table:
+    """For people: the last forecasts with their scores, and capacity with its source."""
+    statuses = {
+        row["name"]: {
+            "forecast": row["forecast"],
+            "variants": [{"name": name, "capacity": found} for name, found in row["capacity"].items()],
+        }
+        for row in document["services"]
+    }
+    return forecast_table(statuses, "What it rested on")
+
+
 def _service(
     demo: Demo, service: ShowcaseService, view: View, static: dict[str, StaticPeak], writes: list[Write]
 ) -> dict[str, Any]:
@@ -144,6 +157,7 @@ def _service(
     targets = {f"{service.name}-{pool.split('-', maxsplit=1)[0]}" for pool, _, _ in service.variants}
     scaled = [w for w in writes if w.namespace == NAMESPACE and w.name in targets and w.resource == "deployments"]
     requests, late = traffic.get("requests", 0), traffic.get("requests_after", 0)
+    status = view.services.get(service.name, {}).get("status", {})
     return {
         "namespace": NAMESPACE,
         "name": service.name,
@@ -161,6 +175,9 @@ def _service(
         "static_peak_gpu_hours": round(static[service.name].result.gpu_hours, 4),
         "cost": str(usage.cost.quantize(Decimal("0.001"))),
         "currency": "USD",
+        # as status had them at the end
+        "forecast": status.get("forecast"),
+        "capacity": {row["name"]: row["capacity"] for row in status.get("variants", ()) if row.get("capacity")},
     }
 
 

@@ -13,6 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from ebbtide.cli.demo_forecast import capacity, expected, forecast_table, score
 from ebbtide.sandbox.demo_base import RunningDemo, Shown, View
 from ebbtide.units import format_duration
 
@@ -38,6 +39,7 @@ class DemoScreen:
         self.note(view)
         parts: list[RenderableType] = [
             self._services_table(view),
+            forecast_table({service.name: _status(view, service.name) for service in self._services}),
             _pools_table(view),
             self._decisions_panel(),
         ]
@@ -102,6 +104,8 @@ class DemoScreen:
             f"  ITL p95 {_milliseconds(traffic.get('recent_inter_token_latency_s')):>6}"
             f"  met {_percent(traffic.get('met_both')):>6}  {_replicas(view, service.name, status):<24}"
             f"  {status.get('spendPerHour', '?'):>6} $/h  {status.get('reason', '-')}"
+            f"  forecast {expected(status.get('forecast'))}, in range {score(status.get('forecast'))} off"
+            f"  carries {capacity(status)}"
         )
 
     def _decisions_panel(self) -> Panel:

@@ -98,7 +98,7 @@ def observe(
         carried = max(carried, load)
     carried = round(carried, 3)
     if load < LEAST_LOAD or requests < 1.0 or _beyond(memory, planned, load, missed / requests):
-        return EdgeMemory(memory.work, memory.level, memory.steep, ll, ls, ss, carried)
+        return EdgeMemory(memory.work, memory.level, memory.steep, ll, ls, ss, carried, memory.queued)
     x = math.log(load)
     gain_level, gain_steep = ll + ls * x, ls + ss * x
     variance = gain_level + gain_steep * x
@@ -118,6 +118,7 @@ def observe(
         covariance=round(ls - shrink * gain_level * gain_steep, 5),
         steep_variance=round(max(1e-3, ss - shrink * gain_steep * gain_steep), 5),
         carried=carried,
+        queued=memory.queued,
     )
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from ebbtide.core import edge, fullness, latency, priors, queueing
 from ebbtide.core.demand import pod_arrivals
+from ebbtide.core.edge import MISS_EXPONENT
 from ebbtide.core.numeric import clip, share_above
 from ebbtide.core.queueing import line_rate
 from ebbtide.core.work import Cycle, Draft, VariantDraft
@@ -26,6 +27,7 @@ CROWD_TAU_S = 900.0
 LEAST_CROWD = 1e-3  # in the batch: of less nothing is learnt
 MOST_CROWD = 8.0  # what is more is no burst but a load that changes
 LONGEST_GAP_S = 3600.0  # between two tokens: beyond it a reading is no latency
+BY_CHANCE = 1.25  # times the mean load, as misses count it: so unlike are pods of any fleet
 ENOUGH = 30.0  # requests behind a share of misses before it speaks at full weight
 
 
@@ -73,6 +75,7 @@ def _look(
         missed=missed,
         refused=sum(refused),
         tokens=sum(tokens) / len(pods),
+        uneven=_unevenness(tokens),
         concurrency=concurrency,
         elapsed_s=elapsed_s,
         window_s=window_s,
@@ -81,6 +84,19 @@ def _look(
         full_by=full_by,
         starved=starved,
     )
+
+
+def _unevenness(loads: list[float]) -> float:
+    """The power mean over the mean, with misses that grow with load^10, and requests that come as the load does.
+
+    One of 13 pods drains a queue, and 12 new ones hardly have anything to do: what misses there is of a full pod, and
+    says nothing of pods at an eighth. What pods differ by chance is part of the edge.
+    """
+    mean = sum(loads) / len(loads)
+    if mean <= 0.0:
+        return 1.0
+    power = sum((load / mean) ** (MISS_EXPONENT + 1.0) for load in loads) / len(loads)
+    return max(1.0, math.exp(math.log(power) / MISS_EXPONENT) / BY_CHANCE)
 
 
 def settled_pods(variant: VariantDraft, cycle: Cycle) -> list[EngineReadings]:
@@ -201,6 +217,7 @@ class _Seen:
     missed: float
     refused: float  # requests that engines refused
     tokens: float  # output tokens/s, mean of one pod
+    uneven: float  # times as much load as on average, at which as many would miss as do where it is uneven
     concurrency: float  # mean of one pod
     elapsed_s: float  # since the cycle before
     window_s: float  # the rate window
@@ -222,7 +239,11 @@ def _learn_edge(
     view = draft.demand
     shape = priors.length_shape(view.input_tokens, view.output_tokens)
     known_edge = edge.anchored(edge.doubted(memory.edge, forgotten), rate * view.output_tokens * shape, seen.elapsed_s)
-    load = max(seen.tokens * shape / max(1e-9, known_edge.work), seen.concurrency / max(1e-9, most))
+    load = max(seen.tokens * shape / max(1e-9, known_edge.work), seen.concurrency / max(1e-9, most)) * seen.uneven
+    if view.queued_at == round(now_s, 1):
+        known_edge = msgspec.structs.replace(known_edge, queued=round(load, 3))
+    elif view.queued_at is not None and now_s - view.queued_at < seen.window_s:
+        load = max(load, known_edge.queued)  # what waited then is missed, and in this window still
     share = min(1.0, seen.elapsed_s / seen.window_s)
     changes: dict[str, Any] = {}
     idle = load < IDLE_SHARE * edge.reach(known_edge) and draft.demand.waiting < 1.0

@@ -10,9 +10,9 @@ import math
 
 from ebbtide.core import edge, fullness, price, turns, worth
 from ebbtide.core.capacity import replica_rate
-from ebbtide.core.forecast.outlook import Outlook, in_figures, look
+from ebbtide.core.forecast.outlook import Outlook, look
 from ebbtide.core.forecast.spread import Misses
-from ebbtide.core.forecast.step import foresee
+from ebbtide.core.forecast.step import foresee, keep_figures, shown
 from ebbtide.core.guardrails import bounds
 from ebbtide.core.numeric import clip
 from ebbtide.core.parts import Parts
@@ -20,7 +20,6 @@ from ebbtide.core.queueing import lasting_rate, line_rate
 from ebbtide.core.replicas import healthy
 from ebbtide.core.work import Cycle, Draft, VariantDraft
 from ebbtide.model.memory import WorthMemory
-from ebbtide.model.plan import Forecast
 
 QUICKEST_DRAIN_S = 60.0
 MOST_REPLICAS = 10_000
@@ -173,7 +172,7 @@ def _weigh(draft: Draft, main: VariantDraft, unit: float, runs: int, backlog: fl
         wanted,
         round(max(levels.savings(wanted)), 4) if wanted > 0 else 0.0,
         round(max(levels.savings(wanted + 1)), 4),
-        *in_figures(outlook),
+        *keep_figures(draft, main, outlook, cycle),
     )
 
 
@@ -199,8 +198,7 @@ def _strained(draft: Draft) -> bool:
 def _show(draft: Draft) -> None:
     """`replica 7 saves 1.9 times its cost in misses, one more 0.3`, and the forecast, as when they were made."""
     made = draft.weighed
-    if draft.foreseen_by and made.horizon_s > 0.0:
-        draft.forecast = Forecast(made.horizon_s, made.expected, made.low, made.high, draft.foreseen_by)
+    draft.forecast = shown(draft)
     if draft.demand.known and made.unit > 0.0:
         draft.worth = (
             f"replica {made.wanted} saves {made.saves:.2g} times its cost in misses, one more {made.more_saves:.2g}"

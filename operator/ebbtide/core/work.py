@@ -28,7 +28,7 @@ from ebbtide.model.spec import VariantSpec
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What the recent past says: the level now (output tokens/s), and its slope over a long and over a short while."""
+    """What the recent past says: the level now (tokens/s), and its slope over a long and over a short while."""
 
     level: float
     slope: float
@@ -143,7 +143,10 @@ class DemandView:
 
     quality: str  # "fresh", "young", "partial", "stale", "missing", "none" (nothing runs)
     rate: float = 0.0  # requests/s, with those that were refused as far as they count
-    work: float = 0.0  # output tokens/s, in requests/s of the mean length
+    work: float = 0.0  # tokens/s, prompt tokens at their weight, in requests/s of the mean length
+    prompt_weight: float = 0.0  # output tokens that make as much work as a prompt token; 0: not known yet
+    prompted: float = 0.0  # prompt tokens/s, and output tokens/s
+    generated: float = 0.0
     refused: float = 0.0  # requests/s that engines refused, and how many of them count
     counted: float = 0.0
     kv_usage: float | None = None  # 0..1, of the fullest pod
@@ -168,9 +171,14 @@ class DemandView:
         return self.quality in ("fresh", "young", "partial") and self.pods_read > 0
 
     @property
+    def length(self) -> float:
+        """Of a mean request: output tokens, and prompt tokens at their weight."""
+        return self.output_tokens + self.prompt_weight * self.input_tokens
+
+    @property
     def tokens(self) -> float:
-        """Work in output tokens/s."""
-        return self.work * self.output_tokens
+        """Work in tokens/s, prompt tokens at their weight."""
+        return self.work * self.length
 
     @property
     def admitted(self) -> float:

@@ -12,29 +12,48 @@ class DemandSample(Spec, frozen=True, array_like=True):
     """Demand at one moment."""
 
     at: float
-    requests_per_second: float
-    input_tokens: float
-    output_tokens: float
+    requests_per_second: float  # of the mean length
+    length: float  # output tokens, and prompt tokens at their weight
 
 
 class TrackMemory(Spec, frozen=True, array_like=True):
     """How well one horizon was foreseen (see core.forecast.record)."""
 
     open: bytes = b""  # predictions that are not due yet, packed
-    losses: tuple[float, ...] = ()  # each candidate's decayed squared log error
+    losses: tuple[float, ...] = ()  # by how many tokens/s each candidate was off, decayed
     scored: float = 0.0  # decayed number of scored predictions
     errors: bytes = b""  # log errors of what was said, as a histogram
     counted: float = 0.0  # independent errors behind it, decayed
     exposed: float = 0.0  # chances to jump to a higher load that was seen before, decayed, and how many were taken
     jumped: float = 0.0
+    unforeseen: float = 0.0  # tokens/s that even the best candidate was off by, lately
+
+
+class ScoreMemory(Spec, frozen=True, array_like=True):
+    """How good the range at the main horizon was (see core.forecast.scores); sums in tokens/s, decayed over a day."""
+
+    claims: bytes = b""  # ranges that are not due yet, packed
+    low_by: float = 0.0  # what past errors have taught about the range's two ends; 0: as the histogram has them
+    high_by: float = 0.0
+    counted: float = 0.0  # independent errors behind the rest
+    came: float = 0.0
+    expected: float = 0.0
+    below: float = 0.0  # of `counted`, those below the range, and above it
+    above: float = 0.0
+    low_loss: float = 0.0  # pinball losses at the range's two ends and at its middle
+    middle_loss: float = 0.0
+    high_loss: float = 0.0
 
 
 class ForecastMemory(Spec, frozen=True):
     """Recent demand, slow levels, the record of each horizon, and what loads there were."""
 
     samples: tuple[DemandSample, ...] = ()
-    levels: tuple[float, ...] = ()  # output tokens/s, smoothed over ever longer times
+    levels: tuple[float, ...] = ()  # tokens/s (prompt tokens at their weight), smoothed over ever longer times
     tracks: tuple[TrackMemory, ...] = ()
+    score: ScoreMemory = ScoreMemory()
+    prompt_weight: float = 0.0  # output tokens that make as much work as a prompt token; 0: not known yet
+    parts: tuple[float, ...] = ()  # requests, prompt and output tokens/s, smoothed as the first of `levels`
     loads: bytes = b""  # seconds at each load, as a histogram, slowly forgotten
     days: bytes = b""  # tokens/s by ten minutes of the last eight days
     slot: int = 0  # the ten minutes that run now, and what they had so far
@@ -99,6 +118,7 @@ class EdgeMemory(Spec, frozen=True, array_like=True):
     covariance: float = 0.0
     steep_variance: float = 0.0
     carried: float = 0.0  # the highest load at which no more than planned missed, slowly forgotten
+    queued: float = 0.0  # the load at which requests last waited before full batches
 
 
 class CapacityMemory(Spec, frozen=True):

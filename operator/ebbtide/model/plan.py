@@ -24,14 +24,27 @@ class Condition(Spec, frozen=True):
     message: str
 
 
+class Score(Spec, frozen=True):
+    """How good forecasts at that horizon were over about a day. Losses are relative to what came."""
+
+    errors: float  # independent ones: overlapping horizons count once
+    coverage: float  # share that came inside the range; 0.95 is right
+    bias: float  # expected over came: 1.05 is 5 % too much
+    pinball: tuple[float, float, float]  # at the range's low end (2.5 %), the median and its high end (97.5 %)
+
+
 class Forecast(Spec, frozen=True):
-    """Arrivals in requests/s at the horizon, with the range that held 95 % of past errors."""
+    """Arrivals at the horizon in requests/s of the mean length, with the range that is to hold 95 % of what comes."""
 
     horizon_s: float
     expected: float
     low: float
     high: float
     method: str  # "level", "trend" or "prior"
+    requests: float = 0.0  # requests/s of any length, and the tokens/s that they bring
+    input_tokens: float = 0.0
+    output_tokens: float = 0.0
+    score: Score | None = None  # None: nothing was due yet
 
 
 class Demand(Spec, frozen=True):

@@ -14,7 +14,7 @@ import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from ebbtide import __version__
-from ebbtide.model.plan import Condition, ConditionStatus, Plan, ServicePlan
+from ebbtide.model.plan import Condition, ConditionStatus, Forecast, Plan, ServicePlan
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import Snapshot
 from ebbtide.model.spec import Pause
@@ -105,7 +105,37 @@ CATALOGUE: tuple[Described, ...] = (
         "ebbtide_forecast_requests_per_second",
         "plan",
         (*_SERVICE, "bound"),
-        "Requests per second expected at the horizon: low, expected or high.",
+        "Requests per second of the mean length expected at the horizon: low, expected or high.",
+    ),
+    Described(
+        "ebbtide_forecast_tokens_per_second",
+        "plan",
+        (*_SERVICE, "kind"),
+        "Tokens per second expected at the horizon: prompt or output.",
+    ),
+    Described(
+        "ebbtide_forecast_coverage_ratio",
+        "plan",
+        _SERVICE,
+        "Share of what came within about a day that lay in the forecast's range, 0 to 1: 0.95 is right.",
+    ),
+    Described(
+        "ebbtide_forecast_bias_ratio",
+        "plan",
+        _SERVICE,
+        "What was expected over what came within about a day: 1.05 is 5 percent too much.",
+    ),
+    Described(
+        "ebbtide_forecast_pinball_ratio",
+        "plan",
+        (*_SERVICE, "quantile"),
+        "Pinball loss of the forecast's quantiles over what came within about a day: 0.025, 0.5 or 0.975.",
+    ),
+    Described(
+        "ebbtide_forecast_errors",
+        "plan",
+        _SERVICE,
+        "Independent errors that the forecast's scores rest on, slowly forgotten.",
     ),
     Described(
         "ebbtide_capacity_requests_per_second",
@@ -209,7 +239,7 @@ Sample = tuple[str, tuple[str, ...], float]
 def plan_text(plan: Plan, snapshot: Snapshot) -> str:
     """The plan metrics in the text format, in the catalogue's order.
 
-    Written here and not by the library: 10,000 services have 310,000 series, and its checks of every label of every
+    Written here and not by the library: 10,000 services have 390,000 series, and its checks of every label of every
     sample take 3 CPU-seconds a scrape, this half a second.
     """
     lines: dict[str, list[str]] = {item.name: [] for item in CATALOGUE if item.kind == "plan"}
@@ -275,9 +305,21 @@ def _service_samples(plan: ServicePlan, pause: Pause | None, now_s: float) -> It
     if plan.forecast is not None:
         for bound in ("low", "expected", "high"):
             yield "ebbtide_forecast_requests_per_second", (*key, bound), getattr(plan.forecast, bound)
+        yield from _forecast_samples(plan.forecast, key)
     if plan.spend_per_hour is not None:
         yield "ebbtide_spend_per_hour", (*key, plan.currency), float(plan.spend_per_hour)
     yield from _variant_samples(plan, key)
+
+
+def _forecast_samples(forecast: Forecast, key: tuple[str, str]) -> Iterator[Sample]:
+    yield "ebbtide_forecast_tokens_per_second", (*key, "prompt"), forecast.input_tokens
+    yield "ebbtide_forecast_tokens_per_second", (*key, "output"), forecast.output_tokens
+    if forecast.score is not None:
+        yield "ebbtide_forecast_coverage_ratio", key, forecast.score.coverage
+        yield "ebbtide_forecast_bias_ratio", key, forecast.score.bias
+        for quantile, loss in zip(("0.025", "0.5", "0.975"), forecast.score.pinball, strict=True):
+            yield "ebbtide_forecast_pinball_ratio", (*key, quantile), loss
+        yield "ebbtide_forecast_errors", key, forecast.score.errors
 
 
 def _variant_samples(plan: ServicePlan, key: tuple[str, str]) -> Iterator[Sample]:

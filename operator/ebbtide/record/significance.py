@@ -19,8 +19,8 @@ _MATTERS = 0.10
 _MEASURED = frozenset({"demand", "forecast", "spendPerHour", "message", "capacity", "startupSeconds", "evidence"})
 # They follow from other parts and never justify a write
 _NOT_DECIDED = _MEASURED | {"lastTransitionTime"}
-# Under even load the best forecaster of the moment changes every few cycles, and says the same number
-_UNTOLD = frozenset({"method"})
+# Under even load the best forecaster of the moment changes every few cycles, and says the same number; errors add up
+_UNTOLD = frozenset({"method", "errors"})
 _NESTED = (dict, list)
 
 

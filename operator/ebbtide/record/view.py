@@ -11,7 +11,16 @@ from typing import Any
 import msgspec
 
 from ebbtide.clock import rfc3339
-from ebbtide.model.plan import Capacity, Condition, ConditionStatus, PoolPlan, ServicePlan, UnreadablePlan, VariantPlan
+from ebbtide.model.plan import (
+    Capacity,
+    Condition,
+    ConditionStatus,
+    Forecast,
+    PoolPlan,
+    ServicePlan,
+    UnreadablePlan,
+    VariantPlan,
+)
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import SERVICE_KIND, PoolState
 
@@ -71,13 +80,7 @@ def service_status(
             "backlog": round(plan.demand.backlog),
         }
     if plan.forecast is not None:
-        status["forecast"] = {
-            "horizonSeconds": round(plan.forecast.horizon_s),
-            "expected": decimal(plan.forecast.expected),
-            "low": decimal(plan.forecast.low),
-            "high": decimal(plan.forecast.high),
-            "method": plan.forecast.method,
-        }
+        status["forecast"] = _forecast(plan.forecast)
     if plan.spend_per_hour is not None and plan.currency:
         status |= {"spendPerHour": money(plan.spend_per_hour), "currency": plan.currency}
     history = decisions(plan, previous.get("decisions") or (), now_s, decision_id)
@@ -203,6 +206,31 @@ def money(amount: Decimal) -> str:
     """At least two decimals and at most four, without an exponent: 12.4 -> "12.40", 0.0375 -> "0.0375"."""
     text = f"{amount:.4f}"
     return text[:-2] if text.endswith("00") else text
+
+
+def _forecast(forecast: Forecast) -> Status:
+    status: Status = {
+        "horizonSeconds": round(forecast.horizon_s),
+        "expected": decimal(forecast.expected),
+        "low": decimal(forecast.low),
+        "high": decimal(forecast.high),
+        "method": forecast.method,
+        "requestsPerSecond": decimal(forecast.requests),
+        "inputTokensPerSecond": decimal(forecast.input_tokens),
+        "outputTokensPerSecond": decimal(forecast.output_tokens),
+    }
+    score = forecast.score
+    if score is not None:
+        low, median, high = map(decimal, score.pinball)
+        status["score"] = {
+            "errors": round(score.errors),
+            "coverage": decimal(score.coverage),
+            "bias": decimal(score.bias),
+            "pinballLow": low,
+            "pinballMedian": median,
+            "pinballHigh": high,
+        }
+    return status
 
 
 def _totals(plan: ServicePlan) -> Status:

@@ -7,6 +7,7 @@ A shape is deterministic; randomness of arrivals comes later (`load`). Shapes wi
 import math
 import random
 from bisect import bisect_right
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -183,6 +184,34 @@ class RegimeChange(_Shape, frozen=True, tag="regimes"):
         return max(self.low, self.high)
 
 
+class Walk(_Shape, frozen=True, tag="walk"):
+    """A random walk of the logarithm around `per_second`, by `step` a minute, pulled back over a day; from `seed`."""
+
+    per_second: float
+    step: float = 0.03
+    seed: int = 1
+
+    def rate(self, t_s: float) -> float:
+        """Requests per second at `t_s`; stays as it is after a week."""
+        path = _walked(self.step, self.seed)
+        return self.per_second * path[min(len(path) - 1, max(0, int(t_s // 60.0)))]
+
+    @property
+    def peak_rate(self) -> float:
+        """An upper bound of `rate`."""
+        return self.per_second * max(_walked(self.step, self.seed))
+
+
+@lru_cache(maxsize=16)
+def _walked(step: float, seed: int) -> tuple[float, ...]:
+    """The factor of each minute of a week."""
+    draw, log, path = random.Random(seed), 0.0, []
+    for _ in range(int(7 * DAY_S / 60.0)):
+        log = log * (1.0 - 60.0 / DAY_S) + step * draw.gauss(0.0, 1.0)
+        path.append(math.exp(log))
+    return tuple(path)
+
+
 class Sampled(_Shape, frozen=True, tag="sampled"):
     """Straight lines between (time in seconds, requests per second), as a trace gives them; zero outside."""
 
@@ -210,7 +239,7 @@ class Sampled(_Shape, frozen=True, tag="sampled"):
         return Sampled(tuple(((t_s - first_s) * time, rate * height) for t_s, rate in self.points))
 
 
-Shape = Constant | Step | Hump | DailyCurve | WeeklyCurve | Bursts | OnOff | RegimeChange | Sampled
+Shape = Constant | Step | Hump | DailyCurve | WeeklyCurve | Bursts | OnOff | RegimeChange | Walk | Sampled
 
 
 def parse_shape(value: Any) -> Shape:
@@ -218,6 +247,6 @@ def parse_shape(value: Any) -> Shape:
     try:
         shape: Shape = msgspec.convert(value, Shape)
     except msgspec.ValidationError as error:
-        names = "constant, step, hump, daily, weekly, bursts, onoff, regimes, sampled"
+        names = "constant, step, hump, daily, weekly, bursts, onoff, regimes, walk, sampled"
         raise ConfigurationError(f"load shape: {error}; `shape` is one of {names}, the rest are its numbers") from error
     return shape

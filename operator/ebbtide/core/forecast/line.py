@@ -16,8 +16,8 @@ def trend_window_s(horizon_s: float) -> float:
 
 
 def tokens(sample: DemandSample) -> float:
-    """Output tokens/s."""
-    return sample.requests_per_second * sample.output_tokens
+    """Tokens/s, prompt tokens at their weight."""
+    return sample.requests_per_second * sample.length
 
 
 def append(samples: tuple[DemandSample, ...], new: DemandSample, horizon_s: float) -> tuple[DemandSample, ...]:
@@ -65,7 +65,7 @@ def _slope(
     # Rates over a window overlap when read every few seconds: only span / window of them are independent.
     independent = max(1.0, min(-samples[0].at + now_s, 2.0 * tau_s) / rate_window_s)
     residual = max(0.0, s_yy / s_w - mean_y * mean_y - slope * slope * spread)
-    length = max(1.0, samples[-1].output_tokens)  # requests come by chance, 64 are off by 8
+    length = max(1.0, samples[-1].length)  # requests come by chance, 64 are off by 8
     error = max(residual, mean_y * length / rate_window_s) / independent / spread
     kept = slope * slope / (slope * slope + 2.0 * error) if slope else 0.0
     return mean_y, slope, kept

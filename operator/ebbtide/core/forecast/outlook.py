@@ -14,6 +14,7 @@ from ebbtide.core.work import Draft
 from ebbtide.model.memory import TrackMemory
 
 RANGE = 0.025  # of what came was below `low` of a forecast, and as much above `high`
+FINE = 0.01  # of a logarithm: no range is known better
 
 
 class Horizon:
@@ -59,14 +60,31 @@ class Horizon:
         jumped = self._above - self._loads.share_above(max(load, self._median))
         return (1.0 - self._jumps * self._above) * near + self._jumps * jumped
 
-    def quantile(self, share: float) -> float:
-        """Requests/s that are not exceeded with this probability, within 10 %: the width of a bin."""
-        middle = self._median + FLOOR
-        low, high = math.log(middle / self._length) - 3.0, math.log(max(middle, self._loads.mean) / self._length) + 3.0
-        for _ in range(6):
-            middle = 0.5 * (low + high)
-            low, high = (middle, high) if self.below(math.exp(middle)) < share else (low, middle)
-        return math.exp(high)
+    @property
+    def expected_tokens(self) -> float:
+        """The mean in tokens/s."""
+        return self.expected * self._length
+
+    def requests(self, tokens: float) -> float:
+        """So many tokens/s in requests/s."""
+        return tokens / self._length
+
+    def at(self, share: float) -> float:
+        """The logarithm of tokens/s + FLOOR that are not exceeded with this probability."""
+        middle, jumps = math.log(self._median + FLOOR), self._jumps * self._above
+        # without those that jump, all of which go up, it is at most this; with all of them above, no less than that
+        high = middle + self._around.at(min(1.0, share / (1.0 - jumps)))
+        if jumps <= 0.0 or high <= middle:
+            return high
+        low = middle + self._around.at(max(0.0, (share - jumps) / (1.0 - jumps)))
+        if share > 1.0 - jumps:
+            high = max(high, self._loads.at(1.0))
+        while high - low > FINE:
+            half = 0.5 * (low + high)
+            jumped = max(0.0, self._above - 1.0 + self._loads.share_below(half))
+            below = (1.0 - jumps) * self._around.share_below(half - middle) + self._jumps * jumped
+            low, high = (half, high) if below < share else (low, half)
+        return high
 
 
 @dataclass(slots=True)
@@ -76,6 +94,7 @@ class Outlook:
     nearest: Horizon
     main: Horizon  # when a replica that is started now is ready
     far: Horizon
+    if_noise: Horizon  # the main one, if what comes just now is only noise
 
     def misses(self, capacity: float, planned: float, backlog: float = 0.0) -> tuple[float, float, float]:
         """Requests/s that miss at each horizon; `backlog` requests/s of capacity are taken up by what already waits."""
@@ -102,14 +121,9 @@ def look(draft: Draft, misses: Misses, parts: Parts) -> Outlook:
         # the near one is scored first, and farther errors are believed to be those of a random walk from there
         around = record.around(track, misses, sure * math.sqrt(ahead_s / nearest_s))
         chance = jumps if parts.record else 0.0
-        horizons.append(Horizon(ahead_s, median, around, chance, loads, draft.demand.output_tokens))
+        horizons.append(Horizon(ahead_s, median, around, chance, loads, draft.demand.length))
+    if_noise = horizons[1]
     if horizons[0].below(now) > 1.0 - RANGE:
         horizons = [horizon.raised(now) for horizon in horizons]
-    return Outlook(*horizons)
-
-
-def in_figures(outlook: Outlook) -> tuple[float, float, float, float]:
-    """(seconds ahead, expected, low, high), as status shows them."""
-    main = outlook.main
-    expected, low, high = main.expected, main.quantile(RANGE), main.quantile(1.0 - RANGE)
-    return round(main.ahead_s, 1), round(expected, 3), round(min(expected, low), 3), round(max(expected, high), 3)
+    nearest, main, far = horizons
+    return Outlook(nearest, main, far, if_noise)

@@ -1,7 +1,9 @@
 """One horizon's record: who foresaw it best, how far the blend was off, and how often the load jumped instead.
 
-Candidates are weighted by their scores (Bayesian model averaging with Gaussian log errors, each horizon counted once);
-what remains is kept as a histogram of log errors. A rise that no such error explains came by a jump: to one of the
+Candidates are weighted by their scores (Bayesian model averaging with Laplace errors, each horizon counted once): by
+how many tokens/s they were off, for those are what is missed or paid for nothing. After a leap that no candidate
+foresaw, what was learnt about them before counts less for about a horizon: another regime may have another leader.
+What remains is kept as a histogram of log errors. A rise that no such error explains came by a jump: to one of the
 higher loads that were seen before. How likely a jump is follows from how much better it explains what came (one step of
 expectation-maximisation for each score), and from how often there was somewhere to jump to.
 """
@@ -20,8 +22,9 @@ NAMES = ("level", "level 3 min", "level 9 min", "level 27 min", "trend", "growth
 # Beliefs before any score. The slope is shrunk by its own error already, so a clear ramp may be believed at once.
 BELIEFS = (0.1, 0.05, 0.05, 0.05, 0.3, 0.3, 0.075, 0.075)
 PER_HORIZON = 8  # predictions made in one horizon, at most: errors of those that overlap are one error
-LOSS_FLOOR = 1e-4  # a log error of 1 % is no worse than none
-WORST_LOSS = 4.0
+LOSS_FLOOR = 1.0  # tokens/s: to be off by less is no worse than to be right
+# After 6 h of being off by 500 one in front by 12,000 in all leads by e^24. When all are off by 10,000 at once, by 4.
+UNFORESEEN, BY_CHANCE = 1.0, 3.0
 NOTHING = 1e-6  # tokens/s: what is left of a logarithm's rounding
 MEMORY_S = 6 * 3600.0
 PRIOR_SIGMA, LEAST_SIGMA, PRIOR_COUNT = (
@@ -59,6 +62,7 @@ class Track:
     counted: float
     exposed: float
     jumped: float
+    unforeseen: float
 
     @property
     def jumps(self) -> float:
@@ -76,19 +80,18 @@ def open_track(memory: TrackMemory) -> Track:
     known = len(memory.losses) == len(NAMES)
     losses = list(memory.losses) if known else [0.0] * len(NAMES)
     scored = memory.scored if known else 0.0
-    return Track(losses, scored, ERRORS.unpack(memory.errors), memory.counted, memory.exposed, memory.jumped)
+    errors = ERRORS.unpack(memory.errors)
+    return Track(losses, scored, errors, memory.counted, memory.exposed, memory.jumped, memory.unforeseen)
 
 
 def weights(track: Track) -> list[float]:
     """Each candidate's share: its belief, times how likely its errors are beside the best one's."""
     if track.scored <= 0.0:
         return list(BELIEFS)
-    least = min(track.losses) / track.scored + LOSS_FLOOR
-    half = 0.5 / least
-    shares = [
-        belief * math.exp(half * (least - LOSS_FLOOR - loss / track.scored) * track.scored)
-        for belief, loss in zip(BELIEFS, track.losses, strict=True)
-    ]
+    least = min(track.losses)
+    usual = least / track.scored + LOSS_FLOOR
+    scale = usual + UNFORESEEN * max(0.0, track.unforeseen - BY_CHANCE * usual)
+    shares = [belief * math.exp((least - loss) / scale) for belief, loss in zip(BELIEFS, track.losses, strict=True)]
     total = sum(shares)
     return [share / total for share in shares]
 
@@ -165,18 +168,19 @@ def score(track: Track, row: Row, load: float, loads: Sequence[float], horizon_s
     truth = math.log(load + FLOOR)
     error = truth - math.log(row[1] + FLOOR)
     keep = math.exp(-horizon_s * weight / MEMORY_S)
-    for index, said in enumerate(row[2:]):
-        loss = min(WORST_LOSS, (truth - math.log(said + FLOOR)) ** 2)
-        track.losses[index] = track.losses[index] * keep + weight * loss
+    off = [abs(load - said) for said in row[2:]]
+    track.losses = [loss * keep + weight * by for loss, by in zip(track.losses, off, strict=True)]
+    track.unforeseen = max(track.unforeseen * math.exp(-weight), min(off))
     track.scored = track.scored * keep + weight
     total = sum(loads)
-    above = LOADS.above(loads, math.log(row[1] + FLOOR)) / total if total > 0.0 else 0.0
+    least = LOADS.next_above(math.log(row[1] + FLOOR))
+    above = sum(loads[least:]) / total if total > 0.0 else 0.0
     jump = 0.0
     if error > 0.0 and above > 0.0:
         doubt = _doubt(track)
         near = ERRORS.density(track.errors, error) + doubt * ERRORS.density(PRIOR, error)
         near *= (1.0 - track.jumps * above) / max(1e-9, track.counted - track.jumped + doubt) / ERRORS.step
-        far = (1.0 - SMOOTH) * LOADS.density(loads, truth) / total + SMOOTH * above / LOADS.count
+        far = (1.0 - SMOOTH) * LOADS.density(loads, truth, least) / total + SMOOTH * above / LOADS.count
         far *= track.jumps / LOADS.step
         jump = far / (far + near) if far + near > 0.0 else 0.0
     track.errors = [weight * keep for weight in track.errors]
@@ -190,10 +194,11 @@ def close_track(track: Track, still_open: bytes) -> TrackMemory:
     """What is remembered of it."""
     return TrackMemory(
         open=still_open,
-        losses=tuple(round(loss, 5) for loss in track.losses),
+        losses=tuple(round(loss, 1) for loss in track.losses),
         scored=round(track.scored, 3),
         errors=ERRORS.pack(track.errors),
         counted=round(track.counted, 3),
         exposed=round(track.exposed, 4),
         jumped=round(track.jumped, 4),
+        unforeseen=round(track.unforeseen, 1),
     )

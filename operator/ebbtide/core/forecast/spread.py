@@ -6,7 +6,7 @@ at a capacity, when misses grow with a power of the load from the planned share 
 
 import math
 import struct
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -51,16 +51,19 @@ class Scale:
         if share > 0.0:
             weights[index + 1] += weight * share
 
-    def density(self, weights: Sequence[float], value: float) -> float:
-        """The weight near `value`, smoothed over three bins; of all weight."""
+    def density(self, weights: Sequence[float], value: float, least: int = 0) -> float:
+        """The weight near `value`, smoothed over three bins, of those from `least` on."""
         index = round(min(max((value - self.first) / self.step, 0.0), self.count - 1.0))
-        near = 0.5 * weights[index]
-        near += 0.25 * (weights[index - 1] if index else 0.0)
-        return near + 0.25 * (weights[index + 1] if index + 1 < self.count else 0.0)
+        near = 0.5 * weights[index] if index >= least else 0.0
+        near += 0.25 * (weights[index - 1] if index > least else 0.0)
+        return near + 0.25 * (weights[index + 1] if least <= index + 1 < self.count else 0.0)
 
-    def above(self, weights: Sequence[float], value: float) -> float:
-        """The weight of the bins above `value` (a logarithm)."""
-        return sum(weights[max(0, math.floor((value - self.first) / self.step) + 1) :])
+    def next_above(self, value: float) -> int:
+        """The first bin clearly above `value`; `count` where there is none.
+
+        The next one does not count: what comes just now is shared between two bins, and is no higher load.
+        """
+        return max(0, min(math.floor((value - self.first) / self.step) + 2, self.count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,19 +126,34 @@ class Spread:
         return min(self._scale.count, int(place + 1.0)) if place > 0.0 else 0
 
     def mean_above(self, floor: float) -> float:
-        """Sum of share x load over loads above `floor`."""
+        """Sum of share x load over loads clearly above `floor`."""
         return self.mean - self._high[self.first_above(floor)]
 
     def share_above(self, floor: float) -> float:
-        """The share of loads above `floor`."""
+        """The share of loads clearly above `floor`."""
         return self._seen[-1] - self._seen[self.first_above(floor)]
 
     def first_above(self, floor: float) -> int:
-        """The lowest bin above `floor`; `count` where there is none."""
-        if floor <= 0.0:
-            return 0
-        place = math.floor((math.log(floor) - self._scale.first) / self._scale.step) + 1
-        return max(0, min(place, self._scale.count))
+        """The lowest bin clearly above `floor`; `count` where there is none."""
+        return self._scale.next_above(math.log(floor)) if floor > 0.0 else 0
+
+    def share_below(self, log: float) -> float:
+        """The share of loads whose logarithm is at most `log`, each bin's spread evenly over its width."""
+        place = (log - self._scale.first) / self._scale.step + 0.5
+        index = math.floor(place)
+        if index < 0:
+            return 0.0
+        if index >= self._scale.count:
+            return self._seen[-1]
+        return self._seen[index] + (self._seen[index + 1] - self._seen[index]) * (place - index)
+
+    def at(self, share: float) -> float:
+        """The logarithm of the load that `share` of all stay below: the inverse of `share_below`."""
+        share *= self._seen[-1]
+        index = max(1, bisect_left(self._seen, share))
+        low, high = self._seen[index - 1], self._seen[index]
+        part = min(1.0, max(0.0, (share - low) / (high - low))) if high > low else 1.0
+        return self._scale.first + (index - 1.5 + part) * self._scale.step
 
     def below(self, value: float) -> float:
         """The share of loads that are at most `value`, in whole bins."""

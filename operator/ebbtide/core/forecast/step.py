@@ -2,7 +2,9 @@
 
 Three horizons are foreseen and scored, each by its own record: a rate window (what runs must carry it), the start-up of
 the variant with most replicas plus a cycle (what is started now will), and three times that (what is kept must still be
-worth it). Demand is forecast as work, in output tokens/s: the mean length, which moves, turns it into requests later.
+worth it). Demand is forecast as work: output tokens/s, and prompt tokens/s at the weight that they have in a replica's
+time. The mean lengths, which move, turn it into requests later; what comes in requests, prompt and output tokens is
+remembered apart, as parts of that work.
 """
 
 import math
@@ -10,23 +12,27 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ebbtide.core import turns
+from ebbtide.core import priors, turns
 from ebbtide.core.demand import windows_are_full
-from ebbtide.core.forecast import days, record
+from ebbtide.core.forecast import days, record, scores
 from ebbtide.core.forecast.line import append, fit, trend_window_s
+from ebbtide.core.forecast.outlook import Outlook
 from ebbtide.core.forecast.spread import FLOOR, LOADS
 from ebbtide.core.numeric import clip, significant
 from ebbtide.core.startup import estimate_s
-from ebbtide.core.work import Cycle, Draft, Line
-from ebbtide.model.memory import DemandSample, ForecastMemory
+from ebbtide.core.work import Cycle, DemandView, Draft, Line, Model, VariantDraft
+from ebbtide.model.memory import DemandSample, ForecastMemory, ScoreMemory
+from ebbtide.model.plan import Forecast
 
 LEVELS = (3.0, 9.0, 27.0)  # rate windows over which the slow levels are smoothed
+PARTS = 3  # requests, prompt and output tokens
 HORIZONS = 3
 FAR = 3.0  # horizons ahead at which what is kept must still be worth it
 LOADS_TAU_S = 86_400.0
 LONGEST_STEP_S = 600.0  # between two cycles: what came during a longer gap nobody knows
 STEADY = 0.1  # relative change within a start-up below which demand counts as steady
 SCORED = 0.5  # independent predictions, before anything counts as steady
+WEIGHT_TAU_S = 86_400.0  # the weight of a prompt token is a unit of all that is remembered: it may move, but not jump
 MOST_BY_HOUR = 4.0  # times the level now that yesterday's shape may make of it
 
 
@@ -43,6 +49,8 @@ def step(draft: Draft, cycle: Cycle) -> None:
     turn = fresh and turns.comes(draft.state.spec.key, memory.turn_at, cycle.now_s, cycle.snapshot.rate_window_s)
     if fresh:
         memory = _scored(_sampled(memory, draft, horizon_s, cycle), draft, horizon_s, cycle)
+        if memory.score.claims:
+            memory = msgspec.structs.replace(memory, score=_judged(memory.score, view.tokens, horizon_s, cycle))
     if turn:
         memory = _noted(memory, view.tokens, cycle.now_s)
     newest = memory.samples[-1].at if memory.samples else -math.inf
@@ -57,15 +65,18 @@ def step(draft: Draft, cycle: Cycle) -> None:
 def foresee(draft: Draft, cycle: Cycle, *, keep: bool = False) -> None:
     """Say what is expected at each horizon; with `keep` it is remembered, and scored when it is due."""
     memory, ahead_s = draft.forecast_memory, _ahead_s(horizon(draft, cycle), cycle)
+    window_s = cycle.snapshot.rate_window_s
     # samples from before a night at zero, or before an outage, say nothing about now: what comes now is all there is
     line = Line(draft.demand.tokens, 0.0, 0.0)
     looks_back = draft.looked_back and cycle.parts.forecast
     if looks_back:
-        line = fit(memory.samples, ahead_s[1], cycle.now_s, cycle.snapshot.rate_window_s)
+        line = fit(memory.samples, ahead_s[1], cycle.now_s, window_s)
     foreseen, tracks = [], []
     for index, (each_s, kept) in enumerate(zip(ahead_s, record.tracks_of(memory, HORIZONS), strict=True)):
         remembered, track = kept, record.open_track(kept)
-        said = candidates(memory, line, cycle.now_s, each_s) if looks_back else [line.level] * len(record.NAMES)
+        said = [line.level] * len(record.NAMES)
+        if looks_back:
+            said = candidates(memory, line, cycle.now_s, each_s, window_s)
         shares = record.weights(track)
         blended = record.blend(shares, said)
         if keep and record.is_due(remembered, cycle.now_s + each_s, _period_s(each_s, cycle)):
@@ -89,6 +100,67 @@ def foresee(draft: Draft, cycle: Cycle, *, keep: bool = False) -> None:
             steady=draft.steady,
             turn_at=cycle.now_s,
         )
+
+
+def keep_figures(draft: Draft, main: VariantDraft, outlook: Outlook, cycle: Cycle) -> tuple[float, ...]:
+    """(seconds ahead, expected, low, high) in requests/s, as status shows them; they are kept, and judged when due."""
+    horizon, memory = outlook.main, draft.forecast_memory
+    ends = scores.range_of(outlook, memory.score)
+    if draft.looked_back and draft.demand.quality in ("fresh", "young"):
+        period_s = _period_s(horizon.ahead_s, cycle)
+        score = scores.claim(memory.score, horizon, ends, cycle.now_s, period_s)
+        if score is not memory.score:
+            weight = _prompt_weight(memory.prompt_weight, main.model, draft.demand, period_s)
+            if not memory.prompt_weight:
+                memory = ForecastMemory()  # what was seen in the first cycle is of another unit
+            draft.forecast_memory = msgspec.structs.replace(memory, score=score, prompt_weight=weight)
+    low, _, high = (end / draft.demand.length for end in ends)
+    expected = horizon.expected
+    return round(horizon.ahead_s, 1), round(expected, 3), round(min(expected, low), 3), round(max(expected, high), 3)
+
+
+def shown(draft: Draft) -> Forecast | None:
+    """The forecast that was made when replicas were last weighed, in its parts and with its score."""
+    made, memory, view = draft.weighed, draft.forecast_memory, draft.demand
+    if not draft.foreseen_by or made.horizon_s <= 0.0:
+        return None
+    requests, prompted, generated = 1.0, view.input_tokens, view.output_tokens
+    scale = made.expected
+    if len(memory.parts) == PARTS and memory.levels and memory.levels[0] > FLOOR:
+        requests, prompted, generated = memory.parts  # of the work of late
+        scale *= view.length / memory.levels[0]
+    return Forecast(
+        made.horizon_s,
+        made.expected,
+        made.low,
+        made.high,
+        draft.foreseen_by,
+        round(scale * requests, 3),
+        round(scale * prompted, 1),
+        round(scale * generated, 1),
+        scores.of(memory.score),
+    )
+
+
+def _prompt_weight(known: float, model: Model | None, view: DemandView, elapsed_s: float) -> float:
+    """How many output tokens take as much of a replica's time as one prompt token; 0: not known.
+
+    With N in the batch an output token takes a / N + d x cache of it, a prompt token its part of the prefill that
+    lengthens everybody's iteration. 8B on an H100 with 200 in the batch: 0.03 + 0.05 and 0.02 ms, so 0.3.
+    """
+    if model is None:
+        return known
+    cache, _ = priors.shares(view.input_tokens, view.output_tokens)
+    output_s = model.line.a_s / model.limit + model.line.decode_s * cache
+    now = model.line.prefill_s * priors.REFERENCE_OUTPUT / priors.REFERENCE_INPUT / output_s
+    return round(known + (now - known) * min(1.0, elapsed_s / WEIGHT_TAU_S) if known else now, 5)
+
+
+def _judged(memory: ScoreMemory, load: float, horizon_s: float, cycle: Cycle) -> ScoreMemory:
+    period_s = _period_s(horizon_s, cycle)
+    return scores.judge(
+        memory, load, cycle.now_s, horizon_s=horizon_s, period_s=period_s, cycle_s=cycle.snapshot.cycle_s
+    )
 
 
 def _ahead_s(horizon_s: float, cycle: Cycle) -> tuple[float, float, float]:
@@ -132,17 +204,18 @@ def horizon(draft: Draft, cycle: Cycle) -> float:
     return main.startup_s + cycle.reaction_s
 
 
-def candidates(memory: ForecastMemory, line: Line, now_s: float, ahead_s: float) -> list[float]:
+def candidates(memory: ForecastMemory, line: Line, now_s: float, ahead_s: float, window_s: float) -> list[float]:
     """What each candidate of `record.NAMES` expects `ahead_s` from now, tokens/s."""
     level, trend, growth = line.candidates(ahead_s)
     slow = memory.levels if len(memory.levels) == len(LEVELS) else (level,) * len(LEVELS)
-    shapes = (_as_before(memory.days, now_s, ahead_s, ago) for ago in (days.DAY_S, 7 * days.DAY_S))
-    return [level, *slow, trend, growth, *(slow[1] * shape for shape in shapes)]
+    lag_s = LEVELS[0] * window_s  # the level that the shape is laid on is of so long ago on average
+    shapes = (_as_before(memory.days, now_s - ago_s, lag_s, ahead_s) for ago_s in (days.DAY_S, 7 * days.DAY_S))
+    return [level, *slow, trend, growth, *(slow[0] * shape for shape in shapes)]
 
 
-def _as_before(packed: bytes, now_s: float, ahead_s: float, ago_s: float) -> float:
-    """How many times the demand of that day's same moment came `ahead_s` later; 1 where nobody watched."""
-    then, later = days.at(packed, now_s - ago_s), days.at(packed, now_s + ahead_s - ago_s)
+def _as_before(packed: bytes, moment_s: float, lag_s: float, ahead_s: float) -> float:
+    """How many times what there was `lag_s` before that moment came `ahead_s` after it; 1 where nobody watched."""
+    then, later = days.at(packed, moment_s - lag_s), days.at(packed, moment_s + ahead_s)
     if then is None or later is None:
         return 1.0
     return clip((later + FLOOR) / (then + FLOOR), 1.0 / MOST_BY_HOUR, MOST_BY_HOUR)
@@ -153,14 +226,14 @@ def _sampled(memory: ForecastMemory, draft: Draft, horizon_s: float, cycle: Cycl
     view, now_s = draft.demand, cycle.now_s
     gap_s = now_s - memory.samples[-1].at if memory.samples else cycle.snapshot.cycle_s
     step_s = clip(gap_s, 0.0, LONGEST_STEP_S)
-    sample = DemandSample(
-        round(now_s, 1), significant(view.work), round(view.input_tokens, 1), round(view.output_tokens, 1)
-    )
+    sample = DemandSample(round(now_s, 1), significant(view.work), round(view.length, 1))
+    shares = [1.0 - math.exp(-step_s / (windows * cycle.snapshot.rate_window_s)) for windows in LEVELS]
     packed, slot, tokens, seconds = _day(memory, view.tokens, now_s, step_s)
     return msgspec.structs.replace(
         memory,
         samples=append(memory.samples, sample, horizon_s),
-        levels=_smoothed(memory.levels, view.tokens, step_s, cycle.snapshot.rate_window_s),
+        levels=_smoothed(memory.levels, (view.tokens,) * len(LEVELS), shares),
+        parts=_smoothed(memory.parts, (view.rate, view.prompted, view.generated), shares[:1] * PARTS),
         days=packed,
         slot=slot,
         slot_tokens=round(tokens, 1),
@@ -177,13 +250,11 @@ def _noted(memory: ForecastMemory, load: float, now_s: float) -> ForecastMemory:
     return msgspec.structs.replace(memory, loads=LOADS.pack(loads))
 
 
-def _smoothed(levels: Sequence[float], now: float, step_s: float, window_s: float) -> tuple[float, ...]:
-    if len(levels) != len(LEVELS):
-        return (significant(now),) * len(LEVELS)
-    return tuple(
-        significant(level + (1.0 - math.exp(-step_s / (windows * window_s))) * (now - level))
-        for level, windows in zip(levels, LEVELS, strict=True)
-    )
+def _smoothed(levels: Sequence[float], now: Sequence[float], shares: Sequence[float]) -> tuple[float, ...]:
+    """Each moved by its share of the way to what is now."""
+    if len(levels) != len(now):
+        return tuple(map(significant, now))
+    return tuple([significant(old + share * (new - old)) for old, new, share in zip(levels, now, shares, strict=True)])
 
 
 def _day(memory: ForecastMemory, rate: float, now_s: float, step_s: float) -> tuple[bytes, int, float, float]:
