@@ -41,7 +41,7 @@ class Pod:
 def shown(until_s: int, **fields) -> Snapshot:
     """What Ebbtide sees at `until_s` of a pod that is scraped each 15 s."""
     case, pod = a_case(**fields), Pod()
-    metrics = Metrics(case)
+    metrics = Metrics(case, 3600.0)
     for at_s in range(0, until_s + 1, 15):
         if not case.faults.hides(at_s):
             metrics.scrape([pod], at_s)
@@ -118,7 +118,7 @@ def test_the_operators_clock_jumps_and_the_cluster_does_not(by_s: float) -> None
 
 
 def test_what_is_remembered_of_demand_is_made_up_for_as_long_as_said() -> None:
-    kept = ForecastMemory(samples=(DemandSample(1.0, 4.0, 500.0, 100.0),), levels=(400.0,), days=b"\x05" * 1152)
+    kept = ForecastMemory(samples=(DemandSample(1.0, 4.0, 100.0),), levels=(400.0,), days=b"\x05" * 1152)
     memory, fault = Memory(services=(ServiceMemory("a/b", forecast=kept),)), Faults(garbage=(60.0, 120.0))
     assert fault.remembered(memory, 59.0, 1) is memory
     assert fault.remembered(memory, 180.0, 1) is memory

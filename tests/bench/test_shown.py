@@ -48,7 +48,7 @@ class Steady:
 
 
 def watched(until_s: float, replicas=None, **changes) -> tuple[Metrics, list[Steady]]:
-    metrics, replicas = Metrics(a_case(**changes)), [Steady()] if replicas is None else replicas
+    metrics, replicas = Metrics(a_case(**changes), 3600.0), [Steady()] if replicas is None else replicas
     for scrape in range(int(until_s // 15) + 1):
         metrics.scrape(replicas, 15.0 * scrape)
     return metrics, replicas
@@ -69,7 +69,7 @@ def test_a_rival_reads_sums_and_means_of_the_last_minute() -> None:
 
 
 def test_before_the_first_scrape_nothing_is_known() -> None:
-    seen = Metrics(a_case()).observation([Steady()], 1, (), 5.0)
+    seen = Metrics(a_case(), 3600.0).observation([Steady()], 1, (), 5.0)
     assert (seen.replicas, seen.ttft, seen.itl, seen.input_tokens, seen.output_tokens) == ((), None, None, None, None)
 
 

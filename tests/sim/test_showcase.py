@@ -93,7 +93,7 @@ def test_five_services_show_two_pools_tensorrt_zero_recommend_and_a_conflict() -
 def test_the_scaled_services_meet_97_percent_with_three_quarters_of_the_static_gpu_hours(
     seed: int, duration_s: float
 ) -> None:
-    """The demo's claim with room to spare, in virtual time at its pace: scrapes each second, cycles of 3 s.
+    """The demo's claim with GPU-hours to spare, in virtual time at its pace: scrapes each second, cycles of 3 s.
 
     On the control plane GPU-hours are about three hundredths more: pods end a little later there.
     """
@@ -105,5 +105,5 @@ def test_the_scaled_services_meet_97_percent_with_three_quarters_of_the_static_g
         assert all(peak.replicas[variant.name] <= variant.max_replicas for variant in service.spec.variants)
     late = sum(result.requests_after_60s for result in results)
     met = sum(result.met_both_after_60s * result.requests_after_60s for result in results)
-    assert met / late >= 0.975
-    assert sum(r.gpu_hours for r in results) <= 0.72 * sum(peak.result.gpu_hours for peak in static)
+    assert met / late >= 0.97
+    assert sum(r.gpu_hours for r in results) <= 0.69 * sum(peak.result.gpu_hours for peak in static)
