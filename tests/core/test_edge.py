@@ -1,0 +1,113 @@
+"""The edge of a replica, learnt from counts of misses: as high and steep as it is, never beyond what was seen."""
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebbtide.core import edge
+from ebbtide.model.memory import EdgeMemory
+
+PLANNED = 0.007  # 7 of 1000, of 10 that may miss
+FIRST = EdgeMemory(work=1000.0)
+
+
+def after(memory: EdgeMemory, load: float, missed: float, requests: float = 1000.0, windows: int = 1) -> EdgeMemory:
+    for _ in range(windows):
+        memory = edge.observe(memory, PLANNED, load, requests, missed, 1.0, 60.0)
+    return memory
+
+
+def test_before_anything_was_seen_the_line_is_believed() -> None:
+    assert edge.reach(FIRST) == 1.0
+    assert edge.steep(FIRST) == 10.0
+    assert edge.expected(FIRST, PLANNED, 1.0) == pytest.approx(PLANNED)
+    assert edge.doubt(FIRST) == pytest.approx(math.exp(2.0))
+
+
+def test_one_window_of_misses_far_below_full_load_lowers_the_edge_and_makes_it_flatter() -> None:
+    """40 of 1000 at three quarters, where 0.4 were expected: reach is where 7 would miss."""
+    seen = after(FIRST, 0.75, 40.0)
+    assert 0.5 < edge.reach(seen) < 0.72
+    assert edge.steep(seen) < 10.0
+    assert 0.02 < edge.expected(seen, PLANNED, 0.75) < 0.04
+
+
+def test_misses_at_little_load_are_as_many_at_a_whole_one() -> None:
+    """A fifth of all at a tenth: less steep than load^2 is not believed, so the edge lies lower."""
+    seen = after(FIRST, 0.1, 200.0, windows=5)
+    assert edge.steep(seen) >= edge.LEAST_STEEP
+    assert edge.reach(seen) == pytest.approx(edge.REACH[0], abs=0.05)
+
+
+@pytest.mark.parametrize(("level", "steep"), [(1.0, 10.0), (2.0, 6.0), (0.5, 3.0), (3.0, 12.0)])
+def test_two_hours_of_varied_load_teach_the_law_where_it_was_seen(level: float, steep: float) -> None:
+    """Counts by chance, from loads between half and all of what the edge allows."""
+    draw, memory = random.Random(1), FIRST
+    reach = math.exp(-level / steep)
+    for _ in range(120):
+        load = reach * draw.uniform(0.5, 1.1)
+        share = min(1.0, PLANNED * math.exp(level + steep * math.log(load)))
+        memory = after(memory, load, sum(draw.random() < share for _ in range(1000)))
+    assert edge.reach(memory) == pytest.approx(reach, rel=0.1)
+
+
+def test_that_nothing_misses_proves_nothing_beyond_what_was_carried() -> None:
+    seen = after(FIRST, 0.9, 0.0, windows=600)
+    assert edge.reach(seen) <= edge.BEYOND
+    beyond = after(seen, 1.3, 2.0, windows=600)
+    assert 1.2 < edge.reach(beyond) <= 1.3 * edge.BEYOND
+
+
+def test_how_far_beyond_the_edge_a_drowned_fleet_is_says_nothing_about_the_edge() -> None:
+    known = after(FIRST, 0.8, 300.0, windows=10)
+    drowned = after(known, 1.5, 1000.0, windows=10)
+    assert edge.reach(drowned) == pytest.approx(edge.reach(known), rel=0.02)
+
+
+def test_another_engine_has_another_edge() -> None:
+    known = after(FIRST, 0.6, 100.0, windows=20)
+    assert edge.doubt(known) < 1.6
+    forgotten = edge.doubted(known, 1.0)
+    assert (edge.reach(forgotten), edge.steep(forgotten)) == (1.0, 10.0)
+    assert edge.doubt(forgotten) == pytest.approx(edge.doubt(FIRST))
+    assert edge.doubted(known, 0.0) is known
+
+
+def test_loads_stay_relative_to_the_line_under_which_the_edge_was_seen() -> None:
+    """A line that promises a fifth more, learnt after the edge, moves it hardly; before it, it is followed."""
+    known = after(FIRST, 0.6, 100.0, windows=60)
+    assert edge.anchored(known, 1200.0, 60.0).work == pytest.approx(1000.0, rel=0.03)
+    assert edge.anchored(FIRST, 1200.0, 60.0).work == 1200.0
+
+
+counts = st.lists(
+    st.tuples(st.floats(0.0, 3.0), st.floats(0.0, 5000.0), st.floats(0.0, 1.0), st.floats(0.0, 1.0)), max_size=30
+)
+
+
+@given(counts, st.floats(1e-5, 0.3))
+def test_whatever_is_counted_all_of_it_stays_finite_and_in_its_range(
+    seen: list[tuple[float, ...]], planned: float
+) -> None:
+    memory = FIRST
+    for load, requests, part, share in seen:
+        memory = edge.observe(memory, planned, load, requests, part * requests, share, 10.0)
+        assert edge.REACH[0] <= edge.reach(memory) <= edge.REACH[1]
+        assert edge.LEAST_STEEP <= edge.steep(memory) <= edge.MOST_STEEP
+        assert 1.0 <= edge.doubt(memory) <= edge.doubt(FIRST) * 1.0001
+        assert memory.level_variance >= 0.0
+        assert memory.steep_variance > 0.0
+
+
+@given(counts, st.floats(0.1, 1.5), st.floats(1.0, 500.0), st.floats(1.0, 500.0))
+def test_more_misses_in_a_window_never_leave_a_higher_edge(
+    seen: list[tuple[float, ...]], load: float, missed: float, more: float
+) -> None:
+    memory = FIRST
+    for each, requests, part, share in seen:
+        memory = edge.observe(memory, PLANNED, each, requests, part * requests, share, 10.0)
+    fewer, many = (edge.observe(memory, PLANNED, load, 1000.0, n, 1.0, 60.0) for n in (missed, missed + more))
+    assert edge.expected(many, PLANNED, load) >= edge.expected(fewer, PLANNED, load) * (1.0 - 1e-3)
