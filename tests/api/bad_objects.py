@@ -64,9 +64,9 @@ def _attainment(text: str, *allowed: str) -> Bad:
     return Bad(f"attainment of {text!r}", service(("spec.objectives.attainment", text)), wanted)
 
 
-def _window(text: str, allowed: str) -> Bad:
+def _span(text: str, allowed: str) -> Bad:
     wanted = ("spec.objectives.window", f'"{text}"', allowed)
-    return Bad(f"window of {text!r}", service(("spec.objectives.window", text)), wanted)
+    return Bad(f"span of {text!r}", service(("spec.objectives.window", text)), wanted)
 
 
 def _pool_name(name: str) -> Bad:
@@ -112,10 +112,10 @@ SERVICES = (
     _attainment("99%", "must be a percentage above 0 and at most 99.999 as a decimal string without a percent sign"),
     _attainment("99.9%", "must be a percentage above 0 and at most 99.999 as a decimal string without a percent sign"),
     _attainment("+99", "must be a percentage above 0 and at most 99.999 as a decimal string without a percent sign"),
-    _window("5m", "must be a duration from 10m to 720h"),
-    _window("721h", "must be a duration from 10m to 720h"),
-    _window("1d", "must be a duration from 10m to 720h, such as 24h or 30m"),
-    _window("+24h", "must be a duration from 10m to 720h, such as 24h or 30m"),
+    _span("5m", "must be a duration from 10m to 720h"),
+    _span("721h", "must be a duration from 10m to 720h"),
+    _span("1d", "must be a duration from 10m to 720h, such as 24h or 30m"),
+    _span("+24h", "must be a duration from 10m to 720h, such as 24h or 30m"),
     Bad(
         "attainment as a float",
         service(("spec.objectives.attainment", 99.9)),

@@ -22,7 +22,7 @@ SERVICE_DEFAULTS: dict[str, Any] = {
         "minReplicas": 1,
         "maxReplicas": 100,
         "up": {"delay": "0s", "maxPerMinute": 60},
-        "down": {"delay": "5m", "maxPerMinute": 10},
+        "down": {"maxPerMinute": 10},
     },
 }
 POOL_DEFAULTS: dict[str, Any] = {
