@@ -1,17 +1,21 @@
 """The edge of a replica: how many requests miss an objective at a load, learnt from what was seen at every load it had.
 
-    share(u) = level x u^steep      u: the load, relative to what the latency line alone promises
+    share(u) = floor + level x u^steep      u: the load, relative to what the latency line alone promises
 
 Latency knows means, misses are tails: bursts inside the minute, long prompts among short ones, uneven dispatch. All of
 them are in the share that missed in a window, so it is fitted, both how high the edge is and how steep: smooth chat
-misses with load^10, bursts of long prompts with load^2, and there one more replica saves less and sooner.
+misses with load^10, bursts of long prompts with load^2, and there one more replica saves less and sooner. What misses
+at every load alike (an answer of five tokens beside somebody's prompt) is no edge: without a floor of its own it would
+make a steep one look flat. Beyond half of what may be missed nothing counts as floor, so that a slow engine is not
+taken for one that misses anyway.
 
 Recursive Bayesian (an extended Kalman filter on the log scale), each window's count of misses negative binomial: those
-of a burst come together. Example: 7 in 1000 are believed at u = 1 with load^10; at u = 0.75 40 of 1000 miss where 0.4
+of a burst come together. Example: 7 in 1000 are believed at u = 1 with load^10; at u = 0.75 40 of 1000 miss where 0.8
 were expected: level 0.12, steep 6, and what is carried with 7 in 1000 missing falls to 0.62.
 """
 
 import math
+from collections.abc import Sequence
 
 import msgspec
 
@@ -21,14 +25,23 @@ from ebbtide.model.memory import EdgeMemory
 MISS_EXPONENT = 10.0  # is believed at first: of chat on a 70B model it was between 8 and 11
 LEVEL_DEVIATION = 2.0  # of log(level): at load^10, 20 % of capacity
 STEEP_DEVIATION = 2.0
+FLOOR, FLOOR_DEVIATION = math.log(0.05), 1.0  # of the planned share, and of its logarithm
 SCATTER = 1.0  # of log(misses) from window to window at the same load: none counts as more than one such observation
 FORGET_S = 12 * 3600.0
 LEAST_STEEP, MOST_STEEP = 2.0, 14.0
+MOST_FLOOR = math.log(0.7)  # of the planned share: half of what may be missed
 REACH = (0.05, 2.5)
-LEAST_LOAD = 0.02
+# Of what the line promises: no line is off by more than ten times, and hardly any by more than three. What misses below
+# the first is no edge; below the second it may be the floor.
+LEAST_LOAD, LITTLE = 0.1, 0.3
+NO_LOAD = 1e-3
 MOST_SHARE = 0.5
 BEYOND = 1.05  # times what was carried
 FOLLOW_S = 60.0
+HALVINGS = 16
+
+Vector = tuple[float, float, float]
+_AT_FIRST = (LEVEL_DEVIATION**2, 0.0, 0.0, STEEP_DEVIATION**2, 0.0, FLOOR_DEVIATION**2)
 
 
 def anchored(memory: EdgeMemory, work: float, elapsed_s: float) -> EdgeMemory:
@@ -36,9 +49,9 @@ def anchored(memory: EdgeMemory, work: float, elapsed_s: float) -> EdgeMemory:
 
     A line that is learnt anew must not move an edge that was seen itself.
     """
-    if memory.work <= 0.0 or memory.level_variance <= 0.0:
+    if memory.work <= 0.0 or not memory.covariance:
         return msgspec.structs.replace(memory, work=round(work, 1))
-    unsure = memory.level_variance / LEVEL_DEVIATION**2
+    unsure = memory.covariance[0] / LEVEL_DEVIATION**2
     follow = -math.expm1(-(unsure**4) * elapsed_s / FOLLOW_S)
     log = math.log(memory.work) + follow * math.log(max(work, 1e-9) / memory.work)
     return msgspec.structs.replace(memory, work=round(math.exp(log), 1))
@@ -46,15 +59,14 @@ def anchored(memory: EdgeMemory, work: float, elapsed_s: float) -> EdgeMemory:
 
 def doubted(memory: EdgeMemory, share: float) -> EdgeMemory:
     """With so much of what is known forgotten: an engine that is another than it was has another edge."""
-    if share <= 0.0 or memory.level_variance <= 0.0:
+    if share <= 0.0 or not memory.covariance:
         return memory
     return msgspec.structs.replace(
         memory,
-        level_variance=memory.level_variance + share * (LEVEL_DEVIATION**2 - memory.level_variance),
-        covariance=memory.covariance * (1.0 - share),
-        steep_variance=memory.steep_variance + share * (STEEP_DEVIATION**2 - memory.steep_variance),
+        covariance=_faded(memory.covariance, share),
         level=memory.level * (1.0 - share),
         steep=memory.steep * (1.0 - share),
+        floor=memory.floor * (1.0 - share),
         carried=memory.carried * (1.0 - share),
     )
 
@@ -62,6 +74,11 @@ def doubted(memory: EdgeMemory, share: float) -> EdgeMemory:
 def steep(memory: EdgeMemory) -> float:
     """The exponent of misses."""
     return clip(MISS_EXPONENT + memory.steep, LEAST_STEEP, MOST_STEEP)
+
+
+def floor(memory: EdgeMemory, planned: float) -> float:
+    """The share that misses at every load alike, 0..1."""
+    return planned * math.exp(min(MOST_FLOOR, FLOOR + memory.floor))
 
 
 def reach(memory: EdgeMemory) -> float:
@@ -74,15 +91,17 @@ def reach(memory: EdgeMemory) -> float:
 
 
 def doubt(memory: EdgeMemory) -> float:
-    """How many times as many may miss on average as at the median of what is believed: 7 before anything was seen."""
-    return math.exp(0.5 * (memory.level_variance or LEVEL_DEVIATION**2))
+    """How many times as many may miss on average as at the median of what is believed, at the edge: 7 at first."""
+    level, both, _, steeper, _, _ = memory.covariance or _AT_FIRST
+    x = math.log(reach(memory))
+    return math.exp(0.5 * clip(level + x * (2.0 * both + x * steeper), 0.0, LEVEL_DEVIATION**2))
 
 
 def expected(memory: EdgeMemory, planned: float, load: float) -> float:
     """The share that misses at this load, 0..1."""
     if load <= 0.0:
         return 0.0
-    return min(1.0, planned * math.exp(memory.level + steep(memory) * math.log(load)))
+    return min(1.0, math.exp(_parts((memory.level, memory.steep, memory.floor), planned, math.log(load))[0]))
 
 
 def observe(
@@ -92,34 +111,88 @@ def observe(
 
     `planned` is the share believed at a load of 1; the memory is relative to it.
     """
-    ll, ls, ss = _widened(memory, elapsed_s)
+    covariance = _faded(memory.covariance or _AT_FIRST, -math.expm1(-elapsed_s / FORGET_S))
     carried = memory.carried * math.exp(-elapsed_s / FORGET_S)
     if missed <= planned * requests and planned * requests >= 1.0:
         carried = max(carried, load)
-    carried = round(carried, 3)
-    if load < LEAST_LOAD or requests < 1.0 or _beyond(memory, planned, load, missed / requests):
-        return EdgeMemory(memory.work, memory.level, memory.steep, ll, ls, ss, carried, memory.queued)
-    x = math.log(load)
-    gain_level, gain_steep = ll + ls * x, ls + ss * x
-    variance = gain_level + gain_steep * x
-    before = math.log(planned) + memory.level + steep(memory) * x
-    after = _settled(before, variance, requests, min(missed, MOST_SHARE * requests), share)
-    moved = (after - before) / variance
-    steeper = clip(MISS_EXPONENT + memory.steep + gain_steep * moved, LEAST_STEEP, MOST_STEEP)
-    # what is not as flat or steep as that is higher or lower: misses at half a load are at least as many at a whole one
-    level = after - math.log(planned) - steeper * x
-    information = share * _information(requests * math.exp(min(0.0, after)))
+    memory = msgspec.structs.replace(memory, covariance=_rounded(covariance), carried=round(carried, 3))
+    if load < NO_LOAD or requests < 1.0 or _beyond(memory, planned, load, missed / requests):
+        return memory
+    x, seen = math.log(load), (requests, min(missed, MOST_SHARE * requests), share)
+    before = (memory.level, memory.steep, memory.floor)
+    ways = [_slopes(before, planned, x)]
+    if missed > requests * expected(memory, planned, load):
+        # put down to the edge or, at little load, to the floor, whichever takes less to believe
+        by_edge, by_floor = (1.0, x, 0.0), (0.0, 0.0, 1.0)
+        full = FLOOR + memory.floor >= MOST_FLOOR - 0.01
+        ways = [by_floor] if load < LEAST_LOAD else [by_edge] if full or load > LITTLE else [by_edge, by_floor]
+    _, found = min(_settled(before, covariance, way, planned, x, seen) for way in ways)
+    slopes = _slopes(found, planned, x)
+    gains = _towards(covariance, slopes)
+    variance = sum(slope * gain for slope, gain in zip(slopes, gains, strict=True))
+    information = share * _information(requests * math.exp(_parts(found, planned, x)[0]))
     shrink = information / (1.0 + information * variance)
-    return EdgeMemory(
-        work=memory.work,
-        level=round(clip(level, -20.0, math.log(0.9 / planned)), 4),
-        steep=round(steeper - MISS_EXPONENT, 4),
-        level_variance=round(ll - shrink * gain_level * gain_level, 5),
-        covariance=round(ls - shrink * gain_level * gain_steep, 5),
-        steep_variance=round(max(1e-3, ss - shrink * gain_steep * gain_steep), 5),
-        carried=carried,
-        queued=memory.queued,
-    )
+    pairs = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
+    left = [each - shrink * gains[i] * gains[j] for each, (i, j) in zip(covariance, pairs, strict=True)]
+    level, steeper, lowest = (round(each, 4) for each in found)
+    return msgspec.structs.replace(memory, level=level, steep=steeper, floor=lowest, covariance=_rounded(left))
+
+
+def _parts(state: Vector, planned: float, x: float) -> tuple[float, float]:
+    """(log of the share that misses at load e^x, the part of it that is the edge's), the share at most 1."""
+    edge = math.exp(min(50.0, state[0] + (MISS_EXPONENT + state[1]) * x))
+    both = edge + math.exp(min(MOST_FLOOR, FLOOR + state[2]))
+    return min(0.0, math.log(planned * both)), edge / both
+
+
+def _slopes(state: Vector, planned: float, x: float) -> Vector:
+    """Of that logarithm, by level, steepness and floor."""
+    part = _parts(state, planned, x)[1]
+    return part, part * x, 1.0 - part
+
+
+def _towards(covariance: Sequence[float], slopes: Vector) -> Vector:
+    ll, ls, lf, ss, sf, ff = covariance
+    a, b, c = slopes
+    return ll * a + ls * b + lf * c, ls * a + ss * b + sf * c, lf * a + sf * b + ff * c
+
+
+def _settled(
+    before: Vector, covariance: Sequence[float], slopes: Vector, planned: float, x: float, seen: tuple[float, ...]
+) -> tuple[float, Vector]:
+    """(what it takes to believe it, the state that explains best both what was believed and what was seen).
+
+    It is looked for by bisection on the way that `slopes` point.
+    """
+    requests, missed, share = seen
+    towards = _towards(covariance, slopes)
+
+    def at(step: float) -> Vector:
+        level, steeper, lowest = (start + step * by for start, by in zip(before, towards, strict=True))
+        return (
+            clip(level, -20.0, math.log(0.9 / planned)),
+            clip(steeper, LEAST_STEEP - MISS_EXPONENT, MOST_STEEP - MISS_EXPONENT),
+            clip(lowest, -5.0, MOST_FLOOR - FLOOR),
+        )
+
+    def misses(step: float) -> float:
+        return requests * math.exp(_parts(at(step), planned, x)[0])
+
+    def pull(step: float) -> float:
+        believed = misses(step)
+        return share * (missed - believed) / (1.0 + SCATTER * SCATTER * believed) - step
+
+    first = pull(0.0)
+    low, high = min(0.0, first), max(0.0, first)
+    for _ in range(HALVINGS):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if pull(middle) > 0.0 else (low, middle)
+    step = 0.5 * (low + high)
+    found, believed = at(step), misses(step)
+    unlikely = (missed + 1.0) * math.log1p(believed) - missed * math.log(believed)  # with SCATTER 1
+    moved = [now - start for now, start in zip(found, before, strict=True)]
+    far = sum(by * by / max(1e-3, covariance[own]) for by, own in zip(moved, (0, 3, 5), strict=True))
+    return 0.5 * far + share * unlikely, found
 
 
 def _beyond(memory: EdgeMemory, planned: float, load: float, share: float) -> bool:
@@ -127,37 +200,15 @@ def _beyond(memory: EdgeMemory, planned: float, load: float, share: float) -> bo
     return share >= MOST_SHARE and expected(memory, planned, load) >= MOST_SHARE
 
 
-def _widened(memory: EdgeMemory, elapsed_s: float) -> tuple[float, float, float]:
-    """What is known fades towards what was believed at first; before anything was seen it is that."""
-    most_level, most_steep = LEVEL_DEVIATION**2, STEEP_DEVIATION**2
-    if memory.level_variance <= 0.0:
-        return most_level, 0.0, most_steep
-    fade = -math.expm1(-elapsed_s / FORGET_S)
-    return (
-        memory.level_variance + fade * (most_level - memory.level_variance),
-        memory.covariance * (1.0 - fade),
-        memory.steep_variance + fade * (most_steep - memory.steep_variance),
-    )
+def _faded(covariance: Sequence[float], share: float) -> tuple[float, ...]:
+    """What is known fades towards what was believed at first."""
+    return tuple(known + share * (first - known) for known, first in zip(covariance, _AT_FIRST, strict=True))
+
+
+def _rounded(covariance: Sequence[float]) -> tuple[float, ...]:
+    return tuple([round(each, 5) for each in covariance])
 
 
 def _information(misses: float) -> float:
     """Of a count on the log scale, negative binomial: 0.5 of one miss, 0.9 of ten."""
     return misses / (1.0 + SCATTER * SCATTER * misses)
-
-
-def _settled(before: float, variance: float, requests: float, missed: float, share: float) -> float:
-    """The log share of misses that explains best both what was believed and what was seen, by bisection."""
-
-    def pull(eta: float) -> float:
-        misses = requests * math.exp(min(0.0, eta))
-        return eta - before - variance * share * (missed - misses) / (1.0 + SCATTER * SCATTER * misses)
-
-    low = high = before
-    if pull(before) > 0.0:
-        low = before - 8.0
-    else:
-        high = max(before, math.log(max(missed, 1e-6) / requests)) + 1e-6
-    for _ in range(24):
-        middle = 0.5 * (low + high)
-        low, high = (low, middle) if pull(middle) > 0.0 else (middle, high)
-    return 0.5 * (low + high)

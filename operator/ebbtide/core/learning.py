@@ -156,17 +156,20 @@ def _learn_line(
 ) -> LineMemory:
     """The pods' mean latency against their mean concurrency: one observation a cycle and pod, for up to eight pods.
 
-    A mean over thousands of gaps has hardly any noise; what a cycle can be wrong about is common to all pods.
+    A mean over thousands of gaps has hardly any noise; what a cycle can be wrong about is common to all pods. One that
+    was empty for most of the window had more in its batch whenever there was anything: 25 ms at a mean of 1 may be of 8
+    at once, and a line through it would see 50 ms at 2. So a batch counts for as much as is sure of it.
     """
     view = draft.demand
     cache, prompts = priors.shares(view.input_tokens, view.output_tokens)
-    total_n = total_v = total_y = weight = 0.0
+    total_n = total_v = total_y = weight = sizes = 0.0
     for engine in pods:
         speed, size, gap_s = engine.itl or engine.tpot, batch_size(engine), token_gap_s(engine)
         if (engine.preempted.fresh or 0.0) * window_s >= 1.0:
             continue  # gaps of requests that were thrown out and computed again are not the batch's speed
         if speed is None or gap_s is None or size is None or speed.per_second <= 0.0 or size <= 0.05:
             continue
+        sizes += size
         # a request sees itself beside the others, and in bursts more of them than there are on average
         size += clip(memory.crowd, 1.0, MOST_CROWD)
         total_n, total_y, weight = total_n + size, total_y + gap_s, weight + 1.0
@@ -174,8 +177,9 @@ def _learn_line(
     if not weight or variant.model is None:
         return memory.line
     n, v, y_s = total_n / weight * cache, total_v / weight, total_y / weight
-    keep = latency.remembered(memory.line, variant.model.line, elapsed_s, n, v, y_s)
-    return latency.observe(memory.line, keep, min(weight, MOST_POINTS), n, v, y_s)
+    sure = min(1.0, sizes / weight / MOST_CROWD) ** 2
+    keep = latency.remembered(memory.line, variant.model.line, sure * elapsed_s, n, v, y_s)
+    return latency.observe(memory.line, keep, sure * min(weight, MOST_POINTS), n, v, y_s)
 
 
 def _prompts(engine: EngineReadings, usual: float) -> float:

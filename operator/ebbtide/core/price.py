@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from ebbtide.core import edge
 from ebbtide.core.forecast.outlook import Outlook
 from ebbtide.core.learning import ENOUGH
 from ebbtide.core.numeric import clip
@@ -53,7 +54,7 @@ def spending(draft: Draft, outlook: Outlook, rate: float, full: int, cycle: Cycl
 
     The draft's budget is brought up to date.
     """
-    allowed, lost = 1.0 - draft.state.spec.objectives.attainment, unbuyable(draft)
+    allowed, lost = 1.0 - draft.state.spec.objectives.attainment, anyway(draft)
     target = max(1e-6, max(LEAST_BUYABLE * allowed, allowed - lost) * USED)
     planned = min(MOST_PLANNED, planned_share(draft.state.spec.objectives.attainment) * draft.doubt)
     old, window_s = draft.memory.budget, draft.state.spec.objectives.window_s
@@ -141,6 +142,13 @@ def unbuyable(draft: Draft) -> float:
     """The share that misses however many replicas there are, of the variant where it is largest."""
     known = (variant.memory.capacity for variant in draft.variants)
     return max((memory.unbuyable for memory in known if memory.unbuyable_weight >= ENOUGH), default=0.0)
+
+
+def anyway(draft: Draft) -> float:
+    """The share that misses at every load alike, that of idle replicas included."""
+    planned = planned_share(draft.state.spec.objectives.attainment)
+    floors = [edge.floor(each.memory.capacity.edge, planned) for each in draft.variants if each.observed]
+    return unbuyable(draft) + max(floors, default=0.0)
 
 
 def _local(outlook: Outlook, rate: float, target: float, planned: float) -> float:

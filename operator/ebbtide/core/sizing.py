@@ -16,7 +16,7 @@ from ebbtide.core.forecast.step import foresee, keep_figures, shown
 from ebbtide.core.guardrails import bounds
 from ebbtide.core.numeric import clip
 from ebbtide.core.parts import Parts
-from ebbtide.core.queueing import lasting_rate, line_rate
+from ebbtide.core.queueing import lasting_rate, line_rate, planned_share
 from ebbtide.core.replicas import healthy
 from ebbtide.core.work import Cycle, Draft, VariantDraft
 from ebbtide.model.memory import WorthMemory
@@ -25,6 +25,7 @@ QUICKEST_DRAIN_S = 60.0
 MOST_REPLICAS = 10_000
 NEWS_OF_RATE = 0.02  # relative changes of what one replica carries, and of what comes, that are weighed at once
 NEWS_OF_WORK = 0.05
+MOST = 0.5  # of the requests miss: more is no way to save
 STRAINED = 2.0  # times the share that may miss
 INSIDE = 0.5  # of a replica: what is worth having lies between one fewer and as many
 
@@ -180,19 +181,22 @@ def _fewest(draft: Draft, main: VariantDraft, outlook: Outlook, unit: float) -> 
     """So many that what is expected, also later, can last: with fewer, batches grow until every request misses.
 
     54 requests/s on two that carry 24.6 each within the objectives and 25.7 at the limit itself: for a minute one more
-    in twenty misses, and then all.
+    in twenty misses, and then all. Misses that were seen far below what the line promises, and grow slowly, are no sign
+    of that.
     """
     line = line_rate(draft, main, float(max(1, draft.observed)))[0]
     if main.model is None or line <= 0.0:
         return 0
-    lasting = unit * max(1.0, lasting_rate(main.model, draft.demand.output_tokens) / line / max(1.0, main.correction))
+    held = lasting_rate(main.model, draft.demand.output_tokens) / line / main.correction
+    missed = math.exp(math.log(MOST / planned_share(draft.state.spec.objectives.attainment)) / main.steep)
+    lasting = unit * max(1.0, min(held, missed))
     return math.ceil(min(outlook.main.expected, outlook.far.expected) / lasting - NEWS_OF_RATE)
 
 
 def _strained(draft: Draft) -> bool:
     """More misses now than may: whatever is foreseen, nothing is let go."""
     allowed = 1.0 - draft.state.spec.objectives.attainment
-    return draft.misses is not None and draft.misses - price.unbuyable(draft) > STRAINED * allowed
+    return draft.misses is not None and draft.misses - price.anyway(draft) > STRAINED * allowed
 
 
 def _show(draft: Draft) -> None:

@@ -114,9 +114,8 @@ class EdgeMemory(Spec, frozen=True, array_like=True):
     work: float = 0.0  # output tokens/s x the shape of lengths to which loads are relative; 0: nothing was seen
     level: float = 0.0
     steep: float = 0.0
-    level_variance: float = 0.0
-    covariance: float = 0.0
-    steep_variance: float = 0.0
+    floor: float = 0.0
+    covariance: tuple[float, ...] = ()  # of these three, its upper half by rows; empty: nothing was seen
     carried: float = 0.0  # the highest load at which no more than planned missed, slowly forgotten
     queued: float = 0.0  # the load at which requests last waited before full batches
 

@@ -187,7 +187,7 @@ def service_spec(service: ShowcaseService, activator_url: str) -> ServiceSpec:
         mode=service.mode,
         model_name="llama-3-8b",
         model_parameters_billion=8.0,
-        objectives=Objectives(ttft_s=2.0, itl_s=0.05, attainment=0.95),
+        objectives=Objectives(ttft_s=2.0, itl_s=0.05, attainment=0.97),
         priority=100,
         variants=tuple(
             VariantSpec(
