@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ebbtide.core.programme import Choice, Outcome, Party, fits, solve
-from ebbtide.model.snapshot import WriteReceipt
+from ebbtide.model.snapshot import PodPhase, WriteReceipt
 from tests.builders import Loop, engine, node, pod, pods, pool, service, settled, snapshot, spec, variant, variant_spec
 
 thorough = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -309,3 +309,19 @@ def test_a_higher_priority_is_carried_first_whatever_the_others_lack() -> None:
         decided = town.cycle()
     missing = {each.key: any("finds no room" in step.text for step in each.waterfall) for each in decided.services}
     assert missing == {"ml/low": True, "ml/top": False, "ml/zero": True}
+
+
+def test_a_variant_that_fails_is_not_preferred_because_it_would_be_cheaper() -> None:
+    """Two sound ones run and carry the load; two that crash hold places they would carry it at for half."""
+    crashing = [pod(f"b-{n}", phase=PodPhase.CRASH_LOOPING, message="exit 1") for n in range(2)]
+    declared = spec(variants=[variant_spec("broken", "a100"), variant_spec("sound", "reserve")], down_delay_s=None)
+    pools = [pool("a100", [node("n", 16, 2)], price="1.10"), pool("reserve", [node("m", 16, 4)], price="2.00")]
+    loop = settled(
+        snapshot(service([variant("broken", ()), variant("sound", pods(2, 8.0, "s", itl_s=0.014))], declared), pools),
+        300,
+    )
+    both = service([variant("broken", crashing), variant("sound", pods(2, 8.8, "s", itl_s=0.014))], declared)
+    for _ in range(6):
+        decided = loop.run(snapshot([both], pools))
+        assert wanted(decided)["ml/chat", "broken"] == 0
+        assert wanted(decided)["ml/chat", "sound"] >= 1

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ebbtide.core import mix, pools, programme
+from ebbtide.core import mix, pools, programme, replicas
 from ebbtide.core.cover import Option
 from ebbtide.core.programme import Choice, Outcome, Party
 from ebbtide.core.work import Asked, Draft, PoolDraft, VariantDraft
@@ -95,7 +95,13 @@ def _is_bound(member: Member) -> bool:
 
 
 def _wide(draft: Draft) -> list[int]:
-    return [max(mix.widest(draft, variant), variant.placed) for variant in draft.variants]
+    return [max(_widest(draft, variant), variant.placed) for variant in draft.variants]
+
+
+def _widest(draft: Draft, variant: VariantDraft) -> int:
+    """Room in a pool helps no variant whose replicas fail."""
+    most = mix.widest(draft, variant)
+    return min(most, replicas.healthy(variant)) if variant.backing_off else most
 
 
 def _tight(draft: Draft) -> list[VariantDraft]:
@@ -106,7 +112,7 @@ def _tight(draft: Draft) -> list[VariantDraft]:
     return [
         variant
         for variant, high in zip(draft.variants, draft.highs, strict=True)
-        if (draft.unplaced > EPSILON or high < most_useful(variant, asked)) and high < mix.widest(draft, variant)
+        if (draft.unplaced > EPSILON or high < most_useful(variant, asked)) and high < _widest(draft, variant)
     ]
 
 

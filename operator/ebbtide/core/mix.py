@@ -32,7 +32,10 @@ def place(draft: Draft, cycle: Cycle) -> None:
     if missing > 1e-9:
         wider = [_high(draft, variant, claim=True) for variant in draft.variants]
         if wider != highs:
-            counts, missing = _choose(draft, wider)
+            wide, missing = _choose(draft, wider)
+            # replicas that fail are asked for beside the others, and never in their place
+            sound = {} if not any(v.backing_off for v in draft.variants) else counts
+            counts = {v.index: max(wide.get(v.index, 0), sound.get(v.index, 0)) for v in draft.variants}
         highs = wider
         for variant, high in zip(draft.variants, highs, strict=True):
             variant.high = max(variant.high, high)
