@@ -82,6 +82,10 @@ bench-emulator: .venv/.synced ## The emulator against a real vLLM on the CPU: fi
 bench-decisions: .venv/.synced ## What Ebbtide's decisions cost beside other autoscalers' (QUICK=1, FULL=1 SLICE=2/8, TRACES=DIR)
 	@$(BIN)/python -m benchmarks.decisions --traces $(TRACES) $(if $(QUICK),--quick) $(if $(FULL),--full) $(if $(SLICE),--slice $(SLICE))
 
+.PHONY: bench-capacity
+bench-capacity: .venv/.synced ## What Ebbtide believes that a replica carries, against bisection in both simulators (15 min)
+	@$(BIN)/python -m benchmarks.capacity
+
 .PHONY: clean
 clean: ## Remove what the targets made in this folder (the binaries' cache stays)
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist out

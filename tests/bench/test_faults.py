@@ -173,3 +173,24 @@ def test_faults_are_told_in_the_report(tmp_path: Path) -> None:
     assert replica["declared"] is True
     measured = made.results()["case"]["capacity_per_s"]
     assert replica["carries"]["per_s"] == pytest.approx(1.3 * measured)
+
+
+def test_metrics_go_out_again_and_counters_are_reset_again() -> None:
+    faults = Faults(metrics_out=(240.0, 60.0), reset_s=100.0, every_s=300.0)
+    out = [at for at in range(0, 1200, 30) if faults.hides(at)]
+    assert out == [240, 270, 540, 570, 840, 870, 1140, 1170]
+    assert [faults.last_reset_s(at) for at in (99.0, 100.0, 399.0, 400.0, 1000.5)] == [
+        None,
+        100.0,
+        100.0,
+        400.0,
+        1000.0,
+    ]
+    assert faults.words() == ["metrics out from 4m for 1m, again each 5m", "counters reset at 1m40s, again each 5m"]
+    assert Faults(reset_s=100.0).last_reset_s(900.0) == 100.0
+
+
+def test_counters_that_are_reset_again_and_again_still_tell_the_rate() -> None:
+    calm, reset = (engine(shown(900, faults=one)) for one in (NONE, Faults(reset_s=110.0, every_s=200.0)))
+    assert calm is not None and reset is not None
+    assert 0.5 * calm.generation_tokens.value < reset.generation_tokens.value <= calm.generation_tokens.value

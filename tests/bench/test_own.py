@@ -100,3 +100,25 @@ def test_an_engine_that_does_not_exist_is_named(changes, named: str) -> None:
 def test_an_unknown_policy_is_named_with_those_that_exist() -> None:
     with pytest.raises(ConfigurationError, match="'nobody' is unknown; known: ebbtide, hold, path, told"):
         OwnSimulator(as_rival(Told(lambda seen: None))).run(a_case(), steady(1.0, 10.0), "nobody", 0.0, 1)
+
+
+def test_replicas_of_unlike_speed_take_turns_in_being_it() -> None:
+    requests = steady(0.5, 200.0)
+
+    def gaps(*speeds: float) -> list[float]:
+        served = OwnSimulator().run(a_case(start_replicas=1, speeds=speeds), requests, HOLD, 0.0, 1).served
+        return [one.itl_s or 0.0 for one in served]
+
+    alike, faster = gaps(), gaps(1.25)
+    assert sum(alike) / sum(faster) == pytest.approx(1.25, rel=0.02)
+    both = OwnSimulator().run(a_case(start_replicas=2, speeds=(0.5, 1.0)), steady(6.0, 100.0), HOLD, 0.0, 1).served
+    slow, quick = max(one.itl_s or 0.0 for one in both), min(one.itl_s or 0.0 for one in both)
+    assert slow > 1.7 * quick
+
+
+def test_what_ebbtide_believes_of_a_replica_is_told_and_of_others_nothing() -> None:
+    requests, case = random_load(2.0, 300.0), a_case()
+    believed = OwnSimulator().run(case, requests, EBBTIDE, 0.0, 1).believed
+    assert [second for second, _ in believed] == [15.0 * i for i in range(1, 20)]
+    assert all(0.5 < rate < 50.0 for _, rate in believed)
+    assert OwnSimulator().run(case, requests, HOLD, 0.0, 1).believed == ()

@@ -41,8 +41,9 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
     `attainment` is 0..1 of submitted requests. `startup_s` are drawn from in the order of starts, again from the
     first when they are used up; a simulator with a constant start-up takes the first alone. A scrape shows itself
-    `metric_delay_s` late. `carries` None: nobody measured it; `declared`: Ebbtide is told so
-    too. `path` is for the policy `path`: (second from which, replicas).
+    `metric_delay_s` late. `speeds`, by turns in the order of starts, are of replicas whose GPUs are not alike (1.1: a
+    tenth faster); empty: they are alike. No other simulator than ours knows unlike ones. `carries` None: nobody
+    measured it; `declared`: Ebbtide is told so too. `path` is for the policy `path`: (second from which, replicas).
     """
 
     name: str
@@ -54,6 +55,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     itl_s: float
     attainment: float
     startup_s: tuple[float, ...]
+    speeds: tuple[float, ...] = ()
     max_replicas: int
     start_replicas: int
     min_replicas: int = 1

@@ -32,7 +32,10 @@ def registered() -> Mapping[str, Rival]:
 
 
 class Driver:
-    """One replay's outside. `next_s` is when `step` is due again; `changes` counts what the policy changed."""
+    """One replay's outside. `next_s` is when `step` is due again; `changes` counts what the policy changed.
+
+    `believed` is (second, requests/s that one replica carries) each time Ebbtide planned.
+    """
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class Driver:
         self.arrivals = Arrivals(requests, history)
         self.declared = case.start_replicas
         self.changes = 0
+        self.believed: list[tuple[float, float]] = []
         # the share is meant over the whole span
         window_s = requests[-1].arrival_s if requests else case.cycle_s
         self._metrics = Metrics(told(case, knob) if rival in ABLATIONS else case, window_s)
@@ -115,6 +119,9 @@ class Driver:
             decided, memory = plan_with(parts, shown, memory, EPOCH_S + faults.clock_s(now_s))
             for failure in decided.failures:
                 raise RuntimeError(f"plan failed in {failure.step}: {failure.error} at {failure.trace}")
+            carries = decided.services[0].variants[0].capacity
+            if carries is not None:
+                self.believed.append((now_s, carries.requests_per_second))
             return decided.actions[0].to_replicas if decided.actions else None
 
         return decide

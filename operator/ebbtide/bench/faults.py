@@ -21,17 +21,26 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
 
     While metrics are out nothing is scraped, for any policy. The rest befalls Ebbtide: its clock jumps for good; what
     it remembers of demand is made up anew in each cycle. From `reset_s` on all counters start again at zero, as when
-    engines restart.
+    engines restart. With `every_s` metrics are out, and counters reset, again each so many seconds.
     """
 
     metrics_out: tuple[float, float] | None = None
     clock_jump: tuple[float, float] | None = None
     reset_s: float | None = None
     garbage: tuple[float, float] | None = None
+    every_s: float | None = None
 
     def hides(self, now_s: float) -> bool:
         """Whether nothing is scraped now."""
-        return _within(self.metrics_out, now_s)
+        if self.metrics_out is None or not self.every_s or now_s < self.metrics_out[0]:
+            return _within(self.metrics_out, now_s)
+        return (now_s - self.metrics_out[0]) % self.every_s < self.metrics_out[1]
+
+    def last_reset_s(self, now_s: float) -> float | None:
+        """When counters last began again at zero; None: they have not."""
+        if self.reset_s is None or now_s < self.reset_s:
+            return None
+        return self.reset_s + self.every_s * ((now_s - self.reset_s) // self.every_s) if self.every_s else self.reset_s
 
     def clock_s(self, now_s: float) -> float:
         """What the operator's clock shows."""
@@ -51,16 +60,19 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
         """Each fault for people: `metrics out from 20m for 10m`."""
         found = []
         if self.metrics_out:
-            found.append(f"metrics out {_from_for(self.metrics_out)}")
+            found.append(f"metrics out {_from_for(self.metrics_out)}{self._again()}")
         if self.clock_jump:
             at_s, by_s = self.clock_jump
             ahead = "ahead" if by_s > 0 else "back"
             found.append(f"the operator's clock {format_duration(abs(by_s))} {ahead} from {format_duration(at_s)} on")
         if self.reset_s is not None:
-            found.append(f"counters reset at {format_duration(self.reset_s)}")
+            found.append(f"counters reset at {format_duration(self.reset_s)}{self._again()}")
         if self.garbage:
             found.append(f"remembered demand made up {_from_for(self.garbage)}")
         return found
+
+    def _again(self) -> str:
+        return f", again each {format_duration(self.every_s)}" if self.every_s else ""
 
 
 NONE = Faults()

@@ -22,6 +22,7 @@ from ebbtide.sim.engine import Engine, Outcome
 from ebbtide.sim.profiles import EngineProfile, known_profiles, profile
 from ebbtide.sim.requests import Request
 from ebbtide.sim.scrape import Sample, sample_of
+from ebbtide.sim.tables import Table
 
 # systems of the case -> label of the emulated accelerator
 _PRODUCTS = {
@@ -61,6 +62,21 @@ def engine_profile(case: Case) -> EngineProfile:
         max_num_batched_tokens=limits.max_batched_tokens,
         max_model_tokens=max(found.max_model_tokens, limits.kv_tokens),
     )
+
+
+def _at_speed(known: EngineProfile, speed: float) -> EngineProfile:
+    """The same engine with every iteration's time divided by `speed`."""
+
+    def slowed(table: Table) -> Table:
+        return tuple((at, milliseconds / speed) for at, milliseconds in table)
+
+    steps = msgspec.structs.replace(
+        known.steps,
+        decode_ms=slowed(known.steps.decode_ms),
+        kv_read_ms=slowed(known.steps.kv_read_ms),
+        prefill_ms=slowed(known.steps.prefill_ms),
+    )
+    return msgspec.structs.replace(known, steps=steps)
 
 
 class OwnSimulator:
@@ -157,6 +173,7 @@ class _Fleet:
             startup_billed_s=startup_s,
             scale_events=self._driver.changes,
             wall_s=monotonic_s() - began_s,
+            believed=tuple(self._driver.believed),
         )
 
     def _busy(self) -> bool:
@@ -211,8 +228,10 @@ class _Fleet:
 
     def _start(self, now_s: float) -> _Replica:
         startup_s = self._case.startup_s[self._started % len(self._case.startup_s)]
+        speeds = self._case.speeds
+        profile = self._profile if not speeds else _at_speed(self._profile, speeds[self._started % len(speeds)])
+        engine = Engine(profile, seed=self._draw.randrange(2**31))
         self._started += 1
-        engine = Engine(self._profile, seed=self._draw.randrange(2**31))
         replica = _Replica(f"replica-{self._started}", now_s, now_s + startup_s, engine)
         self._alive.append(replica)
         self._all.append(replica)

@@ -67,7 +67,7 @@ class Metrics:
         self._spec = _service_spec(case, window_s)
         self._pool = _pool_spec(case)
         self._scrapes: dict[str, PodScrapes] = {}
-        self._restarted: dict[str, Sample] = {}
+        self._restarted: dict[tuple[str, float], Sample] = {}  # by replica and when its counters were reset
 
     def scrape(self, replicas: Sequence[Replica], now_s: float) -> None:
         """Take a sample of every replica that answers; those that are gone are forgotten."""
@@ -79,10 +79,10 @@ class Metrics:
         self._scrapes = kept
 
     def _sample(self, replica: Replica, now_s: float) -> Sample:
-        sample, reset_s = replica.sample(now_s), self._case.faults.reset_s
-        if reset_s is None or now_s < reset_s or replica.ready_s is None or replica.ready_s > reset_s:
+        sample, reset_s = replica.sample(now_s), self._case.faults.last_reset_s(now_s)
+        if reset_s is None or replica.ready_s is None or replica.ready_s > reset_s:
             return sample
-        return since(sample, self._restarted.setdefault(replica.name, sample))
+        return since(sample, self._restarted.setdefault((replica.name, reset_s), sample))
 
     def snapshot(
         self, replicas: Sequence[Replica], declared: int, last_write: tuple[float, int] | None, now_s: float

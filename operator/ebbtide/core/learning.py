@@ -196,21 +196,43 @@ def _prompts(engine: EngineReadings, usual: float) -> float:
 def _misses(draft: Draft, pods: list[EngineReadings], window_s: float) -> tuple[float, float]:
     """(requests, missed) over the rate window. Engines publish both latencies apart: their sum is the cautious side."""
     objectives = draft.state.spec.objectives
-    requests = missed = 0.0
+    requests = 0.0
+    first: list[Latency] = []
+    later: list[Latency] = []
     for engine in pods:
-        first = _share(engine.ttft, objectives.ttft_s)
-        later = _share(engine.tpot or engine.itl, objectives.itl_s)
-        if first is None and later is None:
+        speed = engine.tpot or engine.itl
+        if not _observed(engine.ttft) and not _observed(speed):
             continue  # nothing finished, or no histograms: not the same as nothing missed
         arrivals = pod_arrivals(engine)
-        count = window_s * max((arrivals.fresh if arrivals else None) or 0.0, engine.finished.fresh or 0.0)
-        requests += count
-        missed += count * min(1.0, (first or 0.0) + (later or 0.0))
-    return requests, missed
+        requests += window_s * max((arrivals.fresh if arrivals else None) or 0.0, engine.finished.fresh or 0.0)
+        first += [engine.ttft] if engine.ttft else []
+        later += [speed] if speed else []
+    share = _share(first, objectives.ttft_s, window_s) + _share(later, objectives.itl_s, window_s)
+    return requests, requests * min(1.0, share)
 
 
-def _share(latency: Latency | None, limit_s: float) -> float | None:
-    return None if latency is None else share_above(latency.buckets, limit_s)
+def _observed(seen: Latency | None) -> bool:
+    return seen is not None and bool(seen.buckets) and seen.buckets[-1][1] > 0.0
+
+
+def _share(seen: list[Latency], limit_s: float, window_s: float) -> float:
+    """What was above the limit in all pods' histograms together: of a few requests a pod nothing is known of tails.
+
+    Those with other bounds, of another release of the engine, are counted apart.
+    """
+    alike: dict[tuple[float, ...], list[Latency]] = {}
+    for one in seen:
+        if _observed(one):
+            alike.setdefault(tuple(bound for bound, _ in one.buckets), []).append(one)
+    above = total = 0.0
+    for bounds, found in alike.items():
+        rates = [sum(one.buckets[i][1] for one in found) for i in range(len(bounds))]
+        means = [(one.mean_s, one.buckets[-1][1]) for one in found if one.mean_s is not None]
+        mean_s = sum(mean * weight for mean, weight in means) / sum(weight for _, weight in means) if means else None
+        buckets = list(zip(bounds, rates, strict=True))
+        above += rates[-1] * (share_above(buckets, limit_s, mean_s, rates[-1] * window_s) or 0.0)
+        total += rates[-1]
+    return above / total if total else 0.0
 
 
 @dataclass(frozen=True, slots=True)

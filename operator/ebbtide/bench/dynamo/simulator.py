@@ -92,6 +92,8 @@ class DynamoSimulator:
             raise ConfigurationError(f"simulator dynamo ships no model {case.model!r}; it has: {', '.join(models)}")
         if case.start_replicas < 1 or case.min_replicas < 1:
             raise ConfigurationError("simulator dynamo needs at least one replica at all times")
+        if case.speeds:
+            raise ConfigurationError(f"case {case.name}: simulator dynamo has no replicas of unlike speed")
         if not requests:
             raise ConfigurationError(f"case {case.name}: there are no requests to replay")
 

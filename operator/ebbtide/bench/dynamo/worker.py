@@ -60,6 +60,11 @@ class Adapter:
         self._driver, self._workers, self._zero_s = driver, workers, zero_s
 
     @property
+    def believed(self) -> tuple[tuple[float, float], ...]:
+        """What Ebbtide said that one replica carries; see `RunResult`."""
+        return tuple(self._driver.believed)
+
+    @property
     def changes(self) -> int:
         """How often the number of workers was changed."""
         return self._driver.changes
@@ -136,6 +141,7 @@ def run(job: Job) -> RunResult:
         startup_billed_s=startup_s,
         scale_events=0 if policy is None else policy.changes,
         wall_s=monotonic_s() - began_s,
+        believed=getattr(policy, "believed", ()),
     )
 
 
