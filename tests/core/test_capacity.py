@@ -189,3 +189,17 @@ def test_no_line_is_learnt_over_a_window_that_was_idle_at_first(running: float, 
     decided = settled(snapshot(state), 300.0).plan.services[0]
     assert decided.variants[0].capacity is not None
     assert decided.variants[0].capacity.source == source
+
+
+def test_rates_over_a_window_without_metrics_in_it_teach_nothing() -> None:
+    """After two minutes without any, a window is half filled: half the rates at the latency of the whole load."""
+    whole, half = (
+        snapshot(service(variant("h100", pods(2, rate, itl_s=0.012, running=fresh(61.0))))) for rate in (20.0, 10.0)
+    )
+    loop = settled(whole)
+    before = capacity_of(loop).requests_per_second
+    loop.now_s += 120.0
+    loop.run(half, 50.0)
+    assert capacity_of(loop).requests_per_second == pytest.approx(before, rel=0.02)
+    loop.run(half, 900.0)
+    assert capacity_of(loop).requests_per_second != pytest.approx(before, rel=0.02), "but what lasts is learnt"

@@ -1,7 +1,8 @@
 """What the readings of ready pods teach: the latency line, the misses at the edge, a proven rate, how even load is.
 
 Shares of missed requests, read from histogram buckets, correct the allowed concurrency on the log scale. Only pods that
-were ready for a whole rate window are read, and only where demand is known; what was not observed changes nothing.
+were ready for a whole rate window are read, where demand is known and was all through that window; what was not
+observed changes nothing.
 """
 
 import math
@@ -28,6 +29,7 @@ LEAST_CROWD = 1e-3  # in the batch: of less nothing is learnt
 MOST_CROWD = 8.0  # what is more is no burst but a load that changes
 LONGEST_GAP_S = 3600.0  # between two tokens: beyond it a reading is no latency
 BY_CHANCE = 1.25  # times the mean load, as misses count it: so unlike are pods of any fleet
+MISSED_CYCLES = 1.5  # since readings were last learnt from: they were missing
 ENOUGH = 30.0  # requests behind a share of misses before it speaks at full weight
 
 
@@ -43,6 +45,13 @@ def learn(
     if elapsed_s < 1.0:
         return memory, 0.0, 0.0
     seen = _look(draft, variant, pods, elapsed_s, cycle.snapshot.rate_window_s)
+    if memory.learnt_at and now_s - memory.learnt_at > MISSED_CYCLES * cycle.snapshot.cycle_s:
+        memory = msgspec.structs.replace(memory, resumed_at=round(now_s, 1))
+    if now_s - memory.resumed_at < cycle.snapshot.rate_window_s:
+        # Rates over a window that is half empty are half of what they were and mean latencies are not: 30 in the batch
+        # would be learnt to be as slow as 60.
+        memory = msgspec.structs.replace(memory, learnt_at=round(now_s, 1))
+        return memory, seen.requests + seen.refused, seen.missed + seen.refused
     # Over a window that was idle at first, the mean latency is of the crowd and the mean number in the batch of both:
     # from 2 and 40 ms a line that starts at 39 ms would be learnt. 2 on average and 30 now is such a window.
     steady = max(_sizes_now(pods), default=0.0) <= 2.0 * seen.concurrency + 8.0

@@ -135,6 +135,7 @@ class CapacityMemory(Spec, frozen=True):
     backoff_until: float | None = None
     backoff_s: float = 0.0
     learnt_at: float = 0.0  # when the statistics above were last decayed
+    resumed_at: float = 0.0  # when readings came again after they had been missing; 0: they never were
     startup_watermark: float | None = None  # `ready_at` of the newest pod whose start-up was counted
     unbuyable: float = 0.0  # share of misses seen while replicas were nearly idle: more of them buy nothing
     unbuyable_weight: float = 0.0  # requests behind `unbuyable`, decayed
