@@ -79,11 +79,14 @@ def test_gauges_are_those_of_the_last_scrape() -> None:
     assert metrics.observation([replica], 1, (), 74.0).replicas[0].running == 8
 
 
-def test_metrics_that_come_late_show_the_past_and_are_marked_stale() -> None:
+def test_metrics_that_come_late_show_the_past_and_are_stale_once_they_are_later_than_that() -> None:
     metrics, replicas = watched(120.0, metric_delay_s=60.0)
     (pod,) = metrics.snapshot(replicas, 1, None, 125.0).services[0].variants[0].pods
     assert pod.engine is not None
-    assert (pod.engine.running.quality, pod.engine.running.age_s) == (Quality.STALE, 65.0)
+    assert (pod.engine.running.quality, pod.engine.running.age_s) == (Quality.FRESH, 65.0)
+    (pod,) = metrics.snapshot(replicas, 1, None, 220.0).services[0].variants[0].pods
+    assert pod.engine is not None
+    assert (pod.engine.running.quality, pod.engine.running.age_s) == (Quality.STALE, 100.0)
     assert pod.engine.ttft is None, "old buckets teach nothing"
 
 

@@ -166,11 +166,14 @@ def _settled(
     """
     requests, missed, share = seen
     towards = _towards(covariance, slopes)
+    top = math.log(0.9 / planned)
+    # where the level can rise no more, steepness goes on alone only as far as that means more misses too
+    end = (top - before[0]) / towards[0] if towards[0] > 0.0 and towards[1] * x < 0.0 else math.inf
 
     def at(step: float) -> Vector:
-        level, steeper, lowest = (start + step * by for start, by in zip(before, towards, strict=True))
+        level, steeper, lowest = (start + min(step, end) * by for start, by in zip(before, towards, strict=True))
         return (
-            clip(level, -20.0, math.log(0.9 / planned)),
+            clip(level, -20.0, top),
             clip(steeper, LEAST_STEEP - MISS_EXPONENT, MOST_STEEP - MISS_EXPONENT),
             clip(lowest, -5.0, MOST_FLOOR - FLOOR),
         )

@@ -63,12 +63,16 @@ def counts_of(histogram: Histogram) -> Counts:
 
 
 class PodScrapes:
-    """The samples of one vLLM pod within the rate window. A sample shows itself `delay_s` after it was taken."""
+    """The samples of one vLLM pod within the rate window. A sample shows itself `delay_s` after it was taken.
+
+    Where it is known to be late, what counts as stale is set half a rate window beyond that, as whoever runs such a
+    Prometheus sets it (--scrape-staleness): else nothing would ever be fresh.
+    """
 
     def __init__(self, window_s: float, kv_tokens: float, max_running: float | None, delay_s: float = 0.0) -> None:
         self._window_s = window_s
         self._kv_tokens, self._max_running = kv_tokens, max_running
-        self._delay_s = delay_s
+        self._delay_s, self._max_age_s = delay_s, max(MAX_AGE_S, delay_s + 0.5 * window_s)
         self._samples: deque[Sample] = deque()  # those that show, oldest first
         self._coming: deque[Sample] = deque()
         self._newest: Sample | None = None  # as it was scraped, and what counters had before they were reset
@@ -102,7 +106,7 @@ class PodScrapes:
             return None
         first = self._samples[0]
         age_s = now_s - last.at
-        quality = Quality.FRESH if age_s <= MAX_AGE_S else Quality.STALE
+        quality = Quality.FRESH if age_s <= self._max_age_s else Quality.STALE
         divisor_s = self._divisor_s()
 
         def rate(before: float, after: float) -> Reading:
