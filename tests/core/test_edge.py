@@ -126,6 +126,4 @@ def test_more_misses_in_a_window_never_leave_a_higher_edge(
     for each, requests, part, share in seen:
         memory = edge.observe(memory, PLANNED, each, requests, part * requests, share, 10.0)
     fewer, many = (edge.observe(memory, PLANNED, load, 1000.0, n, 1.0, 60.0) for n in (missed, missed + more))
-    assert edge.expected(many, PLANNED, load) >= edge.expected(fewer, PLANNED, load) * 0.9, (
-        "what is put down to the floor moves a little less"
-    )
+    assert edge.expected(many, PLANNED, load) >= edge.expected(fewer, PLANNED, load) * 0.98

@@ -166,17 +166,13 @@ def _settled(
     """
     requests, missed, share = seen
     towards = _towards(covariance, slopes)
-    top = math.log(0.9 / planned)
-    # where the level can rise no more, steepness goes on alone only as far as that means more misses too
-    end = (top - before[0]) / towards[0] if towards[0] > 0.0 and towards[1] * x < 0.0 else math.inf
+    bounds = (-20.0, math.log(0.9 / planned)), (LEAST_STEEP - MISS_EXPONENT, MOST_STEEP - MISS_EXPONENT)
+    least, most = _as_long_as_both_move(before, towards, x, bounds)
 
     def at(step: float) -> Vector:
-        level, steeper, lowest = (start + min(step, end) * by for start, by in zip(before, towards, strict=True))
-        return (
-            clip(level, -20.0, top),
-            clip(steeper, LEAST_STEEP - MISS_EXPONENT, MOST_STEEP - MISS_EXPONENT),
-            clip(lowest, -5.0, MOST_FLOOR - FLOOR),
-        )
+        step = clip(step, least, most)
+        level, steeper, lowest = (start + step * by for start, by in zip(before, towards, strict=True))
+        return clip(level, *bounds[0]), clip(steeper, *bounds[1]), clip(lowest, -5.0, MOST_FLOOR - FLOOR)
 
     def misses(step: float) -> float:
         return requests * math.exp(_parts(at(step), planned, x)[0])
@@ -196,6 +192,21 @@ def _settled(
     moved = [now - start for now, start in zip(found, before, strict=True)]
     far = sum(by * by / max(1e-3, covariance[own]) for by, own in zip(moved, (0, 3, 5), strict=True))
     return 0.5 * far + share * unlikely, found
+
+
+def _as_long_as_both_move(
+    before: Vector, towards: Vector, x: float, bounds: tuple[tuple[float, float], tuple[float, float]]
+) -> tuple[float, float]:
+    """The steps up and down after which one of level and steepness can go no farther, and the other alone would err.
+
+    Together they mean more misses, as when a lower level comes with less steepness; the level alone would mean fewer.
+    """
+    helps = towards[0] >= 0.0, towards[1] * x >= 0.0
+    if all(helps) or not any(helps):
+        return -math.inf, math.inf
+    own = 0 if helps[0] else 1
+    ends = sorted((bound - before[own]) / towards[own] for bound in bounds[own]) if towards[own] else [0.0, 0.0]
+    return min(0.0, ends[0]), max(0.0, ends[1])
 
 
 def _beyond(memory: EdgeMemory, planned: float, load: float, share: float) -> bool:
