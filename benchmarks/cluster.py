@@ -149,7 +149,7 @@ class Cluster:
     # -- Prometheus
 
     def render(self, seed: int, surge: float) -> None:
-        """Make the answers of one moment; `surge`: the share of services (those in Auto) under nearly double load."""
+        """Make the answers of one moment; `surge`: the share of services (those in Auto) under four times their load."""
         if (seed, surge) not in self._rendered or surge:
             loads = list(self._loads(seed, surge))
             self._rendered[seed, surge] = {query.name: _compressed(query.name, loads) for query in series.all_queries()}
@@ -159,7 +159,7 @@ class Cluster:
         surging = set(self.surging(surge))
         for service in self.fleet:
             pods = [(v, pod) for v in service.variants for pod in self.replicas[f"{service.namespace}/{v.workload}"][2]]
-            per_second = service.requests_per_second(1.9 if service.key in surging else 1.0) / max(1, len(pods))
+            per_second = service.requests_per_second(4.0 if service.key in surging else 1.0) / max(1, len(pods))
             for variant, pod in pods:
                 yield series.load_of(service.namespace, pod, service.engine, variant.hardware, per_second, seed)
 

@@ -29,7 +29,7 @@ LEAST_BUYABLE = 0.25  # of what may be missed; where idle replicas miss more, th
 PRICE_TAU_S = 6 * 3600.0  # or half a window
 TRIMS = 8.0  # e-folds in six hours, or in a shorter window, at twice the target
 TRIM_S = 6 * 3600.0
-LEAST_TRIM, MOST_TRIM = -1.5, 4.0
+LEAST_TRIM, MOST_TRIM = -0.7, 4.0
 RECORD_PRIOR_S = 2700.0  # of the budget: so many misses must come before more came than planned
 SURPRISES = (0.5, 8.0)  # how far a record may move the price
 # At this price of all that is missed, the replicas that the expected load fills are always worth starting.
