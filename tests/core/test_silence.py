@@ -214,13 +214,13 @@ def test_others_are_not_promised_what_a_hung_pod_holds(name):
 
 @example(1, 2, 25.0, True)  # who hangs shares no load: one that answers is one on its own
 @given(st.integers(1, 6), st.integers(0, 4), st.floats(0.0, 40.0), st.booleans())
-def test_one_that_hangs_never_lowers_what_is_wanted(answering, hanging, rps, by_probe):
-    """The same load on the same pods, and others beside them that carry nothing; 2 % are what noise does."""
+def test_one_that_hangs_never_lowers_what_is_allowed(answering, hanging, rps, by_probe):
+    """The same load on the same pods, and others beside them that carry nothing."""
     loop = settled(state(*pods(answering, rps)), 300)
     hung = [unready(loop, 60.0, f"z-{i}") if by_probe else silent(f"z-{i}") for i in range(hanging)]
     decided, alone = (
-        plan(state(*pods(answering, load), *beside), loop.memory, loop.now_s)[0].services[0].variants[0]
-        for beside, load in ((hung, rps), ([], 0.98 * rps))
+        plan(state(*pods(answering, rps), *beside), loop.memory, loop.now_s)[0].services[0].variants[0]
+        for beside in (hung, [])
     )
-    assert decided.wanted >= alone.wanted
+    assert decided.allowed >= alone.allowed
     assert decided.ready == alone.ready
