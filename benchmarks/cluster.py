@@ -149,7 +149,7 @@ class Cluster:
     # -- Prometheus
 
     def render(self, seed: int, surge: float) -> None:
-        """Make the answers of one moment; `surge`: the share of services (those in Auto) under four times their load."""
+        """Make the answers of one moment; `surge`: the share of those in Auto that get four times the load."""
         if (seed, surge) not in self._rendered or surge:
             loads = list(self._loads(seed, surge))
             self._rendered[seed, surge] = {query.name: _compressed(query.name, loads) for query in series.all_queries()}
