@@ -28,10 +28,11 @@ def test_before_anything_was_seen_the_line_is_believed() -> None:
 
 
 def test_one_window_of_misses_far_below_full_load_lowers_the_edge_and_makes_it_flatter() -> None:
-    """40 of 1000 at three quarters, where 0.4 were expected: reach is where 7 would miss."""
+    """40 of 1000 at three quarters, where 0.7 were expected: reach is where 7 would miss."""
     seen = after(FIRST, 0.75, 40.0)
-    assert 0.5 < edge.reach(seen) < 0.72
-    assert edge.steep(seen) < 10.0
+    assert edge.reach(seen) == pytest.approx(0.67, abs=0.01)
+    assert edge.steep(seen) == pytest.approx(9.0, abs=0.1)
+    assert math.exp(seen.level) == pytest.approx(38.0, abs=1.0)
     assert 0.02 < edge.expected(seen, PLANNED, 0.75) < 0.04
 
 

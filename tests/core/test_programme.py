@@ -325,3 +325,14 @@ def test_a_variant_that_fails_is_not_preferred_because_it_would_be_cheaper() -> 
         decided = loop.run(snapshot([both], pools))
         assert wanted(decided)["ml/chat", "broken"] == 0
         assert wanted(decided)["ml/chat", "sound"] >= 1
+
+
+def test_replicas_that_fail_are_asked_for_beside_sound_ones_and_never_in_their_place() -> None:
+    """All four sound ones that may run are wanted, though with four that crash three would do on paper."""
+    crashing = [pod(f"b-{n}", phase=PodPhase.CRASH_LOOPING, message="exit 1") for n in range(4)]
+    declared = spec(variants=[variant_spec("broken", "h100"), variant_spec("sound", "reserve", max_replicas=4)])
+    pools = [pool("h100", [node("n", 16, 4)], price="1.10"), pool("reserve", [node("m", 16, 2)], price="9.00")]
+    both = service([variant("broken", crashing), variant("sound", pods(2, 58.0, "s", itl_s=0.02))], declared)
+    decided = settled(snapshot([both], pools), 360).plan
+    assert wanted(decided)["ml/chat", "sound"] == 4
+    assert wanted(decided)["ml/chat", "broken"] == 4, "what else there is stays declared"

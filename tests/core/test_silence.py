@@ -223,4 +223,5 @@ def test_one_that_hangs_never_lowers_what_is_allowed(answering, hanging, rps, by
         for beside in (hung, [])
     )
     assert decided.allowed >= alone.allowed
+    assert decided.wanted >= alone.wanted - 1, "weighed anew, where alone what was weighed before still holds"
     assert decided.ready == alone.ready

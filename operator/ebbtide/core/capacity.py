@@ -32,7 +32,8 @@ def step(draft: Draft, cycle: Cycle) -> None:
             requests, missed = requests + count, missed + misses
             variant.model = model_of(draft, variant, memory)
         variant.memory = msgspec.structs.replace(variant.memory, capacity=memory)
-        variant.correction = _correction(draft, variant, edge.reach(memory.edge))
+        variant.line_rate, variant.line_concurrency = line_rate(draft, variant, max(1, variant.ready))
+        variant.correction = _correction(variant, edge.reach(memory.edge))
         variant.steep = edge.steep(memory.edge)
         shape = priors.length_shape(draft.demand.input_tokens, draft.demand.output_tokens)
         variant.most_rate = fullness.most_rate(draft, memory, cycle.now_s, shape)
@@ -40,7 +41,7 @@ def step(draft: Draft, cycle: Cycle) -> None:
     fullness.note(draft, cycle, requests, missed)
 
 
-def _correction(draft: Draft, variant: VariantDraft, reach: float) -> float:
+def _correction(variant: VariantDraft, reach: float) -> float:
     """How much more or less than the line's rate is carried, where the edge lies at `reach`.
 
     Above 1 loads are seen by what is in the batch, of which a rate is less than proportional: at 10 ms + 0.6 ms x N
@@ -49,7 +50,7 @@ def _correction(draft: Draft, variant: VariantDraft, reach: float) -> float:
     model = variant.model
     if model is None or reach <= 1.0:
         return reach
-    _, concurrency = line_rate(draft, variant, max(1, variant.ready))
+    concurrency = variant.line_concurrency
     return rate_at(model.a_s, model.b_s, reach * concurrency, 1.0) / rate_at(model.a_s, model.b_s, concurrency, 1.0)
 
 
@@ -127,7 +128,7 @@ def replica_rate(draft: Draft, variant: VariantDraft, replicas: float, parts: Pa
     if known.work > 0.0:
         # what pooling adds is the line's to say: the edge was seen with as many replicas as are ready
         shape = priors.length_shape(draft.demand.input_tokens, draft.demand.output_tokens)
-        pooling = rate / max(1e-9, line_rate(draft, variant, max(1, variant.ready))[0])
+        pooling = rate / max(1e-9, variant.line_rate)
         promised = known.work / shape / draft.demand.output_tokens * pooling
     corrected = min(promised * variant.correction, variant.most_rate)
     if corrected != rate:

@@ -10,8 +10,8 @@ make a steep one look flat. Beyond half of what may be missed nothing counts as 
 taken for one that misses anyway.
 
 Recursive Bayesian (an extended Kalman filter on the log scale), each window's count of misses negative binomial: those
-of a burst come together. Example: 7 in 1000 are believed at u = 1 with load^10; at u = 0.75 40 of 1000 miss where 0.8
-were expected: level 0.12, steep 6, and what is carried with 7 in 1000 missing falls to 0.62.
+of a burst come together. Example: 7 in 1000 are believed at u = 1 with load^10; at u = 0.75 40 of 1000 miss where 0.7
+were expected: level 38, steep 9, and what is carried with 7 in 1000 missing falls to 0.67.
 """
 
 import math

@@ -1,8 +1,7 @@
-"""What the readings of ready pods teach: the latency line, the misses at the edge, a proven rate, how even load is.
+"""What the readings of ready pods teach: the latency line, the edge, what replicas cannot buy, how even load is.
 
-Shares of missed requests, read from histogram buckets, correct the allowed concurrency on the log scale. Only pods that
-were ready for a whole rate window are read, where demand is known and was all through that window; what was not
-observed changes nothing.
+Shares of missed requests, read from histogram buckets, teach the edge. Only pods that were ready for a whole rate
+window are read, where demand is known and was all through that window; what was not observed changes nothing.
 """
 
 import math
@@ -11,11 +10,10 @@ from typing import Any
 
 import msgspec
 
-from ebbtide.core import edge, fullness, latency, priors, queueing
+from ebbtide.core import edge, fullness, latency, priors
 from ebbtide.core.demand import pod_arrivals
-from ebbtide.core.edge import MISS_EXPONENT
 from ebbtide.core.numeric import clip, share_above
-from ebbtide.core.queueing import line_rate
+from ebbtide.core.queueing import line_rate, planned_share
 from ebbtide.core.work import Cycle, Draft, VariantDraft
 from ebbtide.model.memory import CapacityMemory, LineMemory
 from ebbtide.model.snapshot import EngineReadings, Latency, PodPhase
@@ -104,8 +102,8 @@ def _unevenness(loads: list[float]) -> float:
     mean = sum(loads) / len(loads)
     if mean <= 0.0:
         return 1.0
-    power = sum((load / mean) ** (MISS_EXPONENT + 1.0) for load in loads) / len(loads)
-    return max(1.0, math.exp(math.log(power) / MISS_EXPONENT) / BY_CHANCE)
+    power = sum((load / mean) ** (edge.MISS_EXPONENT + 1.0) for load in loads) / len(loads)
+    return max(1.0, math.exp(math.log(power) / edge.MISS_EXPONENT) / BY_CHANCE)
 
 
 def settled_pods(variant: VariantDraft, cycle: Cycle) -> list[EngineReadings]:
@@ -269,7 +267,7 @@ def _learn_edge(
     model, requests = variant.model, seen.requests
     if model is None or requests <= 0.0 or seen.starved:
         return {}  # for want of memory they miss: that is neither the latency edge nor what replicas cannot buy
-    planned = queueing.planned_share(draft.state.spec.objectives.attainment)
+    planned = planned_share(draft.state.spec.objectives.attainment)
     rate, most = line_rate(draft, variant, max(1, variant.ready))
     view = draft.demand
     shape = priors.length_shape(view.input_tokens, view.output_tokens)
