@@ -99,8 +99,8 @@ def test_a_fall_of_load_scales_down_after_the_delay_and_cuts_no_request_off(rig:
     before = {pod["metadata"]["name"] for pod in rig.pods("chat") if "deletionTimestamp" not in pod["metadata"]}
     fallen_s = time.time()
     rig.stop_load("chat")
-    rig.load(3.0, 90.0, "chat")
-    until(lambda: rig.replicas("chat") == 1, "3 requests/s need one replica", 120)
+    rig.load(1.5, 180.0, "chat")
+    until(lambda: rig.replicas("chat") == 1, "1.5 requests/s need one replica", 180)
     lowered = rig.scale_writes("chat", since_s=fallen_s)
     assert lowered[0].time_s - fallen_s >= DOWN_DELAY_S - CYCLE_S, "not before the delay, from the last cycle before"
     marked = {write.name for write in rig.writes("pods") if write.time_s >= fallen_s and write.name in before}
