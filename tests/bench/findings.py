@@ -68,6 +68,7 @@ def results(*policies: PolicyResult, **more) -> Results:
         input_tokens=None,
         output_tokens=None,
         train_hours=0.0,
+        lead_in_s=0.0,
         requests=(1000, 1100),
         peak_per_s=12.0,
         mean_prompt_tokens=700.0,

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from ebbtide.bench.case import Carries
+from ebbtide.bench.case import EPOCH_S, Carries
 from ebbtide.bench.driver import Driver
 from ebbtide.bench.faults import NONE, Faults, since
 from ebbtide.bench.own import OwnSimulator
 from ebbtide.bench.policy import Observation
 from ebbtide.bench.run import EBBTIDE
-from ebbtide.bench.shown import EPOCH_S, Metrics
+from ebbtide.bench.shown import Metrics
 from ebbtide.model.memory import DemandSample, ForecastMemory, Memory, ServiceMemory
 from ebbtide.model.snapshot import Quality, Snapshot
 from ebbtide.sim.engine import Engine

@@ -52,6 +52,36 @@ def test_a_gap_between_training_and_the_span_stays_a_gap(span) -> None:
     assert (part.training[0].start_s, part.training[-1].start_s) == (-1800.0, -1260.0)
 
 
+def test_the_last_of_training_is_what_ebbtide_has_run_before(span) -> None:
+    part = span("hour.jsonl", "--train-until", "20m", "--lead-in", "15m")
+    load = load_of(part, 1.0, 1, seed=1)
+    assert load.before_s == 900.0
+    assert load.before[0] == Request(0, 0.0, 10, 5) and load.before[-1].arrival_s == 899.0
+    assert {one.prompt_tokens for one in load.before} == {10, 11}, "what is scored is not in it"
+    assert load.requests == load_of(span("hour.jsonl", "--train-until", "20m", "--lead-in", "0s"), 1.0, 1, 1).requests
+    assert len(load_of(part, 2.0, 1, seed=1).before) == 1800, "it grows with the scale too"
+
+
+def test_rates_have_a_lead_in_at_their_own_pace(span) -> None:
+    load = load_of(span("days.csv", *LENGTHS, "--train-until", "1d", "--hours", "1"), 0.5, 1, seed=1)
+    assert load.before_s == 1800.0, "30 minutes if nothing is said"
+    assert len(load.before) == pytest.approx(0.5 * 24 * 1800, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("options", "before_s"),
+    [
+        ((), 0.0),
+        (("--train-until", "10m"), 600.0),
+        (("--train-until", "10m", "--start", "30m"), 0.0),
+        (("--train-until", "20m", "--lead-in", "0s"), 0.0),
+    ],
+    ids=["without training nothing was before", "it is no longer than training", "a gap is a gap", "a cold start"],
+)
+def test_when_there_is_no_lead_in(span, options: tuple[str, ...], before_s: float) -> None:
+    assert load_of(span("hour.jsonl", *options), 1.0, 1, seed=1).before_s == before_s
+
+
 def test_history_grows_with_the_scale(span) -> None:
     part = span("hour.jsonl", "--train-until", "20m")
     assert load_of(part, 2.5, 1, seed=1).history[0] == (-1200.0, 150.0, 1500.0, 750.0)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import pytest
 
 from ebbtide.bench.arrivals import Arrivals
+from ebbtide.bench.case import EPOCH_S
 from ebbtide.bench.policy import Minute
-from ebbtide.bench.shown import EPOCH_S, Metrics, billions_in, latency_of, quantile
+from ebbtide.bench.shown import Metrics, billions_in, latency_of, quantile
 from ebbtide.model.snapshot import Latency, PodPhase, Quality
 from ebbtide.sim.histogram import TOKEN_LATENCY_BOUNDS_S, TTFT_BOUNDS_S, Histogram
 from ebbtide.sim.requests import Request

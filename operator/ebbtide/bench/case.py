@@ -9,6 +9,9 @@ import msgspec
 
 from ebbtide.bench.faults import NONE, Faults
 
+# Second 0 of a replay in unix seconds, for it has to be some day: 1 January 2026, 00:00 UTC
+EPOCH_S = 1_767_225_600.0
+
 
 class EngineLimits(msgspec.Struct, frozen=True):
     """What one engine can hold: KV blocks of `block_size` tokens, sequences, and tokens of one iteration."""
@@ -44,6 +47,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     `metric_delay_s` late. `speeds`, by turns in the order of starts, are of replicas whose GPUs are not alike (1.1: a
     tenth faster); empty: they are alike. No other simulator than ours knows unlike ones. `carries` None: nobody
     measured it; `declared`: Ebbtide is told so too. `path` is for the policy `path`: (second from which, replicas).
+    `epoch_s` is second 0 in unix seconds.
     """
 
     name: str
@@ -68,3 +72,4 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     declared: bool = False
     faults: Faults = NONE
     path: tuple[tuple[float, int], ...] = ()
+    epoch_s: float = EPOCH_S

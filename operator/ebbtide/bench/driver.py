@@ -8,16 +8,19 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 
+import msgspec
+
 from ebbtide.bench.ablations import ABLATIONS, told
 from ebbtide.bench.arrivals import Arrivals
 from ebbtide.bench.case import Case
 from ebbtide.bench.past import remembered
 from ebbtide.bench.policy import Minute, Rival
 from ebbtide.bench.run import EBBTIDE, HOLD, PATH
-from ebbtide.bench.shown import EPOCH_S, Metrics, Replica
+from ebbtide.bench.shown import Metrics, Replica
 from ebbtide.core.parts import ALL, Parts
 from ebbtide.core.plan import plan_with
 from ebbtide.errors import ConfigurationError
+from ebbtide.model.memory import Memory
 from ebbtide.sim.requests import Request
 
 _NEVER_S = float("inf")
@@ -46,8 +49,12 @@ class Driver:
         seed: int,
         history: Sequence[Minute],
         rivals: Mapping[str, Rival] | None = None,
+        memory: bytes = b"",
     ) -> None:
-        """`seed` sets the phase of the scrapes, which is chance in a cluster too. `rivals` None: those registered."""
+        """`seed` sets the phase of the scrapes, which is chance in a cluster too. `rivals` None: those registered.
+
+        `memory`: see `run.Simulator`.
+        """
         self.case = case
         self._rivals = rivals
         self.arrivals = Arrivals(requests, history)
@@ -59,9 +66,15 @@ class Driver:
         self._metrics = Metrics(told(case, knob) if rival in ABLATIONS else case, window_s)
         self._last_write: tuple[float, int] | None = None
         self._ends_s = requests[-1].arrival_s if requests else 0.0
+        self._memory: Memory | None = msgspec.msgpack.decode(memory, type=Memory) if memory else None
         self._wanted, self._period_s, self._scrape_s = self._policy(rival, knob, seed)
         self._scrape_at = self._scrape_s * random.Random(seed).random() if self._scrape_s < _NEVER_S else _NEVER_S
         self._decide_at = self._period_s
+
+    @property
+    def memory(self) -> bytes:
+        """What Ebbtide remembers now, packed; empty under other policies."""
+        return b"" if self._memory is None else msgspec.msgpack.encode(self._memory)
 
     @property
     def next_s(self) -> float:
@@ -110,13 +123,15 @@ class Driver:
         return decide, policy.period_s, min(case.scrape_s, getattr(policy, "scrape_s", case.scrape_s))
 
     def _ebbtide(self, parts: Parts, seed: int) -> Wanted:
-        memory, faults = remembered(self.case, self._metrics, self.arrivals.minutes), self.case.faults
+        case, faults = self.case, self.case.faults
+        memory = self._memory or remembered(case, self._metrics, self.arrivals.minutes)
 
         def decide(replicas: Sequence[Replica], now_s: float) -> int | None:
             nonlocal memory
             shown = self._metrics.snapshot(replicas, self.declared, self._last_write, now_s)
             memory = faults.remembered(memory, now_s, seed)
-            decided, memory = plan_with(parts, shown, memory, EPOCH_S + faults.clock_s(now_s))
+            decided, memory = plan_with(parts, shown, memory, case.epoch_s + faults.clock_s(now_s))
+            self._memory = memory
             for failure in decided.failures:
                 raise RuntimeError(f"plan failed in {failure.step}: {failure.error} at {failure.trace}")
             carries = decided.services[0].variants[0].capacity

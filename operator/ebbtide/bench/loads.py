@@ -30,7 +30,8 @@ _START_S = 300.0
 class Span:
     """The trace, cut: what trains and what is scored, unscaled. `requests` or `curve` holds the scored part.
 
-    `lengths` are requests to take lengths and bursts from: the scored ones themselves, or those of another trace.
+    `lengths` are requests to take lengths and bursts from: the scored ones themselves, or those of another trace. Of
+    what trains, `before` or `before_curve` holds the last `before_s` seconds, from their own second 0.
     """
 
     format: str
@@ -42,6 +43,9 @@ class Span:
     curve: Sampled | None
     training: tuple[Minute, ...]
     lengths: tuple[Request, ...]
+    before: tuple[Request, ...] = ()
+    before_curve: Sampled | None = None
+    before_s: float = 0.0
 
     @property
     def peak_per_s(self) -> float:
@@ -91,6 +95,7 @@ def _of_rates(question: Question, curve: Sampled, lengths: Sequence[Request]) ->
             "lognormal:MEDIAN,SIGMA,MAX or a file with requests"
         )
     scored = traffic.span(curve, start_s, min(end_s, last_s) - start_s)
+    before_s = _before_s(question, start_s, train_s)
     if not any(rate > 0 for _, rate in scored.points):
         raise ConfigurationError(f"{name}: its rate is 0 in all of the span that is asked for")
     return Span(
@@ -103,6 +108,8 @@ def _of_rates(question: Question, curve: Sampled, lengths: Sequence[Request]) ->
         curve=scored,
         training=_training(curve, start_s, train_s, lengths),
         lengths=tuple(lengths),
+        before_curve=traffic.span(curve, start_s - before_s, before_s) if before_s else None,
+        before_s=before_s,
     )
 
 
@@ -118,6 +125,7 @@ def _of_requests(question: Question, requests: Sequence[Request], lengths: Seque
     if not scored:
         raise ConfigurationError(f"{name}: it has no requests from {start_s / 3600:.4g} to {end_s / 3600:.4g} h")
     trained = [request for request in before if request.arrival_s < train_s]
+    before_s = _before_s(question, start_s, train_s)
     return Span(
         format="mooncake" if question.trace.suffix == ".jsonl" else "tokens",
         sha256=_sha256(question),
@@ -128,6 +136,8 @@ def _of_requests(question: Question, requests: Sequence[Request], lengths: Seque
         curve=None,
         training=tuple(traffic.minutes(trained, train_s, -start_s)),
         lengths=scored,
+        before=tuple(traffic.split(trained, start_s - before_s)[1]) if before_s else (),
+        before_s=before_s,
     )
 
 
@@ -149,6 +159,11 @@ def _bounds(question: Question, last_s: float) -> tuple[float, float, float]:
     return start_s, end_s, train_s
 
 
+def _before_s(question: Question, start_s: float, train_s: float) -> float:
+    """How long Ebbtide has run the service: in whole minutes, of training that reaches to the first scored second."""
+    return min(question.lead_in_s, train_s) // _MINUTE_S * _MINUTE_S if start_s == train_s else 0.0
+
+
 def _sha256(question: Question) -> str:
     return hashlib.sha256(question.trace.read_bytes()).hexdigest()
 
@@ -161,8 +176,21 @@ def load_of(span: Span, factor: float, noise: int, seed: int) -> Load:
             swung = traffic.swung([minute.requests for minute in history], span.lengths, seed)
             history = tuple(Minute(minute.start_s, *sums) for minute, sums in zip(history, swung, strict=True))
         found = traffic.resample(traffic.times(span.curve, factor), span.length_s, span.lengths, seed, noise)
-        return Load(tuple(found), history)
-    return Load(tuple(overlaid(span.requests, factor, span.length_s, seed)), history)
+        return Load(tuple(found), history, _before(span, factor, noise, seed), span.before_s)
+    return Load(
+        tuple(overlaid(span.requests, factor, span.length_s, seed)),
+        history,
+        _before(span, factor, noise, seed),
+        span.before_s,
+    )
+
+
+def _before(span: Span, factor: float, noise: int, seed: int) -> tuple[Request, ...]:
+    """The requests of the lead-in, by a draw of their own: with it or without, what is scored is the same."""
+    if span.before_curve is not None:
+        curve = traffic.times(span.before_curve, factor)
+        return tuple(traffic.resample(curve, span.before_s, span.lengths, -seed, noise))
+    return tuple(overlaid(span.before, factor, span.before_s, -seed)) if span.before else ()
 
 
 def overlaid(requests: Sequence[Request], factor: float, length_s: float, seed: int) -> list[Request]:

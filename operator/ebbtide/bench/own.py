@@ -96,9 +96,10 @@ class OwnSimulator:
         knob: float,
         seed: int,
         history: Sequence[Minute] = (),
+        memory: bytes = b"",
     ) -> RunResult:
         """One replay; see `run.Simulator`."""
-        driver = Driver(case, requests, rival_name, knob, seed, history, self._rivals)
+        driver = Driver(case, requests, rival_name, knob, seed, history, self._rivals, memory)
         return _Fleet(case, driver, seed).serve(requests)
 
 
@@ -174,6 +175,7 @@ class _Fleet:
             scale_events=self._driver.changes,
             wall_s=monotonic_s() - began_s,
             believed=tuple(self._driver.believed),
+            memory=self._driver.memory,
         )
 
     def _busy(self) -> bool:

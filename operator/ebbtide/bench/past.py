@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ebbtide.bench.case import Case
 from ebbtide.bench.policy import Minute
-from ebbtide.bench.shown import EPOCH_S, Metrics
+from ebbtide.bench.shown import Metrics
 from ebbtide.core.plan import plan
 from ebbtide.model.memory import Memory
 from ebbtide.model.snapshot import EngineReadings, PodPhase, PodState, Quality, Reading
@@ -22,7 +22,7 @@ def remembered(case: Case, metrics: Metrics, history: Sequence[Minute]) -> Memor
     for minute in history:
         now_s = minute.start_s + _MINUTE_S
         shown = metrics.frame(_pods(case, minute, now_s), case.start_replicas, None, now_s, _MINUTE_S)
-        _, memory = plan(shown, memory, EPOCH_S + now_s)
+        _, memory = plan(shown, memory, case.epoch_s + now_s)
     return memory
 
 
@@ -39,7 +39,7 @@ def _pods(case: Case, minute: Minute, now_s: float) -> tuple[PodState, ...]:
         prompt_tokens=_reading(minute.prompt_tokens * each),
         generation_tokens=_reading(minute.output_tokens * each),
     )
-    ready_at = EPOCH_S + now_s - 86_400.0
+    ready_at = case.epoch_s + now_s - 86_400.0
     return tuple(
         PodState(
             name=f"before-{number}",

@@ -30,8 +30,9 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     """One comparison: which traffic, on which replica, with which objectives, between whom.
 
     Seconds of `start_s` and `train_until_s` count from the first of the trace; what is scored begins at `start_s`, by
-    default where training ends, and lasts `hours`, by default to the trace's end. `attainment` is 0..1. `frozen` is
-    the results.json of training days from which settings are taken where `tune` is frozen.
+    default where training ends, and lasts `hours`, by default to the trace's end. Ebbtide has run the service for the
+    last `lead_in_s` of training. `attainment` is 0..1. `frozen` is the results.json of training days from which
+    settings are taken where `tune` is frozen.
     """
 
     simulator: str
@@ -41,6 +42,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     start_s: float | None
     hours: float | None
     train_until_s: float | None
+    lead_in_s: float
     scale: float | None
     peak_replicas: int | None
     max_replicas: int | None
@@ -165,6 +167,14 @@ def moment(option: str, text: str | None) -> float | None:
         return parse_duration_s(text)
     except ValueError as error:
         raise ConfigurationError(f"{option} {text}: {error}; it counts from the first second of the trace") from error
+
+
+def length(option: str, text: str) -> float:
+    """`30m` -> 1800."""
+    try:
+        return parse_duration_s(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{option} {text}: {error}") from error
 
 
 def instant(option: str, text: str | None) -> float | None:

@@ -41,11 +41,12 @@ def _parts(results: Results) -> list[str]:
 def _question(results: Results) -> str:
     case, replica, traffic = results.case, results.case.replica, results.case.traffic
     lengths = f"{traffic.mean_prompt_tokens:.0f} prompt and {traffic.mean_output_tokens:.0f} output tokens a request"
-    trained = f", after {traffic.train_hours:g} h of training" if traffic.train_hours else ", without training"
+    trained = f", after {traffic.train_hours:.4g} h of training" if traffic.train_hours else ", without training"
+    led = f"{format_duration(traffic.lead_in_s)} of it under Ebbtide" if traffic.lead_in_s else "Ebbtide begins cold"
     return "\n".join(
         (
             f"- **Traffic**: `{traffic.trace}` ({traffic.format}) x {traffic.scale:.4g}, "
-            f"{traffic.hours:.4g} h{trained}; {_range(traffic.requests)} requests, "
+            f"{traffic.hours:.4g} h{trained}, {led}; {_range(traffic.requests)} requests, "
             f"{traffic.peak_per_s:.4g} a second in the busiest five minutes, {lengths}.",
             f"- **Replica**: {replica.model} on {replica.system}, {replica.tensor_parallel} GPU at "
             f"{replica.gpu_hour_price} an hour each; ready {_range(replica.startup_s)} s after the order; "

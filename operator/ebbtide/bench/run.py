@@ -41,7 +41,8 @@ class RunResult(msgspec.Struct, frozen=True):
 
     `replicas` are (second, billed, ready) at each change; `startup_billed_s` is the part billed before readiness.
     `believed` are (second, requests/s that one replica carries inside the objectives) as Ebbtide said in each cycle;
-    empty for other policies. A day of cycles of 15 s is 100 kB beside some 10 MB of requests.
+    empty for other policies. A day of cycles of 15 s is 100 kB beside some 10 MB of requests. `memory` is what Ebbtide
+    remembers at the end, packed; empty for other policies.
     """
 
     served: tuple[Served, ...]
@@ -51,10 +52,11 @@ class RunResult(msgspec.Struct, frozen=True):
     scale_events: int
     wall_s: float
     believed: tuple[tuple[float, float], ...] = ()
+    memory: bytes = b""
 
 
-class Simulator(Protocol):
-    """Replays requests against a fleet under a policy."""
+class Replays(Protocol):
+    """Replays requests against a fleet under a policy: a simulator, or what keeps its results."""
 
     name: str
 
@@ -72,4 +74,21 @@ class Simulator(Protocol):
         Names: those of the registry of rivals, or EBBTIDE, HOLD, PATH. Raises ConfigurationError on a model or system
         that the simulator does not know, and on an unknown rival.
         """
+        ...
+
+
+class Simulator(Replays, Protocol):
+    """Replays that Ebbtide may begin with what it learnt in another."""
+
+    def run(
+        self,
+        case: Case,
+        requests: Sequence[Request],
+        rival_name: str,
+        knob: float,
+        seed: int,
+        history: Sequence[Minute],
+        memory: bytes = b"",
+    ) -> RunResult:
+        """The same; `memory` is what Ebbtide remembers at 0 s, packed, and empty what `history` teaches of demand."""
         ...

@@ -29,9 +29,6 @@ from ebbtide.model.spec import (
 )
 from ebbtide.sim.scrape import PodScrapes, Sample
 
-# Second 0 of a replay in unix seconds, for it has to be some day: 1 January 2026, 00:00 UTC
-EPOCH_S = 1_767_225_600.0
-
 SERVICE, _VARIANT, _POOL = "bench/service", "replica", "pool"
 _BILLIONS = re.compile(r"(?:(\d+)x)?(\d+(?:\.\d+)?)B(?![a-z])", re.IGNORECASE)
 
@@ -104,7 +101,7 @@ class Metrics:
     ) -> Snapshot:
         """The cluster with these pods."""
         case = self._case
-        at = EPOCH_S + case.faults.clock_s(now_s)
+        at = case.epoch_s + case.faults.clock_s(now_s)
         target = model.TargetState(
             exists=True,
             uid=_VARIANT,
@@ -117,7 +114,7 @@ class Metrics:
         )
         receipt = None
         if last_write is not None:
-            receipt = model.WriteReceipt(target_uid=_VARIANT, replicas=last_write[1], at=EPOCH_S + last_write[0])
+            receipt = model.WriteReceipt(target_uid=_VARIANT, replicas=last_write[1], at=case.epoch_s + last_write[0])
         variant = model.VariantState(name=_VARIANT, target=target, pods=pods, last_write=receipt)
         return Snapshot(
             taken_at=at,
@@ -182,15 +179,16 @@ class Metrics:
     def _pod(self, replica: Replica, now_s: float) -> PodState:
         ready = replica.ready_s is not None
         phase = PodPhase.TERMINATING if replica.draining else PodPhase.READY if ready else PodPhase.STARTING
+        epoch_s = self._case.epoch_s
         return PodState(
             name=replica.name,
-            uid=replica.name,
+            uid=f"{replica.name}/{epoch_s:.0f}",  # not that of one in a replay that came before
             phase=phase,
-            created_at=EPOCH_S + replica.created_s,
+            created_at=epoch_s + replica.created_s,
             node=_POOL,
             gpus=self._case.tensor_parallel,
-            ready_at=EPOCH_S + replica.ready_s if replica.ready_s is not None and not replica.draining else None,
-            scheduled_at=EPOCH_S + replica.created_s,
+            ready_at=epoch_s + replica.ready_s if replica.ready_s is not None and not replica.draining else None,
+            scheduled_at=epoch_s + replica.created_s,
             engine=self._readings(replica, now_s),
         )
 
@@ -202,7 +200,7 @@ class Metrics:
             gpus=gpus,
             allocated_gpus=replicas * self._case.tensor_parallel,
             ready=True,
-            created_at=EPOCH_S - 86_400.0,
+            created_at=self._case.epoch_s - 86_400.0,
         )
         return model.PoolState(
             spec=self._pool, nodes=(node,), price_per_gpu_hour=self._case.gpu_hour_price, currency="USD"

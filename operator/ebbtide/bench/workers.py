@@ -20,6 +20,7 @@ import msgspec
 
 from ebbtide.bench import simulators
 from ebbtide.bench.case import Case
+from ebbtide.bench.lead_in import remembered_after
 from ebbtide.bench.store import Store
 from ebbtide.errors import ConfigurationError, EbbtideError
 
@@ -185,7 +186,9 @@ class _Desk:
         """Runs it and keeps the result: nothing, or a `_Failure`."""
         try:
             simulator, load = self._simulator(job.simulator), self._load(job.load)
-            result = simulator.run(job.case, load.requests, job.policy, job.knob, job.seed, load.history)
+            how = job.policy, job.knob, job.seed
+            memory = remembered_after(simulator, job.case, load, *how)
+            result = simulator.run(job.case, load.requests, *how, load.history, memory)
             self._store.put_result(job.key, result)
         except EbbtideError as error:
             return msgspec.msgpack.encode(_Failure(isinstance(error, ConfigurationError), str(error)))

@@ -40,6 +40,13 @@ Exit codes: 0 done, 2 wrong input, 130 interrupted; the same command goes on fro
 @click.option("--start", metavar="T", help="Begin of the span, such as 6h, from the first second of the trace.")
 @click.option("--hours", type=float, metavar="H", help="Length of the span; by default to the end of the trace.")
 @click.option("--train-until", metavar="T", help="What comes before T is history for schedules and is not scored.")
+@click.option(
+    "--lead-in",
+    metavar="T",
+    default="30m",
+    show_default=True,
+    help="Ebbtide has run the service for the last T of it; 0s: it has never seen a replica.",
+)
 @click.option("--scale", type=float, help="Times as many requests: thinned, or overlaid with shifted copies.")
 @click.option("--peak-replicas", type=int, metavar="N", help="In place of --scale: so much that the peak needs N.")
 @click.option("--max-replicas", type=int, help="What a policy may run.  [default: 1.5 times the peak's need]")

@@ -39,7 +39,10 @@ class LatencyLine:
 
     def slope_s(self, input_tokens: float, output_tokens: float) -> float:
         """What one more request in the batch adds to each of its peers' tokens at these mean lengths, s."""
-        cache, prompts = priors.shares(input_tokens, output_tokens)
+        return self.slope(*priors.shares(input_tokens, output_tokens))
+
+    def slope(self, cache: float, prompts: float) -> float:
+        """The same of the two parts of the lengths, s."""
         return self.decode_s * cache + self.prefill_s * prompts
 
 

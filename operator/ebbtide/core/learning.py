@@ -72,6 +72,8 @@ def _look(
     requests, missed = _misses(draft, pods, window_s)
     refused = [window_s * fullness.refusals(engine) for engine in pods]
     tokens = [engine.generation_tokens.fresh or 0.0 for engine in pods]
+    cache, usual = priors.shares(draft.demand.input_tokens, draft.demand.output_tokens)
+    prompts = [_prompts(engine, usual) for engine in pods]
     starved = sum(fullness.starved(engine, draft.demand.input_tokens, window_s) for engine in pods) >= len(pods) / 2
     full_by = fullness.KV_CACHE if starved else ""
     if fullness.refused_at_work(refused, tokens):
@@ -82,6 +84,8 @@ def _look(
         missed=missed,
         refused=sum(refused),
         tokens=sum(tokens) / len(pods),
+        work=sum(each * priors.shape_of(cache, more) for each, more in zip(tokens, prompts, strict=True)) / len(pods),
+        prompts=sum(prompts) / len(pods),
         uneven=_unevenness(tokens),
         concurrency=concurrency,
         elapsed_s=elapsed_s,
@@ -250,6 +254,8 @@ class _Seen:
     missed: float
     refused: float  # requests that engines refused
     tokens: float  # output tokens/s, mean of one pod
+    work: float  # the same times the shape of this window's lengths
+    prompts: float  # prompt tokens for each token put out, relative to the reference lengths
     uneven: float  # times as much load as on average, at which as many would miss as do where it is uneven
     concurrency: float  # mean of one pod
     elapsed_s: float  # since the cycle before
@@ -270,9 +276,12 @@ def _learn_edge(
     planned = planned_share(draft.state.spec.objectives.attainment)
     rate, most = line_rate(draft, variant, max(1, variant.ready))
     view = draft.demand
-    shape = priors.length_shape(view.input_tokens, view.output_tokens)
-    known_edge = edge.anchored(edge.doubted(memory.edge, forgotten), rate * view.output_tokens * shape, seen.elapsed_s)
-    load = max(seen.tokens * shape / max(1e-9, known_edge.work), seen.concurrency / max(1e-9, most)) * seen.uneven
+    cache, prompts = priors.shares(view.input_tokens, view.output_tokens)
+    promised = rate * view.output_tokens * priors.shape_of(cache, prompts)
+    known_edge = edge.anchored(edge.doubted(memory.edge, forgotten), promised, seen.elapsed_s)
+    # the batch of a window with longer prompts is as slow with fewer in it
+    slower = model.line.slope(cache, seen.prompts) / model.line.slope(cache, prompts)
+    load = max(seen.work / max(1e-9, known_edge.work), seen.concurrency * slower / max(1e-9, most)) * seen.uneven
     if view.queued_at == round(now_s, 1):
         known_edge = msgspec.structs.replace(known_edge, queued=round(load, 3))
     elif view.queued_at is not None and now_s - view.queued_at < seen.window_s:

@@ -29,7 +29,7 @@ LEAST_BUYABLE = 0.25  # of what may be missed; where idle replicas miss more, th
 PRICE_TAU_S = 6 * 3600.0  # or half a window
 TRIMS = 8.0  # e-folds in six hours, or in a shorter window, at twice the target
 TRIM_S = 6 * 3600.0
-LEAST_TRIM, MOST_TRIM = -0.7, 4.0
+LEAST_TRIM, MOST_TRIM = -2.0, 4.0
 RECORD_PRIOR_S = 2700.0  # of the budget: so many misses must come before more came than planned
 SURPRISES = (0.5, 8.0)  # how far a record may move the price
 # At this price of all that is missed, the replicas that the expected load fills are always worth starting.
@@ -95,13 +95,16 @@ def note(draft: Draft, outlook: Outlook, spent: Spending, capacity: float, *, at
     if load <= 0.0:
         return
     share = min(1.0, outlook.main.missed(capacity, spent.planned) / load)
+    off = share * spent.surprise / spent.target - 1.0
+    if off > 0.0:
+        # what a jump back to higher loads would miss has its price: that it may come for an hour makes it no dearer
+        near = min(1.0, outlook.main.missed_near(capacity, spent.planned) / load)
+        off = max(0.0, near * spent.surprise / spent.target - 1.0)
     budget, before = draft.budget, draft.memory.budget.at
     step_s = clip(cycle.now_s - before, 0.0, LONGEST_STEP_S) if before else 0.0
     weight = min(1.0, load / max(1e-9, _mean_load(budget, load)))
     window_s = draft.state.spec.objectives.window_s
-    change = (
-        TRIMS * clip(share * spent.surprise / spent.target - 1.0, -1.0, 2.0) * weight * step_s / min(TRIM_S, window_s)
-    )
+    change = TRIMS * clip(off, -1.0, 2.0) * weight * step_s / min(TRIM_S, window_s)
     if change * at_bound > 0.0:
         change = 0.0
     due = round(cycle.now_s + outlook.main.ahead_s, 1)

@@ -80,5 +80,9 @@ def length_shape(input_tokens: float, output_tokens: float) -> float:
 
     1024/256 gives 1; 2048/64 gives 5.9: code completion is almost all prefill.
     """
-    cache, prompts = shares(input_tokens, output_tokens)
+    return shape_of(*shares(input_tokens, output_tokens))
+
+
+def shape_of(cache: float, prompts: float) -> float:
+    """The same of the two parts that make it up."""
     return PREFILL_SHARE * prompts + (1.0 - PREFILL_SHARE) * cache

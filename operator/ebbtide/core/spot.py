@@ -60,7 +60,10 @@ def dearer(variant: VariantDraft) -> float:
 
 
 def floor(draft: Draft) -> float:
-    """Share of the need, 0..1, that must run where nothing is taken away."""
+    """Share of the need, 0..1, that must run where nothing is taken away.
+
+    86 % of a load of 120 requests/s, of which 110 are worth carrying, are 94 % of the need.
+    """
     spots = [variant for variant in draft.variants if variant.spot]
     others = [variant for variant in draft.variants if not variant.spot and variant.rate > 0.0] if spots else []
     if not others:
@@ -68,7 +71,8 @@ def floor(draft: Draft) -> float:
     rate = max(losses_per_hour(variant.pool.memory) for variant in spots if variant.pool is not None)
     missed_s = max(FEWEST_LOSSES, rate * DAY_H) * min(variant.startup_s for variant in others)
     spare_s = BUDGET_SHARE * (1.0 - draft.state.spec.objectives.attainment) * DAY_H * 3600.0
-    return clip(1.0 - spare_s / max(1e-9, missed_s), 0.0, 1.0)
+    need = min((variant.need for variant in draft.variants if variant.need > 1e-9), default=math.inf)
+    return clip((1.0 - spare_s / max(1e-9, missed_s)) * max(1.0, draft.weighed.expected / need), 0.0, 1.0)
 
 
 def words(draft: Draft) -> str:

@@ -40,6 +40,7 @@ class Job(msgspec.Struct, frozen=True):
     knob: float
     seed: int
     history: tuple[Minute, ...] = ()
+    memory: bytes = b""
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -63,6 +64,11 @@ class Adapter:
     def believed(self) -> tuple[tuple[float, float], ...]:
         """What Ebbtide said that one replica carries; see `RunResult`."""
         return tuple(self._driver.believed)
+
+    @property
+    def memory(self) -> bytes:
+        """What Ebbtide remembers; see `RunResult`."""
+        return self._driver.memory
 
     @property
     def changes(self) -> int:
@@ -119,7 +125,7 @@ def run(job: Job) -> RunResult:
             planner = scope.enter_context(planner_of(job.rival, job.knob, case, engine, job.history, folder))
             policy = Counted(planner, ends_s - zero_s)
         else:
-            driver = Driver(case, requests, job.rival, job.knob, job.seed, job.history)
+            driver = Driver(case, requests, job.rival, job.knob, job.seed, job.history, memory=job.memory)
             policy = Adapter(driver, Workers(case), zero_s)
         report = run_mocker_trace_replay(
             [str(trace)],
@@ -142,6 +148,7 @@ def run(job: Job) -> RunResult:
         scale_events=0 if policy is None else policy.changes,
         wall_s=monotonic_s() - began_s,
         believed=getattr(policy, "believed", ()),
+        memory=getattr(policy, "memory", b""),
     )
 
 

@@ -48,10 +48,13 @@ class Horizon:
             return self.expected
         carried = capacity * self._length
         missed = self._jumps * self._loads.missed(carried, planned, self._least) if self._above > 0.0 else 0.0
-        if self._median > NOTHING:
-            near = self._median * self._around.missed(carried / self._median, planned)
-            missed += near * (1.0 - self._jumps * self._above)
-        return missed / self._length
+        return missed / self._length + self.missed_near(capacity, planned) * (1.0 - self._jumps * self._above)
+
+    def missed_near(self, capacity: float, planned: float) -> float:
+        """The same if the load does not jump."""
+        if self._median <= NOTHING:
+            return 0.0
+        return self._median * self._around.missed(capacity * self._length / self._median, planned) / self._length
 
     def below(self, rate: float) -> float:
         """The chance that no more than `rate` requests/s come."""
