@@ -7,6 +7,7 @@ from ebbtide.core.priors import length_shape, prior_for
 from ebbtide.core.queueing import allowed_concurrency, pooled_spread, rate_at
 from ebbtide.model.spec import CapacityPrior, Objectives
 from tests.builders import (
+    INPUT_TOKENS,
     Loop,
     condition,
     engine,
@@ -165,6 +166,17 @@ def test_what_was_carried_on_short_prompts_is_not_believed_of_long_ones():
 
     assert rate(4096.0, 64.0) < 15.0
     assert rate(1024.0, 256.0) >= 20.0 * 0.95
+
+
+def test_what_misses_while_prompts_are_longer_is_put_down_to_their_load():
+    """3 % miss for three minutes: at the usual lengths they say more of it than with prompts twice as long."""
+
+    def rate(prompts):
+        loop = settled(snapshot(service(variant("h100", pods(3, 20.0)))))
+        hard = pods(3, 20.0, missed=0.03, prompt_tokens=fresh(20.0 * prompts * INPUT_TOKENS))
+        return loop.one(snapshot(service(variant("h100", hard))), 180).variants[0].capacity.requests_per_second
+
+    assert rate(2.0) > 1.1 * rate(1.0)
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_longer_prompts_are_more_work_before_the_mean_length_follows():
     assert after.high > 44.0
     assert after.input_tokens > 1.3 * 40.0 * INPUT_TOKENS
     weight = before.memory.services[0].forecast.prompt_weight
-    assert 0.05 < weight < 1.0, "an output token takes more of a replica's time than a prompt token"
+    assert weight == pytest.approx(0.5, abs=0.1), "0.0225 ms of prefill and 0.045 ms of decoding, on an H100"
 
 
 def test_on_jitter_slow_levels_win_over_the_trend():

@@ -1,9 +1,13 @@
 """One more replica, or one fewer: what it saves beside what it costs, start-up included."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ebbtide.core import sizing
 from ebbtide.core.worth import START_STEPS, STEPS, path, states, wanted
 from ebbtide.model.spec import Objectives
 from tests.builders import Fleet, spec, variant_spec
@@ -77,3 +81,33 @@ def test_after_ten_quiet_hours_a_higher_load_still_gets_the_replicas_that_it_fil
     fleet.run(90.0, 1200)
     assert min(fleet.history[6:]) >= 3
     assert fleet.total == 4
+
+
+@pytest.mark.slow
+def test_after_a_collapse_the_fleet_goes_and_does_not_come_back_for_a_load_that_might():
+    """75 requests/s for an hour, then 12: they may return, but each quiet minute makes that no dearer."""
+    objectives = Objectives(ttft_s=1.0, itl_s=0.05, attainment=0.99, window_s=2700.0)
+    fleet = Fleet(spec(variants=[variant_spec()], objectives=objectives), {"h100": 4})
+    fleet.run(75.0, 3600)
+    assert fleet.total >= 3
+    fleet.history.clear()
+    fleet.run(12.0, 2700)
+    assert max(fleet.history[90:]) == 1, "within 15 minutes, and for good"
+
+
+@pytest.mark.parametrize(
+    ("story", "comes", "expected", "need", "ratio"),
+    [
+        ("what is missed on purpose is no leap", 22.9, 22.9, 17.8, 1.0),
+        ("a leap that the forecast has not learnt of", 14.0, 11.0, 10.0, 14.0 / 11.0),
+        ("a fall that is foreseen has not come", 14.0, 5.0, 6.0, 14.0 / 6.0),
+        ("nothing is needed", 14.0, 0.0, 0.0, 0.0),
+    ],
+)
+def test_what_comes_beyond_what_was_expected_is_not_let_go(story, comes, expected, need, ratio):
+    draft: Any = SimpleNamespace(
+        variants=[SimpleNamespace(need=need)],
+        weighed=SimpleNamespace(expected=expected),
+        demand=SimpleNamespace(work=comes, known=True),
+    )
+    assert sizing.seen_ratio(draft) == pytest.approx(ratio), story

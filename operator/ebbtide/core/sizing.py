@@ -46,7 +46,7 @@ def step(draft: Draft, cycle: Cycle) -> None:
     _show(draft)
     for variant in draft.variants:
         variant.need = need
-    draft.keep_ratio = max(1.0, _seen_ratio(draft))
+    draft.keep_ratio = max(1.0, seen_ratio(draft))
     if fullness.refuses(draft, cycle):
         draft.keep_ratio = math.inf  # how much more there is than what is counted, nobody knows
 
@@ -209,7 +209,7 @@ def _show(draft: Draft) -> None:
         )
 
 
-def _seen_ratio(draft: Draft) -> float:
+def seen_ratio(draft: Draft) -> float:
     """What arrives now, as a multiple of the need or of what was expected, if that is more; 0 without a need.
 
     A forecast learns of a leap with a delay: at 4 requests/s for long and 14 now it may call for 11. What carries the
