@@ -54,32 +54,53 @@ def test_a_gap_between_training_and_the_span_stays_a_gap(span) -> None:
 
 def test_the_last_of_training_is_what_ebbtide_has_run_before(span) -> None:
     part = span("hour.jsonl", "--train-until", "20m", "--lead-in", "15m")
-    load = load_of(part, 1.0, 1, seed=1)
-    assert load.before_s == 900.0
-    assert load.before[0] == Request(0, 0.0, 10, 5) and load.before[-1].arrival_s == 899.0
-    assert {one.prompt_tokens for one in load.before} == {10, 11}, "what is scored is not in it"
-    assert load.requests == load_of(span("hour.jsonl", "--train-until", "20m", "--lead-in", "0s"), 1.0, 1, 1).requests
-    assert len(load_of(part, 2.0, 1, seed=1).before) == 1800, "it grows with the scale too"
+    before = part.lead_in
+    assert before is not None
+    assert (before.length_s, before.begin_per_s, before.lead_in) == (900.0, 1.0, None)
+    load = load_of(before, 1.0, 1, seed=-1)
+    assert load.requests[0] == Request(0, 0.0, 10, 5) and load.requests[-1].arrival_s == 899.0
+    assert {one.prompt_tokens for one in load.requests} == {10, 11}, "what is scored is not in it"
+    assert [minute.start_s for minute in load.history] == [-60.0 * minute for minute in (5, 4, 3, 2, 1)]
+    cold = span("hour.jsonl", "--train-until", "20m", "--lead-in", "0s")
+    assert load_of(part, 1.0, 1, seed=1) == load_of(cold, 1.0, 1, seed=1), "with it or without, the same is scored"
+    assert len(load_of(before, 2.0, 1, seed=-1).requests) == 1800, "it grows with the scale too"
 
 
 def test_rates_have_a_lead_in_at_their_own_pace(span) -> None:
-    load = load_of(span("days.csv", *LENGTHS, "--train-until", "1d", "--hours", "1"), 0.5, 1, seed=1)
-    assert load.before_s == 1800.0, "30 minutes if nothing is said"
-    assert len(load.before) == pytest.approx(0.5 * 24 * 1800, rel=0.02)
+    before = span("days.csv", *LENGTHS, "--train-until", "1d", "--hours", "1").lead_in
+    assert before is not None
+    assert before.length_s == 1800.0, "30 minutes if nothing is said"
+    assert len(load_of(before, 0.5, 1, seed=-1).requests) == pytest.approx(0.5 * 24 * 1800, rel=0.02)
 
 
 @pytest.mark.parametrize(
-    ("options", "before_s"),
+    ("options", "length_s"),
     [
-        ((), 0.0),
+        ((), None),
         (("--train-until", "10m"), 600.0),
-        (("--train-until", "10m", "--start", "30m"), 0.0),
-        (("--train-until", "20m", "--lead-in", "0s"), 0.0),
+        (("--train-until", "10m30s", "--lead-in", "5m30s"), 300.0),
+        (("--train-until", "10m", "--start", "30m"), None),
+        (("--train-until", "20m", "--lead-in", "0s"), None),
     ],
-    ids=["without training nothing was before", "it is no longer than training", "a gap is a gap", "a cold start"],
+    ids=[
+        "without training nothing was before",
+        "it is no longer than training",
+        "whole minutes",
+        "a gap is a gap",
+        "a cold start",
+    ],
 )
-def test_when_there_is_no_lead_in(span, options: tuple[str, ...], before_s: float) -> None:
-    assert load_of(span("hour.jsonl", *options), 1.0, 1, seed=1).before_s == before_s
+def test_how_long_a_lead_in_is(span, options: tuple[str, ...], length_s: float | None) -> None:
+    before = span("hour.jsonl", *options).lead_in
+    assert (before and before.length_s) == length_s
+
+
+def test_there_is_no_lead_in_where_nothing_came_before(tmp_path: Path) -> None:
+    write_trace(tmp_path / "late.jsonl", [(0.0, 10, 5), *((3600.0 + second, 10, 5) for second in range(600))])
+    with CliRunner().isolation():
+        typed = ["--trace", str(tmp_path / "late.jsonl"), "--train-until", "1h"]
+        context = replay.make_context("replay", typed)
+    assert span_of(ask(context.params)).lead_in is None
 
 
 def test_history_grows_with_the_scale(span) -> None:

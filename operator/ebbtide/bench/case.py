@@ -39,6 +39,13 @@ class Carries(msgspec.Struct, frozen=True):
     output_tokens: float
 
 
+class LeadIn(msgspec.Struct, frozen=True):
+    """What Ebbtide has run before second 0: for how long, and with how many replicas it began."""
+
+    length_s: float
+    start_replicas: int
+
+
 class Case(msgspec.Struct, frozen=True, kw_only=True):
     """One load on one kind of replica, with objectives.
 
@@ -47,7 +54,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     `metric_delay_s` late. `speeds`, by turns in the order of starts, are of replicas whose GPUs are not alike (1.1: a
     tenth faster); empty: they are alike. No other simulator than ours knows unlike ones. `carries` None: nobody
     measured it; `declared`: Ebbtide is told so too. `path` is for the policy `path`: (second from which, replicas).
-    `epoch_s` is second 0 in unix seconds.
+    `epoch_s` is second 0 in unix seconds, `window_s` that of the objective (None: the whole span). `lead_in` None:
+    Ebbtide begins with nothing but what history teaches of demand.
     """
 
     name: str
@@ -73,3 +81,5 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     faults: Faults = NONE
     path: tuple[tuple[float, int], ...] = ()
     epoch_s: float = EPOCH_S
+    window_s: float | None = None
+    lead_in: LeadIn | None = None

@@ -146,7 +146,7 @@ def _results(
         input_tokens=asked.input_tokens,
         output_tokens=asked.output_tokens,
         train_hours=span.train_s / 3600,
-        lead_in_s=span.before_s,
+        lead_in_s=span.lead_in.length_s if span.lead_in else 0.0,
         requests=tuple(len(one) for one in stage.requests),
         peak_per_s=stage.factor * span.peak_per_s,
         mean_prompt_tokens=sum(one.prompt_tokens for one in first) / len(first),

@@ -62,7 +62,7 @@ class Driver:
         self.changes = 0
         self.believed: list[tuple[float, float]] = []
         # the share is meant over the whole span
-        window_s = requests[-1].arrival_s if requests else case.cycle_s
+        window_s = case.window_s or (requests[-1].arrival_s if requests else case.cycle_s)
         self._metrics = Metrics(told(case, knob) if rival in ABLATIONS else case, window_s)
         self._last_write: tuple[float, int] | None = None
         self._ends_s = requests[-1].arrival_s if requests else 0.0

@@ -8,7 +8,9 @@ import hashlib
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import msgspec
 
 from ebbtide.bench import traffic
 from ebbtide.bench.policy import Minute
@@ -30,8 +32,8 @@ _START_S = 300.0
 class Span:
     """The trace, cut: what trains and what is scored, unscaled. `requests` or `curve` holds the scored part.
 
-    `lengths` are requests to take lengths and bursts from: the scored ones themselves, or those of another trace. Of
-    what trains, `before` or `before_curve` holds the last `before_s` seconds, from their own second 0.
+    `lengths` are requests to take lengths and bursts from: the scored ones themselves, or those of another trace.
+    `lead_in` is the last of what trains, cut as if it were scored itself; None: Ebbtide begins cold.
     """
 
     format: str
@@ -43,9 +45,7 @@ class Span:
     curve: Sampled | None
     training: tuple[Minute, ...]
     lengths: tuple[Request, ...]
-    before: tuple[Request, ...] = ()
-    before_curve: Sampled | None = None
-    before_s: float = 0.0
+    lead_in: "Span | None" = None
 
     @property
     def peak_per_s(self) -> float:
@@ -81,9 +81,28 @@ def span_of(question: Question) -> Span:
     lengths = _lengths(question)
     mean_prompt = sum(request.prompt_tokens for request in lengths) / len(lengths) if lengths else 1024.0
     trace = traffic.read(question.trace, question.format, question.column, mean_prompt)
+    span = _cut(question, trace, lengths)
+    length_s = _lead_in_s(question, span)
+    if not length_s:
+        return span
+    begin_s = span.start_s - length_s
+    earlier = msgspec.structs.replace(question, start_s=begin_s, train_until_s=begin_s, hours=length_s / 3600)
+    return replace(span, lead_in=_cut(earlier, trace, lengths))
+
+
+def _cut(question: Question, trace: traffic.Trace, lengths: Sequence[Request]) -> Span:
     if trace.curve:
         return _of_rates(question, trace.curve, lengths)
     return _of_requests(question, trace.requests, lengths)
+
+
+def _lead_in_s(question: Question, span: Span) -> float:
+    """How long Ebbtide has run the service: in whole minutes, of training that reaches to the first scored second."""
+    if span.start_s != span.train_s:
+        return 0.0
+    minutes = int(min(question.lead_in_s, span.train_s) // _MINUTE_S)
+    came = any(minute.requests > 0.0 for minute in span.training[-minutes:]) if minutes else False
+    return minutes * _MINUTE_S if came else 0.0
 
 
 def _of_rates(question: Question, curve: Sampled, lengths: Sequence[Request]) -> Span:
@@ -95,7 +114,6 @@ def _of_rates(question: Question, curve: Sampled, lengths: Sequence[Request]) ->
             "lognormal:MEDIAN,SIGMA,MAX or a file with requests"
         )
     scored = traffic.span(curve, start_s, min(end_s, last_s) - start_s)
-    before_s = _before_s(question, start_s, train_s)
     if not any(rate > 0 for _, rate in scored.points):
         raise ConfigurationError(f"{name}: its rate is 0 in all of the span that is asked for")
     return Span(
@@ -108,8 +126,6 @@ def _of_rates(question: Question, curve: Sampled, lengths: Sequence[Request]) ->
         curve=scored,
         training=_training(curve, start_s, train_s, lengths),
         lengths=tuple(lengths),
-        before_curve=traffic.span(curve, start_s - before_s, before_s) if before_s else None,
-        before_s=before_s,
     )
 
 
@@ -125,7 +141,6 @@ def _of_requests(question: Question, requests: Sequence[Request], lengths: Seque
     if not scored:
         raise ConfigurationError(f"{name}: it has no requests from {start_s / 3600:.4g} to {end_s / 3600:.4g} h")
     trained = [request for request in before if request.arrival_s < train_s]
-    before_s = _before_s(question, start_s, train_s)
     return Span(
         format="mooncake" if question.trace.suffix == ".jsonl" else "tokens",
         sha256=_sha256(question),
@@ -136,8 +151,6 @@ def _of_requests(question: Question, requests: Sequence[Request], lengths: Seque
         curve=None,
         training=tuple(traffic.minutes(trained, train_s, -start_s)),
         lengths=scored,
-        before=tuple(traffic.split(trained, start_s - before_s)[1]) if before_s else (),
-        before_s=before_s,
     )
 
 
@@ -159,11 +172,6 @@ def _bounds(question: Question, last_s: float) -> tuple[float, float, float]:
     return start_s, end_s, train_s
 
 
-def _before_s(question: Question, start_s: float, train_s: float) -> float:
-    """How long Ebbtide has run the service: in whole minutes, of training that reaches to the first scored second."""
-    return min(question.lead_in_s, train_s) // _MINUTE_S * _MINUTE_S if start_s == train_s else 0.0
-
-
 def _sha256(question: Question) -> str:
     return hashlib.sha256(question.trace.read_bytes()).hexdigest()
 
@@ -176,21 +184,8 @@ def load_of(span: Span, factor: float, noise: int, seed: int) -> Load:
             swung = traffic.swung([minute.requests for minute in history], span.lengths, seed)
             history = tuple(Minute(minute.start_s, *sums) for minute, sums in zip(history, swung, strict=True))
         found = traffic.resample(traffic.times(span.curve, factor), span.length_s, span.lengths, seed, noise)
-        return Load(tuple(found), history, _before(span, factor, noise, seed), span.before_s)
-    return Load(
-        tuple(overlaid(span.requests, factor, span.length_s, seed)),
-        history,
-        _before(span, factor, noise, seed),
-        span.before_s,
-    )
-
-
-def _before(span: Span, factor: float, noise: int, seed: int) -> tuple[Request, ...]:
-    """The requests of the lead-in, by a draw of their own: with it or without, what is scored is the same."""
-    if span.before_curve is not None:
-        curve = traffic.times(span.before_curve, factor)
-        return tuple(traffic.resample(curve, span.before_s, span.lengths, -seed, noise))
-    return tuple(overlaid(span.before, factor, span.before_s, -seed)) if span.before else ()
+        return Load(tuple(found), history)
+    return Load(tuple(overlaid(span.requests, factor, span.length_s, seed)), history)
 
 
 def overlaid(requests: Sequence[Request], factor: float, length_s: float, seed: int) -> list[Request]:

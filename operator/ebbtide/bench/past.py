@@ -16,9 +16,9 @@ from ebbtide.model.snapshot import EngineReadings, PodPhase, PodState, Quality, 
 _MINUTE_S = 60.0
 
 
-def remembered(case: Case, metrics: Metrics, history: Sequence[Minute]) -> Memory:
-    """The memory after `history`, whole minutes, oldest first; an empty one after none."""
-    memory = Memory()
+def remembered(case: Case, metrics: Metrics, history: Sequence[Minute], memory: Memory | None = None) -> Memory:
+    """The memory after `history`, whole minutes, oldest first, beginning with `memory`; an empty one after none."""
+    memory = memory or Memory()
     for minute in history:
         now_s = minute.start_s + _MINUTE_S
         shown = metrics.frame(_pods(case, minute, now_s), case.start_replicas, None, now_s, _MINUTE_S)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from ebbtide.bench import clairvoyant, misses
-from ebbtide.bench.case import Carries, Case
+from ebbtide.bench.case import Carries, Case, LeadIn
 from ebbtide.bench.loads import MOST_REQUESTS, Span, load_of
 from ebbtide.bench.question import Question
 from ebbtide.bench.run import HOLD
@@ -49,9 +49,12 @@ def prepare(question: Question, span: Span, runner: Runner, name: str) -> Stage:
     if question.peak_replicas is not None:
         carried = table.capacity(question.peak_replicas, missable) or one
         factor = question.peak_replicas * carried / span.peak_per_s
-    _require_memory(question, factor * span.expected)
+    _require_memory(question, factor * max(span.expected, span.lead_in.expected if span.lead_in else 0.0))
     need = factor * span.peak_per_s / one
     case = _bounded(question, case, need, factor * span.begin_per_s / one)
+    if (before := span.lead_in) is not None:
+        began = LeadIn(before.length_s, _start(case, factor * before.begin_per_s / one))
+        case = msgspec.structs.replace(case, lead_in=began)
     case = _believed(question, case, span, one, table.capacity(1, missable) or one)
     requests, loads = [], []
     for seed in question.seeds:
@@ -59,9 +62,15 @@ def prepare(question: Question, span: Span, runner: Runner, name: str) -> Stage:
         if not load.requests:
             raise ConfigurationError(f"trace {question.trace}: no requests are left of it at --scale {factor:.4g}")
         requests.append(load.requests)
-        loads.append(Seeded(seed, runner.store.put_load(load)))
+        loads.append(Seeded(seed, runner.store.put_load(load), _lead_in(question, span, factor, seed, runner)))
     clairvoyant.require_room(case, requests[0], table)
     return Stage(case, span, factor, tuple(loads), tuple(requests), table, one, p0)
+
+
+def _lead_in(question: Question, span: Span, factor: float, seed: int, runner: Runner) -> str:
+    """Its traffic in the store, by a draw of its own: with it or without, what is scored is the same."""
+    load = load_of(span.lead_in, factor, question.noise, -seed) if span.lead_in else None
+    return runner.store.put_load(load) if load is not None and load.requests else ""
 
 
 def probe(runner: Runner, case: Case) -> None:
@@ -118,8 +127,12 @@ def _bounded(question: Question, case: Case, need: float, begin: float) -> Case:
             f"trace {question.trace}: its busiest five minutes need about {need:.0f} replicas, {allowed} are allowed: "
             "raise --max-replicas, or lower --scale or --peak-replicas"
         )
-    begin_replicas = min(most, max(1, int(begin) + 1))
-    return msgspec.structs.replace(case, max_replicas=most, start_replicas=begin_replicas)
+    case = msgspec.structs.replace(case, max_replicas=most)
+    return msgspec.structs.replace(case, start_replicas=_start(case, begin))
+
+
+def _start(case: Case, need: float) -> int:
+    return min(case.max_replicas, max(1, int(need) + 1))
 
 
 def fleet(case: Case, count: int) -> Case:

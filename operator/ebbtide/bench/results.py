@@ -108,11 +108,11 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     input_tokens: str | None
     output_tokens: str | None
     train_hours: float
-    lead_in_s: float
     requests: tuple[int, ...]  # by seed
     peak_per_s: float  # highest whole minute of the first seed
     mean_prompt_tokens: float
     mean_output_tokens: float
+    lead_in_s: float = 0.0
 
 
 class CaseResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -41,10 +41,11 @@ _NOT_THE_SIMULATOR = ("ebbtide.core", "ebbtide.bench.rivals")  # the policy's ow
 
 @dataclass(frozen=True)
 class Seeded:
-    """The traffic of one seed, by its digest in the store."""
+    """The traffic of one seed, by its digest in the store, and that of the lead-in; empty: there is none."""
 
     seed: int
     load: str
+    before: str = ""
 
 
 class Runner:
@@ -125,10 +126,12 @@ class Runner:
     def job(self, case: Case, load: Seeded, policy: str, knob: float) -> Job:
         """The replay, with a key that is the same for what gives the same result and for nothing else."""
         seed = 0 if self.name in WITHOUT_CHANCE and policy in (HOLD, PATH) else load.seed
+        before = load.before if _learns(policy) else ""
         parts = {
             "form": _FORM,
             "case": what_matters(case, policy),
             "load": load.load,
+            "before": before,
             "policy": policy,
             "policy_sources": policy_sources(policy),
             "knob": knob,
@@ -136,12 +139,12 @@ class Runner:
             "simulator": self.name,
             "simulator_sources": simulator_sources(self.name),
         }
-        return Job(digest_of(parts), self._place, case, load.load, policy, knob, seed)
+        return Job(digest_of(parts), self._place, case, load.load, policy, knob, seed, before)
 
 
 def what_matters(case: Case, policy: str) -> Case:
     """`case` without what cannot change a replay: its name, and for who looks at nothing what is shown and wanted."""
-    case = msgspec.structs.replace(case, name="")
+    case = msgspec.structs.replace(case, name="", lead_in=case.lead_in if _learns(policy) else None)
     if policy not in (HOLD, PATH):
         return case
     case = msgspec.structs.replace(
@@ -152,6 +155,10 @@ def what_matters(case: Case, policy: str) -> Case:
     return msgspec.structs.replace(case, startup_s=()) if policy == HOLD else case
 
 
+def _learns(policy: str) -> bool:
+    return policy == EBBTIDE or policy in ABLATIONS
+
+
 def simulator_sources(name: str) -> str:
     """Digest of the simulator's code: pins of what it installs are part of it."""
     return digest_of_sources(place_of(name).partition(":")[0], _NOT_THE_SIMULATOR)
@@ -159,8 +166,8 @@ def simulator_sources(name: str) -> str:
 
 def policy_sources(name: str) -> str:
     """Digest of the policy's code; what is no rival belongs to the simulator, but for the plan."""
-    if name == EBBTIDE or name in ABLATIONS:
-        return digest_of_sources("ebbtide.core.plan")
+    if _learns(name):
+        return digest_of_sources("ebbtide.core.plan") + digest_of_sources("ebbtide.bench.lead_in", _NOT_THE_SIMULATOR)
     if name in (HOLD, PATH):
         return ""
     make = ALL[name].make

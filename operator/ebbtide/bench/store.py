@@ -24,15 +24,10 @@ _QUICK = 1  # of zlib: 60,000 requests are 2.7 MB of MessagePack and 1 MB then; 
 
 
 class Load(msgspec.Struct, frozen=True):
-    """Traffic of one run: requests by arrival from 0 s, and whole minutes before that.
-
-    `before` are the requests of the last `before_s` seconds before it, by arrival from their own second 0.
-    """
+    """Traffic of one run: requests by arrival from 0 s, and the whole minutes before and of the scored span."""
 
     requests: tuple[Request, ...]
     history: tuple[Minute, ...] = ()
-    before: tuple[Request, ...] = ()
-    before_s: float = 0.0
 
 
 def cache_root() -> Path:

@@ -37,6 +37,7 @@ class Job(msgspec.Struct, frozen=True):
     policy: str
     knob: float
     seed: int
+    before: str = ""  # the traffic of the lead-in, by its digest; empty: there is none
 
 
 class Stopped(EbbtideError):
@@ -187,7 +188,7 @@ class _Desk:
         try:
             simulator, load = self._simulator(job.simulator), self._load(job.load)
             how = job.policy, job.knob, job.seed
-            memory = remembered_after(simulator, job.case, load, *how)
+            memory = remembered_after(simulator, job.case, load, self._load(job.before), *how) if job.before else b""
             result = simulator.run(job.case, load.requests, *how, load.history, memory)
             self._store.put_result(job.key, result)
         except EbbtideError as error:

@@ -73,7 +73,9 @@ def _look(
     refused = [window_s * fullness.refusals(engine) for engine in pods]
     tokens = [engine.generation_tokens.fresh or 0.0 for engine in pods]
     cache, usual = priors.shares(draft.demand.input_tokens, draft.demand.output_tokens)
-    prompts = [_prompts(engine, usual) for engine in pods]
+    # by tokens, of all pods together: what a pod brings in that hardly has anything to do slows nobody
+    brought = sum(each * _prompts(engine, usual) for each, engine in zip(tokens, pods, strict=True))
+    brought = brought / sum(tokens) if sum(tokens) > 0.0 else usual
     starved = sum(fullness.starved(engine, draft.demand.input_tokens, window_s) for engine in pods) >= len(pods) / 2
     full_by = fullness.KV_CACHE if starved else ""
     if fullness.refused_at_work(refused, tokens):
@@ -84,8 +86,8 @@ def _look(
         missed=missed,
         refused=sum(refused),
         tokens=sum(tokens) / len(pods),
-        work=sum(each * priors.shape_of(cache, more) for each, more in zip(tokens, prompts, strict=True)) / len(pods),
-        prompts=sum(prompts) / len(pods),
+        work=sum(tokens) / len(pods) * priors.shape_of(cache, brought),
+        prompts=brought,
         uneven=_unevenness(tokens),
         concurrency=concurrency,
         elapsed_s=elapsed_s,

@@ -3,10 +3,10 @@
 A declared attainment of 99 % is a budget: 1 % of the requests may miss. It is spent where it saves most when every miss
 costs the same, whenever it happens. The price starts from the one at which the present forecast would just meet the
 target (nine tenths of what may be missed: USED), averaged over hours by load, and is trimmed twice: slowly, so that the
-misses that are planned come to the target (whole replicas overshoot it), and by how many more or fewer came than were
-planned, over about a day. So no constant of headroom for load exists, a day that began badly is paid back within
-bounds, and what was lucky is not spent at once. Whatever the price, all replicas that the expected load fills are worth
-having.
+misses that are planned come to the target (whole replicas overshoot it; what a jump would miss never raises it), and by
+how many more or fewer came than were planned, over about a day. So no constant of headroom for load exists, a day that
+began badly is paid back within bounds, and what was lucky is not spent at once. Whatever the price, all replicas that
+the expected load fills are worth having.
 
 Source: Lagrangian relaxation of "cheapest fleet under a budget of misses"; error budgets as in the SRE books of Google.
 """
@@ -86,7 +86,7 @@ def spending(draft: Draft, outlook: Outlook, rate: float, full: int, cycle: Cycl
 
 
 def note(draft: Draft, outlook: Outlook, spent: Spending, capacity: float, *, at_bound: int, cycle: Cycle) -> None:
-    """What the capacity that stays plans to miss; trims the price so that it comes to the target.
+    """What the capacity that stays plans to miss; trims the price so that it comes to the target, but for jumps.
 
     `at_bound`: 1 at the maximum, where a higher price would buy nothing, -1 at the minimum, where a lower one would
     save nothing.

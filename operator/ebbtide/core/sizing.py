@@ -212,9 +212,9 @@ def _show(draft: Draft) -> None:
 def seen_ratio(draft: Draft) -> float:
     """What arrives now, as a multiple of the need or of what was expected, if that is more; 0 without a need.
 
-    A forecast learns of a leap with a delay: at 4 requests/s for long and 14 now it may call for 11. What carries the
-    14 is not let go meanwhile; to start more, a leap has to last. Where 14 were expected and 11 are worth carrying, the
-    rest is missed on purpose.
+    A forecast learns of a leap with a delay: at 4 requests/s for long and 14 now it may call for 11. As much more than
+    is worth carrying for 11 is not let go meanwhile; to start more, a leap has to last. Where 14 were expected and 11
+    are worth carrying, the rest is missed on purpose.
     """
     least = min((variant.need for variant in draft.variants if variant.need > 1e-9), default=0.0)
     return draft.demand.work / max(least, draft.weighed.expected) if least and draft.demand.known else 0.0

@@ -43,6 +43,9 @@ class Line:
         return self.level, trend, self.level * math.exp(exponent)
 
 
+FULL_BATCH = ("KV cache", "max running")  # what binds a replica because no more find room in its batch
+
+
 @dataclass(slots=True)
 class Model:
     """Continuous batching of one variant: inter-token latency is `a_s + b_s x (requests in the batch)`.
@@ -54,7 +57,7 @@ class Model:
     b_s: float
     prefill_s: float
     limit: float  # concurrency at which the inter-token objective, the KV cache or max-num-seqs binds
-    bound_by: str  # which of them: "inter-token latency", "KV cache", "max running"
+    bound_by: str  # which of them: "inter-token latency" or one of FULL_BATCH
     source: str  # "declared", "table", "observed", "assumed"
     line: LatencyLine  # the same for other lengths
 

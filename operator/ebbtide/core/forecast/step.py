@@ -20,7 +20,7 @@ from ebbtide.core.forecast.outlook import Outlook
 from ebbtide.core.forecast.spread import FLOOR, LOADS
 from ebbtide.core.numeric import clip, significant
 from ebbtide.core.startup import estimate_s
-from ebbtide.core.work import Cycle, DemandView, Draft, Line, Model, VariantDraft
+from ebbtide.core.work import FULL_BATCH, Cycle, DemandView, Draft, Line, Model, VariantDraft
 from ebbtide.model.memory import DemandSample, ForecastMemory, ScoreMemory
 from ebbtide.model.plan import Forecast
 
@@ -143,16 +143,19 @@ def shown(draft: Draft) -> Forecast | None:
 
 
 def _prompt_weight(known: float, model: Model | None, view: DemandView, elapsed_s: float) -> float:
-    """How many output tokens take as much of a replica's time as one prompt token; 0: not known.
+    """How many output tokens take as much of a replica's time as one prompt token, at most 1; 0: not known.
 
-    What a token adds to everybody's iteration: an output token d x cache, a prompt token its part of the prefill. The
-    iteration's own a is there at any load. 8B on an H100: 0.045 and 0.0225 ms, so 0.5.
+    What counts is what a token adds to everybody's iteration: an output token d x cache, a prompt token its part of the
+    prefill; the iteration's own a is there at any load. 8B on an H100: 0.045 and 0.0225 ms, so 0.5. Where no more
+    requests find room in the batch, an output token takes its part a / N of that too. One that is put out goes through
+    the model as one of a prompt does, so it takes no less, however small its cache.
     """
     if model is None:
         return known
     cache, _ = priors.shares(view.input_tokens, view.output_tokens)
     prompt_s = model.line.prefill_s * priors.REFERENCE_OUTPUT / priors.REFERENCE_INPUT
-    now = prompt_s / (model.line.decode_s * cache)
+    room_s = model.line.a_s / model.limit if model.bound_by in FULL_BATCH else 0.0
+    now = min(1.0, prompt_s / (model.line.decode_s * cache + room_s))
     return round(known + (now - known) * min(1.0, elapsed_s / WEIGHT_TAU_S) if known else now, 5)
 
 
