@@ -145,9 +145,9 @@ def grid() -> list[Case]:
     return found
 
 
-def write_shape(shape: Rate, path: Path) -> None:
-    """A rate trace of a day, a row a minute."""
-    rows = (f"{second},{shape.rate(float(second)):.6g}" for second in range(0, int(DAY_S) + 1, 60))
+def write_shape(shape: Rate, path: Path, days: int = 1) -> None:
+    """A rate trace of whole days, a row a minute."""
+    rows = (f"{second},{shape.rate(float(second)):.6g}" for second in range(0, days * int(DAY_S) + 1, 60))
     path.write_text("t_s,rps\n" + "\n".join(rows) + "\n")
 
 

@@ -3,10 +3,10 @@
 A declared attainment of 99 % is a budget: 1 % of the requests may miss. It is spent where it saves most when every miss
 costs the same, whenever it happens. The price starts from the one at which the present forecast would just meet the
 target (nine tenths of what may be missed: USED), averaged over hours by load, and is trimmed twice: slowly, so that the
-misses that are planned come to the target (whole replicas overshoot it; what a jump would miss never raises it), and by
-how many more or fewer came than were planned, over about a day. So no constant of headroom for load exists, a day that
-began badly is paid back within bounds, and what was lucky is not spent at once. Whatever the price, all replicas that
-the expected load fills are worth having.
+misses that are planned come to the target (whole replicas overshoot it; by what a jump would miss in six hours, however
+short the window), and by how many more or fewer came than were planned, over about a day. So no constant of headroom
+for load exists, a day that began badly is paid back within bounds, and what was lucky is not spent at once. Whatever
+the price, all replicas that the expected load fills are worth having.
 
 Source: Lagrangian relaxation of "cheapest fleet under a budget of misses"; error budgets as in the SRE books of Google.
 """
@@ -86,7 +86,7 @@ def spending(draft: Draft, outlook: Outlook, rate: float, full: int, cycle: Cycl
 
 
 def note(draft: Draft, outlook: Outlook, spent: Spending, capacity: float, *, at_bound: int, cycle: Cycle) -> None:
-    """What the capacity that stays plans to miss; trims the price so that it comes to the target, but for jumps.
+    """What the capacity that stays plans to miss; trims the price so that it comes to the target.
 
     `at_bound`: 1 at the maximum, where a higher price would buy nothing, -1 at the minimum, where a lower one would
     save nothing.
@@ -95,16 +95,17 @@ def note(draft: Draft, outlook: Outlook, spent: Spending, capacity: float, *, at
     if load <= 0.0:
         return
     share = min(1.0, outlook.main.missed(capacity, spent.planned) / load)
-    off = share * spent.surprise / spent.target - 1.0
-    if off > 0.0:
-        # what a jump back to higher loads would miss has its price: that it may come for an hour makes it no dearer
-        near = min(1.0, outlook.main.missed_near(capacity, spent.planned) / load)
-        off = max(0.0, near * spent.surprise / spent.target - 1.0)
+    near = min(share, outlook.main.missed_near(capacity, spent.planned) / load)
     budget, before = draft.budget, draft.memory.budget.at
     step_s = clip(cycle.now_s - before, 0.0, LONGEST_STEP_S) if before else 0.0
     weight = min(1.0, load / max(1e-9, _mean_load(budget, load)))
     window_s = draft.state.spec.objectives.window_s
-    change = TRIMS * clip(off, -1.0, 2.0) * weight * step_s / min(TRIM_S, window_s)
+    steps = TRIMS * weight * step_s
+    off, near = (clip(missed * spent.surprise / spent.target - 1.0, -1.0, 2.0) for missed in (share, near))
+    change = steps * off / min(TRIM_S, window_s)
+    if off > 0.0:
+        # how often loads jump is learnt over many hours, so what a jump would miss does not hurry with a short window
+        change = steps * (max(0.0, near) / min(TRIM_S, window_s) + (off - max(0.0, near)) / TRIM_S)
     if change * at_bound > 0.0:
         change = 0.0
     due = round(cycle.now_s + outlook.main.ahead_s, 1)
