@@ -24,7 +24,7 @@ from benchmarks.replays import runner, say
 from ebbtide.bench.case import Case, EngineLimits
 from ebbtide.bench.faults import NONE, Faults
 from ebbtide.bench.preparation import fleet
-from ebbtide.bench.run import EBBTIDE, HOLD, Replays
+from ebbtide.bench.run import EBBTIDE, HOLD, Simulator
 from ebbtide.bench.score import meets
 from ebbtide.bench.svg import Axis, Mark, Panel, axis, chart
 from ebbtide.bench.traffic import lengths_from
@@ -182,7 +182,7 @@ def lengths(combination: Combination) -> list[Request]:
     return lengths_from(combination.prompt, combination.output, SEED)
 
 
-def truth(simulator: Replays, combination: Combination, case: Case, count: int = TRUTH_REQUESTS) -> float:
+def truth(simulator: Simulator, combination: Combination, case: Case, count: int = TRUTH_REQUESTS) -> float:
     """Requests/s of one replica of the fleet at which just the allowed share of some `count` requests misses."""
     source, allowed = lengths(combination), 1.0 - case.attainment
 
@@ -225,7 +225,7 @@ def swinging(of_s: float) -> Callable[[float], float]:
     return lambda second: of_s * (middle - half * math.cos(2 * math.pi * second / SWING_S))
 
 
-def believed(simulator: Replays, combination: Combination, case: Case, carries: float) -> Belief:
+def believed(simulator: Simulator, combination: Combination, case: Case, carries: float) -> Belief:
     """What Ebbtide says of one replica while the load of its fleet swings; `carries` is the truth."""
     whole = carries * case.start_replicas
     requests = poisson(swinging(whole), MOST * whole, LENGTH_S, lengths(combination))
@@ -233,7 +233,7 @@ def believed(simulator: Replays, combination: Combination, case: Case, carries: 
 
 
 def found_of(
-    simulator: Replays, combination: Combination, troubles: Iterable[Trouble], count: int = TRUTH_REQUESTS
+    simulator: Simulator, combination: Combination, troubles: Iterable[Trouble], count: int = TRUTH_REQUESTS
 ) -> list[Found]:
     """One combination, calm and in each trouble that the simulator can show."""
     truths: dict[tuple[float, ...], float] = {}

@@ -113,18 +113,8 @@ def measure(replays: Runner, one: Day, target: float, hours: float, out: Path) -
     write_shape(one.traffic, trace, days=2)
     typed = [
         *shlex.split(OPTIONS),
-        *(
-            "--trace",
-            str(trace),
-            "--train-until",
-            "24h",
-            "--hours",
-            str(hours),
-            "--attainment",
-            str(target),
-            "--noise",
-            str(one.noise),
-        ),
+        *("--trace", str(trace), "--train-until", "24h", "--hours", str(hours)),
+        *("--attainment", str(target), "--noise", str(one.noise)),
         *("--peak-replicas", str(one.peak), "--max-replicas", str(2 * one.peak + 2), "--startup-s", str(one.startup_s)),
     ]
     options: dict[str, Any] = replay.make_context("replay", typed).params

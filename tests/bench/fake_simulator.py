@@ -25,7 +25,7 @@ ITL_S = 0.02
 class FakeSimulator:
     name = "fake"
 
-    def run(self, case, requests, rival_name, knob, seed, history, memory=b""):
+    def run(self, case, requests, rival_name, knob, seed, history):
         if case.model != "tiny":
             raise ConfigurationError(f"simulator fake has no model {case.model}; it has: tiny")
         if os.environ.get("FAKE_DIES_AT") == str(seed) and rival_name == EBBTIDE:

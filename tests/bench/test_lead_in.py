@@ -37,9 +37,9 @@ class Recorded:
     def __init__(self) -> None:
         self.asked = []
 
-    def run(self, case, requests, rival_name, knob, seed, history, memory=b""):
+    def run(self, case, requests, rival_name, knob, seed, history):
         self.asked.append((case, requests, history))
-        return OwnSimulator().run(case, requests, rival_name, knob, seed, history, memory)
+        return OwnSimulator().run(case, requests, rival_name, knob, seed, history)
 
 
 def learnt(before: Load = BEFORE, case=CASE) -> Memory:
@@ -62,7 +62,8 @@ def test_the_lead_in_comes_before_the_replay_with_its_own_fleet_and_without_faul
 def test_what_was_learnt_is_where_the_replay_begins() -> None:
     memory = remembered_after(OwnSimulator(), CASE, SCORED, BEFORE, EBBTIDE, 0.0, 1)
     assert learnt().services[0].variants[0].capacity.line.weight > 0.0
-    warm = OwnSimulator().run(CASE, SCORED.requests, EBBTIDE, 0.0, 1, HISTORY, memory)
+    knowing = msgspec.structs.replace(CASE, memory=memory)
+    warm = OwnSimulator().run(knowing, SCORED.requests, EBBTIDE, 0.0, 1, HISTORY)
     cold = OwnSimulator().run(CASE, SCORED.requests, EBBTIDE, 0.0, 1, HISTORY)
     assert warm.believed[0][1] != cold.believed[0][1], "from the first cycle on"
 

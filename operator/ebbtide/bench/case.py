@@ -55,7 +55,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     tenth faster); empty: they are alike. No other simulator than ours knows unlike ones. `carries` None: nobody
     measured it; `declared`: Ebbtide is told so too. `path` is for the policy `path`: (second from which, replicas).
     `epoch_s` is second 0 in unix seconds, `window_s` that of the objective (None: the whole span). `lead_in` None:
-    Ebbtide begins with nothing but what history teaches of demand.
+    Ebbtide begins with nothing but what history teaches of demand; else `memory` is what it remembers, packed.
     """
 
     name: str
@@ -83,3 +83,4 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     epoch_s: float = EPOCH_S
     window_s: float | None = None
     lead_in: LeadIn | None = None
+    memory: bytes = b""

@@ -49,12 +49,8 @@ class Driver:
         seed: int,
         history: Sequence[Minute],
         rivals: Mapping[str, Rival] | None = None,
-        memory: bytes = b"",
     ) -> None:
-        """`seed` sets the phase of the scrapes, which is chance in a cluster too. `rivals` None: those registered.
-
-        `memory`: see `run.Simulator`.
-        """
+        """`seed` sets the phase of the scrapes, which is chance in a cluster too. `rivals` None: those registered."""
         self.case = case
         self._rivals = rivals
         self.arrivals = Arrivals(requests, history)
@@ -66,7 +62,7 @@ class Driver:
         self._metrics = Metrics(told(case, knob) if rival in ABLATIONS else case, window_s)
         self._last_write: tuple[float, int] | None = None
         self._ends_s = requests[-1].arrival_s if requests else 0.0
-        self._memory: Memory | None = msgspec.msgpack.decode(memory, type=Memory) if memory else None
+        self._memory: Memory | None = msgspec.msgpack.decode(case.memory, type=Memory) if case.memory else None
         self._wanted, self._period_s, self._scrape_s = self._policy(rival, knob, seed)
         self._scrape_at = self._scrape_s * random.Random(seed).random() if self._scrape_s < _NEVER_S else _NEVER_S
         self._decide_at = self._period_s

@@ -12,7 +12,7 @@ from itertools import pairwise
 import msgspec
 
 from ebbtide.bench.case import Case
-from ebbtide.bench.run import HOLD, Replays
+from ebbtide.bench.run import HOLD, Simulator
 from ebbtide.bench.score import meets
 from ebbtide.bench.traffic import steady
 from ebbtide.errors import ConfigurationError
@@ -117,7 +117,7 @@ class Unbuyable(msgspec.Struct, frozen=True):
 
 
 def measure_misses(
-    simulator: Replays, case: Case, source: Sequence[Request], seed: int, p0: float = 0.0, each: Each = map
+    simulator: Simulator, case: Case, source: Sequence[Request], seed: int, p0: float = 0.0, each: Each = map
 ) -> MissTable:
     """Measure the table with fleets of 1 to 16 replicas at 0.4 to 1.5 times what one carries at the case's attainment.
 
@@ -188,7 +188,7 @@ def rising(values: Sequence[tuple[float, float]]) -> list[float]:
     return [value for value, _, n in blocks for _ in range(n)]
 
 
-def unbuyable(simulator: Replays, case: Case, requests: Sequence[Request], seed: int) -> Unbuyable:
+def unbuyable(simulator: Simulator, case: Case, requests: Sequence[Request], seed: int) -> Unbuyable:
     """Replay up to 2,000 requests, evenly chosen, so far apart that each finds an idle replica; count the misses."""
     _require_some(case, requests)
     chosen = requests[:: math.ceil(len(requests) / ALONE_REQUESTS)]
@@ -208,7 +208,7 @@ def wilson(missed: int, submitted: int) -> Unbuyable:
 
 
 def _steady(
-    simulator: Replays, case: Case, source: Sequence[Request], n: int, load: float, seed: int
+    simulator: Simulator, case: Case, source: Sequence[Request], n: int, load: float, seed: int
 ) -> tuple[int, int]:
     """(missed, submitted) of `n` replicas at `load` each, the filling of the engines left out."""
     length_s = WARM_UP_S + max(RUN_LEAST_S, RUN_REQUESTS / (n * load))

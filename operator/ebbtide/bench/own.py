@@ -96,10 +96,9 @@ class OwnSimulator:
         knob: float,
         seed: int,
         history: Sequence[Minute] = (),
-        memory: bytes = b"",
     ) -> RunResult:
         """One replay; see `run.Simulator`."""
-        driver = Driver(case, requests, rival_name, knob, seed, history, self._rivals, memory)
+        driver = Driver(case, requests, rival_name, knob, seed, history, self._rivals)
         return _Fleet(case, driver, seed).serve(requests)
 
 

@@ -159,32 +159,22 @@ def share(percent: float) -> float:
     return float(Decimal(repr(percent)) / 100)
 
 
+def length(option: str, text: str, counted: str = "") -> float:
+    """`30m` -> 1800; what cannot be read is refused with `counted` behind why."""
+    try:
+        return parse_duration_s(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{option} {text}: {error}{counted}") from error
+
+
 def moment(option: str, text: str | None) -> float | None:
     """`1d6h` -> seconds from the first of the trace."""
-    if text is None:
-        return None
-    try:
-        return parse_duration_s(text)
-    except ValueError as error:
-        raise ConfigurationError(f"{option} {text}: {error}; it counts from the first second of the trace") from error
-
-
-def length(option: str, text: str) -> float:
-    """`30m` -> 1800."""
-    try:
-        return parse_duration_s(text)
-    except ValueError as error:
-        raise ConfigurationError(f"{option} {text}: {error}") from error
+    return None if text is None else length(option, text, "; it counts from the first second of the trace")
 
 
 def instant(option: str, text: str | None) -> float | None:
     """`20m` -> seconds of the replay."""
-    if text is None:
-        return None
-    try:
-        return parse_duration_s(text)
-    except ValueError as error:
-        raise ConfigurationError(f"{option} {text}: {error}; it counts from the first scored second") from error
+    return None if text is None else length(option, text, "; it counts from the first scored second")
 
 
 def span(option: str, text: str | None, *, back: bool = False) -> tuple[float, float] | None:

@@ -55,8 +55,8 @@ class RunResult(msgspec.Struct, frozen=True):
     memory: bytes = b""
 
 
-class Replays(Protocol):
-    """Replays requests against a fleet under a policy: a simulator, or what keeps its results."""
+class Simulator(Protocol):
+    """Replays requests against a fleet under a policy."""
 
     name: str
 
@@ -74,21 +74,4 @@ class Replays(Protocol):
         Names: those of the registry of rivals, or EBBTIDE, HOLD, PATH. Raises ConfigurationError on a model or system
         that the simulator does not know, and on an unknown rival.
         """
-        ...
-
-
-class Simulator(Replays, Protocol):
-    """Replays that Ebbtide may begin with what it learnt in another."""
-
-    def run(
-        self,
-        case: Case,
-        requests: Sequence[Request],
-        rival_name: str,
-        knob: float,
-        seed: int,
-        history: Sequence[Minute],
-        memory: bytes = b"",
-    ) -> RunResult:
-        """The same; `memory` is what Ebbtide remembers at 0 s, packed, and empty what `history` teaches of demand."""
         ...

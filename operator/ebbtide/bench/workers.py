@@ -187,9 +187,11 @@ class _Desk:
         """Runs it and keeps the result: nothing, or a `_Failure`."""
         try:
             simulator, load = self._simulator(job.simulator), self._load(job.load)
-            how = job.policy, job.knob, job.seed
-            memory = remembered_after(simulator, job.case, load, self._load(job.before), *how) if job.before else b""
-            result = simulator.run(job.case, load.requests, *how, load.history, memory)
+            case, how = job.case, (job.policy, job.knob, job.seed)
+            if job.before:
+                memory = remembered_after(simulator, case, load, self._load(job.before), *how)
+                case = msgspec.structs.replace(case, memory=memory)
+            result = simulator.run(case, load.requests, *how, load.history)
             self._store.put_result(job.key, result)
         except EbbtideError as error:
             return msgspec.msgpack.encode(_Failure(isinstance(error, ConfigurationError), str(error)))

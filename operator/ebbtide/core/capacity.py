@@ -13,7 +13,7 @@ from ebbtide.core.learning import learn
 from ebbtide.core.parts import Parts
 from ebbtide.core.queueing import allowed_concurrency, concurrency_at, line_rate, rate_at
 from ebbtide.core.startup import learn as learn_startup
-from ebbtide.core.work import FULL_BATCH, Cycle, Draft, Model, VariantDraft
+from ebbtide.core.work import KV_CACHE, MAX_RUNNING, Cycle, Draft, Model, VariantDraft
 from ebbtide.model.memory import CapacityMemory
 
 UTILISATION = 0.8  # of the limit, where nothing is known of tails: what autoscalers are usually given
@@ -101,9 +101,9 @@ def _limit(draft: Draft, variant: VariantDraft, a_s: float, b_s: float) -> tuple
     if tokens is not None:
         room = 0.95 * tokens / max(1.0, view.input_tokens + 0.5 * view.output_tokens)
         if room < limit:
-            limit, bound_by = room, FULL_BATCH[0]
+            limit, bound_by = room, KV_CACHE
     if most is not None and most < limit:
-        limit, bound_by = most, FULL_BATCH[1]
+        limit, bound_by = most, MAX_RUNNING
     return max(1.0, limit), bound_by
 
 

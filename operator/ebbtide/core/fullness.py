@@ -8,11 +8,11 @@ met, nor count refusals without a bound: clients try again and are refused again
 import math
 from collections.abc import Sequence
 
-from ebbtide.core.work import Cycle, Draft
+from ebbtide.core.work import KV_CACHE, Cycle, Draft
 from ebbtide.model.memory import CapacityMemory
 from ebbtide.model.snapshot import EngineReadings
 
-QUEUE_BOUND, KV_CACHE = "queue bound", "KV cache"
+QUEUE_BOUND = "queue bound"
 MOST_COUNTED = 2.0  # times what is admitted: of 90/s refused beside 10/s served, 20 count, and the next step shows more
 FEWEST_COUNTED = 1.0 / 60.0  # requests/s, where nothing is admitted at all: never the same as no load
 LEAST_REQUESTS = 3.0  # of a rate window: fewer refusals or misses are chance

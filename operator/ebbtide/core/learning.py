@@ -14,7 +14,7 @@ from ebbtide.core import edge, fullness, latency, priors
 from ebbtide.core.demand import pod_arrivals
 from ebbtide.core.numeric import clip, share_above
 from ebbtide.core.queueing import line_rate, planned_share
-from ebbtide.core.work import Cycle, Draft, VariantDraft
+from ebbtide.core.work import KV_CACHE, Cycle, Draft, VariantDraft
 from ebbtide.model.memory import CapacityMemory, LineMemory
 from ebbtide.model.snapshot import EngineReadings, Latency, PodPhase
 
@@ -72,12 +72,12 @@ def _look(
     requests, missed = _misses(draft, pods, window_s)
     refused = [window_s * fullness.refusals(engine) for engine in pods]
     tokens = [engine.generation_tokens.fresh or 0.0 for engine in pods]
-    cache, usual = priors.shares(draft.demand.input_tokens, draft.demand.output_tokens)
+    _, usual = priors.shares(draft.demand.input_tokens, draft.demand.output_tokens)
     # by tokens, of all pods together: what a pod brings in that hardly has anything to do slows nobody
     brought = sum(each * _prompts(engine, usual) for each, engine in zip(tokens, pods, strict=True))
     brought = brought / sum(tokens) if sum(tokens) > 0.0 else usual
     starved = sum(fullness.starved(engine, draft.demand.input_tokens, window_s) for engine in pods) >= len(pods) / 2
-    full_by = fullness.KV_CACHE if starved else ""
+    full_by = KV_CACHE if starved else ""
     if fullness.refused_at_work(refused, tokens):
         full_by = fullness.QUEUE_BOUND
     concurrency, whole = _mean_concurrency(pods), _is_whole(variant, pods)
@@ -86,7 +86,6 @@ def _look(
         missed=missed,
         refused=sum(refused),
         tokens=sum(tokens) / len(pods),
-        work=sum(tokens) / len(pods) * priors.shape_of(cache, brought),
         prompts=brought,
         uneven=_unevenness(tokens),
         concurrency=concurrency,
@@ -256,7 +255,6 @@ class _Seen:
     missed: float
     refused: float  # requests that engines refused
     tokens: float  # output tokens/s, mean of one pod
-    work: float  # the same times the shape of this window's lengths
     prompts: float  # prompt tokens for each token put out, relative to the reference lengths
     uneven: float  # times as much load as on average, at which as many would miss as do where it is uneven
     concurrency: float  # mean of one pod
@@ -283,7 +281,8 @@ def _learn_edge(
     known_edge = edge.anchored(edge.doubted(memory.edge, forgotten), promised, seen.elapsed_s)
     # the batch of a window with longer prompts is as slow with fewer in it
     slower = model.line.slope(cache, seen.prompts) / model.line.slope(cache, prompts)
-    load = max(seen.work / max(1e-9, known_edge.work), seen.concurrency * slower / max(1e-9, most)) * seen.uneven
+    work = seen.tokens * priors.shape_of(cache, seen.prompts)
+    load = max(work / max(1e-9, known_edge.work), seen.concurrency * slower / max(1e-9, most)) * seen.uneven
     if view.queued_at == round(now_s, 1):
         known_edge = msgspec.structs.replace(known_edge, queued=round(load, 3))
     elif view.queued_at is not None and now_s - view.queued_at < seen.window_s:

@@ -95,17 +95,16 @@ def note(draft: Draft, outlook: Outlook, spent: Spending, capacity: float, *, at
     if load <= 0.0:
         return
     share = min(1.0, outlook.main.missed(capacity, spent.planned) / load)
-    near = min(share, outlook.main.missed_near(capacity, spent.planned) / load)
+    near_share = min(share, outlook.main.missed_near(capacity, spent.planned) / load)
     budget, before = draft.budget, draft.memory.budget.at
     step_s = clip(cycle.now_s - before, 0.0, LONGEST_STEP_S) if before else 0.0
     weight = min(1.0, load / max(1e-9, _mean_load(budget, load)))
     window_s = draft.state.spec.objectives.window_s
     steps = TRIMS * weight * step_s
-    off, near = (clip(missed * spent.surprise / spent.target - 1.0, -1.0, 2.0) for missed in (share, near))
-    change = steps * off / min(TRIM_S, window_s)
-    if off > 0.0:
-        # how often loads jump is learnt over many hours, so what a jump would miss does not hurry with a short window
-        change = steps * (max(0.0, near) / min(TRIM_S, window_s) + (off - max(0.0, near)) / TRIM_S)
+    off = clip(share * spent.surprise / spent.target - 1.0, -1.0, 2.0)
+    # how often loads jump is learnt over many hours, so what a jump would miss does not hurry with a short window
+    near = min(off, clip(near_share * spent.surprise / spent.target - 1.0, 0.0, 2.0))
+    change = steps * (near / min(TRIM_S, window_s) + (off - near) / TRIM_S)
     if change * at_bound > 0.0:
         change = 0.0
     due = round(cycle.now_s + outlook.main.ahead_s, 1)

@@ -43,7 +43,8 @@ class Line:
         return self.level, trend, self.level * math.exp(exponent)
 
 
-FULL_BATCH = ("KV cache", "max running")  # what binds a replica because no more find room in its batch
+KV_CACHE, MAX_RUNNING = "KV cache", "max running"
+FULL_BATCH = (KV_CACHE, MAX_RUNNING)  # what binds a replica because no more find room in its batch
 
 
 @dataclass(slots=True)

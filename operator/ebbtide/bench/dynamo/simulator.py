@@ -62,12 +62,11 @@ class DynamoSimulator:
         knob: float,
         seed: int,
         history: Sequence[Minute] = (),
-        memory: bytes = b"",
     ) -> RunResult:
         """One replay; see `run.Simulator`. SimulatorError with the worker's last words where it broke."""
         self._check(case, requests)
         rows = tuple((r.arrival_s, r.prompt_tokens, r.output_tokens) for r in requests)
-        job = Job(case, rows, rival_name, knob, seed, tuple(history), memory)
+        job = Job(case, rows, rival_name, knob, seed, tuple(history))
         path = Path(self._folder.name, "job.in")
         path.write_bytes(msgspec.msgpack.encode(job))
         try:

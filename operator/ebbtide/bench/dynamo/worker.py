@@ -40,7 +40,6 @@ class Job(msgspec.Struct, frozen=True):
     knob: float
     seed: int
     history: tuple[Minute, ...] = ()
-    memory: bytes = b""
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -125,7 +124,7 @@ def run(job: Job) -> RunResult:
             planner = scope.enter_context(planner_of(job.rival, job.knob, case, engine, job.history, folder))
             policy = Counted(planner, ends_s - zero_s)
         else:
-            driver = Driver(case, requests, job.rival, job.knob, job.seed, job.history, memory=job.memory)
+            driver = Driver(case, requests, job.rival, job.knob, job.seed, job.history)
             policy = Adapter(driver, Workers(case), zero_s)
         report = run_mocker_trace_replay(
             [str(trace)],
