@@ -258,8 +258,9 @@ def rivals(results: Results) -> list[PolicyResult]:
 
 
 def dearest_to_beat(results: Results) -> PolicyResult | None:
-    """The rival over which Ebbtide saves least."""
-    return min(rivals(results), key=lambda one: one.versus.saving if one.versus else 0.0, default=None)
+    """The rival over which Ebbtide saves least, among those that can be compared."""
+    compared = [(one.versus.saving, one.name, one) for one in rivals(results) if one.versus is not None]
+    return min(compared, default=(0.0, "", None))[2]
 
 
 def _summary(shown: Sequence[Done]) -> str:
@@ -286,13 +287,14 @@ def _summary(shown: Sequence[Done]) -> str:
     mean = 1.0 - math.exp(sum(math.log(ratio) for ratio in ratios) / len(ratios))
     return "\n".join(rows) + (
         f"\n\nGeometric mean over {len(ratios)} cases: {mean:+.1%} saved against the strongest rival of each, at the "
-        "target or at the highest attainment that both show."
+        "target or where neither reaches it at the highest attainment that both show. A rival that does not reach what "
+        "Ebbtide reaches is none of them."
     )
 
 
 def _losses(shown: Sequence[Done]) -> str:
     lines = [
-        f"- {one.case.name}: {rival.name} is {-rival.versus.saving:.1%} cheaper at {rival.versus.attainment:.2%}."
+        f"- {one.case.name}: {-rival.versus.saving:.1%} dearer than {rival.name} at {rival.versus.attainment:.2%}."
         for one in shown
         if one.results is not None
         for rival in rivals(one.results)
@@ -301,7 +303,10 @@ def _losses(shown: Sequence[Done]) -> str:
     for one in shown:
         own = None if one.results is None else one.results.policy(EBBTIDE)
         if own is not None and not own.reached:
-            lines.append(f"- {one.case.name}: Ebbtide does not reach the target.")
+            reach = [rival.name for rival in rivals(one.results) if rival.reached] if one.results else []
+            lines.append(
+                f"- {one.case.name}: Ebbtide does not reach the target; {', '.join(reach) or 'no rival'} does."
+            )
     return "## Losses\n\n" + ("\n".join(lines) or "None.") if shown else ""
 
 

@@ -63,7 +63,7 @@ def test_the_page_has_a_row_a_case_its_losses_and_pictures(tmp_path: Path, trace
     assert len(calls) == 2
     assert "| conversation-quick | fake | 0.99 | 0.9915 | 12.00 | 1.200 | slo-law | -9.1% |" in page
     assert "Geometric mean over 2 cases: -9.1% saved" in page
-    assert "- collapse: slo-law is 9.1% cheaper at 99.00%." in page
+    assert "- collapse: 9.1% dearer than slo-law at 99.00%." in page
     assert "![replicas over time](page/collapse-replicas.svg)" in page
     assert (tmp_path / "docs" / "page" / "collapse-replicas.svg").exists()
     assert "clairvoyant is" not in page

@@ -254,10 +254,20 @@ def test_two_policies_below_the_target_meet_at_what_both_reach() -> None:
 
     shared = shared_attainment(first, second, 0.99)
 
+    assert shared is not None
     assert shared == pytest.approx(0.96)
     way = at_target([trial.point for trial in second.trials], shared, log=True)
     assert way is not None
     assert way.cost == pytest.approx(750.0, rel=0.1)
+
+
+def test_a_policy_that_reaches_the_target_is_not_compared_with_one_that_does_not() -> None:
+    below = search(None, 0.99, Counted(lambda _: (0.96, 50.0)))
+    above = trained(smooth_measure)
+
+    assert shared_attainment(below, above, 0.99) is None
+    assert shared_attainment(above, below, 0.99) is None
+    assert shared_attainment(above, above, 0.99) == 0.99
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,21 @@ def test_blocks_keep_bursts_and_runs_of_long_answers_and_each_noise_is_harder() 
     assert runs[1] == pytest.approx(of_source[1], rel=0.15)
 
 
+def test_drawn_requests_come_by_chance_and_swing_as_conversations_do_and_each_noise_is_harder() -> None:
+    source = lengths_from("lognormal:500,0.8,3000", "64", seed=7)
+    seconds, swings = [], []
+    for noise in (0, 1, 2):
+        requests = resample(Constant(10.0), 2 * 3600.0, source, seed=11, noise=noise)
+        counts = arrivals_by_slot(requests, 1.0)[:-1]
+        seconds.append(statistics.variance(counts) / statistics.fmean(counts))
+        swings.append(variation(arrivals_by_slot(requests, 60.0)[:-1]))
+
+    assert seconds[0] == pytest.approx(1.0, abs=0.1)  # chance alone
+    assert all(each > 1.2 for each in seconds[1:])
+    assert swings[0] < 0.05
+    assert 0.08 < swings[1] < swings[2]
+
+
 def test_blocks_hold_real_neighbours() -> None:
     requests = resample(Constant(5.0), 1800.0, SOURCE, seed=3, noise=1)
 

@@ -334,6 +334,8 @@ def _versus(name: str, answers: dict[str, Found], target: float) -> Versus | Non
         return None
     level = answers[EBBTIDE].best_attainment if name in ABLATIONS else target
     attainment = shared_attainment(answer, own, level)
+    if attainment is None:
+        return None
     here, there = _cost(name, answer, attainment), _cost(EBBTIDE, own, attainment)
     if here is None or there is None:
         return None

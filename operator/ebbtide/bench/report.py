@@ -155,14 +155,17 @@ def _verdict(results: Results) -> str:
     rivals = [one for one in results.policies if one.is_rival]
     lost = [(one, one.versus) for one in rivals if one.versus and one.versus.saving < -_A_TIE]
     lines = [
-        f"**{one.name} wins here**: {-versus.saving:.1%} cheaper than Ebbtide at {versus.attainment:.2%}."
+        f"**{one.name} wins here**: Ebbtide is {-versus.saving:.1%} dearer at {versus.attainment:.2%}."
         for one, versus in sorted(lost, key=lambda pair: pair[1].saving)
     ]
     if not own.reached:
         attained, target = _mean([run.attainment for run in own.runs]), results.case.replica.attainment
         lines.append(f"**Ebbtide does not reach the target**: {attained:.3%} where {_percent(target)} is asked.")
-    if not lost and rivals:
-        best = min(rivals, key=lambda one: one.versus.saving if one.versus else 0.0)
+        reach = [one.name for one in rivals if one.reached]
+        lines.append(f"Rivals that reach it: {', '.join(reach)}." if reach else "No rival reaches it.")
+    compared = [(one, one.versus) for one in rivals if one.versus is not None]
+    if not lost and compared:
+        best = min(compared, key=lambda pair: pair[1].saving)[0]
         lines.append(f"No rival is cheaper at equal attainment; the nearest is {best.name}.")
     return "\n\n".join(lines)
 
@@ -175,12 +178,12 @@ def _versus(results: Results) -> str:
         rows.append(_versus_row(one, versus))
     alone = [one.name for one in others if one.versus is None and one.runs and one.name != EBBTIDE]
     rest = (
-        f"\n\nNot comparable, because no setting attains what Ebbtide was measured at: {', '.join(alone)}."
+        f"\n\nNot compared, because either Ebbtide or they reach the target and not both: {', '.join(alone)}."
         if alone
         else ""
     )
     return "\n".join(rows) + (
-        "\n\nAt the target, or at the highest share that both attain where one does not reach it." + rest
+        "\n\nAt the target, or where neither reaches it at the highest share that both attain." + rest
     )
 
 

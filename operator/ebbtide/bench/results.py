@@ -57,7 +57,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Versus(msgspec.Struct, frozen=True, kw_only=True):
-    """A policy and Ebbtide at an attainment that both show: the target, or the highest below it that both reach."""
+    """A policy and Ebbtide at one attainment: the target, or where neither reaches it the highest that both reach."""
 
     attainment: float
     cost: float
@@ -65,7 +65,7 @@ class Versus(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def saving(self) -> float:
-        """Share of the policy's cost that Ebbtide saves; below 0 where it is dearer."""
+        """Share of the policy's cost that Ebbtide saves; below 0 where it is dearer, by that share."""
         return 1.0 - self.ebbtide_cost / self.cost
 
 

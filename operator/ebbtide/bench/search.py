@@ -143,9 +143,16 @@ def frozen_knob(knob: Knob, target: float, training: Found) -> float:
     return max(training.trials, key=lambda trial: (trial.point.attainment, -trial.point.cost)).knob
 
 
-def shared_attainment(first: Found, second: Found, target: float) -> float:
-    """Where two policies are compared: at `target`, or at the highest share below it that both reach."""
-    return min(target, first.best_attainment, second.best_attainment)
+def shared_attainment(first: Found, second: Found, target: float) -> float | None:
+    """Where two policies are compared: at `target`, or where neither reaches it at the highest share that both reach.
+
+    None where only one reaches it: what the other would cost there nobody knows, and what it costs with more misses is
+    another thing.
+    """
+    first_best, second_best = first.best_attainment, second.best_attainment
+    if (first_best >= target) != (second_best >= target):
+        return None
+    return min(target, first_best, second_best)
 
 
 def captured(static: float, policy: float, clairvoyant: float) -> float | None:

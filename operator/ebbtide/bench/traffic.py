@@ -33,9 +33,10 @@ _LEAST_BLOCKS = 8
 _STEP_S = 5.0
 _MINUTE_S = 60.0
 _PEAK_MINUTES = 5
-_SWING = 0.35  # of the rate; with the source's own 0.2 it makes 0.4
+_OWN_SWING = 0.2  # of the rate beyond chance, as real conversations have it; drawn requests are given the same
+_SWING = 0.35  # with that it makes 0.4
 _SWING_MEMORY_S = 60.0
-_DRAWN_REQUESTS = 20_000
+_DRAWN_REQUESTS, _DRAWN_PER_S = 20_000, 5.0  # at the pace of the conversations that swings are known of
 
 
 class Rate(Protocol):
@@ -102,7 +103,7 @@ def resample(rate: Rate, length_s: float, source: Sequence[Request], seed: int, 
         raise ConfigurationError("there are no requests to resample")
     draw = random.Random(f"{seed}/resample/{noise}")
     stream = _drawn(source, draw) if noise == 0 else _blocks(source, draw)
-    swings = _swings(random.Random(f"{seed}/swing")) if noise == 2 else None
+    swings = _swings(random.Random(f"{seed}/swing"), _SWING) if noise == 2 else None
     found: list[Request] = []
     begin_s, passed = 0.0, 0.0
     due, request = next(stream)
@@ -172,7 +173,8 @@ def lengths_from(prompt: str, output: str, seed: int) -> list[Request]:
     """Requests to resample, for a curve without any: each of the two is a token trace's file, or drawn.
 
     Drawn: `512` (always), or `lognormal:MEDIAN,SIGMA,MAX` in tokens. Two times the same file keeps its pairs; of two
-    files the lengths are put together in their order.
+    files the lengths are put together in their order. Where both are drawn, so are arrivals: by chance, at a rate that
+    swings by a fifth, as it does in real conversations.
     """
     if prompt == output and _is_file(prompt):
         return list(_requests_of(prompt))
@@ -180,7 +182,7 @@ def lengths_from(prompt: str, output: str, seed: int) -> list[Request]:
     outputs = _lengths(output, "output", seed)
     gaps = _requests_of(prompt if _is_file(prompt) else output) if _is_file(prompt) or _is_file(output) else ()
     count = len(gaps) or _DRAWN_REQUESTS
-    times_s = [request.arrival_s for request in gaps] or [float(number) for number in range(count)]
+    times_s = [request.arrival_s for request in gaps] or _arrivals(count, random.Random(f"{seed}/arrivals"))
     return [Request(i, t_s, prompts[i % len(prompts)], outputs[i % len(outputs)]) for i, t_s in enumerate(times_s)]
 
 
@@ -256,9 +258,26 @@ def _blocks(source: Sequence[Request], draw: random.Random) -> Iterator[tuple[fl
             begun += block
 
 
-def _swings(draw: random.Random) -> Iterator[float]:
-    """A factor with mean 1 for each step of five seconds, remembered for about a minute."""
-    sigma = math.sqrt(math.log1p(_SWING**2))
+def _arrivals(count: int, draw: random.Random) -> list[float]:
+    """Moments of so many requests, by chance around a rate that swings."""
+    found: list[float] = []
+    begin_s = 0.0
+    for swing in _swings(draw, _OWN_SWING):
+        at_s = begin_s + draw.expovariate(_DRAWN_PER_S * swing)
+        while at_s < begin_s + _STEP_S and len(found) < count:
+            found.append(at_s)
+            at_s += draw.expovariate(_DRAWN_PER_S * swing)
+        begin_s += _STEP_S
+        if len(found) == count:
+            break
+    return found
+
+
+def _swings(draw: random.Random, size: float) -> Iterator[float]:
+    """A factor with mean 1 and `size` times that for its spread, for each step of five seconds; remembered for about
+    a minute.
+    """
+    sigma = math.sqrt(math.log1p(size**2))
     keep = math.exp(-_STEP_S / _SWING_MEMORY_S)
     value = draw.gauss(0.0, 1.0)
     while True:
@@ -301,5 +320,5 @@ def _lognormal(side: str, median: float, sigma: float, most: int, seed: int) -> 
         lengths = Lengths(prompt_median=median, prompt_sigma=sigma, prompt_max=most)
     else:
         lengths = Lengths(output_median=median, output_sigma=sigma, output_max=most)
-    drawn = generate(Constant(5.0), lengths, _DRAWN_REQUESTS / 5.0, seed)
+    drawn = generate(Constant(_DRAWN_PER_S), lengths, _DRAWN_REQUESTS / _DRAWN_PER_S, seed)
     return [r.prompt_tokens if side == "input" else r.output_tokens for r in drawn]
