@@ -153,7 +153,7 @@ def test_more_load_on_the_same_memory_never_shows_less_capacity(before: float) -
 
     capacities = [shown(rps) for rps in (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 7.0, 9.0, 10.0, 12.0, 15.0, 20.0)]
     # what one carries is learnt from the same readings, so it differs by a little between them
-    assert all(more >= 0.99 * less for less, more in pairwise(capacities)), capacities
+    assert all(more >= 0.98 * less for less, more in pairwise(capacities)), capacities
 
 
 @pytest.mark.parametrize("rps", [1.6, 5.0, 7.1, 8.0, 10.0, 12.0])

@@ -65,7 +65,10 @@ def model_of(draft: Draft, variant: VariantDraft, memory: CapacityMemory) -> Mod
     line = latency.fit(memory.line, latency.believed(prior.a_s * scale, prior.b_s * scale), spec.objectives.itl_s)
     if memory.line.weight >= latency.PRIOR_POINTS:
         source = "observed"
-    prefill_s = prior.prefill_s_per_token * scale * view.input_tokens
+    prefill_s = prior.prefill_s_per_token * scale
+    if memory.first_token_s > 0.0:
+        prefill_s = min(prefill_s, memory.first_token_s)  # a mean with its waits: a lone prompt takes no longer
+    prefill_s *= view.input_tokens
     slope_s = line.slope_s(view.input_tokens, view.output_tokens)
     limit, bound_by = _limit(draft, variant, line.a_s, slope_s)
     return Model(line.a_s, slope_s, prefill_s, limit, bound_by, source, line)

@@ -57,6 +57,22 @@ def anchored(memory: EdgeMemory, work: float, elapsed_s: float) -> EdgeMemory:
     return msgspec.structs.replace(memory, work=round(math.exp(log), 1))
 
 
+def proven(planned: float, requests: float, missed: float) -> bool:
+    """Whether so many would have missed at the edge that none more than planned says something."""
+    return missed <= planned * requests and planned * requests >= 1.0
+
+
+def reanchored(memory: EdgeMemory, carried: float) -> EdgeMemory:
+    """After so much work was carried: beyond all that an edge may reach, the promise was another engine's.
+
+    What was carried is the promise now, and the edge is believed there as it is of any. A mixture of experts that a
+    table takes for a dense model carries four times what is promised.
+    """
+    if carried <= REACH[1] * memory.work:
+        return memory
+    return EdgeMemory(work=round(carried, 1), carried=1.0, queued=round(memory.queued * memory.work / carried, 3))
+
+
 def doubted(memory: EdgeMemory, share: float) -> EdgeMemory:
     """With so much of what is known forgotten: an engine that is another than it was has another edge."""
     if share <= 0.0 or not memory.covariance:
@@ -113,7 +129,7 @@ def observe(
     """
     covariance = _faded(memory.covariance or _AT_FIRST, -math.expm1(-elapsed_s / FORGET_S))
     carried = memory.carried * math.exp(-elapsed_s / FORGET_S)
-    if missed <= planned * requests and planned * requests >= 1.0:
+    if proven(planned, requests, missed):
         carried = max(carried, load)
     memory = msgspec.structs.replace(memory, covariance=_rounded(covariance), carried=round(carried, 3))
     if load < NO_LOAD or requests < 1.0 or _beyond(memory, planned, load, missed / requests):

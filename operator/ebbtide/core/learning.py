@@ -28,6 +28,7 @@ MOST_CROWD = 8.0  # what is more is no burst but a load that changes
 LONGEST_GAP_S = 3600.0  # between two tokens: beyond it a reading is no latency
 BY_CHANCE = 1.25  # times the mean load, as misses count it: so unlike are pods of any fleet
 MISSED_CYCLES = 1.5  # since readings were last learnt from: they were missing
+FIRST_FORGET_S = 12 * 3600.0
 ENOUGH = 30.0  # requests behind a share of misses before it speaks at full weight
 
 
@@ -57,6 +58,7 @@ def learn(
     forgotten = latency.forgotten(memory.line, line)
     changes = _learn_edge(draft, variant, memory, seen, now_s, forgotten) if steady and seen.whole else {}
     changes |= _learn_fullness(draft, memory, seen, now_s)
+    changes |= _learn_first_token(memory, pods, seen, forgotten)
     dispersion = _learn_dispersion(variant, memory, pods, elapsed_s)
     changes |= _learn_crowd(memory, pods, elapsed_s)
     return (
@@ -282,6 +284,8 @@ def _learn_edge(
     # the batch of a window with longer prompts is as slow with fewer in it
     slower = model.line.slope(cache, seen.prompts) / model.line.slope(cache, prompts)
     work = seen.tokens * priors.shape_of(cache, seen.prompts)
+    if edge.proven(planned, requests, seen.missed):
+        known_edge = edge.reanchored(known_edge, work)
     load = max(work / max(1e-9, known_edge.work), seen.concurrency * slower / max(1e-9, most)) * seen.uneven
     if view.queued_at == round(now_s, 1):
         known_edge = msgspec.structs.replace(known_edge, queued=round(load, 3))
@@ -318,6 +322,26 @@ def _learn_unbuyable(memory: CapacityMemory, seen: _Seen, share: float, now_s: f
         "unbuyable": found if len(shares) >= FEWEST_IDLE else 0.0,
         "unbuyable_weight": round(weight, 2),
     }
+
+
+def _learn_first_token(
+    memory: CapacityMemory, pods: list[EngineReadings], seen: _Seen, forgotten: float
+) -> dict[str, Any]:
+    """The least time to a first token for each prompt token: a window's mean holds waits too, so a lone prompt takes
+    no longer. 4,000 tokens after 420 ms on average are at most 0.105 ms each, whatever a table of other models says.
+    """
+    known = 0.0 if forgotten > 0.0 else memory.first_token_s * math.exp(seen.elapsed_s / FIRST_FORGET_S)
+    rates = [
+        (engine.ttft.per_second, engine.ttft.mean_s, engine.prompt_tokens.fresh)
+        for engine in pods
+        if engine.ttft is not None and engine.ttft.mean_s is not None and engine.prompt_tokens.fresh
+    ]
+    waited = sum(per_s * (mean_s or 0.0) for per_s, mean_s, _ in rates)
+    tokens = sum(prompts or 0.0 for _, _, prompts in rates)
+    if seen.requests < ENOUGH or waited <= 0.0 or tokens <= 0.0:
+        return {"first_token_s": known} if known != memory.first_token_s else {}
+    found = waited / tokens
+    return {"first_token_s": float(f"{min(found, known or found):.4g}")}
 
 
 def _learn_fullness(draft: Draft, memory: CapacityMemory, seen: _Seen, now_s: float) -> dict[str, Any]:

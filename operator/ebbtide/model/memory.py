@@ -125,6 +125,7 @@ class CapacityMemory(Spec, frozen=True):
 
     line: LineMemory = LineMemory()
     edge: EdgeMemory = EdgeMemory()
+    first_token_s: float = 0.0  # the least to a first token for each prompt token, slowly forgotten; 0: not seen
     crowd_mean: float = 0.0
     crowd: float = 0.0  # variance of the number in a batch from moment to moment, over its mean; 0: not known
     startup_s: tuple[float, ...] = ()

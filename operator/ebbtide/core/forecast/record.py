@@ -34,7 +34,7 @@ PRIOR_SIGMA, LEAST_SIGMA, PRIOR_COUNT = (
 )  # a forecaster without a record is doubted; soon only the record speaks
 JUMPS, JUMP_COUNT = 0.004, 20.0  # one in 250 to begin with
 MOST_JUMPS = 0.9
-SMOOTH = 0.03  # of the density of loads is anywhere: a load never seen before may come too
+SMOOTH = 0.03  # of jumps go anywhere: to loads never seen before. They teach neither where to nor what errors are
 _DUE = struct.Struct("<d")
 _OPEN = struct.Struct(f"<d{len(NAMES) + 1}f")
 
@@ -175,16 +175,20 @@ def score(track: Track, row: Row, load: float, loads: Sequence[float], horizon_s
     total = sum(loads)
     least = LOADS.next_above(math.log(row[1] + FLOOR))
     above = sum(loads[least:]) / total if total > 0.0 else 0.0
-    jump = 0.0
-    if error > 0.0 and above > 0.0:
+    jump = new = 0.0
+    if error > 0.0:
         doubt = _doubt(track)
         near = ERRORS.density(track.errors, error) + doubt * ERRORS.density(PRIOR, error)
         near *= (1.0 - track.jumps * above) / max(1e-9, track.counted - track.jumped + doubt) / ERRORS.step
-        far = (1.0 - SMOOTH) * LOADS.density(loads, truth, least) / total + SMOOTH * above / LOADS.count
-        far *= track.jumps / LOADS.step
-        jump = far / (far + near) if far + near > 0.0 else 0.0
+        back = (1.0 - SMOOTH) * LOADS.density(loads, truth, least) / total if above > 0.0 else 0.0
+        back *= track.jumps / LOADS.step
+        anywhere = SMOOTH / LOADS.count * track.jumps / LOADS.step
+        if near < back + anywhere:
+            near = 0.0  # wholly: the next error of the same leap would find a little of this one, and look usual
+        ways = near + back + anywhere
+        jump, new = (back / ways, anywhere / ways) if ways > 0.0 else (0.0, 1.0)
     track.errors = [weight * keep for weight in track.errors]
-    ERRORS.add(track.errors, error, weight * (1.0 - jump))
+    ERRORS.add(track.errors, error, weight * (1.0 - jump - new))
     track.counted = track.counted * keep + weight
     track.exposed = track.exposed * keep + weight * above
     track.jumped = track.jumped * keep + weight * jump
