@@ -82,7 +82,8 @@ CASES = (
         "diurnal-chat",
         "the morning of the fourth day of a service with a daily cycle",
         "azure2024_conv_sun-wed.csv",
-        f"--simulator dynamo {LARGE} --startup-s 150 {CONVERSATION} --train-until 3d6h --hours 1.5",
+        f"--simulator dynamo {LARGE} --startup-s 150 {CONVERSATION} --train-until 3d6h --hours 1",
+        peak=4,
         daily=True,
     ),
     Case(
@@ -100,6 +101,13 @@ CASES = (
         daily=True,
     ),
     Case(
+        "long-context",
+        "forty minutes of conversations over long documents; prefixes that requests share are not shared here",
+        "mooncake_conversation.jsonl",
+        f"--simulator dynamo {LARGE} --ttft-ms 5000 --startup-s 150 --train-until 15m --hours 0.7",
+        peak=4,
+    ),
+    Case(
         "reasoning",
         "six hours of a reasoning model: few requests, long answers",
         "servegen_deepseek-r1.csv",
@@ -110,14 +118,15 @@ CASES = (
         "on-off",
         "generated: ten minutes on in each half an hour, at moments that nobody announces",
         Bursts(base=2.0, burst=20.0, every_s=1800.0, length_s=600.0, seed=3),
-        f"--simulator ebbtide {LARGE} --startup-s 100 {LENGTHS} --train-until 4h --hours 2",
+        f"--simulator ebbtide {LARGE} --startup-s 100 {LENGTHS} --train-until 4h --hours 2 --cross-check",
         peak=3,
     ),
     Case(
         "collapse",
         "generated: a level that falls to a sixth for good, after 15 minutes",
         Step(before=18.0, after=3.0, at_s=3600.0 + 900.0),
-        f"--simulator ebbtide {LARGE} --startup-s 60 {LENGTHS} --train-until 1h --hours 0.75 --max-replicas 4",
+        f"--simulator ebbtide {LARGE} --startup-s 60 {LENGTHS} --train-until 1h --hours 0.75 --max-replicas 4 "
+        "--cross-check",
         peak=3,
         quick=True,
     ),

@@ -18,7 +18,15 @@ from tests.bench.rivals.scenes import case, minutes, p90, replay, seen, views
 
 HISTORY = tuple(minutes(lambda t: 5.0 + (t // 3600 % 24) / 2.0, -86_400, 0))
 BY_NAME = pytest.mark.parametrize("name", REGISTRY)
-HOLD_WITHOUT_METRICS = {"wva-v1", "wva-v2", "wva-v2-corrected", "aibrix-apa", "aibrix-apa-corrected", "kthena"}
+HOLD_WITHOUT_METRICS = {
+    "wva-v1",
+    "wva-v1-corrected",
+    "wva-v2",
+    "wva-v2-corrected",
+    "aibrix-apa",
+    "aibrix-apa-corrected",
+    "kthena",
+}
 HOLD_WITHOUT_METRICS |= {"knative-kpa"}
 BY_THE_CLOCK = {"static-peak", "static-mean", "schedule", "forecast"}
 
@@ -34,6 +42,7 @@ def test_the_roster_has_each_original_and_its_corrected_form():
         "slo-law-corrected",
         "token-velocity",
         "wva-v1",
+        "wva-v1-corrected",
         "wva-v2",
         "wva-v2-corrected",
         "aibrix-apa",
@@ -148,7 +157,8 @@ def test_the_knob_buys_replicas(name):
         means.append(sum(counts) / len(counts))
     assert all(low <= high + 0.5 for low, high in itertools.pairwise(means)), means
     assert means[0] <= 2.0
-    assert means[-1] >= 20.0
+    # as shipped the first of llm-d's never passes the tolerance of its HPA beyond ten
+    assert means[-1] >= (10.0 if name == "wva-v1" else 20.0)
 
 
 @BY_NAME

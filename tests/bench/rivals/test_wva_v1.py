@@ -35,6 +35,14 @@ def test_one_replica_at_a_time_is_added_while_saturated():
     assert changes == [240.0, 525.0], "emitted at 0 and 300 s; the HPA waits until 240 s saw nothing less"
 
 
+def test_from_ten_on_a_single_step_never_passes_the_tolerance_unless_it_is_corrected():
+    saturated = case(max_replicas=14)
+    shipped = replay(WvaV1(saturated, 1.0), fleet(0.9), 600, declared=10)
+    corrected = replay(WvaV1(saturated, 1.0, corrected=True), fleet(0.9), 600, declared=10)
+    assert {n for _, n in shipped} == {10}
+    assert corrected[-1][1] == 12
+
+
 def test_usage_counts_by_its_greatest_of_the_last_minute():
     spiking = WvaV1(case(), 1.0)
     calm = WvaV1(case(), 1.0)

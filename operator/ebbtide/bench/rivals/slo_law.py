@@ -72,7 +72,10 @@ def _corrected(case: Case, knob: float) -> SloLaw:
 
 
 KNOB = Knob("multiple of P90", 1.0, 0.2, 5.0, log=True)
-NOTE = "measured latencies stand in for the router's predicted ones; P90 is the adapter's where only a mean is shown"
+NOTE = (
+    "measured latencies stand in for the router's predicted ones; where the simulator shows only means, the P90 is "
+    "read from a histogram of those means, each of which is of about one request"
+)
 RIVALS = (
     Rival("slo-law", KNOB, SloLaw, NOTE),
     Rival("slo-law-corrected", KNOB, _corrected, NOTE),
