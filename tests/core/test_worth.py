@@ -1,16 +1,19 @@
 """One more replica, or one fewer: what it saves beside what it costs, start-up included."""
 
+from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ebbtide.core import sizing
+from ebbtide.core.plan import plan
 from ebbtide.core.worth import START_STEPS, STEPS, path, states, wanted
 from ebbtide.model.spec import Objectives
-from tests.builders import Fleet, spec, variant_spec
+from tests.builders import Fleet, pool, spec, variant_spec
 
 
 @pytest.mark.parametrize(
@@ -35,6 +38,34 @@ def test_what_will_soon_be_needed_again_is_kept_and_what_comes_later_is_not_yet_
     later = [0.0] * (STEPS - 2) + [3.0] * 2
     _, off, starting = states(later)
     assert starting >= off, "time enough to start it then"
+
+
+def test_a_price_that_is_about_to_rise_stops_a_start_and_one_that_falls_lets_it_pay():
+    saving = [1.6] * STEPS
+    _, off, starting = states(saving, [1.0] * START_STEPS + [2.0] * (STEPS - START_STEPS))
+    assert starting >= off, "at 1.6 it pays for its start-up at the present price, not at twice that"
+    _, off, starting = states([1.1] * STEPS, [1.0] * START_STEPS + [0.5] * (STEPS - START_STEPS))
+    assert starting < off
+
+
+def test_the_next_change_of_price_is_part_of_what_a_start_costs():
+    """A replica that would hardly pay is not started where each of its minutes is about to cost five times as much."""
+    fleet = Fleet(spec(variants=[variant_spec()]), {"h100": 2})
+    fleet.run(40.0, 1500)
+
+    def wanted_at(load, price=None):
+        state = pool()
+        if price is not None:
+            changes = {"next_price_change_at": fleet.now_s + 60.0, "next_price_per_gpu_hour": Decimal(price)}
+            state = msgspec.structs.replace(state, **changes)
+        decided, _ = plan(fleet.snapshot(load, pools=[state]), fleet.loop.memory, fleet.now_s)
+        return decided.services[0].variants[0].wanted
+
+    loads = [44.0 + load for load in range(40)]
+    dearer, same, cheaper = ([wanted_at(load, price) for load in loads] for price in ("15.00", "3.00", "1.00"))
+    assert same == [wanted_at(load) for load in loads]
+    assert all(few <= many for few, many in zip(dearer, same, strict=True)) and sum(dearer) < sum(same)
+    assert all(many <= more for many, more in zip(same, cheaper, strict=True)) and sum(same) < sum(cheaper)
 
 
 def test_values_between_the_horizons():

@@ -7,6 +7,7 @@ noise, and holds in between: must never hold beyond that, nor while something wa
 """
 
 import math
+from collections.abc import Sequence
 
 from ebbtide.core import edge, fullness, price, turns, worth
 from ebbtide.core.capacity import replica_rate
@@ -68,6 +69,20 @@ def _cost(variant: VariantDraft) -> float:
     return variant.cost if variant.cost is not None else math.inf
 
 
+def _step_s(main: VariantDraft) -> float:
+    return max(1.0, main.startup_s) / worth.START_STEPS
+
+
+def _costs(main: VariantDraft, now_s: float) -> Sequence[float]:
+    """Of a replica by step, beside the present price: a GPU-hour that doubles at 18:00 is not bought for 18:01."""
+    state = None if main.pool is None else main.pool.state
+    if state is None or state.next_price_change_at is None or not state.price_per_gpu_hour:
+        return worth.FLAT
+    later = float((state.next_price_per_gpu_hour or state.price_per_gpu_hour) / state.price_per_gpu_hour)
+    changes = (state.next_price_change_at - now_s) / _step_s(main)
+    return [1.0 if index + 0.5 < changes else later for index in range(worth.STEPS)]
+
+
 class _Levels:
     """What each further replica saves. A level is a replica; of unlike variants one of the smallest that counts."""
 
@@ -80,7 +95,7 @@ class _Levels:
         self._draft, self._outlook, self._backlog, self._parts = draft, outlook, backlog, parts
         self._alone = main if len(draft.variants) == 1 else None
         self._horizons_s = [outlook.nearest.ahead_s, outlook.main.ahead_s, outlook.far.ahead_s]
-        self._step_s = max(1.0, main.startup_s) / worth.START_STEPS
+        self._step_s = _step_s(main)
         self._missed: dict[int, tuple[float, ...]] = {}
         self._savings: dict[int, list[float]] = {}
 
@@ -157,7 +172,8 @@ def _weigh(draft: Draft, main: VariantDraft, unit: float, runs: int, backlog: fl
     levels = _Levels(draft, main, unit, outlook, backlog, cycle.parts)
     spent = price.spending(draft, outlook, unit, levels.full, cycle)
     levels.planned, levels.price = spent.planned, spent.price
-    wanted = worth.wanted(runs, levels.full, levels.savings, MOST_REPLICAS, cycle.parts)
+    costs = _costs(main, cycle.now_s)
+    wanted = worth.wanted(runs, levels.full, levels.savings, MOST_REPLICAS, cycle.parts, costs)
     wanted = max(wanted, _fewest(draft, main, outlook, unit))
     if wanted < runs and _strained(draft):
         wanted = runs

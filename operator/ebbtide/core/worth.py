@@ -14,6 +14,7 @@ from ebbtide.core.parts import ALL, Parts
 
 STEPS = 12  # of a quarter of a start-up each
 START_STEPS = 4
+FLAT = (1.0,) * STEPS
 
 
 def path(nearest: float, main: float, far: float, *, horizons_s: Sequence[float], step_s: float) -> list[float]:
@@ -33,23 +34,34 @@ def path(nearest: float, main: float, far: float, *, horizons_s: Sequence[float]
     return values
 
 
-def states(savings: Sequence[float]) -> tuple[float, float, float]:
-    """(on, off, starting): the least that is to be paid and missed from now on, in costs of one replica and step."""
+def states(savings: Sequence[float], costs: Sequence[float] = FLAT) -> tuple[float, float, float]:
+    """(on, off, starting): the least that is to be paid and missed from now on, in costs of one replica and step.
+
+    `costs` are those of a step beside the present one, where the price changes by the hour.
+    """
     ahead = len(savings)
-    total = [0.0]
-    for saving in savings:
+    total, paid = [0.0], [0.0]
+    for saving, cost in zip(savings, costs, strict=True):
         total.append(total[-1] + saving)
+        paid.append(paid[-1] + cost)
     on, off, starting = [0.0] * (ahead + 1), [0.0] * (ahead + 1), [0.0] * (ahead + 1)
     for step in range(ahead - 1, -1, -1):
         ready = min(ahead, step + START_STEPS)
-        starting[step] = (ready - step) + total[ready] - total[step] + on[ready]
-        on[step] = 1.0 + min(on[step + 1], off[step + 1])
+        starting[step] = paid[ready] - paid[step] + total[ready] - total[step] + on[ready]
+        on[step] = costs[step] + min(on[step + 1], off[step + 1])
         later = starting[step + 1] if step + 1 < ahead else off[step + 1]
         off[step] = savings[step] + min(off[step + 1], later)
     return on[0], off[0], starting[0]
 
 
-def wanted(runs: int, full: int, savings: Callable[[int], Sequence[float]], most: int, parts: Parts = ALL) -> int:
+def wanted(
+    runs: int,
+    full: int,
+    savings: Callable[[int], Sequence[float]],
+    most: int,
+    parts: Parts = ALL,
+    costs: Sequence[float] = FLAT,
+) -> int:
     """How many are worth having: at least `runs` if one more is worth starting, else down to the last worth keeping.
 
     `savings(n)` are those of the n-th replica by step, in costs of a replica, and fall as n grows. The search begins at
@@ -57,15 +69,15 @@ def wanted(runs: int, full: int, savings: Callable[[int], Sequence[float]], most
     """
 
     def starts(n: int) -> bool:
-        _, off, starting = states(savings(n))
+        _, off, starting = states(savings(n), costs)
         return starting < off
 
     def keeps(n: int) -> bool:
-        on, off, _ = states(savings(n))
+        on, off, _ = states(savings(n), costs)
         return on <= off
 
     def pays(n: int) -> bool:
-        return savings(n)[START_STEPS] >= 1.0  # once it is ready
+        return savings(n)[START_STEPS] >= costs[START_STEPS]  # once it is ready
 
     if not parts.keep:
         top = min(full, most)
