@@ -112,7 +112,13 @@ FULL_SERVICE: Object = {
                 "wanted": 3,
                 "allowed": 2,
                 "limitedBy": "Paused",
-                "capacity": {"requestsPerSecond": "4.5", "source": "declared", "evidence": "declared in the spec"},
+                "capacity": {
+                    "requestsPerSecond": "4.5",
+                    "low": "3.9",
+                    "high": "5.2",
+                    "source": "declared",
+                    "evidence": "declared in the spec",
+                },
                 "startupSeconds": 48,
             }
         ],

@@ -12,7 +12,10 @@ from tests.builders import (
     condition,
     engine,
     fresh,
+    latency,
+    pod,
     pods,
+    pool,
     service,
     settled,
     snapshot,
@@ -232,3 +235,47 @@ def test_rates_over_a_window_without_metrics_in_it_teach_nothing() -> None:
     assert capacity_of(loop).requests_per_second == pytest.approx(before, rel=0.02)
     loop.run(half, 900.0)
     assert capacity_of(loop).requests_per_second != pytest.approx(before, rel=0.02), "but what lasts is learnt"
+
+
+def with_first_tokens(prompt: float, seconds: float, accelerator: str = "Gaudi-3", requests: float = 5.0) -> Loop:
+    """Three replicas of a GPU that no table has, each with so many prompt tokens a request, first after 0.1 s."""
+    loop, objectives = Loop(), Objectives(ttft_s=0.5, itl_s=0.05, attainment=0.99)
+    readings = engine(requests, ttft=latency(0.1, requests, 0.0, 0.5), prompt_tokens=fresh(requests * prompt))
+    declared = spec(objectives=objectives, variants=[variant_spec(max_replicas=60)])
+    state = snapshot(
+        service(variant("h100", [pod(f"p-{i}", readings) for i in range(3)]), declared), pool(accelerator=accelerator)
+    )
+    loop.run(state, seconds)
+    return loop
+
+
+def test_what_a_prompt_costs_is_no_more_than_first_tokens_show():
+    """4,096 tokens are believed to take 0.8 s; first tokens come after 0.1 s, so a fleet that misses nothing stays."""
+    loop = with_first_tokens(4096.0, 600)
+    decided = loop.plan.services[0]
+    memory = loop.memory.services[0].variants[0].capacity
+    assert memory.first_token_s == pytest.approx(0.1 / 4096, rel=0.01)
+    assert decided.variants[0].wanted <= 3
+    assert condition(decided, "SLOAttainable") == ("True", "Attainable")
+
+
+def test_the_least_that_first_tokens_took_is_forgotten_slowly():
+    loop = with_first_tokens(4096.0, 600)
+    known = loop.memory.services[0].variants[0].capacity
+    slower = engine(5.0, ttft=latency(0.4, 5.0, 0.0, 0.5), prompt_tokens=fresh(5.0 * 4096))
+    state = snapshot(service(variant("h100", [pod(f"p-{i}", slower) for i in range(3)])), pool(accelerator="Gaudi-3"))
+    loop.run(state, 600)
+    later = loop.memory.services[0].variants[0].capacity
+    assert known.first_token_s < later.first_token_s < 1.1 * known.first_token_s
+
+
+def test_the_range_of_what_one_carries_holds_it_and_narrows_as_more_is_seen():
+    def width(loop: Loop) -> float:
+        found = loop.plan.services[0].variants[0].capacity
+        assert found is not None
+        assert found.low <= found.requests_per_second <= found.high
+        return found.high / found.low
+
+    early = width(with_first_tokens(1024.0, 20))
+    assert early > 1.5
+    assert width(with_first_tokens(1024.0, 3600, requests=12.0)) < 0.8 * early

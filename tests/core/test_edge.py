@@ -128,3 +128,26 @@ def test_more_misses_in_a_window_never_leave_a_higher_edge(
         memory = edge.observe(memory, PLANNED, each, requests, part * requests, share, 10.0)
     fewer, many = (edge.observe(memory, PLANNED, load, 1000.0, n, 1.0, 60.0) for n in (missed, missed + more))
     assert edge.expected(many, PLANNED, load) >= edge.expected(fewer, PLANNED, load) * 0.98
+
+
+def test_what_is_not_sure_of_the_edge_shrinks_with_what_was_seen_and_not_beyond_it() -> None:
+    assert edge.unsure(FIRST) == pytest.approx(0.2), "two e-folds of misses are a fifth of load^10"
+    seen = after(FIRST, 0.95, 5.0, windows=30)
+    assert edge.unsure(seen) < 0.05
+
+
+def test_a_promise_that_was_beaten_by_far_is_made_anew_from_what_was_carried() -> None:
+    """A mixture of experts carries four times what the table's dense model would."""
+    known = edge.observe(FIRST, PLANNED, 0.9, 1000.0, 20.0, 1.0, 60.0)
+    again = edge.reanchored(known, 4000.0)
+    assert (again.work, again.carried, edge.reach(again)) == (4000.0, 1.0, 1.0)
+    assert edge.doubt(again) == edge.doubt(FIRST)
+    assert edge.reanchored(known, 2400.0) is known, "an edge may reach that far by itself"
+    assert edge.reanchored(again, 4000.0) is again
+
+
+@pytest.mark.parametrize(
+    ("requests", "missed", "proven"), [(1000.0, 7.0, True), (1000.0, 8.0, False), (100.0, 0.0, False)]
+)
+def test_a_load_is_proven_where_so_many_came_that_misses_would_have_shown(requests, missed, proven) -> None:
+    assert edge.proven(PLANNED, requests, missed) is proven

@@ -195,3 +195,17 @@ def test_slots_of_the_day_that_nobody_watched_are_unknown():
     assert days.at(packed, middle) == pytest.approx(25.0, rel=0.04)
     assert days.at(packed, middle + days.SLOT_S) is None
     assert days.at(days.forget(packed, 1000, 1001), middle) is None
+
+
+@pytest.mark.parametrize("fall_s", [10.0, 60.0, 300.0])
+def test_what_falls_is_not_expected_to_go_on_falling(fall_s):
+    """From 40 to 4 requests/s, at once or in a minute's rates or in five: never below what comes, nor jumps taught."""
+    loop, least = feed(lambda t: 40.0, 1800), math.inf
+    start = loop.now_s
+    while loop.now_s < start + fall_s + 900:
+        share = min(1.0, (loop.now_s - start) / fall_s)
+        now = 40.0 - 36.0 * share
+        feed(lambda t, now=now: now, 10, loop=loop)
+        least = min(least, forecast_of(loop).expected / now)
+    assert least > 0.9
+    assert record.open_track(loop.memory.services[0].forecast.tracks[MAIN]).jumped == pytest.approx(0.0, abs=0.01)

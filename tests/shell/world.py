@@ -156,7 +156,7 @@ def variant_plan(name: str = "h100", **changes: Any) -> VariantPlan:
         "starting": 0,
         "wanted": 4,
         "allowed": 4,
-        "capacity": Capacity(2.4, "observed", 96.0, "fitted over 12 min at 60..110 running"),
+        "capacity": Capacity(2.4, "observed", 96.0, "fitted over 12 min at 60..110 running", 2.1, 2.7),
         "startup_s": 48.0,
     }
     return VariantPlan(name=name, **(fields | changes))

@@ -34,6 +34,11 @@ class CapacityStatus(ApiModel):
     requests_per_second: Decimal
     """Requests per second inside the objectives, as a decimal string. Less than a replica could carry alone where the
     service's requests are spread evenly over unlike variants, or where all hold the same number of them."""
+    low: Decimal | None = None
+    """Low end of the range that it lies in with a belief of 95 %, in requests per second, as a decimal string. Unset:
+    not known."""
+    high: Decimal | None = None
+    """High end of that range in requests per second, as a decimal string. Unset: not known."""
     source: Name
     """Where the number comes from: declared, table or observed."""
     evidence: Annotated[str, Field(max_length=512)]

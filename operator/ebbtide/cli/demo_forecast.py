@@ -42,6 +42,11 @@ def score(forecast: Status | None) -> str:
 
 
 def capacity(status: Status) -> str:
-    """`h100 2.4 observed, l40s 1.1 table`."""
+    """`h100 2.4 (2.1 to 2.7) observed, l40s 1.1 table`."""
     known = [(row["name"], row["capacity"]) for row in status.get("variants", ()) if row.get("capacity")]
-    return ", ".join(f"{name} {found['requestsPerSecond']} {found['source']}" for name, found in known) or "-"
+    return ", ".join(f"{name} {_carried(found)} {found['source']}" for name, found in known) or "-"
+
+
+def _carried(found: Mapping[str, Any]) -> str:
+    span = f" ({found['low']} to {found['high']})" if "low" in found else ""
+    return f"{found['requestsPerSecond']}{span}"

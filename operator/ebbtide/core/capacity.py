@@ -34,7 +34,7 @@ def step(draft: Draft, cycle: Cycle) -> None:
         variant.memory = msgspec.structs.replace(variant.memory, capacity=memory)
         variant.line_rate, variant.line_concurrency = line_rate(draft, variant, max(1, variant.ready))
         variant.correction = _correction(variant, edge.reach(memory.edge))
-        variant.steep = edge.steep(memory.edge)
+        variant.steep, variant.unsure = edge.steep(memory.edge), edge.unsure(memory.edge)
         shape = priors.length_shape(draft.demand.input_tokens, draft.demand.output_tokens)
         variant.most_rate = fullness.most_rate(draft, memory, cycle.now_s, shape)
     draft.misses = missed / requests if requests > 0.0 else None

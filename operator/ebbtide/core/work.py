@@ -44,6 +44,7 @@ class Line:
 
 
 KV_CACHE, MAX_RUNNING = "KV cache", "max running"
+BELIEVED = 1.96  # deviations on either side hold 95 %
 FULL_BATCH = (KV_CACHE, MAX_RUNNING)  # what binds a replica because no more find room in its batch
 
 
@@ -95,6 +96,7 @@ class VariantDraft:
     line_rate: float = 0.0  # what the latency line promises of a replica among those that are ready: requests/s,
     line_concurrency: float = 0.0  # and the mean number in its batch
     correction: float = 1.0  # what it carries over that
+    unsure: float = 0.0  # standard deviation of the logarithm of what it carries
     steep: float = MISS_EXPONENT  # misses grow with load to this power
     most_rate: float = math.inf  # requests/s that a replica carried when it was full; infinite: it never was
     full_by: str = ""
@@ -140,7 +142,15 @@ class VariantDraft:
         """The result of the capacity step, as plans show it."""
         if self.model is None:
             return None
-        return Capacity(round(self.carries, 3), self.model.source, round(self.concurrency, 1), self.evidence)
+        carries, apart = self.carries, math.exp(BELIEVED * self.unsure)
+        return Capacity(
+            requests_per_second=round(carries, 3),
+            source=self.model.source,
+            concurrency=round(self.concurrency, 1),
+            evidence=self.evidence,
+            low=round(carries / apart, 3),
+            high=round(carries * apart, 3),
+        )
 
 
 @dataclass(slots=True)

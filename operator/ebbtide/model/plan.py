@@ -63,6 +63,8 @@ class Capacity(Spec, frozen=True):
     source: str  # "declared", "table", "observed"
     concurrency: float  # requests in flight that it may hold on its own
     evidence: str  # the numbers in words, for status and explain
+    low: float = 0.0  # what it carries lies between these with a belief of 95 %, requests/s
+    high: float = 0.0
 
 
 class Step(Spec, frozen=True):

@@ -143,6 +143,12 @@ CATALOGUE: tuple[Described, ...] = (
         (*_VARIANT, "source"),
         "Requests per second that one ready replica carries inside the objectives, beside other variants.",
     ),
+    Described(
+        "ebbtide_capacity_range_requests_per_second",
+        "plan",
+        (*_VARIANT, "bound"),
+        "Range that this capacity lies in with a belief of 95 %: low and high.",
+    ),
     Described("ebbtide_startup_seconds", "plan", _VARIANT, "Median seconds from creation to ready, as measured."),
     Described("ebbtide_spend_per_hour", "plan", (*_SERVICE, "currency"), "Money per hour at present prices."),
     Described(
@@ -329,6 +335,8 @@ def _variant_samples(plan: ServicePlan, key: tuple[str, str]) -> Iterator[Sample
         if variant.capacity is not None:
             labels = (*key, variant.name, variant.capacity.source)
             yield "ebbtide_capacity_requests_per_second", labels, variant.capacity.requests_per_second
+            for bound, rate in (("low", variant.capacity.low), ("high", variant.capacity.high)):
+                yield "ebbtide_capacity_range_requests_per_second", (*key, variant.name, bound), rate
         if variant.startup_s is not None:
             yield "ebbtide_startup_seconds", (*key, variant.name), variant.startup_s
 

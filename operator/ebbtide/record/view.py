@@ -256,6 +256,7 @@ def _variant(variant: VariantPlan) -> Status:
 def _capacity(capacity: Capacity) -> Status:
     return {
         "requestsPerSecond": decimal(capacity.requests_per_second),
+        **({"low": decimal(capacity.low), "high": decimal(capacity.high)} if capacity.high else {}),
         "source": capacity.source,
         "evidence": capacity.evidence[:512],
     }
