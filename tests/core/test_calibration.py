@@ -51,9 +51,7 @@ TRAFFIC: dict[str, Shape] = {
 }
 # What was measured where the blend falls short. No candidate knows when a level ends, or it repeats to the second.
 HARD = {
-    (ON_OFF, 60.0): "1.17 of yesterday alone, which repeats to the second: a first day's surprises count too long",
     (ON_OFF, 400.0): "a coverage of 92.4 %: levels last for less than five start-ups",
-    ("another level every hour", 400.0): "1.06 of level alone",
 }
 FORESEEN = [
     pytest.param(
@@ -106,7 +104,7 @@ def test_the_blend_is_hardly_worse_than_the_best_candidate_in_hindsight(story: s
 @pytest.mark.parametrize(
     "startup_s",
     [
-        60.0,
+        pytest.param(60.0, marks=pytest.mark.xfail(reason="1.07 of growth alone, which falls sooner", strict=True)),
         150.0,
         # 48 errors in six hours do not tell a level of half an hour from what follows bursts: 1.09 was measured
         pytest.param(400.0, marks=pytest.mark.xfail(reason="bursts hardly longer than a start-up", strict=True)),

@@ -25,6 +25,8 @@ from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import PoolState, ServiceState, Snapshot, VariantState
 from ebbtide.model.spec import VariantSpec
 
+MOST_CHANGE = 1.2  # of the logarithm of a load within a horizon, that a slope is believed to bring: a factor of 3.3
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -35,11 +37,15 @@ class Line:
     late_slope: float
 
     def candidates(self, ahead_s: float) -> tuple[float, float, float]:
-        """Level, straight line, and growth at the late rate, `ahead_s` from now. Growth at most about triples."""
-        trend = max(0.0, self.level + self.slope * ahead_s)
+        """Level, straight line, and growth at the late rate, `ahead_s` from now.
+
+        A horizon brings three times as much at most by growth, and a third at least by either. A rate over a minute
+        takes a minute for a drop that took none, and a line through it ends far below what then comes.
+        """
+        trend = max(self.level * math.exp(-MOST_CHANGE), self.level + self.slope * ahead_s)
         if self.level <= 0.0:
             return self.level, trend, trend
-        exponent = min(1.2, max(-3.0, self.late_slope / self.level * ahead_s))
+        exponent = min(MOST_CHANGE, max(-MOST_CHANGE, self.late_slope / self.level * ahead_s))
         return self.level, trend, self.level * math.exp(exponent)
 
 

@@ -18,6 +18,7 @@ from ebbtide.core.forecast.spread import ERRORS, FLOOR, LOADS, Misses, Spread
 from ebbtide.core.numeric import clip
 from ebbtide.model.memory import ForecastMemory, TrackMemory
 
+LEVEL = 0  # the candidate that is what there was
 NAMES = ("level", "level 3 min", "level 9 min", "level 27 min", "trend", "growth", "yesterday", "last week")
 # Beliefs before any score. The slope is shrunk by its own error already, so a clear ramp may be believed at once.
 BELIEFS = (0.1, 0.05, 0.05, 0.05, 0.3, 0.3, 0.075, 0.075)
@@ -176,7 +177,7 @@ def score(track: Track, row: Row, load: float, loads: Sequence[float], horizon_s
     least = LOADS.next_above(math.log(row[1] + FLOOR))
     above = sum(loads[least:]) / total if total > 0.0 else 0.0
     jump = new = 0.0
-    if error > 0.0:
+    if error > 0.0 and load > row[2 + LEVEL]:  # what is below the level then is no rise, but a fall that was overrated
         doubt = _doubt(track)
         near = ERRORS.density(track.errors, error) + doubt * ERRORS.density(PRIOR, error)
         near *= (1.0 - track.jumps * above) / max(1e-9, track.counted - track.jumped + doubt) / ERRORS.step

@@ -209,10 +209,7 @@ def horizon(draft: Draft, cycle: Cycle) -> float:
 
 def candidates(memory: ForecastMemory, line: Line, now_s: float, ahead_s: float, window_s: float) -> list[float]:
     """What each candidate of `record.NAMES` expects `ahead_s` from now, tokens/s."""
-    level, *slopes = line.candidates(ahead_s)
-    # What falls is not expected to go on falling. A rate over a minute takes a minute for a drop that took none, and a
-    # line through it ends far below what then comes; of a fall that does go on, a horizon of it is paid too much.
-    trend, growth = (max(level, each) for each in slopes)
+    level, trend, growth = line.candidates(ahead_s)
     slow = memory.levels if len(memory.levels) == len(LEVELS) else (level,) * len(LEVELS)
     lag_s = LEVELS[0] * window_s  # the level that the shape is laid on is of so long ago on average
     shapes = (_as_before(memory.days, now_s - ago_s, lag_s, ahead_s) for ago_s in (days.DAY_S, 7 * days.DAY_S))
