@@ -405,6 +405,7 @@ def main(given: list[str] | None = None, call: Callable[[list[str]], int] = _ebb
     parser.add_argument("--quick", action="store_true", help="two short cases, one seed")
     parser.add_argument("--full", action="store_true", help="the whole grid, all policies, frozen settings too")
     parser.add_argument("--slice", type=slice_of, default=(1, 1), help="of the full grid, such as 2/8")
+    parser.add_argument("--only", type=lambda text: text.split(","), help="names of cases with commas")
     parser.add_argument("--ablations", action="store_true", help="also Ebbtide without each of its parts")
     parser.add_argument("--robustness", action="store_true", help="also the short cases with faults")
     parser.add_argument("--policies", help="names with commas; by default the strongest, all of them with --full")
@@ -419,7 +420,15 @@ def main(given: list[str] | None = None, call: Callable[[list[str]], int] = _ebb
     options.seeds = options.seeds or (5 if options.full else 1)
     part, parts = options.slice
     cases = (grid() if options.full else quick() if options.quick else standard())[part - 1 :: parts]
-    done = [run(case, options, call) for case in cases]
+    if unknown := set(options.only or ()) - {case.name for case in cases}:
+        parser.error(f"--only {', '.join(sorted(unknown))}: there are {', '.join(case.name for case in cases)}")
+    left_out = "left out by --only"
+    done = [
+        Done(case, None, why_not=left_out)
+        if options.only and case.name not in options.only
+        else run(case, options, call)
+        for case in cases
+    ]
     faults = with_faults(options, call) if options.robustness or (options.full and part == 1) else []
     folder = options.page.parent / options.page.stem
     folder.mkdir(parents=True, exist_ok=True)

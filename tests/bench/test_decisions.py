@@ -185,3 +185,14 @@ def test_every_fault_is_one_that_the_command_line_takes(fault: str, tmp_path: Pa
     asked = ask(replay.make_context("replay", [*typed[2:], *robustness.FAULTS[fault]]).params)
     wrong = [*asked.faults.words(), asked.rate_factor, asked.metric_delay_s or None]
     assert len([one for one in wrong if one is not None]) == (fault != "none")
+
+
+def test_some_cases_alone_are_run_and_the_page_names_the_others(tmp_path: Path, traces: Path) -> None:
+    calls: list[list[str]] = []
+    status, page = main(
+        tmp_path, traces, "--only", "collapse", call=lambda typed: pretended(typed, calls, EBBTIDE, DEARER)
+    )
+    assert (status, len(calls)) == (0, 1)
+    assert "- conversation: left out by --only" in page
+    with pytest.raises(SystemExit):
+        main(tmp_path, traces, "--only", "collaps", call=lambda typed: 0)
