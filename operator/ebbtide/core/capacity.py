@@ -16,6 +16,7 @@ from ebbtide.core.startup import learn as learn_startup
 from ebbtide.core.work import KV_CACHE, MAX_RUNNING, Cycle, Draft, Model, VariantDraft
 from ebbtide.model.memory import CapacityMemory
 
+ANOTHER = 2.0  # times what was seen: a belief that is off by more is of another model or GPU
 UTILISATION = 0.8  # of the limit, where nothing is known of tails: what autoscalers are usually given
 
 
@@ -66,8 +67,8 @@ def model_of(draft: Draft, variant: VariantDraft, memory: CapacityMemory) -> Mod
     if memory.line.weight >= latency.PRIOR_POINTS:
         source = "observed"
     prefill_s = prior.prefill_s_per_token * scale
-    if memory.first_token_s > 0.0:
-        prefill_s = min(prefill_s, memory.first_token_s)  # a mean with its waits: a lone prompt takes no longer
+    if 0.0 < memory.first_token_s < prefill_s / ANOTHER:
+        prefill_s = memory.first_token_s  # a mean with its waits: a lone prompt takes no longer
     prefill_s *= view.input_tokens
     slope_s = line.slope_s(view.input_tokens, view.output_tokens)
     limit, bound_by = _limit(draft, variant, line.a_s, slope_s)

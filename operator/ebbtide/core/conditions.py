@@ -235,7 +235,7 @@ def _attainable(draft: Draft) -> Condition:
             )
             return Condition("SLOAttainable", _FALSE, Code.SLO_UNATTAINABLE.value, text)
         # what is believed of first tokens alone is no verdict, nor is a mean with its waits: both must say so
-        alone_s, first_s = model.a_s + model.b_s, model.prefill_s if memory.first_token_s > 0.0 else 0.0
+        alone_s, first_s = model.a_s + model.b_s, min(model.prefill_s, memory.first_token_s * draft.demand.input_tokens)
         if model.source != "assumed" and (alone_s > objectives.itl_s or first_s > objectives.ttft_s):
             text = (
                 f"{variant.spec.name}: one request alone takes {first_s * 1e3:.0f}ms to its first token and "
