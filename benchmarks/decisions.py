@@ -277,24 +277,30 @@ def _summary(shown: Sequence[Done]) -> str:
         "| case | simulator | target | Ebbtide attains | its cost | over clairvoyant | strongest rival | saved |",
         "|---|---|---:|---:|---:|---:|---|---:|",
     ]
-    ratios = []
+    ratios, failed = [], 0
     for one in shown:
         assert one.results is not None
         own, rival = one.results.policy(EBBTIDE), dearest_to_beat(one.results)
-        if own is None or rival is None or rival.versus is None:
+        if own is None:
             continue
-        ratios.append(1.0 - rival.versus.saving)
         attained = sum(run.attainment for run in own.runs) / len(own.runs)
         cost = sum(run.cost for run in own.runs) / len(own.runs)
         over = "not reached" if own.over_clairvoyant is None else f"{own.over_clairvoyant:.3f}"
+        beside = " | "
+        if not own.reached and any(other.reached for other in rivals(one.results)):
+            beside, failed = "others reach it | lost", failed + 1
+        elif rival is not None and rival.versus is not None:
+            beside = f"{rival.name} | {rival.versus.saving:+.1%}"
+            ratios.append(1.0 - rival.versus.saving)
         rows.append(
             f"| {one.case.name} | {one.results.case.simulator} | {one.results.case.replica.attainment:.4g} "
-            f"| {attained:.4f} | {cost:.2f} | {over} | {rival.name} | {rival.versus.saving:+.1%} |"
+            f"| {attained:.4f} | {cost:.2f} | {over} | {beside} |"
         )
+    lost = f"\n\nIn {failed} of {len(rows) - 2} cases Ebbtide misses a target that others reach." if failed else ""
     if not ratios:
-        return "\n".join(rows)
+        return "\n".join(rows) + lost
     mean = 1.0 - math.exp(sum(math.log(ratio) for ratio in ratios) / len(ratios))
-    return "\n".join(rows) + (
+    return "\n".join(rows) + lost + (
         f"\n\nGeometric mean over {len(ratios)} cases: {mean:+.1%} saved against the strongest rival of each, at the "
         "target or where neither reaches it at the highest attainment that both show. A rival that does not reach what "
         "Ebbtide reaches is none of them."

@@ -91,8 +91,8 @@ class PolicyResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_rival(self) -> bool:
-        """Whether it can win or lose: compared at equal attainment, no bound, and no part of Ebbtide."""
-        return self.versus is not None and self.tuning not in (BOUND, ABLATION)
+        """Whether it can win or lose: no bound, and neither Ebbtide nor a part of it."""
+        return self.tuning not in (BOUND, ABLATION, DEFAULT)
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):
