@@ -301,8 +301,8 @@ def _summary(shown: Sequence[Done]) -> str:
         return "\n".join(rows) + lost
     mean = 1.0 - math.exp(sum(math.log(ratio) for ratio in ratios) / len(ratios))
     words = (
-        f"Geometric mean over {len(ratios)} cases: {mean:+.1%} saved against the strongest rival of each, at the target "
-        "or where neither reaches it at the highest attainment that both show. A rival that does not reach what "
+        f"Geometric mean over {len(ratios)} cases: {mean:+.1%} saved against the strongest rival of each, at the "
+        "target or where neither reaches it at the highest attainment that both show. A rival that does not reach what "
         "Ebbtide reaches is none of them."
     )
     return "\n".join(rows) + lost + f"\n\n{words}"
