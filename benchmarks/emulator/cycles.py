@@ -36,6 +36,7 @@ from ebbtide.model.spec import (
     Scaling,
     ServiceSpec,
     TargetRef,
+    Tariff,
     VariantSpec,
 )
 from ebbtide.observe.metrics import EngineMetrics
@@ -126,7 +127,7 @@ _POOL = PoolState(
         node_selector=(("pool", "cpu"),),
         resource="sandbox.ebbtide.dev/engine-slot",
         accelerator="CPU",
-        price=Price(per_gpu_hour=Decimal("1.00"), currency="USD"),
+        price=Price("USD", Tariff(Decimal("1.00"))),
         max_gpus=None,
         node_lead_time_s=60.0,
     ),

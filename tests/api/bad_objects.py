@@ -6,7 +6,17 @@
 
 from typing import Any, NamedTuple
 
-from tests.api.samples import FULL_SERVICE, REMOVED, Object, changed, pool, service, variant
+from tests.api.samples import (
+    FULL_SERVICE,
+    LISTED_POOL,
+    OWNED_POOL,
+    REMOVED,
+    Object,
+    changed,
+    pool,
+    service,
+    variant,
+)
 
 
 class Bad(NamedTuple):
@@ -538,6 +548,46 @@ POOLS = (
         "10,000 windows",
         changed(PRICED, ("spec.price.schedule", [WINDOW] * 10_000)),
         ("spec.price.schedule", "10000", "must have at most 24 items"),
+    ),
+    Bad(
+        "two ways to say a price",
+        changed(PRICED, ("spec.price.free", "a grant")),
+        ("spec.price", "needs exactly one of perGPUHour, onPrem, source and free"),
+    ),
+    Bad(
+        "a price that says no price",
+        pool(("spec.price", {"currency": "USD"})),
+        ("spec.price", "needs exactly one of perGPUHour, onPrem, source and free"),
+    ),
+    Bad(
+        "a schedule beside GPUs that were bought",
+        changed(OWNED_POOL, ("spec.price.schedule", [WINDOW])),
+        ("spec.price.schedule", "is for perGPUHour; the electricity of onPrem has a schedule of its own"),
+    ),
+    Bad(
+        "a row of a table without its name",
+        changed(LISTED_POOL, ("spec.price.source", {"type": "Table"})),
+        ("spec.price.source.item", "is needed with type Table"),
+    ),
+    Bad(
+        "a building that draws less than its servers",
+        changed(OWNED_POOL, ("spec.price.onPrem.powerUsageEffectiveness", "0.9")),
+        ("spec.price.onPrem.powerUsageEffectiveness", '"0.9"', "must be a decimal string from 1 to 5, such as 1.3"),
+    ),
+    Bad(
+        "GPUs that are written off at once",
+        changed(OWNED_POOL, ("spec.price.onPrem.amortisationYears", "0")),
+        ("spec.price.onPrem.amortisationYears", '"0"', "such as 4 or 3.5, above 0 and at most 30"),
+    ),
+    Bad(
+        "capital that is negative",
+        changed(OWNED_POOL, ("spec.price.onPrem.capitalPerGPU", "-1")),
+        ("spec.price.onPrem.capitalPerGPU", '"-1"', "such as 32000, above 0 and at most 10000000"),
+    ),
+    Bad(
+        "electricity for nothing",
+        changed(OWNED_POOL, ("spec.price.onPrem.electricity.perKWh", "0")),
+        ("spec.price.onPrem.electricity.perKWh", '"0"', "such as 0.21, above 0 and at most 100"),
     ),
     Bad(
         "no node selector",

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ebbtide.api.crd import crd_documents
 from ebbtide.api.fields import DECIMAL_PATTERN
-from tests.api.samples import FULL, REMOVED, Object, get_at, set_at
+from tests.api.samples import ALL_FULL, REMOVED, Object, get_at, set_at
 
 Schema = dict[str, Any]
 ValuePath = tuple[str | int, ...]
@@ -29,6 +29,7 @@ class Constraint(NamedTuple):
     at: tuple[str | int, ...]  # where in the schema
     keyword: str
     value_path: ValuePath  # where in the full sample
+    sample: Object  # which has it
     index: int = 0  # of the rule
 
     @property
@@ -61,27 +62,35 @@ def nodes(kind: str) -> Iterator[tuple[tuple[str | int, ...], Schema]]:
 
 
 def constraints() -> list[Constraint]:
-    """All of both kinds."""
-    return [each for kind in FULL for at, node in nodes(kind) for each in _of_node(kind, at, node)]
+    """All of every kind."""
+    return [each for kind in ALL_FULL for at, node in nodes(kind) for each in _of_node(kind, at, node)]
 
 
 def _of_node(kind: str, at: tuple[str | int, ...], node: Schema) -> Iterator[Constraint]:
-    path = value_path(kind, at)
+    sample, path = value_path(kind, at)
     for keyword in _BOUNDS:
         if keyword in node:
-            yield Constraint(kind, at, keyword, path)
+            yield Constraint(kind, at, keyword, path, sample)
     if node.get(LIST_TYPE) in ("map", "set"):
-        yield Constraint(kind, at, LIST_TYPE, path)
+        yield Constraint(kind, at, LIST_TYPE, path, sample)
     for index in range(len(node.get(RULES, ()))):
-        yield Constraint(kind, at, RULES, path, index)
+        yield Constraint(kind, at, RULES, path, sample, index)
 
 
-def value_path(kind: str, at: tuple[str | int, ...]) -> ValuePath:
-    """Where the sample has a value for this place of the schema. KeyError if the sample leaves the field out."""
+def value_path(kind: str, at: tuple[str | int, ...]) -> tuple[Object, ValuePath]:
+    """A sample that has a value for this place of the schema, and where. KeyError if none has the field."""
+    for sample in ALL_FULL[kind]:
+        found = _places(sample, at)
+        if found:
+            return sample, found[0]
+    raise KeyError(f"no full {kind} of the samples has a value at {at}")
+
+
+def _places(sample: Object, at: tuple[str | int, ...]) -> list[ValuePath]:
     found: list[ValuePath] = [()]
     steps = iter(at)
     for step in steps:
-        values = [(path, get_at(FULL[kind], path)) for path in found]
+        values = [(path, get_at(sample, path)) for path in found]
         if step == "properties":
             name = next(steps)
             found = [(*path, name) for path, value in values if name in value]
@@ -89,9 +98,7 @@ def value_path(kind: str, at: tuple[str | int, ...]) -> ValuePath:
             found = [(*path, index) for path, value in values for index in range(len(value))]
         else:
             found = [(*path, key) for path, value in values for key in value]
-        if not found:
-            raise KeyError(f"the full {kind} of the samples has no value at {at}")
-    return found[0]
+    return found
 
 
 def field_name(path: ValuePath) -> str:
@@ -103,7 +110,7 @@ def violating(constraint: Constraint) -> Object | None:
     """The full sample with this one bound broken; None for what is broken by hand: the rules."""
     if constraint.keyword not in _BREAKERS:
         return None
-    obj = copy.deepcopy(FULL[constraint.kind])
+    obj = copy.deepcopy(constraint.sample)
     node = get_at(root_schema(constraint.kind), constraint.at)
     for path, value in _MAKE_ROOM.get(constraint.name, ()):
         set_at(obj, path, value)

@@ -3,7 +3,18 @@
 from typing import Any, NamedTuple
 
 from tests.api.bad_objects import BUILT, PRICED, TO_ZERO, WINDOW
-from tests.api.samples import FULL_POOL, FULL_SERVICE, Object, changed, pool, service, variant
+from tests.api.samples import (
+    FREE_POOL,
+    FULL_POOL,
+    FULL_SERVICE,
+    LISTED_POOL,
+    OWNED_POOL,
+    Object,
+    changed,
+    pool,
+    service,
+    variant,
+)
 
 
 class Good(NamedTuple):
@@ -84,6 +95,12 @@ GOOD = (
     })), {"spec.variants.0.capacity.requestsPerSecond": "4.5"}),
     Good("a pool of a node selector alone gets every default", pool(), POOL_DEFAULTS),
     Good("a pool with every field keeps them", FULL_POOL, {"spec": FULL_POOL["spec"]}),
+    Good("GPUs that were bought", OWNED_POOL, {"spec": OWNED_POOL["spec"]}),
+    Good("a price of a table", LISTED_POOL, {"spec.price.source.item": "p5.48xlarge-spot"}),
+    Good("prices of OpenCost", pool(("spec.price", {"source": {"type": "OpenCost"}, "currency": "USD"})), {
+        "spec.price.source.type": "OpenCost",
+    }),
+    Good("GPUs that cost nothing, said explicitly", FREE_POOL, {"spec": FREE_POOL["spec"]}),
     Good("a pool for AMD", pool(("spec.resource", "amd.com/gpu")), {"spec.resource": "amd.com/gpu"}),
     Good("a pool that may not grow", pool(("spec.limits.maxGPUs", 0)), {"spec.limits.maxGPUs": 0}),
     *(

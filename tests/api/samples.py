@@ -192,6 +192,47 @@ FULL_POOL: Object = {
 
 MINIMAL = {"InferenceService": MINIMAL_SERVICE, "GPUPool": MINIMAL_POOL}
 FULL = {"InferenceService": FULL_SERVICE, "GPUPool": FULL_POOL}
+# each says what another may not say beside it
+OWNED_POOL: Object = {
+    **FULL_POOL,
+    "metadata": {"name": "owned"},
+    "spec": {
+        **FULL_POOL["spec"],
+        "capacityType": "OnPrem",
+        "price": {
+            "onPrem": {
+                "capitalPerGPU": "32000",
+                "amortisationYears": "4",
+                "wattsPerGPU": 1000,
+                "powerUsageEffectiveness": "1.4",
+                "electricity": {
+                    "perKWh": "0.24",
+                    "schedule": [
+                        {"cron": "0 22 * * *", "timeZone": "Europe/Berlin", "duration": "8h", "perKWh": "0.18"}
+                    ],
+                },
+            },
+            "currency": "EUR",
+        },
+    },
+}
+LISTED_POOL: Object = {
+    **FULL_POOL,
+    "metadata": {"name": "listed"},
+    "spec": {
+        **FULL_POOL["spec"],
+        "price": {"source": {"type": "Table", "item": "p5.48xlarge-spot"}, "currency": "USD"},
+    },
+}
+FREE_POOL: Object = {
+    **FULL_POOL,
+    "metadata": {"name": "free"},
+    "spec": {**FULL_POOL["spec"], "price": {"free": "paid by the grant of 2026", "currency": "USD"}},
+}
+ALL_FULL = {
+    "InferenceService": (FULL_SERVICE,),
+    "GPUPool": (FULL_POOL, OWNED_POOL, LISTED_POOL, FREE_POOL),
+}
 PLURALS = {"InferenceService": "inferenceservices", "GPUPool": "gpupools"}
 
 REMOVED = object()

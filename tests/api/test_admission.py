@@ -12,7 +12,7 @@ from ebbtide.sandbox.sandbox import Sandbox
 from tests.api.bad_objects import BAD, Bad
 from tests.api.constraints import Constraint, constraints, field_name, violating
 from tests.api.good_objects import GOOD, Good
-from tests.api.samples import FULL, get_at
+from tests.api.samples import ALL_FULL, FULL, get_at
 from tests.api.server import answer, errors, refusal, status_refusal
 
 pytestmark = pytest.mark.cluster
@@ -37,7 +37,7 @@ async def test_every_bound_of_the_schema_is_kept(api: KubeClient) -> None:
         named = refused and any(line.startswith(field_name(constraint.value_path)) for line in errors(refused))
         return "" if named else f"{constraint.name}: {refused or 'accepted'}"
 
-    for obj in FULL.values():
+    for obj in (each for samples in ALL_FULL.values() for each in samples):
         assert await status_refusal(api, obj) is None  # the samples are good, so the one change is what is refused
     found = await asyncio.gather(*(wrong(each) for each in GENERATED))
     assert [line for line in found if line] == []

@@ -24,12 +24,13 @@ from ebbtide.model.spec import (
     PauseDirection,
     PoolSpec,
     Price,
-    PriceWindow,
     Provisioning,
     ScaleToZero,
     Scaling,
     ServiceSpec,
     TargetRef,
+    Tariff,
+    TariffWindow,
     Toleration,
     VariantSpec,
 )
@@ -124,7 +125,8 @@ def test_a_pool_with_every_field():
         resource="nvidia.com/gpu",
         accelerator="H100-80GB",
         price=Price(
-            Decimal("2.50"), "USD", (PriceWindow("0 22 * * 1-5", "Europe/Berlin", 8 * 3600.0, Decimal("1.25")),)
+            "USD",
+            Tariff(Decimal("2.50"), (TariffWindow("0 22 * * 1-5", "Europe/Berlin", 8 * 3600.0, Decimal("1.25")),)),
         ),
         max_gpus=64,
         node_lead_time_s=180,

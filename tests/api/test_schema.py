@@ -90,7 +90,8 @@ def test_every_bound_and_choice_of_what_people_write_is_in_the_description(kind)
 
 
 _UNITS = (
-    *("replicas", "GPUs", "nodes", "tokens", "requests", "seconds", "percent", "currency", "as a duration"),
+    *("replicas", "GPUs", "nodes", "tokens", "requests", "seconds", "percent", "currency", "years", "watt"),
+    "as a duration",
     "millions (M) or billions (B)",
 )
 _NO_QUANTITY = ("port", "priority", "observedGeneration")

@@ -317,3 +317,13 @@ def test_as_many_of_the_wrong_kind_is_limited_too():
     decided = settled(snapshot(state, pools), 900.0).plan.services[0]
     assert sum(v.wanted for v in decided.variants) == sum(v.allowed for v in decided.variants) == 12
     assert (limited(decided).status.value, limited(decided).reason) == ("True", "KeepsCover")
+
+
+def test_gpus_that_cost_nothing_are_used_first_and_no_more_of_them_than_are_needed():
+    variants = [variant_spec("a100", "a100"), variant_spec("h100", "h100")]
+    fleet = Fleet(spec(variants=variants), {"a100": 0, "h100": 3})
+    decided = fleet.run(60.0, 3600, pools=[pool("a100", price="0"), pool("h100", price="3.00")]).services[0]
+    free, paid = ({v.name: v.observed for v in decided.variants}[name] for name in ("a100", "h100"))
+    assert paid == 0
+    assert 3 <= free <= 6
+    assert decided.spend_per_hour == 0

@@ -9,7 +9,7 @@ import pytest
 
 from ebbtide.clock import parse_rfc3339
 from ebbtide.model.snapshot import NodeState, PodPhase, PodState
-from ebbtide.model.spec import CapacityType, InterruptionTaint, PoolSpec, Price, Provisioning
+from ebbtide.model.spec import CapacityType, InterruptionTaint, PoolSpec, Price, Provisioning, Tariff
 from ebbtide.observe.drain import Ending
 from ebbtide.observe.pods import PodIndex, Surroundings, pod_state
 from ebbtide.observe.pools import Allocation, pool_state
@@ -291,7 +291,7 @@ POOL = PoolSpec(
     node_selector=(("pool", "spot"),),
     resource=GPU,
     accelerator="H100-80GB",
-    price=Price(per_gpu_hour=Decimal("1.20"), currency="USD"),
+    price=Price("USD", Tariff(Decimal("1.20"))),
     max_gpus=64,
     node_lead_time_s=240,
     interruption_taints=(

@@ -39,6 +39,7 @@ from ebbtide.model.spec import (
     Scaling,
     ServiceSpec,
     TargetRef,
+    Tariff,
     Toleration,
     VariantSpec,
 )
@@ -84,7 +85,7 @@ def pool_spec(name: str = POOL, **changes: Any) -> PoolSpec:
         "node_selector": (("pool", name),),
         "resource": "nvidia.com/gpu",
         "accelerator": "H100-80GB",
-        "price": Price(per_gpu_hour=Decimal("2.50"), currency="USD"),
+        "price": Price("USD", Tariff(Decimal("2.50"))),
         "max_gpus": 64,
         "node_lead_time_s": 240.0,
         "tolerations": (Toleration(key="nvidia.com/gpu", effect="NoSchedule"),),

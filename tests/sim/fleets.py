@@ -12,6 +12,7 @@ from ebbtide.model.spec import (
     Scaling,
     ServiceSpec,
     TargetRef,
+    Tariff,
     VariantSpec,
 )
 from ebbtide.sim.engine import Request
@@ -31,7 +32,7 @@ def a_pool(name: str = "a100") -> PoolSpec:
         node_selector=(("pool", name),),
         resource="nvidia.com/gpu",
         accelerator="A100-80GB",
-        price=Price(per_gpu_hour=Decimal("1.20"), currency="USD"),
+        price=Price("USD", Tariff(Decimal("1.20"))),
         max_gpus=None,
         node_lead_time_s=60.0,
     )

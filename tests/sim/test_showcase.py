@@ -73,9 +73,9 @@ def test_the_mixes_of_chat_differ_in_price_and_place_and_not_in_strength() -> No
     owned, rented = (fleet.pools[variant.pool][0] for variant in chat.spec.variants)
     assert len(set(map(repr, chat.profiles.values()))) == 1
     assert set(chat.gpus_per_replica.values()) == {1}
-    assert owned.price is not None
-    assert rented.price is not None
-    assert owned.price.per_gpu_hour < rented.price.per_gpu_hour
+    assert owned.price is not None and owned.price.tariff is not None
+    assert rented.price is not None and rented.price.tariff is not None
+    assert owned.price.tariff.base < rented.price.tariff.base
 
 
 def test_five_services_show_two_pools_tensorrt_zero_recommend_and_a_conflict() -> None:

@@ -161,6 +161,12 @@ Decimal = Annotated[str, Field(max_length=16, pattern=DECIMAL_PATTERN)]
 Money = Annotated[str, decimal("0", "10000", "such as 0.50 or 2.50")]
 """An amount of money for one GPU-hour, next to its currency."""
 
+Electricity = Annotated[str, decimal("0", "100", "such as 0.21")]
+"""An amount of money for a kWh, next to its currency."""
+
+Capital = Annotated[str, decimal("0", "10000000", "such as 32000")]
+"""What something cost that is written off over years, next to its currency."""
+
 Rate = Annotated[str, decimal("0", "100000", "such as 4.5")]
 """Requests a second."""
 

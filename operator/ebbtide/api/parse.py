@@ -170,16 +170,52 @@ def _pause(pause: api_scaling.Pause, field: str) -> m.Pause:
 
 
 def _price(price: api_pool.Price, where: str) -> m.Price:
-    windows = (_window(each, f"{where}: spec.price.schedule[{index}]") for index, each in enumerate(price.schedule))
-    return m.Price(per_gpu_hour=Decimal(price.per_gpu_hour), currency=price.currency, schedule=tuple(windows))
+    field = f"{where}: spec.price"
+    owned, source = price.on_prem, price.source
+    given = [name for name, value in _ways(price).items() if value]
+    if len(given) != 1:
+        raise _wrong(field, given, "needs exactly one of perGPUHour, onPrem, source and free")
+    windows = (_window(each, each.per_gpu_hour, f"{field}.schedule[{i}]") for i, each in enumerate(price.schedule))
+    tariff = None
+    if owned is None and source is None:
+        tariff = m.Tariff(Decimal(price.per_gpu_hour or "0"), tuple(windows))
+    return m.Price(
+        currency=price.currency,
+        tariff=tariff,
+        on_prem=None if owned is None else _owned(owned, f"{field}.onPrem"),
+        source=None if source is None else m.PriceSource(source.type.value, source.item or ""),
+    )
 
 
-def _window(window: api_pool.PriceWindow, field: str) -> m.PriceWindow:
-    return m.PriceWindow(
+def _ways(price: api_pool.Price) -> dict[str, bool]:
+    """Which of the ways to say a price are used."""
+    return {
+        "perGPUHour": price.per_gpu_hour is not None,
+        "onPrem": price.on_prem is not None,
+        "source": price.source is not None,
+        "free": price.free is not None,
+    }
+
+
+def _owned(owned: api_pool.OnPrem, field: str) -> m.OnPrem:
+    bought = owned.electricity
+    field = f"{field}.electricity.schedule"
+    windows = (_window(each, each.per_kwh, f"{field}[{i}]") for i, each in enumerate(bought.schedule))
+    return m.OnPrem(
+        capital_per_gpu=Decimal(owned.capital_per_gpu),
+        years=Decimal(owned.amortisation_years),
+        watts_per_gpu=Decimal(owned.watts_per_gpu),
+        overhead=Decimal(owned.power_usage_effectiveness),
+        electricity=m.Tariff(Decimal(bought.per_kwh), tuple(windows)),
+    )
+
+
+def _window(window: api_pool.Window, amount: str, field: str) -> m.TariffWindow:
+    return m.TariffWindow(
         cron=window.cron,
         time_zone=window.time_zone,
         duration_s=_positive_seconds(window.duration, f"{field}.duration"),
-        per_gpu_hour=Decimal(window.per_gpu_hour),
+        amount=Decimal(amount),
     )
 
 

@@ -9,18 +9,25 @@ from typing import Annotated
 from pydantic import Field
 
 from ebbtide.api.fields import (
+    DECIMAL_PATTERN,
     LABEL_KEYS,
     QUALIFIED_WITH_DOMAIN,
     ApiModel,
+    Capital,
     Cron,
     Decimal,
+    Electricity,
     LabelValue,
     Money,
     QualifiedName,
     TimeZone,
     constant,
+    decimal,
     duration,
     matching,
+    quantity,
+    rule,
+    rules,
 )
 from ebbtide.api.status import Conditions, Count, Timestamp
 from ebbtide.model.spec import CapacityType, Provisioning
@@ -45,8 +52,8 @@ class TaintMatch(ApiModel):
     """Effect of the taint: NoSchedule, PreferNoSchedule or NoExecute. Unset: every effect."""
 
 
-class PriceWindow(ApiModel):
-    """A price for certain hours."""
+class Window(ApiModel):
+    """Certain hours of the week."""
 
     cron: Cron
     """When the window opens, as five cron fields in timeZone, up to 100 characters, such as "0 22 * * *". Required."""
@@ -54,17 +61,124 @@ class PriceWindow(ApiModel):
     """Name of an IANA time zone in which cron is meant, such as UTC or Europe/Berlin, up to 64 characters. Required."""
     duration: Annotated[str, duration("1m", "168h", "8h or 1h30m")]
     """How long the window stays open, as a duration from 1m to 168h, across midnight too. Required."""
+
+
+class PriceWindow(Window):
+    """A price for certain hours."""
+
     per_gpu_hour: Annotated[Money, Field(alias="perGPUHour")]
     """Price of one GPU for an hour inside the window in the currency of the pool, as a decimal string above 0 and up to
     10000. Required."""
 
 
-class Price(ApiModel):
-    """What the pool's GPUs cost."""
+class ElectricityWindow(Window):
+    """A price of electricity for certain hours."""
 
-    per_gpu_hour: Annotated[Money, Field(alias="perGPUHour")]
+    per_kwh: Annotated[Electricity, Field(alias="perKWh")]
+    """Price of a kWh inside the window in the currency of the pool, as a decimal string above 0 and up to 100.
+    Required."""
+
+
+_WINDOWS = {"x-kubernetes-list-type": "atomic"}
+
+
+class ElectricityPrice(ApiModel):
+    """What a kWh costs."""
+
+    per_kwh: Annotated[Electricity, Field(alias="perKWh")]
+    """Price of a kWh outside every window in the currency of the pool, as a decimal string above 0 and up to 100, such
+    as "0.21". Required."""
+    schedule: Annotated[tuple[ElectricityWindow, ...], Field(max_length=24, json_schema_extra=_WINDOWS)] = ()
+    """Windows with a price of their own, up to 24; where two overlap the first in the list wins. Unset: the price never
+    changes."""
+
+
+class OnPrem(ApiModel):
+    """GPUs that were bought: an hour costs what is written off in it, and the electricity."""
+
+    capital_per_gpu: Annotated[Capital, Field(alias="capitalPerGPU")]
+    """What one GPU cost with its share of server, network and building, in the currency of the pool, as a decimal
+    string above 0 and up to 10000000, such as "32000". Required."""
+    amortisation_years: Annotated[str, decimal("0", "30", "such as 4 or 3.5")]
+    """Over how many years (of 8766 hours) that is written off in equal parts, as a decimal string above 0 and up to 30.
+    Required."""
+    watts_per_gpu: Annotated[int, Field(ge=0, le=100000, alias="wattsPerGPU")]
+    """Power that one GPU draws with its share of the server, in watts, 0 to 100000, such as 1000. Required."""
+    power_usage_effectiveness: Annotated[
+        str,
+        quantity(
+            DECIMAL_PATTERN,
+            8,
+            "must be a decimal string from 1 to 5, such as 1.3",
+            "double(self) >= 1.0 && double(self) <= 5.0",
+        ),
+    ] = "1.3"
+    """What the building draws for each watt that servers draw, that watt included, as a decimal string from 1 to 5.
+    Unset: "1.3"."""
+    electricity: ElectricityPrice
+    """What a kWh costs. Required."""
+
+
+class PriceSourceType(StrEnum):
+    """Where prices come from that no pool says."""
+
+    TABLE = "Table"
+    OPEN_COST = "OpenCost"
+
+
+class PriceSource(ApiModel):
+    """A price that is kept elsewhere."""
+
+    type: PriceSourceType
+    """Table: the row of item in the CSV file that the operator's --price-table names. OpenCost: the highest price among
+    the pool's nodes as OpenCost's metric node_gpu_hourly_cost says. Required."""
+    item: (
+        Annotated[
+            str,
+            matching(
+                "^[A-Za-z0-9][A-Za-z0-9._:/-]*$",
+                253,
+                "must be the item of a row: letters, digits, . _ : / and -, starting with a letter or digit",
+            ),
+        ]
+        | None
+    ) = None
+    """Item of the table's row, up to 253 characters, such as p5.48xlarge-spot. Unset: none, as OpenCost needs none."""
+
+
+_WAYS = "[has(self.perGPUHour), has(self.onPrem), has(self.source), has(self.free)]"
+_ONE_WAY = rule(
+    f"{_WAYS}.filter(way, way).size() == 1",
+    "needs exactly one of perGPUHour, onPrem, source and free",
+)
+_OWN_SCHEDULE = rule(
+    "!has(self.schedule) || self.schedule.size() == 0 || has(self.perGPUHour)",
+    "is for perGPUHour; the electricity of onPrem has a schedule of its own",
+    field=".schedule",
+)
+_TABLE_ITEM = rule(
+    "!has(self.source) || self.source.type != 'Table' || has(self.source.item)",
+    "is needed with type Table",
+    field=".source.item",
+)
+
+
+_PRICE_RULES = rules(_ONE_WAY, _OWN_SCHEDULE, _TABLE_ITEM)
+
+
+class Price(ApiModel, json_schema_extra=_PRICE_RULES):
+    """What the pool's GPUs cost: exactly one of perGPUHour, onPrem, source and free."""
+
+    per_gpu_hour: Annotated[Money | None, Field(alias="perGPUHour")] = None
     """Price of one GPU for an hour outside every window in currency, as a decimal string above 0 and up to 10000,
-    such as "2.50". Required."""
+    such as "2.50". Unset: the price is said by onPrem, source or free."""
+    on_prem: OnPrem | None = None
+    """GPUs that were bought: their price is computed. Unset: they were not."""
+    source: PriceSource | None = None
+    """The price is kept elsewhere. Unset: it is said here."""
+    free: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    """Why the GPUs cost nothing, 1 to 253 characters, such as "paid by the grant of 2026". Unset: they cost something,
+    and a price of 0 is refused."""
     currency: Annotated[
         str,
         # spend that was recorded in one currency cannot be added to spend in another
@@ -77,9 +191,7 @@ class Price(ApiModel):
         Field(min_length=3),
     ]
     """ISO 4217 code of the price, 3 capital letters such as USD. Cannot change afterwards. Required."""
-    schedule: Annotated[
-        tuple[PriceWindow, ...], Field(max_length=24, json_schema_extra={"x-kubernetes-list-type": "atomic"})
-    ] = ()
+    schedule: Annotated[tuple[PriceWindow, ...], Field(max_length=24, json_schema_extra=_WINDOWS)] = ()
     """Windows with a price of their own, up to 24; where two overlap the first in the list wins. Unset: the price never
     changes."""
 

@@ -25,6 +25,7 @@ from ebbtide.model.spec import (
     Scaling,
     ServiceSpec,
     TargetRef,
+    Tariff,
     VariantSpec,
 )
 from ebbtide.sim.scrape import PodScrapes, Sample
@@ -284,7 +285,7 @@ def _pool_spec(case: Case) -> PoolSpec:
         node_selector=(("pool", _POOL),),
         resource="nvidia.com/gpu",
         accelerator=case.system.upper(),
-        price=Price(per_gpu_hour=case.gpu_hour_price, currency="USD"),
+        price=Price("USD", Tariff(case.gpu_hour_price)),
         max_gpus=None,
         node_lead_time_s=60.0,
     )

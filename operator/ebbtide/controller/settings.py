@@ -133,6 +133,11 @@ class Settings(BaseSettings):
         "scrape_staleness", "A value whose newest scrape is older counts as stale and lowers nothing.", 60.0
     )
 
+    price_table: Path | None = _setting(
+        "price_table",
+        "CSV file of prices (item,per_gpu_hour,currency,effective_from) for pools whose price.source is Table, read "
+        "anew when it changes. Unset: such pools have no price.",
+    )
     cycle_interval_s: Annotated[float, Duration("1s", "5m")] = _setting(
         "cycle_interval", "Time from the start of one cycle to the next; a changed spec does not wait for it.", 10.0
     )

@@ -53,7 +53,8 @@ def observe_settings(settings: Settings) -> ObserveSettings:
             rate_window_s=round(settings.rate_window_s),
             query_timeout_s=settings.prometheus_timeout_s,
             max_age_s=settings.scrape_staleness_s,
-        )
+        ),
+        price_table=settings.price_table,
     )
 
 

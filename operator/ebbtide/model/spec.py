@@ -172,21 +172,50 @@ class ServiceSpec(Spec, frozen=True):
         return self.key.partition("/")[2]
 
 
-class PriceWindow(Spec, frozen=True):
-    """From each firing of `cron` (in `time_zone`), for `duration_s`, a GPU-hour costs `per_gpu_hour`."""
+class TariffWindow(Spec, frozen=True):
+    """From each firing of `cron` (in `time_zone`), for `duration_s`, `amount` holds."""
 
     cron: str
     time_zone: str
     duration_s: float
-    per_gpu_hour: Decimal
+    amount: Decimal
+
+
+class Tariff(Spec, frozen=True):
+    """An amount of money by the hour of the week: `base`, and others in windows, of which the first declared wins."""
+
+    base: Decimal
+    schedule: tuple[TariffWindow, ...] = ()
+
+
+class OnPrem(Spec, frozen=True):
+    """GPUs that were bought: what one cost, written off over `years`, and the electricity that it draws.
+
+    `overhead` is what the building draws for each watt of a GPU's server, that watt included (PUE); `electricity` is
+    per kWh.
+    """
+
+    capital_per_gpu: Decimal
+    years: Decimal
+    watts_per_gpu: Decimal
+    overhead: Decimal
+    electricity: Tariff
+
+
+class PriceSource(Spec, frozen=True):
+    """Prices from elsewhere: `kind` Table (the row of `item`) or OpenCost (of the pool's nodes)."""
+
+    kind: str
+    item: str = ""
 
 
 class Price(Spec, frozen=True):
-    """What one GPU of the pool costs for an hour outside every window."""
+    """What one GPU of the pool costs for an hour: exactly one of `tariff`, `on_prem` and `source` is set."""
 
-    per_gpu_hour: Decimal
     currency: str
-    schedule: tuple[PriceWindow, ...] = ()
+    tariff: Tariff | None = None
+    on_prem: OnPrem | None = None
+    source: PriceSource | None = None
 
 
 class InterruptionTaint(Spec, frozen=True):

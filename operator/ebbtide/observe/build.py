@@ -3,8 +3,9 @@
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from ebbtide.model.money import Listed
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import (
     POOL_KIND,
@@ -66,6 +67,7 @@ class View:
     sources: tuple[Source, ...]
     unreadable: tuple[Unreadable, ...] = ()
     rate_window_s: float = 60.0
+    prices: Mapping[str, Listed] = field(default_factory=dict)  # by pool, where their sources are elsewhere
 
 
 def build_snapshot(view: View, now_s: float) -> Snapshot:
@@ -75,7 +77,7 @@ def build_snapshot(view: View, now_s: float) -> Snapshot:
     unreadable = list(view.unreadable)
     for name, spec in sorted(view.pools.items()):
         try:
-            pools[name] = pool_state(spec, view.nodes, allocation, now_s)
+            pools[name] = pool_state(spec, view.nodes, allocation, now_s, view.prices.get(name))
         except Exception as error:  # an odd node of one pool must not stop the others
             text = f"GPUPool {name}: its nodes cannot be read: {error!r}"
             log.error("%s", text, exc_info=True)

@@ -21,6 +21,9 @@ from ebbtide.observe.declared import API_VERSION, Declared
 from ebbtide.observe.gateway import Gateways
 from ebbtide.observe.informer import Broken, Informer
 from ebbtide.observe.metrics import EngineMetrics
+from ebbtide.observe.pricelists import PriceLists
+from ebbtide.observe.pricelists.opencost import OpenCost
+from ebbtide.observe.pricelists.table import Table
 from ebbtide.observe.projections import Opaque
 from ebbtide.observe.prometheus import Prometheus
 from ebbtide.observe.scales import Scales, ScaleView
@@ -48,6 +51,7 @@ class Observer:
         self._services: Declared[ServiceSpec] = Declared(SERVICE_KIND, parse_service)
         self._pools: Declared[PoolSpec] = Declared(POOL_KIND, parse_pool)
         self._metrics = EngineMetrics(None, settings.prometheus)
+        self._prices = self._price_lists(None)
         self._polling: asyncio.Task[None] | None = None
         self._stack = contextlib.AsyncExitStack()
 
@@ -55,6 +59,7 @@ class Observer:
         if self._settings.prometheus.url:
             prometheus = await self._stack.enter_async_context(Prometheus(self._settings.prometheus))
             self._metrics = EngineMetrics(prometheus, self._settings.prometheus)
+            self._prices = self._price_lists(prometheus)
         self._caches.start()
         self._stack.push_async_callback(self._caches.stop)
         self._poll()
@@ -121,6 +126,7 @@ class Observer:
         await caches.follow({_kind(variant.target) for spec in services.values() for variant in spec.variants})
         await self._read_scales(services)
         await self._metrics.collect(frozenset(caches.pods.items), now_s)
+        await self._prices.collect(pools, now_s)
         view = self._view(services, pools, receipts, now_s)
         return await asyncio.to_thread(build_snapshot, view, now_s)
 
@@ -155,7 +161,11 @@ class Observer:
             unreadable=self._unreadable(),
             sources=(*caches.sources(), *self._metrics.sources(now_s), *self._own_sources()),
             rate_window_s=float(self._settings.prometheus.rate_window_s),
+            prices=self._prices.listed(pools, caches.nodes.items, now_s),
         )
+
+    def _price_lists(self, prometheus: Prometheus | None) -> PriceLists:
+        return PriceLists(Table(self._settings.price_table), OpenCost(prometheus, self._settings.prometheus.matchers))
 
     def _unreadable(self) -> tuple[Unreadable, ...]:
         return (*self._pools.unreadable(), *self._services.unreadable())

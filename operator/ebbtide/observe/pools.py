@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 
+from ebbtide.model.money import Listed
 from ebbtide.model.snapshot import NodeState, PoolState
 from ebbtide.model.spec import InterruptionTaint, PoolSpec
-from ebbtide.observe.prices import price_at
+from ebbtide.money.prices import price_at
 from ebbtide.observe.projections import Node, Pod, Taint, find_condition, quantity, selects
 
 
@@ -22,9 +23,11 @@ class Allocation:
         return sum(pod.spec.gpus(resource) for pod in self._by_node.get(node, ()))
 
 
-def pool_state(spec: PoolSpec, nodes: Mapping[str, Node], allocation: Allocation, now_s: float) -> PoolState:
-    """One pool at `now_s` (unix seconds)."""
-    price = price_at(spec.name, spec.price, now_s)
+def pool_state(
+    spec: PoolSpec, nodes: Mapping[str, Node], allocation: Allocation, now_s: float, listed: Listed | None = None
+) -> PoolState:
+    """One pool at `now_s` (unix seconds). `listed`: what the source of its price says, if it has one."""
+    price = price_at(spec.name, spec.price, now_s, listed)
     own = [node for node in nodes.values() if selects(spec.node_selector, node.metadata.labels)]
     states = [_node_state(spec, node, allocation) for node in own]
     return PoolState(

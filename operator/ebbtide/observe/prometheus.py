@@ -39,6 +39,7 @@ class Labels(msgspec.Struct, frozen=True, gc=False):
     pod: str = ""
     exported_namespace: str = ""
     exported_pod: str = ""
+    node: str = ""
     slot: str = ""
     le: str = ""
     engine: str = ""

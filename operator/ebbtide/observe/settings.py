@@ -63,4 +63,5 @@ class ObserveSettings:
     prometheus: PrometheusSettings = field(default_factory=PrometheusSettings)
     watch: WatchSettings = field(default_factory=WatchSettings)
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
+    price_table: Path | None = None
     discovery_ttl_s: float = 60.0  # how long an answer about which kinds exist is believed

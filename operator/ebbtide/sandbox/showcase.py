@@ -39,7 +39,7 @@ def pools() -> list[dict[str, Any]]:
 
 
 def _pool(spec: PoolSpec) -> dict[str, Any]:
-    assert spec.price is not None
+    assert spec.price is not None and spec.price.tariff is not None
     return {
         "apiVersion": "ebbtide.dev/v1alpha1",
         "kind": "GPUPool",
@@ -50,7 +50,7 @@ def _pool(spec: PoolSpec) -> dict[str, Any]:
             "accelerator": spec.accelerator,
             "nodeSelector": dict(spec.node_selector),
             "tolerations": [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}],
-            "price": {"perGPUHour": str(spec.price.per_gpu_hour), "currency": spec.price.currency},
+            "price": {"perGPUHour": str(spec.price.tariff.base), "currency": spec.price.currency},
         },
     }
 

@@ -27,6 +27,7 @@ from ebbtide.model.snapshot import (
     WriteReceipt,
 )
 from ebbtide.model.spec import PoolSpec, ServiceSpec
+from ebbtide.money.prices import price_at
 from ebbtide.sim.cluster import Pod, VariantFleet, VirtualCluster
 from ebbtide.sim.engine import Outcome, Request
 from ebbtide.sim.profiles import EngineProfile
@@ -232,20 +233,23 @@ class FleetSimulation:
         return Snapshot(
             taken_at=now_s,
             services=tuple(sorted((self._service_state(s, now_s) for s in self._services), key=lambda s: s.spec.key)),
-            pools=tuple(self._pool_state(name) for name in sorted(self._scenario.pools)),
+            pools=tuple(self._pool_state(name, now_s) for name in sorted(self._scenario.pools)),
             sources=(Source(name="prometheus", healthy=True, age_s=1.0),),
             rate_window_s=self._settings.rate_window_s,
             cycle_s=self._settings.cycle_s,
         )
 
-    def _pool_state(self, name: str) -> PoolState:
+    def _pool_state(self, name: str, now_s: float) -> PoolState:
         spec = self._scenario.pools[name][0]
-        price = spec.price
+        price = price_at(name, spec.price, now_s)
         return PoolState(
             spec=spec,
             nodes=self._cluster.node_states(name),
-            price_per_gpu_hour=None if price is None else price.per_gpu_hour,
-            currency="" if price is None else price.currency,
+            price_per_gpu_hour=price.per_gpu_hour,
+            currency=price.currency,
+            next_price_change_at=price.next_at,
+            next_price_per_gpu_hour=price.next_per_gpu_hour,
+            faults=price.faults,
         )
 
     def _service_state(self, service: _Service, now_s: float) -> ServiceState:

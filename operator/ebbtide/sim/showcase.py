@@ -28,6 +28,7 @@ from ebbtide.model.spec import (
     Scaling,
     ServiceSpec,
     TargetRef,
+    Tariff,
     Toleration,
     VariantSpec,
 )
@@ -77,7 +78,7 @@ class ShowcasePool(msgspec.Struct, frozen=True):
             node_selector=((POOL_LABEL, self.name),),
             resource="nvidia.com/gpu",
             accelerator=self.accelerator,
-            price=Price(per_gpu_hour=Decimal(self.per_gpu_hour), currency="USD"),
+            price=Price("USD", Tariff(Decimal(self.per_gpu_hour))),
             max_gpus=None,
             node_lead_time_s=240.0,
             tolerations=(Toleration(key="nvidia.com/gpu", effect="NoSchedule"),),

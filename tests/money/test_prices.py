@@ -2,15 +2,17 @@
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ebbtide.api import parse_pool
+from ebbtide.model.money import Listed, PriceStep
 from ebbtide.model.reasons import Code
-from ebbtide.model.spec import Price, PriceWindow
-from ebbtide.observe.prices import PriceNow, price_at
+from ebbtide.model.spec import OnPrem, Price, PriceSource, Tariff, TariffWindow
+from ebbtide.money.prices import PriceNow, price_at, steps
 from tests.api.bad_objects import PRICED, WINDOW
 from tests.api.samples import changed
 
@@ -21,12 +23,12 @@ def at(text: str) -> float:
     return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
 
 
-def window(cron: str, hours: float, price: Decimal, zone: str = "UTC") -> PriceWindow:
-    return PriceWindow(cron=cron, time_zone=zone, duration_s=hours * 3600, per_gpu_hour=price)
+def window(cron: str, hours: float, price: Decimal, zone: str = "UTC") -> TariffWindow:
+    return TariffWindow(cron=cron, time_zone=zone, duration_s=hours * 3600, amount=price)
 
 
-def now(text: str, *schedule: PriceWindow) -> PriceNow:
-    return price_at("h100", Price(per_gpu_hour=BASE, currency="USD", schedule=schedule), at(text))
+def now(text: str, *schedule: TariffWindow) -> PriceNow:
+    return price_at("h100", Price("USD", Tariff(BASE, schedule)), at(text))
 
 
 NIGHTS = window("0 22 * * *", 9, NIGHT, "Europe/Berlin")
@@ -136,8 +138,8 @@ windows = st.builds(
 
 
 @given(schedule=st.lists(windows, min_size=1, max_size=3), moment_s=st.integers(1_767_225_600, 1_798_761_600))
-def test_the_price_holds_until_its_next_change_and_differs_then(schedule: list[PriceWindow], moment_s: int) -> None:
-    price = Price(per_gpu_hour=BASE, currency="USD", schedule=tuple(schedule))
+def test_the_price_holds_until_its_next_change_and_differs_then(schedule: list[TariffWindow], moment_s: int) -> None:
+    price = Price("USD", Tariff(BASE, tuple(schedule)))
     seen = price_at("p", price, moment_s)
     if seen.next_at is None:
         return
@@ -146,3 +148,66 @@ def test_the_price_holds_until_its_next_change_and_differs_then(schedule: list[P
     for share in (0.0, 0.1, 0.5, 0.9):
         between_s = moment_s + share * (seen.next_at - moment_s)
         assert price_at("p", price, between_s).per_gpu_hour == seen.per_gpu_hour
+
+
+@given(schedule=st.lists(windows, max_size=3), moment_s=st.integers(1_767_225_600, 1_798_761_600))
+def test_the_steps_of_a_span_say_what_each_of_its_moments_costs(schedule: list[TariffWindow], moment_s: int) -> None:
+    price = Price("USD", Tariff(BASE, tuple(schedule)))
+    until_s = moment_s + 3 * 86_400
+    found = steps("p", price, moment_s, until_s)
+    assert found[0].at_s == moment_s
+    assert all(one.at_s < other.at_s and one.per_gpu_hour != other.per_gpu_hour for one, other in pairwise(found))
+    for at_s in range(moment_s, until_s, 5400):
+        holds = [step.per_gpu_hour for step in found if step.at_s <= at_s][-1]
+        assert holds == price_at("p", price, at_s).per_gpu_hour
+
+
+OWNED = OnPrem(Decimal(30_000), Decimal(4), Decimal(700), Decimal("1.4"), Tariff(Decimal("0.20"), (
+    window("0 22 * * *", 8, Decimal("0.10")),
+)))  # fmt: skip
+
+
+def test_gpus_that_were_bought_cost_what_they_lose_and_draw() -> None:
+    """30,000 over 4 x 8766 h are 0.855578; 0.98 kW at 0.20 are 0.196, and by night at 0.10 half of that."""
+    seen = price_at("lab", Price("EUR", on_prem=OWNED), at("2026-01-15T12:00"))
+    assert seen == PriceNow(Decimal("1.051578"), "EUR", at("2026-01-15T22:00"), Decimal("0.953578"))
+    found = steps("lab", Price("EUR", on_prem=OWNED), at("2026-01-15T12:00"), at("2026-01-17T00:00"))
+    assert [str(step.per_gpu_hour) for step in found] == ["1.051578", "0.953578", "1.051578", "0.953578"]
+
+
+def test_a_wrong_window_of_the_electricity_names_its_field() -> None:
+    wrong = OnPrem(Decimal(1), Decimal(1), Decimal(1), Decimal(1), Tariff(BASE, (window("61 * * * *", 1, NIGHT),)))
+    ((code, message),) = price_at("lab", Price("EUR", on_prem=wrong), 0.0).faults
+    assert code == Code.INVALID_SCHEDULE
+    assert "GPUPool lab: price.electricity.schedule" in message
+
+
+TABLE, OPENCOST = PriceSource("Table", "p5-spot"), PriceSource("OpenCost")
+
+
+@pytest.mark.parametrize(
+    ("source", "listed", "price", "words"),
+    [
+        (TABLE, Listed(NIGHT, "USD"), NIGHT, ""),
+        (OPENCOST, Listed(NIGHT), NIGHT, ""),
+        (TABLE, Listed(NIGHT, "EUR"), None, "spec.price.currency is USD, and the Table says EUR"),
+        (TABLE, Listed(None, why="has no row 'p5-spot'"), None, "the Table has no row 'p5-spot'"),
+        (OPENCOST, None, None, "the OpenCost was not asked"),
+    ],
+)
+def test_a_price_that_is_kept_elsewhere(
+    source: PriceSource, listed: Listed | None, price: Decimal | None, words: str
+) -> None:
+    seen = price_at("h100", Price("USD", source=source), 0.0, listed)
+    assert (seen.per_gpu_hour, seen.currency) == (price, "USD")
+    assert words in "".join(text for _, text in seen.faults)
+    assert bool(seen.faults) is (price is None)
+    assert steps("h100", Price("USD", source=source), 0.0, 9.0, listed) == (PriceStep(0.0, price),)
+
+
+def test_the_next_row_of_a_table_is_the_next_change() -> None:
+    listed = Listed(NIGHT, "USD", next_at=100.0, next_per_gpu_hour=PEAK)
+    price = Price("USD", source=TABLE)
+    assert price_at("h100", price, 0.0, listed) == PriceNow(NIGHT, "USD", 100.0, PEAK)
+    assert steps("h100", price, 0.0, 200.0, listed) == (PriceStep(0.0, NIGHT), PriceStep(100.0, PEAK))
+    assert steps("h100", price, 0.0, 50.0, listed) == (PriceStep(0.0, NIGHT),)

@@ -1,0 +1,102 @@
+"""What a pool's GPU-hour costs: now, when that changes next, and all through a span.
+
+GPUs that were bought cost by the hour what they lose in value, and the electricity that they draw:
+
+    capital / (years x 8766 h) + watts / 1000 x overhead x price of a kWh
+
+Worked example: 30,000 USD over 4 years are 0.855573 USD/h; 700 W with 1.4 W drawn for each at 0.20 USD/kWh are 0.196
+USD/h; together 1.051573. That is what holds whether a GPU is used or not: what is written off does not wait for load.
+"""
+
+from dataclasses import dataclass
+from decimal import ROUND_HALF_EVEN, Decimal
+
+from ebbtide.model.money import Listed, PriceStep
+from ebbtide.model.reasons import Code
+from ebbtide.model.spec import OnPrem, Price, Tariff
+from ebbtide.money import tariff
+
+HOURS_A_YEAR = Decimal(8766)  # 365.25 days
+_PLACES = Decimal("0.000001")  # of prices that are computed: those that are written have no more than anybody writes
+
+
+@dataclass(frozen=True, slots=True)
+class PriceNow:
+    """Money per GPU-hour; `per_gpu_hour` None: unknown. `next_at` None: no change is near."""
+
+    per_gpu_hour: Decimal | None = None
+    currency: str = ""
+    next_at: float | None = None
+    next_per_gpu_hour: Decimal | None = None
+    faults: tuple[tuple[str, str], ...] = ()
+
+
+def price_at(pool: str, price: Price | None, now_s: float, listed: Listed | None = None) -> PriceNow:
+    """The price at `now_s` (unix seconds) and its next change. `listed`: what its source says, if it has one."""
+    if price is None:
+        return PriceNow()
+    if price.source is not None:
+        return _from_source(pool, price, listed or Listed(None, why="was not asked"))
+    amounts = _amounts(price)
+    where = "electricity.schedule" if price.on_prem is not None else "schedule"
+    wrong = tariff.faults(f"GPUPool {pool}: price.{where}", amounts)
+    if wrong:
+        return PriceNow(currency=price.currency, faults=wrong)
+    now = _priced(price, tariff.amount_at(amounts, now_s))
+    change = tariff.next_change(amounts, now_s)
+    if change is None:
+        return PriceNow(now, price.currency)
+    return PriceNow(now, price.currency, change[0], _priced(price, change[1]))
+
+
+def steps(
+    pool: str, price: Price | None, from_s: float, to_s: float, listed: Listed | None = None
+) -> tuple[PriceStep, ...]:
+    """The prices of [from_s, to_s), each from when it holds; one that nobody knows is None."""
+    now = price_at(pool, price, from_s, listed)
+    if price is None or now.per_gpu_hour is None:
+        return (PriceStep(from_s, None),)
+    if price.source is not None:
+        coming = (
+            (PriceStep(now.next_at, now.next_per_gpu_hour),) if now.next_at is not None and now.next_at < to_s else ()
+        )
+        return (PriceStep(from_s, now.per_gpu_hour), *coming)
+    found: list[PriceStep] = []
+    for at_s, amount in tariff.steps(_amounts(price), from_s, to_s):
+        per_gpu_hour = _priced(price, amount)
+        if not found or found[-1].per_gpu_hour != per_gpu_hour:
+            found.append(PriceStep(at_s, per_gpu_hour))
+    return tuple(found)
+
+
+def _from_source(pool: str, price: Price, listed: Listed) -> PriceNow:
+    kind = "" if price.source is None else price.source.kind
+    where = f"GPUPool {pool}: spec.price"
+    if listed.per_gpu_hour is None:
+        text = f"{where}.source: the {kind} {listed.why}. Until then its price is unknown."
+        return PriceNow(currency=price.currency, faults=((Code.PRICE_UNKNOWN, text),))
+    if listed.currency not in ("", price.currency):
+        text = (
+            f"{where}.currency is {price.currency}, and the {kind} says {listed.currency}: make a pool with that one, "
+            "or name another row. Until then its price is unknown."
+        )
+        return PriceNow(currency=price.currency, faults=((Code.PRICE_UNKNOWN, text),))
+    return PriceNow(listed.per_gpu_hour, price.currency, listed.next_at, listed.next_per_gpu_hour)
+
+
+def _amounts(price: Price) -> Tariff:
+    """What of the price goes by the hour: itself, or the electricity."""
+    if price.on_prem is not None:
+        return price.on_prem.electricity
+    return price.tariff or Tariff(Decimal(0))
+
+
+def _priced(price: Price, amount: Decimal) -> Decimal:
+    """The price where `amount` is what goes by the hour."""
+    return amount if price.on_prem is None else _owned(price.on_prem, amount)
+
+
+def _owned(owned: OnPrem, per_kwh: Decimal) -> Decimal:
+    written_off = owned.capital_per_gpu / (owned.years * HOURS_A_YEAR)
+    drawn = owned.watts_per_gpu / 1000 * owned.overhead * per_kwh
+    return (written_off + drawn).quantize(_PLACES, ROUND_HALF_EVEN)
