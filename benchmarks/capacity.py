@@ -285,7 +285,8 @@ def troubles_of(combination: Combination) -> tuple[Trouble, ...]:
 
 
 def measure(simulator: str, jobs: int, chosen: Sequence[Combination]) -> list[Found]:
-    """All combinations in one simulator; what was measured before is not measured again."""
+    """Those that the simulator ships; what was measured before is not measured again."""
+    shipped = [one for one in chosen if simulator in one.simulators]
     with runner(simulator, jobs) as replays:
 
         def one(combination: Combination) -> list[Found]:
@@ -295,7 +296,7 @@ def measure(simulator: str, jobs: int, chosen: Sequence[Combination]) -> list[Fo
                 say(f"{simulator}, {combination.name}, {each.trouble}: {rates}")
             return found
 
-        return [each for found in replays.side_by_side(one, chosen) for each in found]
+        return [each for found in replays.side_by_side(one, shipped) for each in found]
 
 
 def page(found: Sequence[Found], command: str, picture: str) -> str:
@@ -379,10 +380,6 @@ def _line(one: Found) -> Mark:
     )
 
 
-def _measured(simulator: str, jobs: int, chosen: Sequence[Combination]) -> list[Found]:
-    return measure(simulator, jobs, [one for one in chosen if simulator in one.simulators])
-
-
 def main(given: list[str] | None = None) -> int:
     """Returns 1 where something is off by more than is asked."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -394,7 +391,7 @@ def main(given: list[str] | None = None) -> int:
     chosen = [one for one in COMBINATIONS if not options.only or one.name in options.only]
     if not chosen:
         parser.error(f"--only: there are {', '.join(one.name for one in COMBINATIONS)}")
-    found = [one for simulator in options.simulators for one in _measured(simulator, options.jobs, chosen)]
+    found = [one for simulator in options.simulators for one in measure(simulator, options.jobs, chosen)]
     picture = options.page.with_suffix(".svg")
     options.page.parent.mkdir(parents=True, exist_ok=True)
     picture.write_text(picture_of(found))

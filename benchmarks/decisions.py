@@ -431,9 +431,7 @@ def main(given: list[str] | None = None, call: Callable[[list[str]], int] = _ebb
         parser.error(f"--only {', '.join(sorted(unknown))}: there are {', '.join(case.name for case in cases)}")
     left_out = "left out by --only"
     done = [
-        Done(case, None, why_not=left_out)
-        if options.only and case.name not in options.only
-        else run(case, options, call)
+        Done(case, why_not=left_out) if options.only and case.name not in options.only else run(case, options, call)
         for case in cases
     ]
     faults = with_faults(options, call) if options.robustness or (options.full and part == 1) else []

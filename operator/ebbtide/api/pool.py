@@ -161,8 +161,6 @@ _TABLE_ITEM = rule(
     "is needed with type Table",
     field=".source.item",
 )
-
-
 _PRICE_RULES = rules(_ONE_WAY, _OWN_SCHEDULE, _TABLE_ITEM)
 
 

@@ -28,7 +28,6 @@ MOST_CROWD = 8.0  # what is more is no burst but a load that changes
 LONGEST_GAP_S = 3600.0  # between two tokens: beyond it a reading is no latency
 BY_CHANCE = 1.25  # times the mean load, as misses count it: so unlike are pods of any fleet
 MISSED_CYCLES = 1.5  # since readings were last learnt from: they were missing
-FIRST_FORGET_S = 12 * 3600.0
 ENOUGH = 30.0  # requests behind a share of misses before it speaks at full weight
 
 
@@ -330,7 +329,7 @@ def _learn_first_token(
     """The least time to a first token for each prompt token: a window's mean holds waits too, so a lone prompt takes
     no longer. 4,000 tokens after 420 ms on average are at most 0.105 ms each, whatever a table of other models says.
     """
-    known = 0.0 if forgotten > 0.0 else memory.first_token_s * math.exp(seen.elapsed_s / FIRST_FORGET_S)
+    known = 0.0 if forgotten > 0.0 else memory.first_token_s * math.exp(seen.elapsed_s / edge.FORGET_S)
     rates = [
         (engine.ttft.per_second, engine.ttft.mean_s, engine.prompt_tokens.fresh)
         for engine in pods
@@ -339,7 +338,7 @@ def _learn_first_token(
     waited = sum(per_s * (mean_s or 0.0) for per_s, mean_s, _ in rates)
     tokens = sum(prompts or 0.0 for _, _, prompts in rates)
     if seen.requests < ENOUGH or waited <= 0.0 or tokens <= 0.0:
-        return {"first_token_s": known} if known != memory.first_token_s else {}
+        return {"first_token_s": known}
     found = waited / tokens
     return {"first_token_s": float(f"{min(found, known or found):.4g}")}
 

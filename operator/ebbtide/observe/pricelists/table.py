@@ -56,8 +56,8 @@ class Table:
         past = [row for row in rows if row.since_s <= now_s]
         coming = next((row for row in rows if row.since_s > now_s), None)
         if not past:
-            when = "none that holds yet" if rows else "none"
-            return Listed(None, why=f"has {when} of its rows for {item!r}" if rows else f"has no row {item!r}")
+            why = f"has none that holds yet of its rows for {item!r}" if rows else f"has no row {item!r}"
+            return Listed(None, why=why)
         following = coming if coming is not None and coming.currency == past[-1].currency else None
         return Listed(
             past[-1].per_gpu_hour,
