@@ -90,14 +90,16 @@ CASES = (
         "enterprise-morning",
         "the steep morning of a service used at work",
         "sageserve_C.csv",
-        f"--simulator dynamo {LARGE} --startup-s 150 {CONVERSATION} --column prod --train-until 3d6h --hours 1.5",
+        f"--simulator dynamo {LARGE} --startup-s 150 {CONVERSATION} --column prod --train-until 3d6h --hours 1",
+        peak=4,
         daily=True,
     ),
     Case(
         "enterprise-bursts",
         "bursts of a development tier, which nothing announces",
         "sageserve_C.csv",
-        f"--simulator dynamo {LARGE} --startup-s 150 {CONVERSATION} --column dev --train-until 3d6h --hours 1.5",
+        f"--simulator dynamo {LARGE} --startup-s 150 {CONVERSATION} --column dev --train-until 3d6h --hours 1",
+        peak=4,
         daily=True,
     ),
     Case(
