@@ -111,9 +111,9 @@ CASES = (
     ),
     Case(
         "reasoning",
-        "six hours of a reasoning model: few requests, long answers",
+        "two hours of a reasoning model: few requests, long answers",
         "servegen_deepseek-r1.csv",
-        f"--simulator dynamo {LARGE} --ttft-ms 2000 --startup-s 240 {REASONING} --train-until 12h --hours 6",
+        f"--simulator dynamo {LARGE} --ttft-ms 2000 --startup-s 240 {REASONING} --train-until 12h --hours 2",
         peak=4,
     ),
     Case(

@@ -183,11 +183,14 @@ def test_what_misses_while_prompts_are_longer_is_put_down_to_their_load():
 
 
 def test_a_batch_that_long_prompts_slow_down_is_full_with_fewer_in_it():
-    """12 requests/s at 40 ms: 123 in the batch are many while prompts are twice as long, so that 3 % miss."""
+    """12 requests/s at 40 ms: 123 in the batch are many while prompts are twice as long, so that 3 % miss.
+
+    212 of them would last, each 256 tokens of 50 ms: 16.6 requests/s.
+    """
     loop = settled(snapshot(service(variant("h100", pods(3, 20.0)))))
     slowed = pods(3, 12.0, missed=0.03, itl_s=0.04, prompt_tokens=fresh(12.0 * 2.0 * INPUT_TOKENS))
     learnt = loop.one(snapshot(service(variant("h100", slowed))), 180)
-    assert learnt.variants[0].capacity.requests_per_second > 18.0
+    assert learnt.variants[0].capacity.requests_per_second > 16.0
 
 
 def test_long_prompts_of_a_pod_that_hardly_has_anything_to_do_explain_no_misses():

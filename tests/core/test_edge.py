@@ -72,6 +72,26 @@ def test_two_hours_of_varied_load_teach_the_law_where_it_was_seen(level: float, 
     assert edge.reach(memory) == pytest.approx(reach, rel=0.1)
 
 
+def test_a_service_that_turns_out_to_burst_is_believed_to_gain_by_replicas() -> None:
+    """A flat edge says that bursts miss, and these are worked off together: 1 % then falls with the fifth power."""
+    memory = FIRST
+    for load, missed in ((0.2, 2.0), (0.4, 8.0), (0.6, 20.0)) * 10:
+        memory = edge.observe(memory, PLANNED, load, 1000.0, missed, 1.0, 60.0)
+    steep, double = edge.steep(memory), math.log(2.0)
+    assert steep < 4.0
+    carried = 2.0 * edge.reach(memory, PLANNED, double) / edge.reach(memory, PLANNED)
+    assert carried**steep == pytest.approx(2.0 ** -math.log(PLANNED)), "twice as many miss a thirtieth at the same load"
+    assert edge.reach(FIRST, PLANNED, double) == edge.reach(FIRST), "of smooth chat each has its load, and no more"
+
+
+def test_what_misses_on_several_replicas_teaches_what_one_carries() -> None:
+    """The same counts, of three replicas and of six, for which the same load each is less."""
+    flat = EdgeMemory(work=1000.0, level=1.0, steep=-7.0, covariance=(0.3, 0.0, 0.0, 0.3, 0.0, 0.3))
+    same, more = (edge.observe(flat, PLANNED, 0.5, 3000.0, 200.0, 1.0, 60.0, math.log(n)) for n in (1.0, 2.0))
+    assert edge.expected(more, PLANNED, 0.25) > 1.1 * edge.expected(same, PLANNED, 0.25)
+    assert edge.more(edge.anchored(EdgeMemory(), 1000.0, 60.0, 3.0), 6.0) == pytest.approx(math.log(2.0))
+
+
 def test_that_nothing_misses_proves_nothing_beyond_what_was_carried() -> None:
     seen = after(FIRST, 0.9, 0.0, windows=600)
     assert edge.reach(seen) <= edge.BEYOND

@@ -11,7 +11,7 @@ import msgspec
 from ebbtide.core import edge, fullness, latency, priors
 from ebbtide.core.learning import learn
 from ebbtide.core.parts import Parts
-from ebbtide.core.queueing import allowed_concurrency, concurrency_at, line_rate, rate_at
+from ebbtide.core.queueing import allowed_concurrency, concurrency_at, line_rate, planned_share, pooling, rate_at
 from ebbtide.core.startup import learn as learn_startup
 from ebbtide.core.work import KV_CACHE, MAX_RUNNING, Cycle, Draft, Model, VariantDraft
 from ebbtide.model.memory import CapacityMemory
@@ -33,8 +33,8 @@ def step(draft: Draft, cycle: Cycle) -> None:
             requests, missed = requests + count, missed + misses
             variant.model = model_of(draft, variant, memory)
         variant.memory = msgspec.structs.replace(variant.memory, capacity=memory)
-        variant.line_rate, variant.line_concurrency = line_rate(draft, variant, max(1, variant.ready))
-        variant.correction = _correction(variant, edge.reach(memory.edge))
+        variant.line_concurrency = line_rate(draft, variant, max(1, variant.ready))[1]
+        variant.correction = correction(draft, variant, max(1, variant.ready))
         variant.steep, variant.unsure = edge.steep(memory.edge), edge.unsure(memory.edge)
         shape = priors.length_shape(draft.demand.input_tokens, draft.demand.output_tokens)
         variant.most_rate = fullness.most_rate(draft, memory, cycle.now_s, shape)
@@ -42,12 +42,15 @@ def step(draft: Draft, cycle: Cycle) -> None:
     fullness.note(draft, cycle, requests, missed)
 
 
-def _correction(variant: VariantDraft, reach: float) -> float:
-    """How much more or less than the line's rate is carried, where the edge lies at `reach`.
+def correction(draft: Draft, variant: VariantDraft, replicas: float) -> float:
+    """How much more or less than the line's rate one replica among `replicas` carries, by where its edge lies.
 
     Above 1 loads are seen by what is in the batch, of which a rate is less than proportional: at 10 ms + 0.6 ms x N
     twice the 20 in the batch are 1.29 times the rate.
     """
+    known = variant.memory.capacity.edge
+    planned = planned_share(draft.state.spec.objectives.attainment)
+    reach = edge.reach(known, planned, edge.more(known, replicas))
     model = variant.model
     if model is None or reach <= 1.0:
         return reach
@@ -130,11 +133,12 @@ def replica_rate(draft: Draft, variant: VariantDraft, replicas: float, parts: Pa
     known = variant.memory.capacity.edge
     promised = rate
     if known.work > 0.0:
-        # what pooling adds is the line's to say: the edge was seen with as many replicas as are ready
+        # the edge is of a replica on its own: what pooling adds is the line's to say
         shape = priors.length_shape(draft.demand.input_tokens, draft.demand.output_tokens)
-        pooling = rate / max(1e-9, variant.line_rate)
-        promised = known.work / shape / draft.demand.output_tokens * pooling
-    corrected = min(promised * variant.correction, variant.most_rate)
+        promised = known.work / shape / draft.demand.output_tokens * pooling(draft, variant, rate)
+    # what was carried when answers were shorter is no proof that a batch of these stays finite
+    lasting = rate_at(model.a_s, model.b_s, model.limit, draft.demand.output_tokens)
+    corrected = min(promised * correction(draft, variant, replicas), variant.most_rate, lasting)
     if corrected != rate:
         rate, concurrency = corrected, concurrency_at(model, corrected, draft.demand.output_tokens)
     return rate, concurrency

@@ -1,13 +1,19 @@
 """The edge of a replica: how many requests miss an objective at a load, learnt from what was seen at every load it had.
 
-    share(u) = floor + level x u^steep      u: the load, relative to what the latency line alone promises
+    share(u, n) = floor + level x u^steep / (n / N)^gain
 
-Latency knows means, misses are tails: bursts inside the minute, long prompts among short ones, uneven dispatch. All of
-them are in the share that missed in a window, so it is fitted, both how high the edge is and how steep: smooth chat
-misses with load^10, bursts of long prompts with load^2, and there one more replica saves less and sooner. What misses
-at every load alike (an answer of five tokens beside somebody's prompt) is no edge: without a floor of its own it would
-make a steep one look flat. Beyond half of what may be missed nothing counts as floor, so that a slow engine is not
-taken for one that misses anyway.
+u is the load of a replica, relative to what the latency line alone promises; n replicas share it, N when it was first
+seen. Latency knows means, misses are tails: bursts inside the minute, long prompts among short ones, uneven dispatch.
+All of them are in the share that missed in a window, so it is fitted, both how high the edge is and how steep: smooth
+chat misses with load^10, bursts of long prompts with load^2, and there one more replica saves less and sooner. What
+misses at every load alike (an answer of five tokens beside somebody's prompt) is no edge: without a floor of its own it
+would make a steep one look flat. Beyond half of what may be missed nothing counts as floor, so that a slow engine is
+not taken for one that misses anyway.
+
+A minute with twice the bursts misses twice as much, however many replicas there are, so bursts make the edge flat. But
+n replicas work one off n times as fast. Where waits have an exponential tail, exp(-c n), 1 % of misses falls with
+n^-ln(100): what that is beyond the steepness is `gain`. A coding assistant in Dynamo's replay missed with load^2.5, and
+2.5, 0.36 and 0.025 % on two, three and five replicas: with n^-4.8 and n^-5.2.
 
 Recursive Bayesian (an extended Kalman filter on the log scale), each window's count of misses negative binomial: those
 of a burst come together. Example: 7 in 1000 are believed at u = 1 with load^10; at u = 0.75 40 of 1000 miss where 0.7
@@ -38,23 +44,31 @@ NO_LOAD = 1e-3
 MOST_SHARE = 0.5
 BEYOND = 1.05  # times what was carried
 FOLLOW_S = 60.0
+UNINFORMED = 0.9  # of the variance of the level at first
 HALVINGS = 16
 
 Vector = tuple[float, float, float]
 _AT_FIRST = (LEVEL_DEVIATION**2, 0.0, 0.0, STEEP_DEVIATION**2, 0.0, FLOOR_DEVIATION**2)
 
 
-def anchored(memory: EdgeMemory, work: float, elapsed_s: float) -> EdgeMemory:
+def anchored(memory: EdgeMemory, work: float, elapsed_s: float, replicas: float = 1.0) -> EdgeMemory:
     """Loads are relative to what the latency line promises, `work`, at first; then less and less, as more is seen.
 
-    A line that is learnt anew must not move an edge that was seen itself.
+    A line that is learnt anew must not move an edge that was seen itself. The number of replicas is that of when
+    something was learnt first.
     """
     if memory.work <= 0.0 or not memory.covariance:
-        return msgspec.structs.replace(memory, work=round(work, 1))
+        return msgspec.structs.replace(memory, work=round(work, 1), replicas=replicas)
     unsure = memory.covariance[0] / LEVEL_DEVIATION**2
     follow = -math.expm1(-(unsure**4) * elapsed_s / FOLLOW_S)
-    log = math.log(memory.work) + follow * math.log(max(work, 1e-9) / memory.work)
-    return msgspec.structs.replace(memory, work=round(math.exp(log), 1))
+    work = memory.work * (max(work, 1e-9) / memory.work) ** follow
+    known_of = replicas if unsure > UNINFORMED else memory.replicas
+    return msgspec.structs.replace(memory, work=round(work, 1), replicas=known_of)
+
+
+def more(memory: EdgeMemory, replicas: float) -> float:
+    """The logarithm of how many times as many replicas those are as the edge is known of."""
+    return math.log(max(replicas, 0.1) / memory.replicas)
 
 
 def proven(planned: float, requests: float, missed: float) -> bool:
@@ -70,7 +84,8 @@ def reanchored(memory: EdgeMemory, carried: float) -> EdgeMemory:
     """
     if carried <= REACH[1] * memory.work:
         return memory
-    return EdgeMemory(work=round(carried, 1), carried=1.0, queued=round(memory.queued * memory.work / carried, 3))
+    queued = round(memory.queued * memory.work / carried, 3)
+    return EdgeMemory(work=round(carried, 1), carried=1.0, queued=queued, replicas=memory.replicas)
 
 
 def doubted(memory: EdgeMemory, share: float) -> EdgeMemory:
@@ -97,13 +112,25 @@ def floor(memory: EdgeMemory, planned: float) -> float:
     return planned * math.exp(min(MOST_FLOOR, FLOOR + memory.floor))
 
 
-def reach(memory: EdgeMemory) -> float:
+def gain(steepness: float, planned: float) -> float:
+    """The exponent of the number of replicas beyond that of the load of each, where `planned` may miss."""
+    return max(0.0, -math.log(planned) - steepness)
+
+
+def reach(memory: EdgeMemory, planned: float = 1.0, further: float = 0.0) -> float:
     """The load, relative to the line's, at which the planned share misses: its logarithm is level over steepness.
 
-    Beyond what the line promises only as far as was carried: that nothing misses at 0.8 proves little of 1.2.
+    Beyond what the line promises only as far as was carried: that nothing misses at 0.8 proves little of 1.2. `further`
+    is the logarithm of how many times as many replicas as it is known of.
     """
     least, most = REACH
-    return clip(math.exp(-memory.level / steep(memory)), least, clip(BEYOND * memory.carried, 1.0, most))
+    found = clip(math.exp(-memory.level / steep(memory)), least, clip(BEYOND * memory.carried, 1.0, most))
+    return clip(found * _shared(memory, planned, further), least, most)
+
+
+def _shared(memory: EdgeMemory, planned: float, further: float) -> float:
+    """How many times the load each of so many replicas carries."""
+    return math.exp(gain(steep(memory), planned) * further / steep(memory))
 
 
 def doubt(memory: EdgeMemory) -> float:
@@ -124,30 +151,38 @@ def _variance(memory: EdgeMemory) -> float:
 
 
 def expected(memory: EdgeMemory, planned: float, load: float) -> float:
-    """The share that misses at this load, 0..1."""
+    """The share that misses at this load, 0..1, of as many replicas as it is known of."""
     if load <= 0.0:
         return 0.0
     return min(1.0, math.exp(_parts((memory.level, memory.steep, memory.floor), planned, math.log(load))[0]))
 
 
 def observe(
-    memory: EdgeMemory, planned: float, load: float, requests: float, missed: float, share: float, elapsed_s: float
+    memory: EdgeMemory,
+    planned: float,
+    load: float,
+    requests: float,
+    missed: float,
+    share: float,
+    elapsed_s: float,
+    further: float = 0.0,
 ) -> EdgeMemory:
     """After a window in which `missed` of `requests` missed at `load`; it counts as `share` 0..1 of a window.
 
-    `planned` is the share believed at a load of 1; the memory is relative to it.
+    `planned` is the share believed at a load of 1; the memory is relative to it. `further` as in `reach`.
     """
+    alone = load / _shared(memory, planned, further)
     covariance = _faded(memory.covariance or _AT_FIRST, -math.expm1(-elapsed_s / FORGET_S))
     carried = memory.carried * math.exp(-elapsed_s / FORGET_S)
     if proven(planned, requests, missed):
-        carried = max(carried, load)
+        carried = max(carried, alone)
     memory = msgspec.structs.replace(memory, covariance=_rounded(covariance), carried=round(carried, 3))
-    if load < NO_LOAD or requests < 1.0 or _beyond(memory, planned, load, missed / requests):
+    if load < NO_LOAD or requests < 1.0 or _beyond(memory, planned, alone, missed / requests):
         return memory
-    x, seen = math.log(load), (requests, min(missed, MOST_SHARE * requests), share)
+    x, seen = math.log(alone), (requests, min(missed, MOST_SHARE * requests), share)
     before = (memory.level, memory.steep, memory.floor)
     ways = [_slopes(before, planned, x)]
-    if missed > requests * expected(memory, planned, load):
+    if missed > requests * expected(memory, planned, alone):
         # put down to the edge or, at little load, to the floor, whichever takes less to believe
         by_edge, by_floor = (1.0, x, 0.0), (0.0, 0.0, 1.0)
         full = FLOOR + memory.floor >= MOST_FLOOR - 0.01

@@ -13,7 +13,7 @@ import msgspec
 from ebbtide.core import edge, fullness, latency, priors
 from ebbtide.core.demand import pod_arrivals
 from ebbtide.core.numeric import clip, share_above
-from ebbtide.core.queueing import line_rate, planned_share
+from ebbtide.core.queueing import line_rate, planned_share, pooling
 from ebbtide.core.work import KV_CACHE, Cycle, Draft, VariantDraft
 from ebbtide.model.memory import CapacityMemory, LineMemory
 from ebbtide.model.snapshot import EngineReadings, Latency, PodPhase
@@ -278,11 +278,12 @@ def _learn_edge(
     rate, most = line_rate(draft, variant, max(1, variant.ready))
     view = draft.demand
     cache, prompts = priors.shares(view.input_tokens, view.output_tokens)
-    promised = rate * view.output_tokens * priors.shape_of(cache, prompts)
-    known_edge = edge.anchored(edge.doubted(memory.edge, forgotten), promised, seen.elapsed_s)
+    shared = pooling(draft, variant, rate)
+    promised = rate / shared * view.output_tokens * priors.shape_of(cache, prompts)
+    known_edge = edge.anchored(edge.doubted(memory.edge, forgotten), promised, seen.elapsed_s, max(1, variant.ready))
     # the batch of a window with longer prompts is as slow with fewer in it
     slower = model.line.slope(cache, seen.prompts) / model.line.slope(cache, prompts)
-    work = seen.tokens * priors.shape_of(cache, seen.prompts)
+    work = seen.tokens * priors.shape_of(cache, seen.prompts) / shared
     if edge.proven(planned, requests, seen.missed):
         known_edge = edge.reanchored(known_edge, work)
     load = max(work / max(1e-9, known_edge.work), seen.concurrency * slower / max(1e-9, most)) * seen.uneven
@@ -292,7 +293,8 @@ def _learn_edge(
         load = max(load, known_edge.queued)  # what waited then is missed, and in this window still
     share = min(1.0, seen.elapsed_s / seen.window_s)
     changes: dict[str, Any] = {}
-    idle = load < IDLE_SHARE * edge.reach(known_edge) and draft.demand.waiting < 1.0
+    further = edge.more(known_edge, max(1, variant.ready))
+    idle = load < IDLE_SHARE * edge.reach(known_edge, planned, further) and draft.demand.waiting < 1.0
     if idle and seen.even and not draft.moving:
         changes = _learn_unbuyable(memory, seen, share, now_s)
     changes["edge"] = known_edge
@@ -301,7 +303,7 @@ def _learn_edge(
         return changes  # what is missed there no number of replicas may buy: not known yet
     unbuyable = changes.get("unbuyable", memory.unbuyable) * requests
     missed = max(0.0, seen.missed - unbuyable)
-    changes["edge"] = edge.observe(known_edge, planned, load, requests, missed, share, seen.elapsed_s)
+    changes["edge"] = edge.observe(known_edge, planned, load, requests, missed, share, seen.elapsed_s, further)
     return changes
 
 

@@ -17,7 +17,7 @@ from ebbtide.core.forecast.step import foresee, keep_figures, shown
 from ebbtide.core.guardrails import bounds
 from ebbtide.core.numeric import clip
 from ebbtide.core.parts import Parts
-from ebbtide.core.queueing import lasting_rate, line_rate, planned_share
+from ebbtide.core.queueing import lasting_rate, planned_share
 from ebbtide.core.replicas import healthy
 from ebbtide.core.work import Cycle, Draft, VariantDraft
 from ebbtide.model.memory import WorthMemory
@@ -168,7 +168,7 @@ def _weigh(draft: Draft, main: VariantDraft, unit: float, runs: int, backlog: fl
     if not draft.foreseen:
         foresee(draft, cycle)
     draft.doubt = edge.doubt(main.memory.capacity.edge)
-    outlook = look(draft, Misses(main.steep, max(1.0, 1.0 / main.correction)), cycle.parts)
+    outlook = look(draft, Misses(main.steep, max(1.0, 1.0 / main.correction), _held(draft, main)), cycle.parts)
     levels = _Levels(draft, main, unit, outlook, backlog, cycle.parts)
     spent = price.spending(draft, outlook, unit, levels.full, cycle)
     levels.planned, levels.price = spent.planned, spent.price
@@ -193,6 +193,13 @@ def _weigh(draft: Draft, main: VariantDraft, unit: float, runs: int, backlog: fl
     )
 
 
+def _held(draft: Draft, main: VariantDraft) -> float:
+    """Full loads at which a batch stays at its limit: past them it grows as long as they come."""
+    if main.model is None or main.rate <= 0.0:
+        return math.inf
+    return max(1.0, lasting_rate(main.model, draft.demand.output_tokens) / main.rate)
+
+
 def _fewest(draft: Draft, main: VariantDraft, outlook: Outlook, unit: float) -> int:
     """So many that what is expected, also later, can last: with fewer, batches grow until every request misses.
 
@@ -200,13 +207,10 @@ def _fewest(draft: Draft, main: VariantDraft, outlook: Outlook, unit: float) -> 
     in twenty misses, and then all. Misses that were seen far below what the line promises, and grow slowly, are no sign
     of that.
     """
-    line = line_rate(draft, main, float(max(1, draft.observed)))[0]
-    if main.model is None or line <= 0.0:
-        return 0
-    held = lasting_rate(main.model, draft.demand.output_tokens) / line / main.correction
     missed = math.exp(math.log(MOST / planned_share(draft.state.spec.objectives.attainment)) / main.steep)
-    lasting = unit * max(1.0, min(held, missed))
-    return math.ceil(min(outlook.main.expected, outlook.far.expected) / lasting - NEWS_OF_RATE)
+    lasting = unit * min(_held(draft, main), max(1.0, missed))
+    fewest = min(outlook.main.expected, outlook.far.expected) / lasting
+    return math.ceil(min(fewest, MOST_REPLICAS) - NEWS_OF_RATE)
 
 
 def _strained(draft: Draft) -> bool:

@@ -99,9 +99,8 @@ class VariantDraft:
     startup_s: float = 0.0
     startup_measured: bool = False
     model: Model | None = None
-    line_rate: float = 0.0  # what the latency line promises of a replica among those that are ready: requests/s,
-    line_concurrency: float = 0.0  # and the mean number in its batch
-    correction: float = 1.0  # what it carries over that
+    line_concurrency: float = 0.0  # the mean number in its batch at what the latency line promises among those ready
+    correction: float = 1.0  # what it carries over what the line promises
     unsure: float = 0.0  # standard deviation of the logarithm of what it carries
     steep: float = MISS_EXPONENT  # misses grow with load to this power
     most_rate: float = math.inf  # requests/s that a replica carried when it was full; infinite: it never was

@@ -5,7 +5,7 @@ Arrays are short and bounded; a service's memory is a few KB at most.
 
 from ebbtide.model.spec import Spec
 
-MEMORY_VERSION = 3
+MEMORY_VERSION = 4
 
 
 class DemandSample(Spec, frozen=True, array_like=True):
@@ -118,6 +118,7 @@ class EdgeMemory(Spec, frozen=True, array_like=True):
     covariance: tuple[float, ...] = ()  # of these three, its upper half by rows; empty: nothing was seen
     carried: float = 0.0  # the highest load at which no more than planned missed, slowly forgotten
     queued: float = 0.0  # the load at which requests last waited before full batches
+    replicas: float = 1.0  # as many were there when it was seen first
 
 
 class CapacityMemory(Spec, frozen=True):

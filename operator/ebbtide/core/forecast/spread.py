@@ -15,6 +15,9 @@ from operator import mul
 from ebbtide.core.edge import MISS_EXPONENT, MOST_STEEP
 
 LEAST_CAPACITY = 1e-9  # tokens/s, or of a forecast: its tenth power is still a number
+# Of the logarithm past what lasts, where a third more of all is missed each: batches that grow by a twentieth of what they
+# finish are hardly full before further replicas serve, those that grow by a third long before.
+RAMP = (0.08, 0.18, 0.28)
 FLOOR = 4.0  # tokens/s, an answer of 240 a minute: logarithms of less would only score noise
 
 
@@ -70,11 +73,13 @@ class Scale:
 class Misses:
     """How misses grow with load: as load^steep up to full load and beyond, and with load^10 past `hard` full loads.
 
-    However soft an edge was seen to be below full load, beyond what the latency line promises nothing is carried.
+    However soft an edge was seen to be below full load, beyond what the latency line promises nothing is carried, and
+    past `last` full loads batches grow without end.
     """
 
     steep: float = MISS_EXPONENT
     hard: float = 1.0
+    last: float = math.inf
 
     @property
     def rounded(self) -> float:
@@ -85,10 +90,10 @@ class Misses:
 class Spread:
     """A distribution of loads, ready to be asked. `weights` need not add up to 1."""
 
-    __slots__ = ("_hard", "_high", "_past", "_scale", "_seen", "_soft", "_steep", "mean")
+    __slots__ = ("_hard", "_high", "_last", "_past", "_scale", "_seen", "_soft", "_steep", "mean")
 
     def __init__(self, scale: Scale, weights: Sequence[float], misses: Misses = Misses()) -> None:
-        self._steep, self._hard = misses.rounded, misses.hard
+        self._steep, self._hard, self._last = misses.rounded, misses.hard, math.log(misses.last)
         total = sum(weights) or 1.0
         shares = [weight / total for weight in weights]
         self._scale = scale
@@ -104,8 +109,9 @@ class Spread:
     def missed(self, capacity: float, planned: float, least: int = 0) -> float:
         """Mean of load x share missed, over the bins from `least` on (see `first_above`).
 
-        The share is planned x (load / capacity)^steep, the greater one past the hard edge, and at most 1. Always 1 at
-        a capacity of 1 and 1 % planned: 0.01. Half the time 2: with load^10 that half misses all, 1.0.
+        The share is planned x (load / capacity)^steep, the greater one past the hard edge, and at most 1; it is 1 past
+        what lasts. Always 1 at a capacity of 1 and 1 % planned: 0.01. Half the time 2: with load^10 that half misses
+        all, 1.0.
         """
         log = math.log(max(capacity, LEAST_CAPACITY))
         steep = max(self._steep, MISS_EXPONENT)
@@ -115,11 +121,27 @@ class Spread:
         if self._steep < MISS_EXPONENT:
             full = min(full, log - math.log(planned) / self._steep)
             cross = min(full, (MISS_EXPONENT * hard - self._steep * log) / (MISS_EXPONENT - self._steep))
-        end = max(least, self._bins_below(full))
-        middle = min(end, max(least, self._bins_below(cross)))
-        soft = (self._soft[middle] - self._soft[least]) * math.exp(-self._steep * log)
-        past = (self._past[end] - self._past[middle]) * math.exp(-steep * hard)
-        return planned * (soft + past) + self.mean - self._high[end]
+        low, high = planned * math.exp(-self._steep * log), planned * math.exp(-steep * hard)
+        found = 0.0
+        for beyond in RAMP:
+            end, part = self._up_to(full, log + self._last + beyond, least)
+            middle = min(end, max(least, self._bins_below(cross)))
+            soft = low * (self._soft[middle] - self._soft[least])
+            past = high * (_at(self._past, end, part) - self._past[middle])
+            found += soft + past + self.mean - _at(self._high, end, part)
+        return found / len(RAMP)
+
+    def _up_to(self, full: float, lasts: float, least: int) -> tuple[int, float]:
+        """(bins, part of the next one) in which not everything is missed.
+
+        Where more comes than lasts, a bin's loads lie all over its width: what is missed must not leap as the edge
+        moves from one to the next. Up to `full` the law itself leads to all.
+        """
+        place = (lasts - self._scale.first) / self._scale.step + 0.5
+        if place + 0.5 >= (full - self._scale.first) / self._scale.step:
+            return max(least, self._bins_below(full)), 0.0
+        place = min(max(place, least), self._scale.count)
+        return int(place), place - int(place)
 
     def _bins_below(self, log: float) -> int:
         place = (log - self._scale.first) / self._scale.step
@@ -158,6 +180,11 @@ class Spread:
     def below(self, value: float) -> float:
         """The share of loads that are at most `value`, in whole bins."""
         return self._seen[bisect_right(self._scale.values, value)]
+
+
+def _at(sums: Sequence[float], index: int, part: float) -> float:
+    """A sum up to a bin, and part of it."""
+    return sums[index] + part * (sums[index + 1] - sums[index]) if part else sums[index]
 
 
 ERRORS = Scale(-2.4, 0.1, 49)  # log(load / forecast): a tenth to eleven times
