@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ebbtide.core.forecast import days, record
 from ebbtide.core.forecast.line import fit
-from ebbtide.core.forecast.spread import ERRORS, LOADS, Spread
+from ebbtide.core.forecast.spread import ERRORS, LOADS, Misses, Spread
 from ebbtide.model.memory import DemandSample, TrackMemory
 from tests.builders import INPUT_TOKENS, NOW, OUTPUT_TOKENS, Loop, fresh, pods, service, snapshot, variant
 
@@ -170,12 +170,31 @@ def test_what_a_capacity_misses(story, loads, capacity, missed):
     assert Spread(ERRORS, weights).missed(capacity, 0.01) == pytest.approx(missed, rel=0.15), story
 
 
+@pytest.mark.parametrize(
+    ("load", "least", "most"),
+    [
+        pytest.param(1.0, 0.009, 0.02, id="what lasts is missed as elsewhere"),
+        pytest.param(1.4, 0.2, 0.7, id="a fifth more than lasts fills batches before others come: much of it"),
+        pytest.param(1.65, 0.999, 1.0, id="four tenths more: all of it"),
+    ],
+)
+def test_past_what_batches_keep_up_with_more_and_more_is_missed(load, least, most):
+    weights = [0.0] * ERRORS.count
+    ERRORS.add(weights, math.log(load), 1.0)
+    lasting, endless = (Spread(ERRORS, weights, Misses(last=last)) for last in (1.17, math.inf))
+    assert least * load <= lasting.missed(1.0, 0.01) <= most * load * 1.06, "bins are a tenth wide"
+    assert lasting.missed(1.0, 0.01) >= endless.missed(1.0, 0.01) * (1.0 - 1e-9)
+
+
 @given(
     weights=st.lists(st.floats(0.0, 10.0), min_size=LOADS.count, max_size=LOADS.count).filter(any),
     capacities=st.tuples(st.floats(1e-6, 1e6), st.floats(1.0, 3.0)),
+    misses=st.builds(
+        Misses, st.floats(2.0, 14.0), st.floats(1.0, 8.0), st.sampled_from([1.0, 1.1, 1.5, 4.0, math.inf])
+    ),
 )
-def test_more_capacity_never_misses_more_and_none_misses_all(weights, capacities):
-    spread = Spread(LOADS, weights)
+def test_more_capacity_never_misses_more_and_none_misses_all(weights, capacities, misses):
+    spread = Spread(LOADS, weights, misses)
     less, more = capacities[0], capacities[0] * capacities[1]
     assert spread.missed(more, 0.01) <= spread.missed(less, 0.01) * (1.0 + 1e-9) + 1e-12
     assert spread.missed(1e-9, 0.01) == pytest.approx(spread.mean, rel=1e-6)

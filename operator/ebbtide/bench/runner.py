@@ -36,7 +36,8 @@ B = TypeVar("B")
 
 _AT_ONCE = 64  # that wait for an answer; the workers set the pace
 _FORM = 1  # of a stored result; another one makes all of them new
-_NOT_THE_SIMULATOR = ("ebbtide.core", "ebbtide.bench.rivals")  # the policy's own sources answer for these
+_OF_THE_PLAN = ("ebbtide.core", "ebbtide.model.memory")  # what it decides by and remembers: nothing else does
+_NOT_THE_SIMULATOR = (*_OF_THE_PLAN, "ebbtide.bench.rivals")  # the policy's own sources answer for these
 
 
 @dataclass(frozen=True)
@@ -171,4 +172,4 @@ def policy_sources(name: str) -> str:
     if name in (HOLD, PATH):
         return ""
     make = ALL[name].make
-    return digest_of_sources(getattr(make, "func", make).__module__)  # a partial has that of functools
+    return digest_of_sources(getattr(make, "func", make).__module__, _OF_THE_PLAN)  # a partial has that of functools

@@ -15,8 +15,8 @@ from operator import mul
 from ebbtide.core.edge import MISS_EXPONENT, MOST_STEEP
 
 LEAST_CAPACITY = 1e-9  # tokens/s, or of a forecast: its tenth power is still a number
-# Of the logarithm past what lasts, where a third more of all is missed each: batches that grow by a twentieth of what they
-# finish are hardly full before further replicas serve, those that grow by a third long before.
+# Of the logarithm past what lasts, where a third more of all is missed each: batches that grow by a twentieth of what
+# they finish are hardly full before further replicas serve, those that grow by a third long before.
 RAMP = (0.08, 0.18, 0.28)
 FLOOR = 4.0  # tokens/s, an answer of 240 a minute: logarithms of less would only score noise
 
