@@ -11,7 +11,7 @@ import msgspec
 from ebbtide.core import edge, fullness, latency, priors
 from ebbtide.core.learning import learn
 from ebbtide.core.parts import Parts
-from ebbtide.core.queueing import allowed_concurrency, concurrency_at, line_rate, planned_share, pooling, rate_at
+from ebbtide.core.queueing import allowed_concurrency, concurrency_at, line_rate, planned_share, rate_at
 from ebbtide.core.startup import learn as learn_startup
 from ebbtide.core.work import KV_CACHE, MAX_RUNNING, Cycle, Draft, Model, VariantDraft
 from ebbtide.model.memory import CapacityMemory
@@ -33,6 +33,7 @@ def step(draft: Draft, cycle: Cycle) -> None:
             requests, missed = requests + count, missed + misses
             variant.model = model_of(draft, variant, memory)
         variant.memory = msgspec.structs.replace(variant.memory, capacity=memory)
+        variant.line_rate_alone = line_rate(draft, variant, 1.0)[0]
         variant.line_concurrency = line_rate(draft, variant, max(1, variant.ready))[1]
         variant.correction = correction(draft, variant, max(1, variant.ready))
         variant.steep, variant.unsure = edge.steep(memory.edge), edge.unsure(memory.edge)
@@ -135,7 +136,7 @@ def replica_rate(draft: Draft, variant: VariantDraft, replicas: float, parts: Pa
     if known.work > 0.0:
         # the edge is of a replica on its own: what pooling adds is the line's to say
         shape = priors.length_shape(draft.demand.input_tokens, draft.demand.output_tokens)
-        promised = known.work / shape / draft.demand.output_tokens * pooling(draft, variant, rate)
+        promised = known.work / shape / draft.demand.output_tokens * rate / max(1e-9, variant.line_rate_alone)
     # what was carried when answers were shorter is no proof that a batch of these stays finite
     lasting = rate_at(model.a_s, model.b_s, model.limit, draft.demand.output_tokens)
     corrected = min(promised * correction(draft, variant, replicas), variant.most_rate, lasting)

@@ -13,7 +13,7 @@ import msgspec
 from ebbtide.core import edge, fullness, latency, priors
 from ebbtide.core.demand import pod_arrivals
 from ebbtide.core.numeric import clip, share_above
-from ebbtide.core.queueing import line_rate, planned_share, pooling
+from ebbtide.core.queueing import line_rate, planned_share
 from ebbtide.core.work import KV_CACHE, Cycle, Draft, VariantDraft
 from ebbtide.model.memory import CapacityMemory, LineMemory
 from ebbtide.model.snapshot import EngineReadings, Latency, PodPhase
@@ -278,12 +278,12 @@ def _learn_edge(
     rate, most = line_rate(draft, variant, max(1, variant.ready))
     view = draft.demand
     cache, prompts = priors.shares(view.input_tokens, view.output_tokens)
-    shared = pooling(draft, variant, rate)
-    promised = rate / shared * view.output_tokens * priors.shape_of(cache, prompts)
+    alone = max(1e-9, line_rate(draft, variant, 1.0)[0])
+    promised = alone * view.output_tokens * priors.shape_of(cache, prompts)
     known_edge = edge.anchored(edge.doubted(memory.edge, forgotten), promised, seen.elapsed_s, max(1, variant.ready))
     # the batch of a window with longer prompts is as slow with fewer in it
     slower = model.line.slope(cache, seen.prompts) / model.line.slope(cache, prompts)
-    work = seen.tokens * priors.shape_of(cache, seen.prompts) / shared
+    work = seen.tokens * priors.shape_of(cache, seen.prompts) * alone / rate
     if edge.proven(planned, requests, seen.missed):
         known_edge = edge.reanchored(known_edge, work)
     load = max(work / max(1e-9, known_edge.work), seen.concurrency * slower / max(1e-9, most)) * seen.uneven

@@ -81,11 +81,6 @@ def line_rate(draft: Draft, variant: VariantDraft, replicas: float) -> tuple[flo
     return rate, concurrency
 
 
-def pooling(draft: Draft, variant: VariantDraft, rate: float) -> float:
-    """How many times as much as on its own a replica carries that the line promises `rate` among others."""
-    return rate / max(1e-9, line_rate(draft, variant, 1.0)[0])
-
-
 def concurrency_at(model: Model, rate: float, output_tokens: float) -> float:
     """Little's law the other way round: requests in the batch at `rate` requests/s."""
     return rate * output_tokens * model.a_s / max(0.05, 1.0 - rate * output_tokens * model.b_s)

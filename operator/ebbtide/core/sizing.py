@@ -168,13 +168,14 @@ def _weigh(draft: Draft, main: VariantDraft, unit: float, runs: int, backlog: fl
     if not draft.foreseen:
         foresee(draft, cycle)
     draft.doubt = edge.doubt(main.memory.capacity.edge)
-    outlook = look(draft, Misses(main.steep, max(1.0, 1.0 / main.correction), _held(draft, main)), cycle.parts)
+    held = _held(draft, main)
+    outlook = look(draft, Misses(main.steep, max(1.0, 1.0 / main.correction), held), cycle.parts)
     levels = _Levels(draft, main, unit, outlook, backlog, cycle.parts)
     spent = price.spending(draft, outlook, unit, levels.full, cycle)
     levels.planned, levels.price = spent.planned, spent.price
     costs = _costs(main, cycle.now_s)
     wanted = worth.wanted(runs, levels.full, levels.savings, MOST_REPLICAS, cycle.parts, costs)
-    wanted = max(wanted, _fewest(draft, main, outlook, unit))
+    wanted = max(wanted, _fewest(draft, main, outlook, unit, held))
     if wanted < runs and _strained(draft):
         wanted = runs
     least, most = bounds.minimum(draft), draft.state.spec.scaling.max_replicas
@@ -200,7 +201,7 @@ def _held(draft: Draft, main: VariantDraft) -> float:
     return max(1.0, lasting_rate(main.model, draft.demand.output_tokens) / main.rate)
 
 
-def _fewest(draft: Draft, main: VariantDraft, outlook: Outlook, unit: float) -> int:
+def _fewest(draft: Draft, main: VariantDraft, outlook: Outlook, unit: float, held: float) -> int:
     """So many that what is expected, also later, can last: with fewer, batches grow until every request misses.
 
     54 requests/s on two that carry 24.6 each within the objectives and 25.7 at the limit itself: for a minute one more
@@ -208,7 +209,7 @@ def _fewest(draft: Draft, main: VariantDraft, outlook: Outlook, unit: float) -> 
     of that.
     """
     missed = math.exp(math.log(MOST / planned_share(draft.state.spec.objectives.attainment)) / main.steep)
-    lasting = unit * min(_held(draft, main), max(1.0, missed))
+    lasting = unit * min(held, max(1.0, missed))
     fewest = min(outlook.main.expected, outlook.far.expected) / lasting
     return math.ceil(min(fewest, MOST_REPLICAS) - NEWS_OF_RATE)
 

@@ -99,6 +99,7 @@ class VariantDraft:
     startup_s: float = 0.0
     startup_measured: bool = False
     model: Model | None = None
+    line_rate_alone: float = 0.0  # what the latency line promises of a replica on its own, requests/s
     line_concurrency: float = 0.0  # the mean number in its batch at what the latency line promises among those ready
     correction: float = 1.0  # what it carries over what the line promises
     unsure: float = 0.0  # standard deviation of the logarithm of what it carries

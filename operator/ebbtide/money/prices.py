@@ -4,8 +4,8 @@ GPUs that were bought cost by the hour what they lose in value, and the electric
 
     capital / (years x 8766 h) + watts / 1000 x overhead x price of a kWh
 
-Worked example: 30,000 USD over 4 years are 0.855573 USD/h; 700 W with 1.4 W drawn for each at 0.20 USD/kWh are 0.196
-USD/h; together 1.051573. That is what holds whether a GPU is used or not: what is written off does not wait for load.
+Worked example: 30,000 USD over 4 years are 0.855578 USD/h; 700 W with 1.4 W drawn for each at 0.20 USD/kWh are 0.196
+USD/h; together 1.051578. That is what holds whether a GPU is used or not: what is written off does not wait for load.
 """
 
 from dataclasses import dataclass

@@ -109,9 +109,9 @@ class Spread:
     def missed(self, capacity: float, planned: float, least: int = 0) -> float:
         """Mean of load x share missed, over the bins from `least` on (see `first_above`).
 
-        The share is planned x (load / capacity)^steep, the greater one past the hard edge, and at most 1; it is 1 past
-        what lasts. Always 1 at a capacity of 1 and 1 % planned: 0.01. Half the time 2: with load^10 that half misses
-        all, 1.0.
+        The share is planned x (load / capacity)^steep, the greater one past the hard edge, and at most 1; past what
+        lasts RAMP leads to 1. Always 1 at a capacity of 1 and 1 % planned: 0.01. Half the time 2: with load^10 that
+        half misses all, 1.0.
         """
         log = math.log(max(capacity, LEAST_CAPACITY))
         steep = max(self._steep, MISS_EXPONENT)
@@ -122,14 +122,15 @@ class Spread:
             full = min(full, log - math.log(planned) / self._steep)
             cross = min(full, (MISS_EXPONENT * hard - self._steep * log) / (MISS_EXPONENT - self._steep))
         low, high = planned * math.exp(-self._steep * log), planned * math.exp(-steep * hard)
-        found = 0.0
-        for beyond in RAMP:
-            end, part = self._up_to(full, log + self._last + beyond, least)
-            middle = min(end, max(least, self._bins_below(cross)))
+        crossing, lasts, found = max(least, self._bins_below(cross)), log + self._last, 0.0
+        ramp = RAMP if lasts + RAMP[0] + self._scale.step < full else RAMP[:1]  # else they all end at `full`
+        for beyond in ramp:
+            end, part = self._up_to(full, lasts + beyond, least)
+            middle = min(end, crossing)
             soft = low * (self._soft[middle] - self._soft[least])
             past = high * (_at(self._past, end, part) - self._past[middle])
             found += soft + past + self.mean - _at(self._high, end, part)
-        return found / len(RAMP)
+        return found / len(ramp)
 
     def _up_to(self, full: float, lasts: float, least: int) -> tuple[int, float]:
         """(bins, part of the next one) in which not everything is missed.
@@ -167,7 +168,7 @@ class Spread:
             return 0.0
         if index >= self._scale.count:
             return self._seen[-1]
-        return self._seen[index] + (self._seen[index + 1] - self._seen[index]) * (place - index)
+        return _at(self._seen, index, place - index)
 
     def at(self, share: float) -> float:
         """The logarithm of the load that `share` of all stay below: the inverse of `share_below`."""

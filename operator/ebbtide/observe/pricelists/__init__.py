@@ -1,7 +1,7 @@
 """Prices that no pool says itself: one small module for each provider.
 
-A provider has `async collect(now_s)`, which reads what it reads, and `listed(spec, nodes, now_s)`, which says what one
-pool costs. What could not be read is said in `why`, and never filled in with an older or a default price.
+A provider has `collect`, which reads what it reads, and `listed`, which says what one pool costs. What could not be
+read is said in `why`, and never filled in with a default price.
 """
 
 from collections.abc import Mapping
