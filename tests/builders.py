@@ -47,6 +47,7 @@ from ebbtide.model.spec import (
 
 NOW = 1_000_000.0
 OUTPUT_TOKENS, INPUT_TOKENS = 256.0, 1024.0
+KV_TOKENS = 420_000.0
 _BOUNDS = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, float("inf"))
 
 
@@ -76,11 +77,12 @@ def engine(
 ) -> EngineReadings:
     """A pod that serves `rps` requests/s the way an H100 does: ITL = 6 ms + 0.135 ms x N, unless told otherwise."""
     speed = itl_s if itl_s is not None else 0.006 / max(0.05, 1.0 - rps * OUTPUT_TOKENS * 0.000135)
+    running, kv_tokens = rps * OUTPUT_TOKENS * speed, changes.get("kv_tokens", KV_TOKENS)
     readings: dict[str, Any] = {
         "engine": "vLLM",
-        "running": fresh(rps * OUTPUT_TOKENS * speed),
+        "running": fresh(running),
         "waiting": fresh(waiting),
-        "kv_usage": fresh(0.2),
+        "kv_usage": fresh(min(1.0, running * (INPUT_TOKENS + 0.5 * OUTPUT_TOKENS) / (kv_tokens or KV_TOKENS))),
         "finished": fresh(rps),
         "arrivals": fresh(rps),
         "prompt_tokens": fresh(rps * INPUT_TOKENS),
@@ -88,7 +90,7 @@ def engine(
         "ttft": latency(0.1, rps, missed, 1.0),
         "itl": latency(speed, rps * OUTPUT_TOKENS),
         "tpot": latency(speed, rps),
-        "kv_tokens": 420_000.0,
+        "kv_tokens": KV_TOKENS,
         "max_running": 1024.0,
     }
     return EngineReadings(**(readings | changes))

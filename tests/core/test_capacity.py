@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +10,8 @@ from ebbtide.core.queueing import allowed_concurrency, pooled_spread, rate_at
 from ebbtide.model.spec import CapacityPrior, Objectives
 from tests.builders import (
     INPUT_TOKENS,
+    KV_TOKENS,
+    OUTPUT_TOKENS,
     Loop,
     condition,
     engine,
@@ -139,6 +143,28 @@ def test_kv_cache_binds_before_latency_for_long_prompts():
     tight = settled(snapshot(service(variant("h100", pods(2, 3.0, **small)))), 300).plan.services[0]
     assert tight.variants[0].capacity.requests_per_second < 0.5 * roomy.variants[0].capacity.requests_per_second
     assert "KV cache" in tight.variants[0].capacity.evidence
+
+
+def test_the_cache_that_requests_in_the_batch_hold_is_seen_and_not_taken_from_mean_lengths():
+    """Few long answers fill the batch: four times what a mean request half way holds, so a quarter finds room."""
+    in_batch = engine(10.0).kv_usage.value or 0.0
+    alike, longer = (
+        settled(snapshot(service(variant("h100", pods(2, 10.0, kv_usage=fresh(times * in_batch))))), 900)
+        for times in (1.0, 4.0)
+    )
+    assert "by inter-token latency" in alike.plan.services[0].variants[0].capacity.evidence
+    room = 0.95 * KV_TOKENS / (4.0 * (INPUT_TOKENS + 0.5 * OUTPUT_TOKENS))
+    limit, by = re.search(r"of (\d+) by (.*?)[,)]", longer.plan.services[0].variants[0].capacity.evidence).groups()
+    assert (float(limit), by) == (pytest.approx(room, rel=0.1), "KV cache")
+    assert capacity_of(longer).requests_per_second < 0.8 * capacity_of(alike).requests_per_second
+
+
+def test_a_first_glance_at_the_cache_says_little():
+    """One cycle with a full cache, as after long prompts by chance, hardly moves what is believed of the rest."""
+    loop = settled(snapshot(service(variant("h100", pods(2, 10.0)))), 60)
+    before = capacity_of(loop).requests_per_second
+    loop.run(snapshot(service(variant("h100", pods(2, 10.0, kv_usage=fresh(0.9))))), 10)
+    assert capacity_of(loop).requests_per_second > 0.8 * before
 
 
 def test_what_was_carried_is_taken_back_by_clear_misses():

@@ -3,7 +3,7 @@ import random
 from itertools import accumulate
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ebbtide.core.numeric import share_above, tail_quantile, upper_tail
@@ -53,6 +53,7 @@ def test_a_limit_inside_a_wide_bucket_is_told_from_the_shape_of_what_was_seen(ki
     assert found == pytest.approx(true, rel=0.45, abs=0.02)
 
 
+@example(counts=[0.0, 1.0], limit=1 / 128, mean=1 / 128)  # a mean that cannot be, below all that was counted
 @given(
     st.lists(st.floats(min_value=0.0, max_value=100.0), min_size=1, max_size=6),
     st.floats(min_value=1e-4, max_value=20.0),

@@ -17,6 +17,8 @@ from ebbtide.core.work import KV_CACHE, MAX_RUNNING, Cycle, Draft, Model, Varian
 from ebbtide.model.memory import CapacityMemory
 
 ANOTHER = 2.0  # times what was seen: a belief that is off by more is of another model or GPU
+HELD_PRIOR = 20.0  # requests seen from beginning to end weigh as much as what is believed of the cache they hold
+MOST_HELD = 10.0  # times that: lengths that vary so much are none, and the cache is full of something else
 UTILISATION = 0.8  # of the limit, where nothing is known of tails: what autoscalers are usually given
 
 
@@ -75,7 +77,7 @@ def model_of(draft: Draft, variant: VariantDraft, memory: CapacityMemory) -> Mod
         prefill_s = memory.first_token_s  # a mean with its waits: a lone prompt takes no longer
     prefill_s *= view.input_tokens
     slope_s = line.slope_s(view.input_tokens, view.output_tokens)
-    limit, bound_by = _limit(draft, variant, line.a_s, slope_s)
+    limit, bound_by = _limit(draft, variant, memory, line.a_s, slope_s)
     return Model(line.a_s, slope_s, prefill_s, limit, bound_by, source, line)
 
 
@@ -99,20 +101,28 @@ def _declared_scale(draft: Draft, variant: VariantDraft, prior: priors.Prior) ->
     return math.exp(0.5 * (low + high))
 
 
-def _limit(draft: Draft, variant: VariantDraft, a_s: float, b_s: float) -> tuple[float, str]:
+def _limit(draft: Draft, variant: VariantDraft, memory: CapacityMemory, a_s: float, b_s: float) -> tuple[float, str]:
     """The concurrency no request may see exceeded, and what sets it."""
-    view = draft.demand
     # An objective that one request alone cannot meet: run at the knee, where latency has doubled.
     itl_s = draft.state.spec.objectives.itl_s
     limit, bound_by = ((itl_s - a_s) / b_s, "inter-token latency") if itl_s > 1.1 * a_s else (a_s / b_s, "unattainable")
     tokens, most = _engine_limits(variant)
     if tokens is not None:
-        room = 0.95 * tokens / max(1.0, view.input_tokens + 0.5 * view.output_tokens)
+        room = 0.95 * tokens / _held(draft, memory, a_s)
         if room < limit:
             limit, bound_by = room, KV_CACHE
     if most is not None and most < limit:
         limit, bound_by = most, MAX_RUNNING
     return max(1.0, limit), bound_by
+
+
+def _held(draft: Draft, memory: CapacityMemory, a_s: float) -> float:
+    """KV cache tokens of a request in the batch: as seen, at first as if all were of the mean length."""
+    view = draft.demand
+    mean = max(1.0, view.input_tokens + 0.5 * view.output_tokens)
+    believed = HELD_PRIOR * view.output_tokens * a_s
+    seen = min(memory.held_tokens, MOST_HELD * mean)
+    return (believed * mean + memory.held_weight * seen) / (believed + memory.held_weight)
 
 
 def _engine_limits(variant: VariantDraft) -> tuple[float | None, float | None]:

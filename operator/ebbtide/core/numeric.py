@@ -66,7 +66,7 @@ def _inside(
     at = math.log(limit)
     right = next(i for i, place in enumerate(places) if place[0] >= at)
     if right == 0:  # in the first bucket, below the mean
-        return 1.0 + (0.5 - 1.0) * limit / (mean or limit)
+        return clip(1.0 - 0.5 * limit / (mean or limit), upper[1], lower[1])
     (x0, z0), (x1, z1) = places[right - 1], places[right]
     slope = (z1 - z0) / (x1 - x0)
     if upper[1] < least and right == len(places) - 1 and right > 1:
