@@ -120,7 +120,7 @@ CASES = (
         "on-off",
         "generated: ten minutes on in each half an hour, at moments that nobody announces",
         Bursts(base=2.0, burst=20.0, every_s=1800.0, length_s=600.0, seed=3),
-        f"--simulator ebbtide {LARGE} --startup-s 100 {LENGTHS} --train-until 4h --hours 2 --cross-check",
+        f"--simulator ebbtide {LARGE} --startup-s 100 {LENGTHS} --train-until 4h --hours 2",
         peak=3,
     ),
     Case(

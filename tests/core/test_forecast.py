@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebbtide.core.forecast import days, record
+from ebbtide.core.forecast import days, record, step
 from ebbtide.core.forecast.line import fit
 from ebbtide.core.forecast.spread import ERRORS, LOADS, Misses, Spread
-from ebbtide.model.memory import DemandSample, TrackMemory
+from ebbtide.core.work import Line
+from ebbtide.model.memory import DemandSample, ForecastMemory, TrackMemory
 from tests.builders import INPUT_TOKENS, NOW, OUTPUT_TOKENS, Loop, fresh, pods, service, snapshot, variant
 
 MAIN = 1  # of the three horizons: the start-up
@@ -48,6 +49,34 @@ def test_a_ramp_is_foreseen_by_most_of_its_rise_over_the_horizon():
     now, then = 20.0 + 0.1 * 890, 20.0 + 0.1 * (890 + forecast.horizon_s)
     assert forecast.expected > now + 0.7 * (then - now)
     assert forecast.method in ("trend", "growth")
+
+
+SINCE = record.NAMES.index("level since a change")
+
+
+@pytest.mark.parametrize(
+    ("story", "newest", "slow", "want"),
+    [
+        ("all agree within noise: the slowest, which knows most", 1050.0, (1020.0, 1010.0, 1000.0), 1000.0),
+        ("a rise of the last three windows leaves the two slow ones", 1500.0, (1400.0, 1050.0, 1020.0), 1400.0),
+        ("a leap leaves them all", 2000.0, (1250.0, 1080.0, 1030.0), 2000.0),
+        ("a fall too", 100.0, (700.0, 900.0, 970.0), 100.0),
+        ("by chance a window is off by a fifth", 1200.0, (1060.0, 1020.0, 1010.0), 1010.0),
+    ],
+)
+def test_a_level_holds_until_quicker_ones_differ_by_more_than_noise(story, newest, slow, want):
+    memory = ForecastMemory(
+        samples=(DemandSample(NOW, newest / 100.0, 100.0),), levels=slow, noise=0.01, noise_s=7200.0
+    )
+    line = Line(newest, 0.0, 0.0)
+    assert step.candidates(memory, line, NOW, 150.0, 60.0)[SINCE] == pytest.approx(want), story
+
+
+def test_noise_is_learnt_from_window_to_window_and_a_leap_is_none():
+    """Requests come by chance at 10 % a minute, and once four times as many for good."""
+    draw = random.Random(3)
+    loop = feed(lambda t: (10.0 if t < 5400 else 40.0) * (1.0 + draw.gauss(0.0, 0.1)), 9000, replicas=8)
+    assert math.sqrt(loop.memory.services[0].forecast.noise) == pytest.approx(0.1, rel=0.35)
 
 
 def with_prompts(input_tokens, seconds, loop=None):

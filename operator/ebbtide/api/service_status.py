@@ -113,7 +113,7 @@ class ForecastStatus(ApiModel):
     high: Decimal
     """Upper end of the range that is to hold 95 percent of what comes, in the same unit."""
     method: Name
-    """Which forecaster leads by its record: level, trend, growth, yesterday, or prior without a record."""
+    """Which forecaster leads by its record, such as trend or level since a change; prior without a record."""
     requests_per_second: Decimal | None = None
     """Requests per second of any length that make this work, as a decimal string."""
     input_tokens_per_second: Decimal | None = None

@@ -5,7 +5,7 @@ Arrays are short and bounded; a service's memory is a few KB at most.
 
 from ebbtide.model.spec import Spec
 
-MEMORY_VERSION = 4
+MEMORY_VERSION = 5
 
 
 class DemandSample(Spec, frozen=True, array_like=True):
@@ -60,6 +60,9 @@ class ForecastMemory(Spec, frozen=True):
     slot_tokens: float = 0.0
     slot_s: float = 0.0
     turn_at: float = 0.0  # when predictions were last made and the loads noted
+    turn_load: float = 0.0  # tokens/s then
+    noise: float = 0.0  # variance of the logarithm of a rate window's load around its level, and from how many seconds
+    noise_s: float = 0.0
     leader: str = ""  # the candidate that led then, and whether demand moved by more than a little, or was steady
     moving: bool = False
     steady: bool = False

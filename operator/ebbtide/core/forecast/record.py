@@ -19,9 +19,19 @@ from ebbtide.core.numeric import clip
 from ebbtide.model.memory import ForecastMemory, TrackMemory
 
 LEVEL = 0  # the candidate that is what there was
-NAMES = ("level", "level 3 min", "level 9 min", "level 27 min", "trend", "growth", "yesterday", "last week")
+NAMES = (
+    "level",
+    "level 3 min",
+    "level 9 min",
+    "level 27 min",
+    "level since a change",
+    "trend",
+    "growth",
+    "yesterday",
+    "last week",
+)
 # Beliefs before any score. The slope is shrunk by its own error already, so a clear ramp may be believed at once.
-BELIEFS = (0.1, 0.05, 0.05, 0.05, 0.3, 0.3, 0.075, 0.075)
+BELIEFS = (0.1, 0.05, 0.05, 0.05, 0.1, 0.25, 0.25, 0.075, 0.075)
 PER_HORIZON = 8  # predictions made in one horizon, at most: errors of those that overlap are one error
 LOSS_FLOOR = 1.0  # tokens/s: to be off by less is no worse than to be right
 # After 6 h of being off by 500 one in front by 12,000 in all leads by e^24. When all are off by 10,000 at once, by 4.

@@ -15,7 +15,7 @@ import msgspec
 from ebbtide.core import priors, turns
 from ebbtide.core.demand import windows_are_full
 from ebbtide.core.forecast import days, record, scores
-from ebbtide.core.forecast.line import append, fit, trend_window_s
+from ebbtide.core.forecast.line import append, fit, tokens, trend_window_s
 from ebbtide.core.forecast.outlook import Outlook
 from ebbtide.core.forecast.spread import FLOOR, LOADS
 from ebbtide.core.numeric import clip, significant
@@ -27,6 +27,10 @@ from ebbtide.model.plan import Forecast
 LEVELS = (3.0, 9.0, 27.0)  # rate windows over which the slow levels are smoothed
 PARTS = 3  # requests, prompt and output tokens
 HORIZONS = 3
+CHANGED = 2.5  # standard deviations by chance: a level that is off by more has changed
+NOISE_TAU_S = 7200.0
+NOISE_KNOWN_S, NOISE_BELIEVED = 300.0, 0.3  # of a logarithm, before so many seconds were seen
+LEAP = 3.0  # standard deviations: what differs by more counts as so much
 FAR = 3.0  # horizons ahead at which what is kept must still be worth it
 LOADS_TAU_S = 86_400.0
 LONGEST_STEP_S = 600.0  # between two cycles: what came during a longer gap nobody knows
@@ -213,7 +217,28 @@ def candidates(memory: ForecastMemory, line: Line, now_s: float, ahead_s: float,
     slow = memory.levels if len(memory.levels) == len(LEVELS) else (level,) * len(LEVELS)
     lag_s = LEVELS[0] * window_s  # the level that the shape is laid on is of so long ago on average
     shapes = (_as_before(memory.days, now_s - ago_s, lag_s, ahead_s) for ago_s in (days.DAY_S, 7 * days.DAY_S))
-    return [level, *slow, trend, growth, *(slow[0] * shape for shape in shapes)]
+    since = _since_a_change(memory, slow)
+    return [level, *slow, since, trend, growth, *(slow[0] * shape for shape in shapes)]
+
+
+def _since_a_change(memory: ForecastMemory, slow: Sequence[float]) -> float:
+    """The slowest of the levels that differs from no quicker one by more than noise: the mean since the last change.
+
+    A window's load differs by 10 % by chance, a level of 3 windows by 4 %. At 100 for long and now 140, that of 27
+    windows is left at once, and the mean of 3 windows, 119, as well: what counts is the newest.
+    Source: Lepski's choice of a bandwidth (1991), with three of them.
+    """
+    newest = tokens(memory.samples[-1]) if memory.samples else slow[0]
+    noise = math.sqrt(memory.noise) if memory.noise_s > NOISE_KNOWN_S else NOISE_BELIEVED
+    levels = [newest, *slow]
+    logs = [math.log(level + FLOOR) for level in levels]
+    # smoothed over k windows a level is the mean of 2 k of them
+    by_chance = [CHANGED * noise / math.sqrt(2.0 * windows) for windows in (0.5, *LEVELS)]
+    return next(
+        level
+        for k, level in reversed(list(enumerate(levels)))
+        if all(abs(logs[k] - logs[j]) <= by_chance[j] for j in range(k))
+    )
 
 
 def _as_before(packed: bytes, moment_s: float, lag_s: float, ahead_s: float) -> float:
@@ -250,7 +275,19 @@ def _noted(memory: ForecastMemory, load: float, now_s: float) -> ForecastMemory:
     keep = math.exp(-step_s / LOADS_TAU_S)
     loads = [weight * keep for weight in LOADS.unpack(memory.loads)]
     LOADS.add(loads, math.log(load + FLOOR), step_s)
-    return msgspec.structs.replace(memory, loads=LOADS.pack(loads))
+    noise, noise_s = memory.noise, memory.noise_s * math.exp(-step_s / NOISE_TAU_S)
+    if memory.turn_at:
+        # two windows after another differ by the noise of both, and now and then by a leap
+        apart = 0.5 * math.log((load + FLOOR) / (memory.turn_load + FLOOR)) ** 2
+        noise_s += step_s
+        noise += step_s / noise_s * (min(apart, LEAP**2 * noise if noise_s > NOISE_KNOWN_S else apart) - noise)
+    return msgspec.structs.replace(
+        memory,
+        loads=LOADS.pack(loads),
+        turn_load=significant(load),
+        noise=float(f"{noise:.4g}"),
+        noise_s=round(noise_s, 1),
+    )
 
 
 def _smoothed(levels: Sequence[float], now: Sequence[float], shares: Sequence[float]) -> tuple[float, ...]:
