@@ -72,6 +72,7 @@ def parse_pool(obj: Mapping[str, Any]) -> m.PoolSpec:
         accelerator=spec.accelerator or "",
         price=None if spec.price is None else _price(spec.price, where),
         max_gpus=None if spec.limits is None else spec.limits.max_gpus,
+        billing=spec.billing or (m.Billing.POD if spec.capacity_type is m.CapacityType.ON_PREM else m.Billing.NODE),
         node_lead_time_s=_seconds(spec.node_lead_time, f"{where}: spec.nodeLeadTime"),
         interruption_taints=tuple(_taint(each, m.InterruptionTaint) for each in spec.interruption_taints),
         tolerations=tuple(_taint(each, m.Toleration) for each in spec.tolerations),

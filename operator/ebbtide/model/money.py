@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 
-from ebbtide.model.spec import Spec
+from ebbtide.model.spec import Billing, Price, Spec
 
 
 class PriceStep(Spec, frozen=True):
@@ -28,3 +28,62 @@ class Period(Spec, frozen=True):
     kind: str  # Day or Month
     start_s: float
     end_s: float
+
+
+class Payer(Spec, frozen=True, order=True):
+    """What a lifetime's cost is put down to. Empty: it is none of that."""
+
+    pool: str
+    namespace: str = ""
+    service: str = ""  # of the InferenceService that the pod runs for; empty: somebody else's pod
+    variant: str = ""
+    model: str = ""
+    team: str = ""  # label `team` of the service
+
+
+class Lifetime(Spec, frozen=True):
+    """Something that is billed: a pod that holds GPUs, or a node. Times are whole unix seconds, [begin_s, end_s).
+
+    `end_s` None: it still runs. Between `seen_s`, when it surely ran, and `end_s` nobody watched where `estimated` says
+    so; the later moment counts.
+    """
+
+    uid: str
+    payer: Payer
+    gpus: int
+    begin_s: int
+    seen_s: int
+    end_s: int | None = None
+    node: str = ""  # uid of the node that the pod is on; a node's own uid is its `uid`
+    is_node: bool = False
+    estimated: bool = False
+
+
+class PriceRecord(Spec, frozen=True):
+    """How a pool's time was priced and billed from `from_s` (unix seconds) on, until the pool's next record."""
+
+    pool: str
+    from_s: int
+    price: Price | None
+    billing: Billing = Billing.POD
+    listed: Listed | None = None  # what the price's source said, where it has one
+
+
+class HourRow(Spec, frozen=True, order=True):
+    """GPU-seconds of one hour (unix seconds of its beginning) for one payer at one price.
+
+    `idle`: GPUs of nodes that no pod held. `price` None: nobody knows what they cost. `estimated_s` of them nobody saw.
+    """
+
+    hour_s: int
+    payer: Payer
+    idle: bool
+    price: Decimal | None
+    currency: str
+    gpu_seconds: int
+    estimated_s: int = 0
+
+    @property
+    def cost(self) -> Decimal | None:
+        """In `currency`; None where the price is unknown."""
+        return None if self.price is None else self.price * self.gpu_seconds / 3600

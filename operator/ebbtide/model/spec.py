@@ -209,6 +209,13 @@ class PriceSource(Spec, frozen=True):
     item: str = ""
 
 
+class Billing(StrEnum):
+    """What the pool's owner pays for."""
+
+    NODE = "Node"  # nodes, from creation until they are gone, whether anything runs on them or not
+    POD = "Pod"  # the GPUs that pods hold
+
+
 class Price(Spec, frozen=True):
     """What one GPU of the pool costs for an hour: exactly one of `tariff`, `on_prem` and `source` is set."""
 
@@ -248,5 +255,6 @@ class PoolSpec(Spec, frozen=True):
     price: Price | None
     max_gpus: int | None
     node_lead_time_s: float
+    billing: Billing = Billing.NODE
     interruption_taints: tuple[InterruptionTaint, ...] = ()
     tolerations: tuple[Toleration, ...] = ()

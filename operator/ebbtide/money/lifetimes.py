@@ -1,0 +1,95 @@
+"""What ran from when to when: lifetimes of pods and nodes, kept up with what the API server shows.
+
+A lifetime begins with a timestamp of the object (a pod is bound, a node created) and ends with the second in which it
+was seen to go, or to finish. An absence proves an end only where the list is complete; what went while nobody watched
+ended between the moment at which it was last seen and now: now counts, and it is marked as estimated.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from ebbtide.model.money import Lifetime, Payer
+from ebbtide.model.spec import Spec
+
+
+class Holding(Spec, frozen=True):
+    """A node, or a pod that is bound and holds GPUs, as the API server shows it. Times are unix seconds."""
+
+    uid: str
+    payer: Payer
+    gpus: int
+    begin_s: float
+    end_s: float | None = None  # a pod that finished: when
+    node: str = ""
+    is_node: bool = False
+
+
+def advance(
+    running: Mapping[str, Lifetime],
+    shown: Sequence[Holding],
+    gone: Mapping[str, float],
+    now_s: float,
+    *,
+    complete: bool = True,
+) -> tuple[dict[str, Lifetime], list[Lifetime]]:
+    """(what runs now by uid, every lifetime that began, ended or was split since).
+
+    `running` is what ran before, `gone` the moments (unix seconds) at which uids were seen to go. `complete`: all that
+    exists is shown, so that what is not has gone. What another pool, service or number of GPUs is put down to from now
+    on begins a new lifetime now. A clock that was set back moves nothing backwards.
+    """
+    at_s = math.floor(now_s)
+    after: dict[str, Lifetime] = {}
+    changed: list[Lifetime] = []
+    for holding in shown:
+        old = running.get(holding.uid)
+        if old is not None and not _alike(old, holding):
+            split_s = max(at_s, old.begin_s)
+            changed.append(_ended(old, split_s))
+            old = _begun(holding, split_s, at_s)
+            changed.append(old)
+        elif old is None:
+            if holding.end_s is not None and holding.uid not in gone and math.floor(holding.begin_s) >= holding.end_s:
+                continue  # it never ran
+            old = _begun(holding, math.floor(holding.begin_s), at_s)
+            changed.append(old)
+        if holding.end_s is not None:
+            changed[:] = [item for item in changed if item is not old]
+            changed.append(_ended(old, math.ceil(holding.end_s)))
+        else:
+            after[holding.uid] = msgspec.structs.replace(old, seen_s=max(old.seen_s, at_s))
+    listed = {holding.uid for holding in shown}
+    for uid, old in running.items():
+        if uid in listed:
+            continue
+        if uid in gone:
+            changed.append(_ended(old, math.ceil(gone[uid])))
+        elif complete:
+            changed.append(_ended(old, max(at_s, old.seen_s), estimated=at_s > old.seen_s))
+        else:
+            after[uid] = old
+    return after, changed
+
+
+def _alike(old: Lifetime, holding: Holding) -> bool:
+    return (old.payer, old.gpus, old.node) == (holding.payer, holding.gpus, holding.node)
+
+
+def _begun(holding: Holding, begin_s: int, at_s: int) -> Lifetime:
+    return Lifetime(
+        uid=holding.uid,
+        payer=holding.payer,
+        gpus=holding.gpus,
+        begin_s=begin_s,
+        seen_s=max(begin_s, at_s),
+        node=holding.node,
+        is_node=holding.is_node,
+    )
+
+
+def _ended(old: Lifetime, end_s: int, *, estimated: bool = False) -> Lifetime:
+    end_s = max(end_s, old.begin_s)
+    seen_s = old.seen_s if estimated else end_s
+    return msgspec.structs.replace(old, end_s=end_s, seen_s=min(seen_s, end_s), estimated=estimated)

@@ -1,0 +1,127 @@
+"""What lifetimes cost: exact to the GPU-second, each billed once, whatever is billed and whenever prices change."""
+
+from collections import defaultdict
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebbtide.model.money import HourRow, Lifetime, Listed, Payer, PriceRecord
+from ebbtide.model.spec import Billing, Price, PriceSource, Tariff, TariffWindow
+from ebbtide.money.bill import HOUR_S, hours
+
+POOL = Payer("h100")
+CHAT, CODE = Payer("h100", "ml", "chat"), Payer("h100", "ml", "code")
+TEN = 10 * HOUR_S  # 10:00 on 1 January 1970
+CHEAP_AT_HALF_PAST = Tariff(Decimal("2.50"), (TariffWindow("30 * * * *", "UTC", 600.0, Decimal("1.00")),))
+
+
+def life(payer: Payer, begin_s: int, end_s: int | None, gpus: int = 4, node: str = "n") -> Lifetime:
+    return Lifetime(f"{payer.service}-{begin_s}", payer, gpus, begin_s, end_s or begin_s, end_s, node)
+
+
+def node(begin_s: int, end_s: int | None, gpus: int = 8, uid: str = "n") -> Lifetime:
+    return Lifetime(uid, POOL, gpus, begin_s, end_s or begin_s, end_s, is_node=True)
+
+
+def priced(from_s: int = 0, price: str | Tariff = "2.50", billing: Billing = Billing.POD) -> PriceRecord:
+    tariff = price if isinstance(price, Tariff) else Tariff(Decimal(price))
+    return PriceRecord("h100", from_s, Price("USD", tariff), billing)
+
+
+def by_payer(rows: tuple[HourRow, ...]) -> dict[str, Decimal | None]:
+    """Cost by service, `idle` apart; None where any of it is unknown."""
+    found: dict[str, Decimal | None] = {}
+    for row in rows:
+        key = "idle" if row.idle else row.payer.service
+        so_far = found.get(key, Decimal(0))
+        found[key] = None if so_far is None or row.cost is None else so_far + row.cost
+    return found
+
+
+NODE_BILLED = priced(billing=Billing.NODE)
+
+
+@pytest.mark.parametrize(
+    ("story", "lifetimes", "records", "want"),
+    [
+        ("a pod for an hour", [life(CHAT, TEN, TEN + 3600)], [priced()], {"chat": "10"}),
+        ("one that still runs is counted up to now", [life(CHAT, TEN, None)], [priced()], {"chat": "10"}),
+        ("what is outside the span is not", [life(CHAT, 0, TEN)], [priced()], {}),
+        ("ten minutes at another price", [life(CHAT, TEN, TEN + 3600)], [priced(price=CHEAP_AT_HALF_PAST)],
+         {"chat": "9"}),
+        ("an edit holds from then on, and not before", [life(CHAT, TEN, TEN + 3600)],
+         [priced(), priced(TEN + 1800, "5")], {"chat": "15"}),
+        ("nobody knows the price before the first", [life(CHAT, TEN, TEN + 3600)], [priced(TEN + 1)], {"chat": None}),
+        ("a node of 8 with a pod of 4 for half an hour", [node(TEN, None), life(CHAT, TEN, TEN + 1800)], [NODE_BILLED],
+         {"chat": "5", "idle": "15"}),
+        ("two pods at once leave nothing idle", [node(TEN, None), life(CHAT, TEN, None), life(CODE, TEN, None)],
+         [NODE_BILLED], {"chat": "10", "code": "10"}),
+        ("a pod that outlives its node costs nothing after it", [node(TEN, TEN + 1800), life(CHAT, TEN, None, 8)],
+         [NODE_BILLED], {"chat": "10"}),
+        ("billed by pod it does", [node(TEN, TEN + 1800), life(CHAT, TEN, None, 8)], [priced()], {"chat": "20"}),
+        ("billed by pod, nodes cost nothing", [node(TEN, None)], [priced()], {}),
+        ("a pod whose node nobody saw pays for its own GPUs", [life(CHAT, TEN, None, 4, "gone")], [NODE_BILLED],
+         {"chat": "10"}),
+        ("billing changes at half past", [node(TEN, None), life(CHAT, TEN, None)],
+         [priced(), priced(TEN + 1800, billing=Billing.NODE)], {"chat": "10", "idle": "5"}),
+        ("a list names a dearer price from half past on", [life(CHAT, TEN, None)],
+         [PriceRecord("h100", 0, Price("USD", source=PriceSource("Table", "h100")), Billing.POD,
+                      Listed(Decimal("2.50"), "USD", "", TEN + 1800, Decimal("5")))], {"chat": "15"}),
+    ],
+)  # fmt: skip
+def test_the_bill_from_ten_to_eleven(story, lifetimes, records, want) -> None:  # type: ignore[no-untyped-def]
+    found = by_payer(hours(lifetimes, records, TEN, TEN + 3600))
+    assert found == {key: None if amount is None else Decimal(amount) for key, amount in want.items()}, story
+
+
+def test_rows_are_by_hour_and_what_nobody_saw_is_said() -> None:
+    unseen = Lifetime("a", CHAT, 2, TEN + 1800, TEN + 3000, TEN + 4200, "n", estimated=True)
+    rows = hours([unseen], [priced()], TEN, TEN + 7200)
+    assert [(row.hour_s, row.gpu_seconds, row.estimated_s) for row in rows] == [
+        (TEN, 3600, 1200),
+        (TEN + 3600, 1200, 1200),
+    ]
+
+
+spans = st.tuples(st.integers(0, 9000), st.integers(0, 4000))
+pods = st.lists(
+    st.tuples(st.sampled_from([CHAT, CODE]), spans, st.integers(1, 4), st.sampled_from(["n", "m", "?"])), max_size=6
+)
+nodes = st.lists(st.tuples(spans, st.sampled_from(["n", "m"])), max_size=2, unique_by=lambda each: each[1])
+records = st.lists(
+    st.builds(
+        priced, st.integers(0, 9000), st.sampled_from(["0.7", "2.50", "3.3333333"]), st.sampled_from(list(Billing))
+    ),
+    max_size=3,
+    unique_by=lambda record: record.from_s,
+)
+
+
+@given(pods, nodes, records)
+def test_it_is_what_a_clerk_finds_who_looks_once_a_second(pods, nodes, records) -> None:  # type: ignore[no-untyped-def]
+    lifetimes = [
+        Lifetime(str(index), payer, gpus, begin, begin + last, begin + last, on)
+        for index, (payer, (begin, last), gpus, on) in enumerate(pods)
+    ] + [node(begin, begin + last, 8, uid) for (begin, last), uid in nodes]
+    seen: dict[tuple[int, str, Decimal | None], int] = defaultdict(int)
+    there = {item.uid for item in lifetimes if item.is_node}
+    for second in range(0, 13_001):
+        known = [record for record in records if record.from_s <= second]
+        record = max(known, key=lambda found: found.from_s, default=None)
+        price = record.price.tariff.base if record else None
+        by_node = record is not None and record.billing is Billing.NODE
+        here = [item for item in lifetimes if item.begin_s <= second < item.end_s]
+        up = {item.uid for item in here if item.is_node}
+        for item in here:
+            if item.is_node:
+                held = sum(each.gpus for each in here if not each.is_node and each.node == item.uid)
+                if by_node:
+                    seen[second // 3600 * 3600, "", price] += max(0, item.gpus - held)
+            elif not by_node or item.node not in there or item.node in up:
+                seen[second // 3600 * 3600, item.payer.service, price] += item.gpus
+    found: dict[tuple[int, str, Decimal | None], int] = defaultdict(int)
+    for row in hours(lifetimes, records, 0, 13_001):
+        found[row.hour_s, row.payer.service, row.price] += row.gpu_seconds
+    assert {key: count for key, count in found.items() if count} == {key: count for key, count in seen.items() if count}
