@@ -1,0 +1,46 @@
+"""Tables of the ledger. Money is the text of a decimal and time whole unix seconds: no database rounds them."""
+
+from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Integer, MetaData, String, Table, Text
+
+VERSION = 1
+
+metadata = MetaData()
+# version, epoch of the leader, watermark and how far hours are rolled up
+meta = Table("meta", metadata, Column("key", String(32), primary_key=True), Column("value", Text, nullable=False))
+payer = Table(
+    "payer",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("body", Text, nullable=False, unique=True),
+)
+lifetime = Table(
+    "lifetime",
+    metadata,
+    Column("uid", String(80), primary_key=True),
+    Column("begin_s", BigInteger, primary_key=True, autoincrement=False),
+    Column("payer_id", ForeignKey("payer.id"), nullable=False),
+    Column("gpus", Integer, nullable=False),
+    Column("seen_s", BigInteger, nullable=False),
+    Column("end_s", BigInteger, index=True),
+    Column("node", String(80), nullable=False),
+    Column("is_node", Boolean, nullable=False),
+    Column("estimated", Boolean, nullable=False),
+)
+price = Table(
+    "price",
+    metadata,
+    Column("pool", String(253), primary_key=True),
+    Column("from_s", BigInteger, primary_key=True, autoincrement=False),
+    Column("body", Text, nullable=False),
+)
+hour = Table(
+    "hour",
+    metadata,
+    Column("hour_s", BigInteger, primary_key=True, autoincrement=False),
+    Column("payer_id", ForeignKey("payer.id"), primary_key=True),
+    Column("idle", Boolean, primary_key=True),
+    Column("price", String(40), primary_key=True),  # empty: nobody knows
+    Column("currency", String(3), primary_key=True),
+    Column("gpu_seconds", BigInteger, nullable=False),
+    Column("estimated_s", BigInteger, nullable=False),
+)

@@ -1,0 +1,302 @@
+"""The ledger's database: SQLite by default, PostgreSQL by URL, the same tables and the same code.
+
+Lifetimes and price records are the truth; hours are worked out from them (`money.bill`) once they are over, and again
+when something about them becomes known late. So a row that was lost or is in doubt can always be made anew for as long
+as lifetimes are kept. Each transaction checks the leader's epoch: one that was stopped and comes back cannot write.
+
+Threads: calls block; they belong in `asyncio.to_thread`.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, make_url
+
+from ebbtide.clock import unix_time_s
+from ebbtide.errors import ConfigurationError, ConflictError, RetryableError
+from ebbtide.ledger import schema
+from ebbtide.model.money import HourRow, Lifetime, Payer, PriceRecord
+from ebbtide.money.bill import HOUR_S, hours
+
+LATE_S = 3600  # after its end an hour is rolled up: what comes later than that has it done again
+KEEP_RAW_S = 62 * 86_400  # this month and the last are exact in any time zone
+
+
+class Ledger:
+    """One database. `notice` says what was moved aside at the start, '' when nothing was.
+
+    `where` is a file, or a URL such as postgresql://ebbtide@db/ebbtide. Raises ConfigurationError where it cannot be
+    used at all, RetryableError when a call fails later: nothing of that call was written then.
+    """
+
+    def __init__(self, where: Path | str) -> None:
+        self.notice = ""
+        self._url = _url(where)
+        self.name = self._url.render_as_string(hide_password=True)
+        try:
+            self._engine = self._opened()
+        except (sa.exc.DatabaseError, OSError) as error:
+            raise ConfigurationError(f"ledger {self.name}: {_words(error)}. {_advice(self._url)}") from error
+
+    def close(self) -> None:
+        """Give back the connections."""
+        self._engine.dispose()
+
+    def lead(self) -> int:
+        """Begin a new epoch, after which no earlier leader writes any more; returns it."""
+        with self._transaction() as connection:
+            epoch = int(_get(connection, "epoch", for_update=True) or 0) + 1
+            _put(connection, "epoch", str(epoch))
+        return epoch
+
+    @property
+    def watermark_s(self) -> int:
+        """Unix second up to which everything was written; 0: nothing ever was."""
+        with self._transaction() as connection:
+            return int(_get(connection, "watermark") or 0)
+
+    def running(self) -> dict[str, Lifetime]:
+        """What ran when the ledger was last written, by uid; it was last seen then."""
+        seen_s = self.watermark_s
+        with self._transaction() as connection:
+            found = _lifetimes(connection, schema.lifetime.c.end_s.is_(None))
+        return {item.uid: msgspec.structs.replace(item, seen_s=max(item.seen_s, seen_s)) for item in found}
+
+    def prices(self) -> tuple[PriceRecord, ...]:
+        """Every price record, sorted by pool and time."""
+        with self._transaction() as connection:
+            return _prices(connection)
+
+    def write(self, epoch: int, at_s: int, changed: Iterable[Lifetime], records: Iterable[PriceRecord] = ()) -> None:
+        """What began, ended or was priced since the last call, as of `at_s`, in one transaction.
+
+        Raises ConflictError where another leader has begun an epoch since.
+        """
+        with self._transaction() as connection:
+            self._check(connection, epoch)
+            lives, made = list(changed), list(records)
+            for item in lives:
+                _replace(connection, schema.lifetime, ("uid", "begin_s"), self._row(connection, item))
+            for record in made:
+                body = msgspec.json.encode(record).decode()
+                _replace(connection, schema.price, ("pool", "from_s"), {
+                    "pool": record.pool, "from_s": record.from_s, "body": body})  # fmt: skip
+            rolled_s = int(_get(connection, "rolled") or 0)
+            # a running one counts from its beginning, one that ended from where it was thought to run on
+            since = [item.begin_s if item.end_s is None else min(item.end_s, item.seen_s) for item in lives]
+            news_s = min([*since, *(record.from_s for record in made), rolled_s])
+            if news_s < rolled_s:  # hours whose lifetimes are no longer kept stay as they are
+                _put(connection, "rolled", str(max(news_s // HOUR_S * HOUR_S, int(_get(connection, "raw") or 0))))
+            _put(connection, "watermark", str(max(at_s, int(_get(connection, "watermark") or 0))))
+
+    def roll_up(self, epoch: int, now_s: float, keep_raw_s: float = KEEP_RAW_S) -> int:
+        """Work out the hours that are over, forget lifetimes that ended long ago; returns how many rows were made."""
+        with self._transaction() as connection:
+            self._check(connection, epoch)
+            end_s = (int(now_s) - LATE_S) // HOUR_S * HOUR_S
+            first = connection.execute(sa.select(sa.func.min(schema.lifetime.c.begin_s))).scalar()
+            begin_s = max(int(_get(connection, "rolled") or 0), int(first or 0) // HOUR_S * HOUR_S)
+            if first is None or begin_s >= end_s:
+                return 0
+            rows = self._worked_out(connection, begin_s, end_s)
+            connection.execute(sa.delete(schema.hour).where(schema.hour.c.hour_s >= begin_s))
+            if rows:
+                connection.execute(sa.insert(schema.hour), [self._hour(connection, row) for row in rows])
+            _put(connection, "rolled", str(end_s))
+            old_s = min(end_s, int(now_s - keep_raw_s) // HOUR_S * HOUR_S)
+            if old_s > int(_get(connection, "raw") or 0):
+                connection.execute(sa.delete(schema.lifetime).where(schema.lifetime.c.end_s <= old_s))
+                _put(connection, "raw", str(old_s))
+            return len(rows)
+
+    def rows(self, from_s: int, to_s: int) -> tuple[HourRow, ...]:
+        """All rows of [from_s, to_s): rolled up hours, and the rest as it is known now.
+
+        Parts of an hour at either end are of lifetimes; of those that are no longer kept they are empty.
+        """
+        with self._transaction() as connection:
+            rolled_s = int(_get(connection, "rolled") or 0)
+            first_s, last_s = -(-from_s // HOUR_S) * HOUR_S, min(to_s // HOUR_S * HOUR_S, rolled_s)
+            if first_s >= last_s:
+                return self._worked_out(connection, from_s, to_s)
+            before = self._worked_out(connection, from_s, first_s) if from_s < first_s else ()
+            after = self._worked_out(connection, last_s, to_s) if last_s < to_s else ()
+            within = schema.hour.c.hour_s.between(first_s, last_s - 1)
+            query = sa.select(schema.hour, schema.payer.c.body).join(schema.payer).where(within)
+            kept = [
+                HourRow(
+                    row.hour_s,
+                    msgspec.json.decode(row.body, type=Payer),
+                    row.idle,
+                    Decimal(row.price) if row.price else None,
+                    row.currency,
+                    row.gpu_seconds,
+                    row.estimated_s,
+                )
+                for row in connection.execute(query)
+            ]
+        return (*before, *kept, *after)
+
+    def _worked_out(self, connection: sa.Connection, from_s: int, to_s: int) -> tuple[HourRow, ...]:
+        table = schema.lifetime.c
+        alive = (table.begin_s < to_s) & (table.end_s.is_(None) | (table.end_s > from_s))
+        return hours(_lifetimes(connection, alive), _prices(connection), from_s, to_s)
+
+    def _row(self, connection: sa.Connection, item: Lifetime) -> dict[str, object]:
+        fields = msgspec.structs.asdict(item)
+        return {**{key: value for key, value in fields.items() if key != "payer"},
+                "payer_id": self._payer_id(connection, item.payer)}  # fmt: skip
+
+    def _hour(self, connection: sa.Connection, row: HourRow) -> dict[str, object]:
+        return {
+            "hour_s": row.hour_s,
+            "payer_id": self._payer_id(connection, row.payer),
+            "idle": row.idle,
+            "price": "" if row.price is None else str(row.price),
+            "currency": row.currency,
+            "gpu_seconds": row.gpu_seconds,
+            "estimated_s": row.estimated_s,
+        }
+
+    def _payer_id(self, connection: sa.Connection, payer: Payer) -> int:
+        body = msgspec.json.encode(payer).decode()
+        found = connection.execute(sa.select(schema.payer.c.id).where(schema.payer.c.body == body)).scalar()
+        if found is None:
+            insert = sa.insert(schema.payer).values(body=body).returning(schema.payer.c.id)
+            found = connection.execute(insert).scalar_one()
+        return int(found)
+
+    def _check(self, connection: sa.Connection, epoch: int) -> None:
+        current = int(_get(connection, "epoch", for_update=True) or 0)
+        if current != epoch:
+            raise ConflictError(f"ledger {self.name}: another leader writes it since ({current}, not {epoch})")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except sa.exc.SQLAlchemyError as error:
+            text = f"ledger {self.name}: {_words(error)}. Nothing was written; it is tried again"
+            raise RetryableError(text) from error
+
+    def _opened(self) -> sa.Engine:
+        if self._url.get_backend_name() == "sqlite" and self._url.database:
+            path = Path(self._url.database)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fault = _fault_of(path)
+            if fault:
+                aside = path.with_name(f"{path.name}.aside-{int(unix_time_s())}")
+                for suffix in ("", "-wal", "-shm"):
+                    part = path.with_name(path.name + suffix)
+                    if part.exists():
+                        part.rename(aside.with_name(aside.name + suffix))
+                self.notice = f"{path}: {fault}. It was moved to {aside}; the ledger begins anew"
+        engine = sa.create_engine(self._url, pool_pre_ping=True)
+        if engine.dialect.name == "sqlite":
+            sa.event.listen(engine, "connect", _prepare_sqlite)
+            sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        with engine.begin() as connection:
+            schema.metadata.create_all(connection)
+            version = int(_get(connection, "version") or schema.VERSION)
+            if version > schema.VERSION:
+                raise ConfigurationError(
+                    f"ledger {self.name}: it has schema version {version}, written by a newer Ebbtide; this one knows "
+                    f"{schema.VERSION}. Run that release, or name another database"
+                )
+            for key, value in {"version": str(version), "epoch": _get(connection, "epoch") or "0"}.items():
+                _put(connection, key, value)
+        return engine
+
+
+def _url(where: Path | str) -> URL:
+    if isinstance(where, Path):
+        return URL.create("sqlite", database=str(where))
+    try:
+        url = make_url(where)
+    except sa.exc.ArgumentError as error:
+        allowed = "a URL such as postgresql://user@host/database or sqlite:////var/lib/ebbtide/ledger.sqlite"
+        raise ConfigurationError(f"ledger URL: it cannot be read; {allowed} is allowed") from error
+    backend = url.get_backend_name()
+    if backend not in ("sqlite", "postgresql"):
+        raise ConfigurationError(f"ledger URL: {backend} is not supported; postgresql and sqlite are")
+    return url.set(drivername="postgresql+psycopg") if backend == "postgresql" else url
+
+
+def _fault_of(path: Path) -> str:
+    """What is wrong with an SQLite file; empty: nothing, or it is not there."""
+    if not path.exists():
+        return ""
+    try:
+        connection = sqlite3.connect(path)
+        try:
+            verdict = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+        finally:
+            connection.close()
+    except sqlite3.OperationalError:
+        return ""  # out of reach, not damaged: opening it says why
+    except sqlite3.DatabaseError as error:
+        return f"the file is damaged ({error})"
+    return "" if verdict == "ok" else f"the file is damaged ({verdict})"
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # transactions begin where SQLAlchemy says so
+    for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "busy_timeout = 5000"):
+        connection.execute(f"PRAGMA {setting}")
+
+
+def _get(connection: sa.Connection, key: str, *, for_update: bool = False) -> str | None:
+    query = sa.select(schema.meta.c.value).where(schema.meta.c.key == key)
+    value: str | None = connection.execute(query.with_for_update() if for_update else query).scalar()
+    return value
+
+
+def _put(connection: sa.Connection, key: str, value: str) -> None:
+    _replace(connection, schema.meta, ("key",), {"key": key, "value": value})
+
+
+def _replace(connection: sa.Connection, table: sa.Table, keys: Sequence[str], row: dict[str, object]) -> None:
+    same = sa.and_(*(table.c[key] == row[key] for key in keys))
+    if connection.execute(sa.update(table).where(same).values(row)).rowcount == 0:
+        connection.execute(sa.insert(table).values(row))
+
+
+def _lifetimes(connection: sa.Connection, which: sa.ColumnElement[bool]) -> list[Lifetime]:
+    query = sa.select(schema.lifetime, schema.payer.c.body).join(schema.payer).where(which)
+    return [
+        Lifetime(
+            uid=row.uid,
+            payer=msgspec.json.decode(row.body, type=Payer),
+            gpus=row.gpus,
+            begin_s=row.begin_s,
+            seen_s=row.seen_s,
+            end_s=row.end_s,
+            node=row.node,
+            is_node=row.is_node,
+            estimated=row.estimated,
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def _prices(connection: sa.Connection) -> tuple[PriceRecord, ...]:
+    table = schema.price.c
+    rows = connection.execute(sa.select(table.body).order_by(table.pool, table.from_s))
+    return tuple(msgspec.json.decode(row.body, type=PriceRecord) for row in rows)
+
+
+def _words(error: Exception) -> str:
+    cause = getattr(error, "orig", None) or error
+    return str(cause).strip().splitlines()[0] if str(cause).strip() else repr(cause)
+
+
+def _advice(url: URL) -> str:
+    if url.get_backend_name() == "sqlite":
+        return "Give a path in a writable directory"
+    return "Is the database there, and may this user create tables in it?"

@@ -1,0 +1,176 @@
+"""The ledger on SQLite and on a real PostgreSQL: nothing is lost, nothing counts twice, nobody writes late."""
+
+import random
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+
+from ebbtide.errors import ConfigurationError, ConflictError, RetryableError
+from ebbtide.ledger import schema
+from ebbtide.ledger.store import KEEP_RAW_S, Ledger
+from ebbtide.model.money import Lifetime, Payer, PriceRecord
+from ebbtide.model.spec import Billing, Price, Tariff
+from ebbtide.money.bill import HOUR_S, hours
+from tests.ledger import postgres
+
+CHAT, POOL = Payer("h100", "ml", "chat", "h100", "llama", "search"), Payer("h100")
+DAY_S = 24 * HOUR_S
+T0 = 20_000 * DAY_S
+PRICED = PriceRecord("h100", T0, Price("USD", Tariff(Decimal("2.50"))), Billing.POD)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    found = postgres.binaries()
+    if found is None:
+        pytest.skip("no PostgreSQL on this machine: install the package postgresql to test against it")
+    with postgres.running(found) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    if request.param == "sqlite":
+        return tmp_path / "ledger.sqlite"
+    url: str = request.getfixturevalue("server")
+    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    schema.metadata.drop_all(engine)
+    engine.dispose()
+    return url
+
+
+def life(uid: str, begin_s: int, end_s: int | None = None, payer: Payer = CHAT) -> Lifetime:
+    return Lifetime(uid, payer, 4, T0 + begin_s, T0 + (end_s or begin_s), None if end_s is None else T0 + end_s, "n")
+
+
+def total(ledger: Ledger, from_s: int, to_s: int) -> Decimal:
+    return sum((row.cost or Decimal(0) for row in ledger.rows(T0 + from_s, T0 + to_s)), Decimal(0))
+
+
+def test_what_was_written_is_there_after_a_restart(where: Path | str) -> None:
+    ledger = Ledger(where)
+    ledger.write(ledger.lead(), T0 + 7200, [life("a", 0), life("b", 0, 3600)], [PRICED])
+    ledger.close()
+    again = Ledger(where)
+    assert again.running() == {"a": msgspec.structs.replace(life("a", 0), seen_s=T0 + 7200)}
+    assert again.prices() == (PRICED,)
+    assert (again.watermark_s, again.notice) == (T0 + 7200, "")
+    assert total(again, 0, 7200) == Decimal(30), "two hours of one and one of the other, 4 GPUs each"
+
+
+def test_an_older_leader_writes_nothing(where: Path | str) -> None:
+    old, new = Ledger(where), Ledger(where)
+    epoch = old.lead()
+    old.write(epoch, T0, [life("a", 0)], [PRICED])
+    later = new.lead()
+    with pytest.raises(ConflictError, match="another leader"):
+        old.write(epoch, T0 + 60, [life("a", 0, 60)])
+    with pytest.raises(ConflictError):
+        old.roll_up(epoch, T0 + DAY_S)
+    new.write(later, T0 + 60, [life("a", 0, 36)])
+    assert total(new, 0, 3600) == Decimal("0.10")
+
+
+def test_writing_again_what_was_written_counts_once(where: Path | str) -> None:
+    """A write whose answer was lost is made again."""
+    ledger = Ledger(where)
+    epoch = ledger.lead()
+    for _ in range(3):
+        ledger.write(epoch, T0 + 3600, [life("a", 0, 3600)], [PRICED])
+        ledger.roll_up(epoch, T0 + DAY_S)
+    assert total(ledger, 0, DAY_S) == Decimal(10)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rolled_up_or_not_it_is_the_same_bill(where: Path | str, seed: int) -> None:
+    """Lifetimes become known late, end earlier than thought, and prices change, while hours are rolled up."""
+    draw, ledger = random.Random(seed), Ledger(where)
+    epoch, known, records, now_s = ledger.lead(), dict[tuple[str, int], Lifetime](), [PRICED], 0
+    ledger.write(epoch, T0, [], records)
+    for number in range(40):
+        now_s += draw.randrange(0, 2 * HOUR_S)
+        if draw.random() < 0.7:
+            payer = draw.choice([CHAT, Payer("h100", "ml", "code")])
+            found = life(str(number), max(0, now_s - draw.randrange(0, 5 * HOUR_S)), None, payer)
+        else:
+            found = draw.choice([*known.values(), life("none", now_s)])
+            ended_s = max(found.begin_s, T0 + now_s - draw.randrange(0, 3 * HOUR_S))
+            found = msgspec.structs.replace(found, end_s=min(found.end_s or ended_s, ended_s), seen_s=found.begin_s)
+        fresh = [PriceRecord("h100", T0 + now_s, Price("USD", Tariff(Decimal(number))), Billing.POD)][: number % 9 == 0]
+        known[found.uid, found.begin_s] = found
+        records += fresh
+        ledger.write(epoch, T0 + now_s, [found], fresh)
+        if draw.random() < 0.5:
+            ledger.roll_up(epoch, T0 + now_s)
+    wanted = hours(known.values(), records, T0, T0 + now_s)
+    assert sum(row.gpu_seconds for row in wanted) > 0
+    assert sorted(ledger.rows(T0, T0 + now_s)) == sorted(wanted)
+    half = T0 + now_s // 2 + 1234  # in the middle of an hour
+    parts = [*ledger.rows(T0, half), *ledger.rows(half, T0 + now_s)]
+    assert sum(row.gpu_seconds for row in parts) == sum(row.gpu_seconds for row in wanted)
+
+
+def test_lifetimes_are_forgotten_and_their_hours_stay(where: Path | str) -> None:
+    ledger = Ledger(where)
+    epoch = ledger.lead()
+    ledger.write(epoch, T0 + 3600, [life("a", 0, 3600), life("b", 0)], [PRICED])
+    ledger.roll_up(epoch, T0 + DAY_S + KEEP_RAW_S)
+    with ledger._engine.connect() as connection:
+        assert connection.execute(sa.select(schema.lifetime.c.uid)).scalars().all() == ["b"]
+    assert total(ledger, 0, 3600) == Decimal(20)
+    ledger.write(epoch, T0 + DAY_S + KEEP_RAW_S, [life("late", 0, 3600)])
+    ledger.roll_up(epoch, T0 + 2 * DAY_S + KEEP_RAW_S)
+    assert total(ledger, 0, 3600) == Decimal(20), "hours whose lifetimes are gone are not made anew from what is left"
+
+
+def test_a_damaged_file_is_moved_aside_and_said(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    path.write_bytes(b"no database" * 1000)
+    ledger = Ledger(path)
+    assert "damaged" in ledger.notice and "moved to" in ledger.notice
+    ledger.write(ledger.lead(), T0, [life("a", 0)])
+    assert [item.name.startswith("ledger.sqlite.aside-") for item in tmp_path.iterdir()].count(True) == 1
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("mysql://db/ebbtide", "mysql is not supported; postgresql and sqlite are"),
+        ("not a url", "it cannot be read"),
+        ("postgresql://ebbtide:secret@127.0.0.1:1/none", "Is the database there"),
+        (Path("/proc/no/ledger.sqlite"), "writable directory"),
+    ],
+)
+def test_where_it_cannot_be_it_says_why(where: Path | str, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words) as raised:
+        Ledger(where)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_newer_schema_is_left_alone(where: Path | str) -> None:
+    ledger = Ledger(where)
+    with ledger._engine.begin() as connection:
+        connection.execute(sa.update(schema.meta).where(schema.meta.c.key == "version").values(value="99"))
+    ledger.close()
+    with pytest.raises(ConfigurationError, match="written by a newer Ebbtide"):
+        Ledger(where)
+
+
+def test_a_write_that_fails_writes_nothing(tmp_path: Path) -> None:
+    """The disk is full: nothing of the call is there, and the next one may succeed."""
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    epoch = ledger.lead()
+    ledger.write(epoch, T0, [life("a", 0)], [PRICED])
+    with ledger._engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+    sa.event.listen(
+        ledger._engine, "begin", lambda connection: connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+    )
+    many = [life(f"pod-{index}", 0, 60, Payer("h100", "ml", f"service-{index}")) for index in range(2000)]
+    with pytest.raises(RetryableError, match=r"full.*Nothing was written"):
+        ledger.write(epoch, T0 + 60, many)
+    assert set(ledger.running()) == {"a"} and ledger.watermark_s == T0
