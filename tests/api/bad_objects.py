@@ -636,6 +636,11 @@ POOLS = (
         ("spec.capacityType", '"Free"', '"OnDemand", "Spot", "Reserved", "OnPrem"'),
     ),
     Bad(
+        "unknown billing",
+        pool(("spec.billing", "Hour")),
+        ("spec.billing", '"Hour"', '"Node", "Pod"'),
+    ),
+    Bad(
         "limit below 0",
         pool(("spec.limits", {"maxGPUs": -1})),
         ("spec.limits.maxGPUs", "-1", "greater than or equal to 0"),

@@ -175,6 +175,7 @@ FULL_POOL: Object = {
             "currency": "USD",
             "schedule": [{"cron": "0 22 * * 1-5", "timeZone": "Europe/Berlin", "duration": "8h", "perGPUHour": "1.25"}],
         },
+        "billing": "Pod",
         "limits": {"maxGPUs": 64},
         "nodeLeadTime": "3m",
     },

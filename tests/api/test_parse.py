@@ -13,6 +13,7 @@ from ebbtide.api.service import InferenceServiceSpec
 from ebbtide.errors import ConfigurationError
 from ebbtide.model.spec import (
     Activator,
+    Billing,
     CapacityPrior,
     CapacityType,
     EngineSpec,
@@ -130,6 +131,7 @@ def test_a_pool_with_every_field():
         ),
         max_gpus=64,
         node_lead_time_s=180,
+        billing=Billing.POD,
         interruption_taints=(InterruptionTaint("example.com/interruption", "soon", "NoExecute"),),
         tolerations=(Toleration("nvidia.com/gpu", "present", "NoSchedule"),),
     )
@@ -138,6 +140,27 @@ def test_a_pool_with_every_field():
 def test_the_smallest_pool_has_no_price_and_no_limit():
     spec = parse_pool(pool())
     assert (spec.price, spec.max_gpus, spec.node_lead_time_s) == (None, None, 240)
+
+
+@pytest.mark.parametrize(
+    ("bought", "said", "want"),
+    [
+        ("OnDemand", None, Billing.NODE),
+        ("Spot", None, Billing.NODE),
+        ("Reserved", None, Billing.NODE),
+        ("OnPrem", None, Billing.POD),
+        ("OnPrem", "Node", Billing.NODE),
+        ("OnDemand", "Pod", Billing.POD),
+    ],
+)
+def test_what_is_billed_follows_from_how_gpus_are_bought_unless_it_is_said(bought, said, want):
+    billing = [("spec.billing", said)] if said else []
+    assert parse_pool(pool(("spec.capacityType", bought), *billing)).billing is want
+
+
+def test_whose_cost_it_is_says_a_label():
+    assert parse_service(service(("metadata.labels", {"team": "search"}))).team == "search"
+    assert parse_service(service()).team == ""
 
 
 def test_parameters_in_millions():

@@ -21,6 +21,7 @@ from ebbtide.api.service import InferenceServiceSpec, Objectives
 from ebbtide.clock import parse_rfc3339
 from ebbtide.errors import ConfigurationError
 from ebbtide.model import spec as m
+from ebbtide.model.labels import TEAM_LABEL
 from ebbtide.units import parse_duration_s
 
 Model = TypeVar("Model", bound=ApiModel)
@@ -49,6 +50,7 @@ def parse_service(obj: Mapping[str, Any]) -> m.ServiceSpec:
             _variant(each, name, f"{where}: spec.variants[{index}]") for index, each in enumerate(spec.variants)
         ),
         scaling=_scaling(spec.scaling, where),
+        team=str((metadata.get("labels") or {}).get(TEAM_LABEL, "")),
     )
 
 

@@ -153,6 +153,12 @@ class Settings(BaseSettings):
         "Folder for what outlives a restart: the SQLite store and the flight recorder.",
         Path("/var/lib/ebbtide"),
     )
+    ledger: str | None = _setting(
+        "ledger",
+        "Database of what GPUs cost, as a URL such as postgresql://ebbtide@db/ebbtide; its password is in the file "
+        "that PGPASSFILE names. Unset: ledger.sqlite in the data folder.",
+        None,
+    )
     flight_recorder_bytes: Annotated[int, Size()] = _setting(
         "flight_recorder_size", "Disk for recorded decisions; the oldest give way.", 256 * 2**20
     )

@@ -13,6 +13,7 @@ from ebbtide.act.scale import Actuator
 from ebbtide.clock import unix_time_s
 from ebbtide.controller.cycle import Finished, Parts
 from ebbtide.controller.leadership import Leadership
+from ebbtide.controller.metering import Metering
 from ebbtide.controller.meters import Meters
 from ebbtide.controller.settings import Settings
 from ebbtide.core.plan import plan
@@ -68,6 +69,7 @@ class Wiring:
         self.observer = Observer(reader, observe_settings(settings))
         self.store = Store(settings.data_dir / "ebbtide.sqlite")
         self._recorder = FlightRecorder(settings.data_dir / "flight", settings.flight_recorder_bytes)
+        self._metering = Metering(settings.ledger or settings.data_dir / "ledger.sqlite", metrics)
         self._receipts: dict[str, WriteReceipt] = self.store.receipts()
         self._remembered: Memory | None = None
         self._farewell = Farewell(writer)
@@ -116,6 +118,7 @@ class Wiring:
     def load_memory(self) -> Memory:
         """What the last leader on this volume remembered; its start is that of the first cycle ever."""
         memory = self.store.load_memory()
+        self._metering.begin_to_lead()
         self._remembered = None
         self._receipts = self.store.receipts()  # another may have led, and written, since this process started
         self._say_notices()
@@ -130,6 +133,7 @@ class Wiring:
             log.error("the memory of the last minute is lost: %s", error)
         finally:
             self._recorder.close()
+            self._metering.close()
             self.store.close()
 
     async def _observe(self, now_s: float) -> Snapshot:
@@ -184,6 +188,7 @@ class Wiring:
         return [result for result in results if result is not None]
 
     async def _report(self, finished: Finished) -> None:
+        await self._count(finished.snapshot)
         results = [result for result in finished.results if isinstance(result, ActResult)]
         for result in results:
             self._metrics.writes.labels(result.what, result.outcome.value).inc()
@@ -194,6 +199,12 @@ class Wiring:
         notes = cycle_events(told, finished.snapshot, applied, await self._own_deployment())
         sent = await self._events.emit(notes, finished.now_s)
         self._metrics.writes.labels("event", "done").inc(sent)
+
+    async def _count(self, snapshot: Snapshot) -> None:
+        held = self.observer.held(snapshot)
+        if await self._metering.count(snapshot, held):
+            self.observer.counted(held)
+        self._say_notices()
 
     async def _stalled(self, said: str, cycles: int, now_s: float) -> None:
         self._metrics.observe_stall(said, cycles)
@@ -228,6 +239,7 @@ class Wiring:
     def _say_notices(self) -> None:
         self._say("store", self.store.notice)
         self._say("flight recorder", self._recorder.notice)
+        self._say("ledger", self._metering.notice)
 
     def _say(self, topic: str, text: str) -> None:
         """Log a trouble once until it changes."""

@@ -160,6 +160,7 @@ class ServiceSpec(Spec, frozen=True):
     priority: int
     variants: tuple[VariantSpec, ...]
     scaling: Scaling
+    team: str = ""  # its label `team`: whom its cost is put down to
 
     @property
     def namespace(self) -> str:

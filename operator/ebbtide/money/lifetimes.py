@@ -45,21 +45,21 @@ def advance(
     changed: list[Lifetime] = []
     for holding in shown:
         old = running.get(holding.uid)
-        if old is not None and not _alike(old, holding):
-            split_s = max(at_s, old.begin_s)
-            changed.append(_ended(old, split_s))
-            old = _begun(holding, split_s, at_s)
-            changed.append(old)
-        elif old is None:
-            if holding.end_s is not None and holding.uid not in gone and math.floor(holding.begin_s) >= holding.end_s:
-                continue  # it never ran
-            old = _begun(holding, math.floor(holding.begin_s), at_s)
-            changed.append(old)
-        if holding.end_s is not None:
-            changed[:] = [item for item in changed if item is not old]
-            changed.append(_ended(old, math.ceil(holding.end_s)))
-        else:
+        if holding.end_s is not None:  # whose it was is what it was put down to while it ran
+            begun = old or _begun(holding, math.floor(holding.begin_s), at_s)
+            ended = _ended(begun, math.ceil(holding.end_s))
+            if old is not None or ended.end_s != ended.begin_s:
+                changed.append(ended)
+            continue
+        if old is not None and _alike(old, holding):
             after[holding.uid] = msgspec.structs.replace(old, seen_s=max(old.seen_s, at_s))
+            continue
+        begin_s = math.floor(holding.begin_s)
+        if old is not None:
+            begin_s = max(at_s, old.begin_s)
+            changed.append(_ended(old, begin_s))
+        after[holding.uid] = _begun(holding, begin_s, at_s)
+        changed.append(after[holding.uid])
     listed = {holding.uid for holding in shown}
     for uid, old in running.items():
         if uid in listed:

@@ -10,12 +10,14 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ebbtide.clock import unix_time_s
 from ebbtide.errors import EbbtideError
 from ebbtide.kube.client import KubeClient, resource_path
 from ebbtide.model.snapshot import Source
 from ebbtide.observe.build import DEPLOYMENT, STATEFUL_SET, Kind
 from ebbtide.observe.declared import API_VERSION
 from ebbtide.observe.discovery import Discovery, KindInfo
+from ebbtide.observe.holdings import Departures
 from ebbtide.observe.informer import Change, Informer
 from ebbtide.observe.projections import Autoscaler, Node, Opaque, Pod, Workload, detached, packed
 from ebbtide.observe.settings import ObserveSettings
@@ -46,7 +48,8 @@ class Caches:
         self._keda_error = ""
         slim = Slim()
         self.pods = self._informer(resource_path("v1", "pods"), Pod, keep=slim.pod, on_change=self._note_ready)
-        self.nodes = self._informer(resource_path("v1", "nodes"), Node, keep=slim.node)
+        self.nodes = self._informer(resource_path("v1", "nodes"), Node, keep=slim.node, on_change=self._note_gone_node)
+        self.departures = Departures()
         self.deployments = self._informer(resource_path("apps/v1", "deployments"), Workload, keep=slim.workload)
         self.stateful_sets = self._informer(resource_path("apps/v1", "statefulsets"), Workload, keep=slim.workload)
         self.autoscalers = self._informer(resource_path("autoscaling/v2", "horizontalpodautoscalers"), Autoscaler)
@@ -200,6 +203,12 @@ class Caches:
             self.ready_uids.add(new.metadata.uid)
         elif new is None and old is not None:
             self.ready_uids.discard(old.metadata.uid)
+            if not self.pods.comparing:
+                self.departures.note_pod(old, unix_time_s())
+
+    def _note_gone_node(self, _change: Change, old: Node | None, new: Node | None) -> None:
+        if new is None and old is not None and not self.nodes.comparing:
+            self.departures.note_node(old, unix_time_s())
 
 
 def _task(kind: Kind) -> str:

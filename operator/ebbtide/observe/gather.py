@@ -19,12 +19,13 @@ from ebbtide.observe.build import Kind, View, build_snapshot
 from ebbtide.observe.caches import Caches
 from ebbtide.observe.declared import API_VERSION, Declared
 from ebbtide.observe.gateway import Gateways
+from ebbtide.observe.holdings import Held, held
 from ebbtide.observe.informer import Broken, Informer
 from ebbtide.observe.metrics import EngineMetrics
 from ebbtide.observe.pricelists import PriceLists
 from ebbtide.observe.pricelists.opencost import OpenCost
 from ebbtide.observe.pricelists.table import Table
-from ebbtide.observe.projections import Opaque
+from ebbtide.observe.projections import Node, Opaque, Pod
 from ebbtide.observe.prometheus import Prometheus
 from ebbtide.observe.scales import Scales, ScaleView
 from ebbtide.observe.settings import ObserveSettings
@@ -53,6 +54,7 @@ class Observer:
         self._metrics = EngineMetrics(None, settings.prometheus)
         self._prices = self._price_lists(None)
         self._polling: asyncio.Task[None] | None = None
+        self._frozen: tuple[Mapping[str, Pod], Mapping[str, Node]] = {}, {}
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -113,6 +115,16 @@ class Observer:
         item = self._caches.pools.items.get(name)
         return None if item is None else _plain(item, "GPUPool")
 
+    def held(self, snapshot: Snapshot) -> Held:
+        """Nodes and GPUs that pods held when `snapshot`, the newest one, was made: for the ledger."""
+        pods, nodes = self._caches.pods, self._caches.nodes
+        complete = pods.synced and nodes.synced and not pods.error and not nodes.error
+        return held(snapshot, *self._frozen, self._caches.departures, complete=complete)
+
+    def counted(self, held: Held) -> None:
+        """The ledger has what went by then."""
+        self._caches.departures.forget(held)
+
     async def snapshot(self, now_s: float, receipts: Mapping[str, WriteReceipt]) -> Snapshot:
         """Everything known at `now_s` (unix seconds). `receipts`: our last writes, keyed `ns/service/variant`."""
         caches = self._caches
@@ -128,6 +140,7 @@ class Observer:
         await self._metrics.collect(frozenset(caches.pods.items), now_s)
         await self._prices.collect(pools, now_s)
         view = self._view(services, pools, receipts, now_s)
+        self._frozen = view.pods, view.nodes
         return await asyncio.to_thread(build_snapshot, view, now_s)
 
     def _view(

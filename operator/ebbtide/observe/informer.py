@@ -112,6 +112,7 @@ class Informer(Generic[Item]):
     ) -> None:
         self.path = path
         self.error = ""
+        self.comparing = False  # what is reported came to light by a list: nobody saw when it happened
         self.broken: dict[str, Broken] = {}  # by key; of one that was readable before, the old content stays
         self._client = client
         self._settings = settings or WatchSettings()
@@ -188,10 +189,14 @@ class Informer(Generic[Item]):
                 if kept is not None:
                     found[kept.metadata.key] = kept
         self.broken = broken
-        for key in [key for key in self._items if key not in found and key not in broken]:
-            self._remove(key)
-        for item in found.values():
-            self._store(item)
+        self.comparing = True
+        try:
+            for key in [key for key in self._items if key not in found and key not in broken]:
+                self._remove(key)
+            for item in found.values():
+                self._store(item)
+        finally:
+            self.comparing = False
         self._version = version
         self._listed_s = monotonic_s()
         self._heard()

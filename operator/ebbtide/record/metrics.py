@@ -55,6 +55,13 @@ CATALOGUE: tuple[Described, ...] = (
         ("what", "outcome"),
         "Writes to the API server: scale, deployment, service, finalizer, status, event; and what became of them.",
     ),
+    Described("ebbtide_ledger_failures_total", "counter", (), "Cycles whose cost could not be written to the ledger."),
+    Described(
+        "ebbtide_ledger_written_timestamp_seconds",
+        "gauge",
+        (),
+        "Unix time up to which the ledger has everything; what ran since is kept in memory until it can be written.",
+    ),
     Described(
         "ebbtide_decisions_total",
         "counter",
@@ -178,6 +185,8 @@ class Metrics:
         self.last_success = self._gauge("ebbtide_cycle_last_success_timestamp_seconds")
         self.promql_queries = self._counter("ebbtide_promql_queries_total")
         self.writes = self._counter("ebbtide_writes_total")
+        self.ledger_failures = self._counter("ebbtide_ledger_failures_total")
+        self.ledger_written = self._gauge("ebbtide_ledger_written_timestamp_seconds")
         self.decisions = self._counter("ebbtide_decisions_total")
         self.plan_failures = self._gauge("ebbtide_plan_failures_in_a_row")
         self.service_plan_failures = self._counter("ebbtide_service_plan_failures_total")

@@ -1,0 +1,123 @@
+"""Who holds GPUs now, and since when: what the ledger counts. Pods from binding until they are gone, nodes while there.
+
+Foreign pods count like those of services: GPUs cost the same whoever holds them. A node that matches several pools is
+the first one's by name.
+"""
+
+from collections.abc import Mapping
+
+from ebbtide.clock import parse_rfc3339
+from ebbtide.model.money import Payer
+from ebbtide.model.snapshot import Snapshot
+from ebbtide.model.spec import PoolSpec, Spec
+from ebbtide.money.lifetimes import Holding
+from ebbtide.observe.projections import Node, Pod, quantity, selects
+
+_MOST_GONE = 100_000  # departures that nobody asked for yet: a standby keeps the newest of them
+
+
+class Departures:
+    """Pods and nodes that were seen to go, and when (unix seconds), until the ledger has them."""
+
+    def __init__(self) -> None:
+        self.pods: dict[str, tuple[Pod, float]] = {}
+        self.nodes: dict[str, float] = {}
+
+    def note_pod(self, pod: Pod, at_s: float) -> None:
+        """Seen to go; of one that was never bound there is nothing to count."""
+        if pod.spec.node_name:
+            _keep(self.pods, pod.metadata.uid, (pod, at_s))
+
+    def note_node(self, node: Node, at_s: float) -> None:
+        """Seen to go."""
+        _keep(self.nodes, node.metadata.uid, at_s)
+
+    def forget(self, held: "Held") -> None:
+        """The ledger has counted these."""
+        for uid in held.gone:
+            self.pods.pop(uid, None)
+            self.nodes.pop(uid, None)
+
+
+class Held(Spec, frozen=True):
+    """`gone`: uids that were seen to go, and when. `complete`: what is not shown does not exist."""
+
+    holdings: tuple[Holding, ...]
+    gone: Mapping[str, float]
+    complete: bool
+
+
+def held(
+    snapshot: Snapshot,
+    pods: Mapping[str, Pod],
+    nodes: Mapping[str, Node],
+    departures: Departures,
+    *,
+    complete: bool,
+) -> Held:
+    """All of it. Pods on nodes of no pool hold nothing that has a price, and are left out."""
+    pools = [pool.spec for pool in snapshot.pools]
+    placed: dict[str, tuple[PoolSpec, str]] = {}  # pool and uid by the node's name
+    found: list[Holding | None] = []
+    for node in nodes.values():
+        pool, uid = _pool_of(pools, node), node.metadata.uid
+        if pool is not None:
+            placed[node.metadata.name] = pool, uid
+            gpus = quantity((node.status.allocatable or {}).get(pool.resource, 0)) or 0
+            end_s = departures.nodes.get(uid)
+            found.append(Holding(uid, Payer(pool.name), gpus, node.metadata.created_at, end_s, "", is_node=True))
+    payers = _payers(snapshot)
+    gone = {uid: at_s for uid, (_, at_s) in departures.pods.items()}
+    shown = {pod.metadata.uid: pod for pod in pods.values()}
+    for uid, pod in ({uid: pod for uid, (pod, _) in departures.pods.items()} | shown).items():
+        found.append(_of_pod(pod, placed, payers, _finished_s(pod) or gone.get(uid)))
+    return Held(tuple(item for item in found if item is not None), gone | departures.nodes, complete)
+
+
+def _pool_of(pools: list[PoolSpec], node: Node) -> PoolSpec | None:
+    return next((pool for pool in pools if selects(pool.node_selector, node.metadata.labels)), None)
+
+
+def _payers(snapshot: Snapshot) -> dict[str, Payer]:
+    """By the pod's uid; the pool is that of its node."""
+    return {
+        pod.uid: Payer(
+            "", service.spec.namespace, service.spec.name, variant.name, service.spec.model_name, service.spec.team
+        )
+        for service in snapshot.services
+        for variant in service.variants
+        for pod in variant.pods
+    }
+
+
+def _of_pod(
+    pod: Pod, placed: Mapping[str, tuple[PoolSpec, str]], payers: Mapping[str, Payer], end_s: float | None
+) -> Holding | None:
+    place = placed.get(pod.spec.node_name or "")
+    gpus = pod.spec.gpus(place[0].resource) if place is not None else 0
+    if place is None or gpus <= 0:
+        return None
+    known = payers.get(pod.metadata.uid)
+    if known is None:
+        payer = Payer(place[0].name, pod.metadata.namespace)
+    else:
+        payer = Payer(place[0].name, known.namespace, known.service, known.variant, known.model, known.team)
+    bound = pod.status.condition("PodScheduled")
+    since = bound.last_transition_time if bound is not None and bound.status == "True" else None
+    begin_s = parse_rfc3339(since) if since else pod.metadata.created_at
+    return Holding(pod.metadata.uid, payer, gpus, begin_s, end_s, place[1])
+
+
+def _finished_s(pod: Pod) -> float | None:
+    """When its last container ended; None while it runs."""
+    if not pod.finished:
+        return None
+    ready = pod.status.condition("Ready")  # the kubelet takes it back as soon as it ends
+    since = ready.last_transition_time if ready is not None and ready.status != "True" else None
+    return parse_rfc3339(since) if since else pod.metadata.created_at
+
+
+def _keep(kept: dict, key: str, value: object) -> None:  # type: ignore[type-arg]
+    if len(kept) >= _MOST_GONE:
+        kept.pop(next(iter(kept)))
+    kept[key] = value

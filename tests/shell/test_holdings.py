@@ -1,0 +1,90 @@
+"""Who holds GPUs: pods of services and of others, nodes, and what went between two looks."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from ebbtide.model.money import Payer
+from ebbtide.observe.holdings import Departures, held
+from ebbtide.observe.projections import Node, Pod
+from tests.shell import world
+
+EARLIER, AT = "2026-01-01T00:00:00Z", "2026-01-01T00:00:10Z"
+AT_S = 1767225610.0
+
+
+def pod(name: str = "chat-0", node: str | None = "node-1", gpus: int = 4, phase: str = "Running", **status: Any) -> Pod:
+    bound = [{"type": "PodScheduled", "status": "True", "lastTransitionTime": AT}] if node else []
+    raw = {
+        "metadata": {
+            "name": name,
+            "namespace": "team",
+            "uid": f"uid-{name}",
+            "creationTimestamp": EARLIER,
+        },
+        "spec": {"nodeName": node, "containers": [{"resources": {"limits": {"nvidia.com/gpu": str(gpus)}}}]},
+        "status": {"phase": phase, "conditions": bound + status.pop("conditions", [])},
+    }
+    return msgspec.convert(raw, Pod)
+
+
+def node(name: str = "node-1", **labels: str) -> Node:
+    raw = {
+        "metadata": {"name": name, "uid": f"uid-{name}", "labels": labels, "creationTimestamp": EARLIER},
+        "status": {"allocatable": {"nvidia.com/gpu": "8"}},
+    }
+    return msgspec.convert(raw, Node)
+
+
+SNAPSHOT = world.snapshot(world.service_state(None, world.variant_state(pods=(world.pod("chat-0", uid="uid-chat-0"),))))
+LABELS = dict(SNAPSHOT.pools[0].spec.node_selector)
+NODES = {"node-1": node(**LABELS), "other": node("other")}
+MINE = Payer("h100", "team", "chat", "h100", SNAPSHOT.services[0].spec.model_name)
+
+
+def look(*pods: Pod, departures: Departures | None = None) -> dict[str, Any]:
+    found = held(SNAPSHOT, {p.metadata.key: p for p in pods}, NODES, departures or Departures(), complete=True)
+    return {item.uid: item for item in found.holdings}
+
+
+def test_a_pod_of_a_service_and_its_node() -> None:
+    found = look(pod())
+    mine, there = found["uid-chat-0"], found["uid-node-1"]
+    assert (mine.payer, mine.gpus, mine.begin_s, mine.end_s, mine.node) == (MINE, 4, AT_S, None, "uid-node-1")
+    assert (there.payer, there.gpus, there.is_node) == (Payer("h100"), 8, True)
+    assert found.keys() == {"uid-chat-0", "uid-node-1"}, "a node of no pool has no price"
+
+
+@pytest.mark.parametrize(
+    ("story", "each", "payer"),
+    [
+        ("somebody else's pod costs as much", pod("train-0"), Payer("h100", "team")),
+        ("one that waits for a node holds nothing", pod(node=None), None),
+        ("nor does one without GPUs", pod(gpus=0), None),
+        ("nor, in any pool, one on a node of none", pod(node="other"), None),
+    ],
+)
+def test_what_holds_gpus(story: str, each: Pod, payer: Payer | None) -> None:
+    found = look(each).get(each.metadata.uid)
+    assert (None if found is None else found.payer) == payer, story
+
+
+def test_one_that_finished_held_them_until_it_ended() -> None:
+    ended = [{"type": "Ready", "status": "False", "lastTransitionTime": "2026-01-01T00:05:00Z"}]
+    assert look(pod("job-0", phase="Succeeded", conditions=ended))["uid-job-0"].end_s == AT_S + 290
+
+
+def test_what_was_seen_to_go_is_shown_once_more_with_its_end_until_it_is_counted() -> None:
+    departures = Departures()
+    departures.note_pod(pod(), AT_S + 50)
+    departures.note_pod(pod("never-bound", node=None), AT_S + 50)
+    departures.note_node(NODES["node-1"], AT_S + 60)
+    for shown in ((), (pod(),)):  # gone before the snapshot was made, or since
+        found = look(*shown, departures=departures)
+        assert (found["uid-chat-0"].end_s, found["uid-chat-0"].payer) == (AT_S + 50, MINE)
+        assert found["uid-node-1"].end_s == AT_S + 60
+    seen = held(SNAPSHOT, {}, NODES, departures, complete=True)
+    assert seen.gone == {"uid-chat-0": AT_S + 50, "uid-node-1": AT_S + 60}
+    departures.forget(seen)
+    assert look(departures=departures).keys() == {"uid-node-1"}
