@@ -1,0 +1,56 @@
+"""Rows added up: nothing is lost on the way, currencies stay apart, and an unknown price is no zero."""
+
+from decimal import Decimal
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebbtide.model.money import HourRow, Payer
+from ebbtide.money.totals import BY, IDLE, NONE, OTHERS, totals
+
+CHAT = Payer("h100", "ml", "chat", "spot", "llama", "search")
+
+
+def row(payer: Payer = CHAT, price: str | None = "2.50", seconds: int = 7200, *, idle: bool = False) -> HourRow:
+    return HourRow(0, payer, idle, None if price is None else Decimal(price), "USD" if price else "", seconds)
+
+
+def test_by_service_with_what_nobody_of_ours_held() -> None:
+    rows = [row(), row(Payer("h100", "batch")), row(Payer("h100"), idle=True), row(Payer("h100", "ml", "code"), "1")]
+    found = {total.key: total.cost for total in totals(rows, ["service"])}
+    assert found == {("ml/chat",): 5, (OTHERS,): 5, (IDLE,): 5, ("ml/code",): 2}
+    by_team = {total.key[0] for total in totals(rows, ["team"])}
+    assert by_team == {"search", NONE, OTHERS, IDLE}
+
+
+def test_an_unknown_price_is_said_and_adds_nothing() -> None:
+    (known, unknown) = totals([row(), row(price=None, seconds=3600)], ["pool"])[::-1]
+    assert (known.cost, known.gpu_hours, known.unknown_gpu_hours) == (5, 2, 0)
+    assert (unknown.cost, unknown.gpu_hours, unknown.unknown_gpu_hours) == (0, 1, 1)
+
+
+names = st.sampled_from(["", "a", "b"])
+rows = st.lists(
+    st.builds(
+        HourRow,
+        st.just(0),
+        st.builds(Payer, st.sampled_from(["p", "q"]), names, names, names, names, names),
+        st.booleans(),
+        st.sampled_from([None, Decimal("0.1"), Decimal("2.50"), Decimal("3.3333333")]),
+        st.sampled_from(["USD", "EUR"]),
+        st.integers(0, 10**6),
+        st.just(0),
+    ),
+    max_size=12,
+)
+
+
+@given(rows, st.lists(st.sampled_from(BY), min_size=1, unique=True))
+def test_however_it_is_cut_it_is_the_same_money(rows: list[HourRow], by: list[str]) -> None:
+    for currency in ("USD", "EUR"):
+        mine = [row for row in rows if row.currency == currency]
+        found = [total for total in totals(rows, by) if total.currency == currency]
+        wanted = sum((row.price * row.gpu_seconds for row in mine if row.price is not None), Decimal(0))
+        assert abs(sum((total.cost for total in found), Decimal(0)) * 3600 - wanted) < Decimal("1e-9")
+        assert round(sum(total.gpu_hours for total in found) * 3600) == sum(row.gpu_seconds for row in mine)
+        assert len({total.key for total in found}) == len(found)
