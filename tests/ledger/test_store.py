@@ -114,6 +114,18 @@ def test_rolled_up_or_not_it_is_the_same_bill(where: Path | str, seed: int) -> N
     assert sum(row.gpu_seconds for row in parts) == sum(row.gpu_seconds for row in wanted)
 
 
+def test_a_pod_that_outlives_its_node_costs_nothing_in_later_hours_either(where: Path | str) -> None:
+    ledger = Ledger(where)
+    epoch = ledger.lead()
+    there = Lifetime("n", POOL, 8, T0, T0 + 1800, T0 + 1800, is_node=True)
+    by_node = msgspec.structs.replace(PRICED, billing=Billing.NODE)
+    ledger.write(epoch, T0 + 6 * HOUR_S, [there, life("a", 0, 6 * HOUR_S)], [by_node])
+    for _ in range(2):
+        assert total(ledger, 0, HOUR_S) == Decimal(10), "half an hour of 8 GPUs, 4 of them idle"
+        assert total(ledger, HOUR_S, 6 * HOUR_S) == 0
+        ledger.roll_up(epoch, T0 + DAY_S)
+
+
 def test_lifetimes_are_forgotten_and_their_hours_stay(where: Path | str) -> None:
     ledger = Ledger(where)
     epoch = ledger.lead()

@@ -142,8 +142,8 @@ def _print(found: Sequence[Total], names: Sequence[str], begin_s: float, end_s: 
         hours = (total.gpu_hours, total.unknown_gpu_hours, total.estimated_gpu_hours)
         table.add_row(*total.key, amount, *(f"{each:,.2f}" if each else "" for each in hours))
     for currency in sorted({total.currency for total in found if total.currency}):
-        amount = sum((total.cost for total in found if total.currency == currency), Decimal(0))
-        table.add_row(*["total", *[""] * (len(names) - 1)], f"{amount:,.2f} {currency}", "", "", "", style="bold")
+        whole = sum((total.cost for total in found if total.currency == currency), Decimal(0))
+        table.add_row(*["total", *[""] * (len(names) - 1)], f"{whole:,.2f} {currency}", "", "", "", style="bold")
     console.print(table)
     if end_s - written_s > timedelta(minutes=5).total_seconds():
         console.print(f"The ledger was last written at {_minute(written_s)} UTC: what ran since is not in it.")

@@ -145,7 +145,8 @@ class Ledger:
     def _worked_out(self, connection: sa.Connection, from_s: int, to_s: int) -> tuple[HourRow, ...]:
         table = schema.lifetime.c
         alive = (table.begin_s < to_s) & (table.end_s.is_(None) | (table.end_s > from_s))
-        return hours(_lifetimes(connection, alive), _prices(connection), from_s, to_s)
+        their_nodes = table.is_node & table.uid.in_(sa.select(table.node).where(alive))
+        return hours(_lifetimes(connection, alive | their_nodes), _prices(connection), from_s, to_s)
 
     def _row(self, connection: sa.Connection, item: Lifetime) -> dict[str, object]:
         fields = msgspec.structs.asdict(item)

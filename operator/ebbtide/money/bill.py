@@ -40,8 +40,8 @@ def hours(lifetimes: Iterable[Lifetime], records: Iterable[PriceRecord], from_s:
     """
     pools: dict[str, tuple[list[Lifetime], list[PriceRecord]]] = defaultdict(lambda: ([], []))
     for item in lifetimes:
-        if item.begin_s < to_s and (item.end_s is None or item.end_s > from_s):
-            pools[item.payer.pool][0].append(item)
+        if item.is_node or (item.begin_s < to_s and (item.end_s is None or item.end_s > from_s)):
+            pools[item.payer.pool][0].append(item)  # a node that is gone too: what is still bound to it costs nothing
     for record in records:
         pools[record.pool][1].append(record)
     seconds: dict[tuple[int, Payer, bool, Decimal | None, str], list[int]] = defaultdict(lambda: [0, 0])
