@@ -69,6 +69,7 @@ class Wiring:
         self.observer = Observer(reader, observe_settings(settings))
         self.store = Store(settings.data_dir / "ebbtide.sqlite")
         self._recorder = FlightRecorder(settings.data_dir / "flight", settings.flight_recorder_bytes)
+        self._counting: asyncio.Task[None] | None = None
         self._metering = Metering(settings.ledger or settings.data_dir / "ledger.sqlite", metrics)
         self._receipts: dict[str, WriteReceipt] = self.store.receipts()
         self._remembered: Memory | None = None
@@ -188,7 +189,8 @@ class Wiring:
         return [result for result in results if result is not None]
 
     async def _report(self, finished: Finished) -> None:
-        await self._count(finished.snapshot)
+        if self._counting is None or self._counting.done():  # else what runs now is counted in the next cycle
+            self._counting = asyncio.create_task(self._count(finished.snapshot), name="ledger")
         results = [result for result in finished.results if isinstance(result, ActResult)]
         for result in results:
             self._metrics.writes.labels(result.what, result.outcome.value).inc()
@@ -201,10 +203,13 @@ class Wiring:
         self._metrics.writes.labels("event", "done").inc(sent)
 
     async def _count(self, snapshot: Snapshot) -> None:
-        held = self.observer.held(snapshot)
-        if await self._metering.count(snapshot, held):
-            self.observer.counted(held)
-        self._say_notices()
+        try:
+            held = await asyncio.to_thread(self.observer.held, snapshot)
+            if await self._metering.count(snapshot, held):
+                self.observer.counted(held)
+            self._say_notices()
+        except Exception:
+            log.exception("what runs could not be counted; the next cycle tries again")
 
     async def _stalled(self, said: str, cycles: int, now_s: float) -> None:
         self._metrics.observe_stall(said, cycles)

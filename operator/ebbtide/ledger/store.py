@@ -8,10 +8,11 @@ Threads: calls block; they belong in `asyncio.to_thread`.
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -25,6 +26,9 @@ from ebbtide.money.bill import HOUR_S, hours
 
 LATE_S = 3600  # after its end an hour is rolled up: what comes later than that has it done again
 KEEP_RAW_S = 62 * 86_400  # this month and the last are exact in any time zone
+
+_AT_ONCE = 500  # values in one statement
+Row = dict[str, Any]
 
 
 class Ledger:
@@ -80,12 +84,10 @@ class Ledger:
         with self._transaction() as connection:
             self._check(connection, epoch)
             lives, made = list(changed), list(records)
-            for item in lives:
-                _replace(connection, schema.lifetime, ("uid", "begin_s"), self._row(connection, item))
-            for record in made:
-                body = msgspec.json.encode(record).decode()
-                _replace(connection, schema.price, ("pool", "from_s"), {
-                    "pool": record.pool, "from_s": record.from_s, "body": body})  # fmt: skip
+            ids = _payer_ids(connection, {item.payer for item in lives})
+            _replace(connection, schema.lifetime, ("uid", "begin_s"), [_row(item, ids) for item in lives])
+            rows = [{**_key(record), "body": msgspec.json.encode(record).decode()} for record in made]
+            _replace(connection, schema.price, ("pool", "from_s"), rows)
             rolled_s = int(_get(connection, "rolled") or 0)
             # a running one counts from its beginning, one that ended from where it was thought to run on
             since = [item.begin_s if item.end_s is None else min(item.end_s, item.seen_s) for item in lives]
@@ -106,7 +108,8 @@ class Ledger:
             rows = self._worked_out(connection, begin_s, end_s)
             connection.execute(sa.delete(schema.hour).where(schema.hour.c.hour_s >= begin_s))
             if rows:
-                connection.execute(sa.insert(schema.hour), [self._hour(connection, row) for row in rows])
+                ids = _payer_ids(connection, {row.payer for row in rows})
+                connection.execute(sa.insert(schema.hour), [_hour(row, ids) for row in rows])
             _put(connection, "rolled", str(end_s))
             old_s = min(end_s, int(now_s - keep_raw_s) // HOUR_S * HOUR_S)
             if old_s > int(_get(connection, "raw") or 0):
@@ -148,30 +151,6 @@ class Ledger:
         their_nodes = table.is_node & table.uid.in_(sa.select(table.node).where(alive))
         return hours(_lifetimes(connection, alive | their_nodes), _prices(connection), from_s, to_s)
 
-    def _row(self, connection: sa.Connection, item: Lifetime) -> dict[str, object]:
-        fields = msgspec.structs.asdict(item)
-        return {**{key: value for key, value in fields.items() if key != "payer"},
-                "payer_id": self._payer_id(connection, item.payer)}  # fmt: skip
-
-    def _hour(self, connection: sa.Connection, row: HourRow) -> dict[str, object]:
-        return {
-            "hour_s": row.hour_s,
-            "payer_id": self._payer_id(connection, row.payer),
-            "idle": row.idle,
-            "price": "" if row.price is None else str(row.price),
-            "currency": row.currency,
-            "gpu_seconds": row.gpu_seconds,
-            "estimated_s": row.estimated_s,
-        }
-
-    def _payer_id(self, connection: sa.Connection, payer: Payer) -> int:
-        body = msgspec.json.encode(payer).decode()
-        found = connection.execute(sa.select(schema.payer.c.id).where(schema.payer.c.body == body)).scalar()
-        if found is None:
-            insert = sa.insert(schema.payer).values(body=body).returning(schema.payer.c.id)
-            found = connection.execute(insert).scalar_one()
-        return int(found)
-
     def _check(self, connection: sa.Connection, epoch: int) -> None:
         current = int(_get(connection, "epoch", for_update=True) or 0)
         if current != epoch:
@@ -211,7 +190,8 @@ class Ledger:
                     f"{schema.VERSION}. Run that release, or name another database"
                 )
             for key, value in {"version": str(version), "epoch": _get(connection, "epoch") or "0"}.items():
-                _put(connection, key, value)
+                if _get(connection, key) is None:
+                    _put(connection, key, value)
         return engine
 
 
@@ -259,13 +239,51 @@ def _get(connection: sa.Connection, key: str, *, for_update: bool = False) -> st
 
 
 def _put(connection: sa.Connection, key: str, value: str) -> None:
-    _replace(connection, schema.meta, ("key",), {"key": key, "value": value})
+    _replace(connection, schema.meta, ("key",), [{"key": key, "value": value}])
 
 
-def _replace(connection: sa.Connection, table: sa.Table, keys: Sequence[str], row: dict[str, object]) -> None:
-    same = sa.and_(*(table.c[key] == row[key] for key in keys))
-    if connection.execute(sa.update(table).where(same).values(row)).rowcount == 0:
-        connection.execute(sa.insert(table).values(row))
+def _replace(connection: sa.Connection, table: sa.Table, keys: Sequence[str], rows: Sequence[Row]) -> None:
+    """Rows of new keys, and of known ones in place of the old: a few statements, however many rows."""
+    if not rows:
+        return
+    same = sa.and_(*(table.c[key] == sa.bindparam(f"old_{key}") for key in keys))
+    connection.execute(sa.delete(table).where(same), [{f"old_{key}": row[key] for key in keys} for row in rows])
+    connection.execute(sa.insert(table), list(rows))
+
+
+def _payer_ids(connection: sa.Connection, payers: Collection[Payer]) -> dict[Payer, int]:
+    """The number of each payer; those that are new get one."""
+    bodies = {msgspec.json.encode(payer).decode(): payer for payer in payers}
+    found = _numbers(connection, list(bodies))
+    missing = [{"body": body} for body in bodies if body not in found]
+    if missing:
+        connection.execute(sa.insert(schema.payer), missing)
+        found |= _numbers(connection, [row["body"] for row in missing])
+    return {payer: found[body] for body, payer in bodies.items()}
+
+
+def _numbers(connection: sa.Connection, bodies: Sequence[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for first in range(0, len(bodies), _AT_ONCE):
+        query = sa.select(schema.payer.c.body, schema.payer.c.id)
+        some = query.where(schema.payer.c.body.in_(bodies[first : first + _AT_ONCE]))
+        found |= {row.body: row.id for row in connection.execute(some)}
+    return found
+
+
+def _key(record: PriceRecord) -> Row:
+    return {"pool": record.pool, "from_s": record.from_s}
+
+
+def _row(item: Lifetime, ids: Mapping[Payer, int]) -> Row:
+    fields = msgspec.structs.asdict(item)
+    return {"payer_id": ids[fields.pop("payer")], **fields}
+
+
+def _hour(row: HourRow, ids: Mapping[Payer, int]) -> Row:
+    fields = msgspec.structs.asdict(row)
+    price = fields.pop("price")
+    return {"payer_id": ids[fields.pop("payer")], "price": "" if price is None else str(price), **fields}
 
 
 def _lifetimes(connection: sa.Connection, which: sa.ColumnElement[bool]) -> list[Lifetime]:

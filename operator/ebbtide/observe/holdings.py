@@ -56,6 +56,7 @@ def held(
     complete: bool,
 ) -> Held:
     """All of it. Pods on nodes of no pool hold nothing that has a price, and are left out."""
+    departed, nodes_gone = dict(departures.pods), dict(departures.nodes)  # they grow meanwhile, in another thread
     pools = [pool.spec for pool in snapshot.pools]
     placed: dict[str, tuple[PoolSpec, str]] = {}  # pool and uid by the node's name
     found: list[Holding | None] = []
@@ -64,14 +65,14 @@ def held(
         if pool is not None:
             placed[node.metadata.name] = pool, uid
             gpus = quantity((node.status.allocatable or {}).get(pool.resource, 0)) or 0
-            end_s = departures.nodes.get(uid)
+            end_s = nodes_gone.get(uid)
             found.append(Holding(uid, Payer(pool.name), gpus, node.metadata.created_at, end_s, "", is_node=True))
     payers = _payers(snapshot)
-    gone = {uid: at_s for uid, (_, at_s) in departures.pods.items()}
+    gone = {uid: at_s for uid, (_, at_s) in departed.items()}
     shown = {pod.metadata.uid: pod for pod in pods.values()}
-    for uid, pod in ({uid: pod for uid, (pod, _) in departures.pods.items()} | shown).items():
+    for uid, pod in ({uid: pod for uid, (pod, _) in departed.items()} | shown).items():
         found.append(_of_pod(pod, placed, payers, _finished_s(pod) or gone.get(uid)))
-    return Held(tuple(item for item in found if item is not None), gone | departures.nodes, complete)
+    return Held(tuple(item for item in found if item is not None), gone | nodes_gone, complete)
 
 
 def _pool_of(pools: list[PoolSpec], node: Node) -> PoolSpec | None:
