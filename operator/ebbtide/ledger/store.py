@@ -25,6 +25,7 @@ from ebbtide.model.money import HourRow, Lifetime, Payer, PriceRecord
 from ebbtide.money.bill import HOUR_S, hours
 
 LATE_S = 3600  # after its end an hour is rolled up: what comes later than that has it done again
+MOST_ROLLED_S = 86_400  # in one call: the first ever may find pods of months ago
 KEEP_RAW_S = 62 * 86_400  # this month and the last are exact in any time zone
 
 _AT_ONCE = 500  # values in one statement
@@ -97,12 +98,13 @@ class Ledger:
             _put(connection, "watermark", str(max(at_s, int(_get(connection, "watermark") or 0))))
 
     def roll_up(self, epoch: int, now_s: float, keep_raw_s: float = KEEP_RAW_S) -> int:
-        """Work out the hours that are over, forget lifetimes that ended long ago; returns how many rows were made."""
+        """Work out hours that are over, a day at most, and forget lifetimes that ended long ago; returns rows made."""
         with self._transaction() as connection:
             self._check(connection, epoch)
             end_s = (int(now_s) - LATE_S) // HOUR_S * HOUR_S
             first = connection.execute(sa.select(sa.func.min(schema.lifetime.c.begin_s))).scalar()
             begin_s = max(int(_get(connection, "rolled") or 0), int(first or 0) // HOUR_S * HOUR_S)
+            end_s = min(end_s, begin_s + MOST_ROLLED_S)
             if first is None or begin_s >= end_s:
                 return 0
             rows = self._worked_out(connection, begin_s, end_s)
