@@ -53,7 +53,7 @@ def total(ledger: Ledger, from_s: int, to_s: int) -> Decimal:
 
 def test_what_was_written_is_there_after_a_restart(where: Path | str) -> None:
     ledger = Ledger(where)
-    ledger.write(ledger.lead(), T0 + 7200, [life("a", 0), life("b", 0, 3600)], [PRICED])
+    ledger.write(ledger.lead(T0), T0 + 7200, [life("a", 0), life("b", 0, 3600)], [PRICED])
     ledger.close()
     again = Ledger(where)
     assert again.running() == {"a": msgspec.structs.replace(life("a", 0), seen_s=T0 + 7200)}
@@ -64,9 +64,9 @@ def test_what_was_written_is_there_after_a_restart(where: Path | str) -> None:
 
 def test_an_older_leader_writes_nothing(where: Path | str) -> None:
     old, new = Ledger(where), Ledger(where)
-    epoch = old.lead()
+    epoch = old.lead(T0)
     old.write(epoch, T0, [life("a", 0)], [PRICED])
-    later = new.lead()
+    later = new.lead(T0)
     with pytest.raises(ConflictError, match="another leader"):
         old.write(epoch, T0 + 60, [life("a", 0, 60)])
     with pytest.raises(ConflictError):
@@ -78,7 +78,7 @@ def test_an_older_leader_writes_nothing(where: Path | str) -> None:
 def test_writing_again_what_was_written_counts_once(where: Path | str) -> None:
     """A write whose answer was lost is made again."""
     ledger = Ledger(where)
-    epoch = ledger.lead()
+    epoch = ledger.lead(T0)
     for _ in range(3):
         ledger.write(epoch, T0 + 3600, [life("a", 0, 3600)], [PRICED])
         ledger.roll_up(epoch, T0 + DAY_S)
@@ -89,7 +89,7 @@ def test_writing_again_what_was_written_counts_once(where: Path | str) -> None:
 def test_rolled_up_or_not_it_is_the_same_bill(where: Path | str, seed: int) -> None:
     """Lifetimes become known late, end earlier than thought, and prices change, while hours are rolled up."""
     draw, ledger = random.Random(seed), Ledger(where)
-    epoch, known, records, now_s = ledger.lead(), dict[tuple[str, int], Lifetime](), [PRICED], 0
+    epoch, known, records, now_s = ledger.lead(T0), dict[tuple[str, int], Lifetime](), [PRICED], 0
     ledger.write(epoch, T0, [], records)
     for number in range(40):
         now_s += draw.randrange(0, 2 * HOUR_S)
@@ -116,7 +116,7 @@ def test_rolled_up_or_not_it_is_the_same_bill(where: Path | str, seed: int) -> N
 
 def test_a_pod_that_outlives_its_node_costs_nothing_in_later_hours_either(where: Path | str) -> None:
     ledger = Ledger(where)
-    epoch = ledger.lead()
+    epoch = ledger.lead(T0)
     there = Lifetime("n", POOL, 8, T0, T0 + 1800, T0 + 1800, is_node=True)
     by_node = msgspec.structs.replace(PRICED, billing=Billing.NODE)
     ledger.write(epoch, T0 + 6 * HOUR_S, [there, life("a", 0, 6 * HOUR_S)], [by_node])
@@ -128,7 +128,7 @@ def test_a_pod_that_outlives_its_node_costs_nothing_in_later_hours_either(where:
 
 def test_lifetimes_are_forgotten_and_their_hours_stay(where: Path | str) -> None:
     ledger = Ledger(where)
-    epoch = ledger.lead()
+    epoch = ledger.lead(T0)
     ledger.write(epoch, T0 + 3600, [life("a", 0, 3600), life("b", 0)], [PRICED])
     ledger.roll_up(epoch, T0 + DAY_S + KEEP_RAW_S)
     with ledger._engine.connect() as connection:
@@ -144,7 +144,7 @@ def test_a_damaged_file_is_moved_aside_and_said(tmp_path: Path) -> None:
     path.write_bytes(b"no database" * 1000)
     ledger = Ledger(path)
     assert "damaged" in ledger.notice and "moved to" in ledger.notice
-    ledger.write(ledger.lead(), T0, [life("a", 0)])
+    ledger.write(ledger.lead(T0), T0, [life("a", 0)])
     assert [item.name.startswith("ledger.sqlite.aside-") for item in tmp_path.iterdir()].count(True) == 1
 
 
@@ -153,6 +153,8 @@ def test_a_damaged_file_is_moved_aside_and_said(tmp_path: Path) -> None:
     [
         ("mysql://db/ebbtide", "mysql is not supported; postgresql and sqlite are"),
         ("not a url", "it cannot be read"),
+        ("postgresql://ebbtide:x@host:secret/db", "it cannot be read"),
+        ("postgresql://127.0.0.1:1/none?user=ebbtide&password=secret", "Is the database there"),
         ("postgresql://ebbtide:secret@127.0.0.1:1/none", "Is the database there"),
         (Path("/proc/no/ledger.sqlite"), "writable directory"),
     ],
@@ -161,6 +163,41 @@ def test_where_it_cannot_be_it_says_why(where: Path | str, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words) as raised:
         Ledger(where)
     assert "secret" not in str(raised.value)
+
+
+def test_who_only_reads_makes_moves_and_changes_nothing(tmp_path: Path) -> None:
+    text = tmp_path / "report.txt"
+    text.write_text("no database" * 1000)
+    with pytest.raises(ConfigurationError):
+        Ledger(text, read_only=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.txt"]
+    path = tmp_path / "ledger.sqlite"
+    Ledger(path).write(Ledger(path).lead(T0), T0, [life("a", 0)], [PRICED])
+    reader = Ledger(path, read_only=True)
+    assert set(reader.running()) == {"a"}
+    with pytest.raises(RetryableError, match="readonly"):
+        reader.lead(T0)
+
+
+def test_a_reader_holds_no_writer_up(where: Path | str) -> None:
+    writer, reader = Ledger(where), Ledger(where, read_only=True)
+    epoch = writer.lead(T0)
+    with reader._transaction(reads=True) as connection:
+        connection.execute(sa.select(schema.meta)).fetchall()
+        writer.write(epoch, T0, [life("a", 0)], [PRICED])
+    assert set(reader.running()) == {"a"}
+
+
+def test_the_lock_of_one_that_stands_still_is_waited_for_some_seconds(server: str, where: Path | str) -> None:
+    if not isinstance(where, str):
+        pytest.skip("PostgreSQL's locks")
+    first, second = Ledger(where), Ledger(where)
+    first.lead(T0)
+    with first._transaction() as connection:
+        schema_row = sa.select(schema.meta).where(schema.meta.c.key == "epoch").with_for_update()
+        connection.execute(schema_row)
+        with pytest.raises(RetryableError, match="lock timeout"):
+            second.lead(T0)
 
 
 def test_a_newer_schema_is_left_alone(where: Path | str) -> None:
@@ -175,7 +212,7 @@ def test_a_newer_schema_is_left_alone(where: Path | str) -> None:
 def test_a_write_that_fails_writes_nothing(tmp_path: Path) -> None:
     """The disk is full: nothing of the call is there, and the next one may succeed."""
     ledger = Ledger(tmp_path / "ledger.sqlite")
-    epoch = ledger.lead()
+    epoch = ledger.lead(T0)
     ledger.write(epoch, T0, [life("a", 0)], [PRICED])
     with ledger._engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()

@@ -55,6 +55,25 @@ def test_what_it_is_put_down_to_changes_from_now_on(change: dict[str, object]) -
     assert ended.payer == CHAT and still["a"] == begun
 
 
+@pytest.mark.parametrize(("counts", "billed"), [((0, 8, 8), 8), ((8, 0, 8), 8), ((8, 7, 0), 8)])
+def test_a_node_has_the_most_gpus_that_it_ever_showed(counts: tuple[int, ...], billed: int) -> None:
+    """Its device plugin comes late, or pauses: what is paid for is the node."""
+    open_now: dict[str, Lifetime] = {}
+    changed: dict[int, Lifetime] = {}
+    for second, gpus in enumerate(counts):
+        shown = [Holding("n", Payer("h100"), gpus, 50.0, None, "", is_node=True)]
+        open_now, news = advance(open_now, shown, {}, 100.0 + second)
+        changed |= {item.begin_s: item for item in news}
+    assert [(item.begin_s, item.gpus) for item in changed.values()] == [(50, billed)] and open_now["n"].gpus == billed
+
+
+def test_what_was_counted_before_it_was_away_is_not_counted_again() -> None:
+    still, news = advance({}, [pod()], {}, 210.7, ended={"a": 180})
+    assert still["a"].begin_s == 180
+    assert advance({}, [pod(end_s=190.0)], {}, 210.7, ended={"a": 180}) == ({}, [])
+    assert len(news) == 1
+
+
 moments = st.integers(0, 400)
 
 

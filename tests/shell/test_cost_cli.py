@@ -37,7 +37,7 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Lifetime("a", CHAT, 4, NOW_S - 32 * DAY_S, NOW_S),
         Lifetime("b", CODE, 2, NOW_S - 6 * 3600, NOW_S),
     ]
-    made.write(made.lead(), NOW_S, lives, prices)
+    made.write(made.lead(NOW_S - 40 * DAY_S), NOW_S, lives, prices)
     made.close()
     return path
 

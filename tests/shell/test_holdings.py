@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from ebbtide.model.money import Payer
+from ebbtide.model.snapshot import Unreadable
 from ebbtide.observe.holdings import Departures, held
 from ebbtide.observe.projections import Node, Pod
 from tests.shell import world
@@ -24,7 +25,7 @@ def pod(name: str = "chat-0", node: str | None = "node-1", gpus: int = 4, phase:
             "creationTimestamp": EARLIER,
         },
         "spec": {"nodeName": node, "containers": [{"resources": {"limits": {"nvidia.com/gpu": str(gpus)}}}]},
-        "status": {"phase": phase, "conditions": bound + status.pop("conditions", [])},
+        "status": {"phase": phase, "conditions": bound, **status},
     }
     return msgspec.convert(raw, Pod)
 
@@ -70,9 +71,30 @@ def test_what_holds_gpus(story: str, each: Pod, payer: Payer | None) -> None:
     assert (None if found is None else found.payer) == payer, story
 
 
-def test_one_that_finished_held_them_until_it_ended() -> None:
-    ended = [{"type": "Ready", "status": "False", "lastTransitionTime": "2026-01-01T00:05:00Z"}]
-    assert look(pod("job-0", phase="Succeeded", conditions=ended))["uid-job-0"].end_s == AT_S + 290
+@pytest.mark.parametrize(
+    ("story", "containers", "end_s"),
+    [
+        ("when its last container ended", ["2026-01-01T00:03:00Z", "2026-01-01T00:05:00Z"], AT_S + 290),
+        ("where none says when, now", [None], world.NOW_S),
+    ],
+)
+def test_one_that_finished_held_them_until_it_ended(story: str, containers: list[str | None], end_s: float) -> None:
+    ended = [{"name": "main", "state": {"terminated": {"finishedAt": each}}} for each in containers]
+    job = pod("job-0", phase="Succeeded", containerStatuses=ended)
+    assert look(job)["uid-job-0"].end_s == end_s, story
+
+
+def test_a_pool_that_cannot_be_read_ends_nothing() -> None:
+    unreadable = (Unreadable("GPUPool", "h100", "uid", 1, "spec.price: ..."),)
+    shown = msgspec.structs.replace(SNAPSHOT, unreadable=unreadable, pools=())
+    assert not held(shown, {}, NODES, Departures(), complete=True).complete
+
+
+def test_what_nobody_asked_for_is_kept_for_an_hour() -> None:
+    departures = Departures()
+    for number in range(5):
+        departures.note_pod(pod(f"chat-{number}"), AT_S + 1000.0 * number)
+    assert set(departures.pods) == {f"uid-chat-{number}" for number in range(1, 5)}
 
 
 def test_what_was_seen_to_go_is_shown_once_more_with_its_end_until_it_is_counted() -> None:

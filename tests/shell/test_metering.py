@@ -50,7 +50,7 @@ def where(tmp_path: Path) -> Path:
 
 async def test_from_binding_until_gone(where: Path) -> None:
     metering = Metering(where, Metrics())
-    assert await metering.count(at(10), seen("a", "b"))
+    assert await metering.count(at(0), seen("a", "b"))
     assert await metering.count(at(1800), seen("a", gone={"b": T0 + 1799.2}))
     assert await metering.count(at(3600), seen(gone={"a": T0 + 3599.9}))
     assert bill(where) == Decimal(15)
@@ -58,14 +58,16 @@ async def test_from_binding_until_gone(where: Path) -> None:
 
 async def test_a_price_that_is_edited_holds_from_then_on(where: Path) -> None:
     metering = Metering(where, Metrics())
-    await metering.count(at(10), seen("a"))
+    await metering.count(at(0), seen("a"))
     await metering.count(at(1800, "5.00"), seen("a"))
     await metering.count(at(3600, "5.00"), seen(gone={"a": float(T0 + 3600)}))
     assert bill(where) == Decimal(15)
 
 
 async def test_what_ended_while_nobody_led_is_bounded_and_marked(where: Path) -> None:
-    await Metering(where, Metrics()).count(at(600), seen("a", "b"))
+    before = Metering(where, Metrics())
+    await before.count(at(0), seen("a", "b"))
+    await before.count(at(600), seen("a", "b"))
     await Metering(where, Metrics()).count(at(1800), seen("b"))
     ledger = Ledger(where)
     rows = ledger.rows(T0, T0 + 1800)
@@ -76,7 +78,7 @@ async def test_what_ended_while_nobody_led_is_bounded_and_marked(where: Path) ->
 
 async def test_a_list_with_holes_ends_nothing(where: Path) -> None:
     metering = Metering(where, Metrics())
-    await metering.count(at(10), seen("a"))
+    await metering.count(at(0), seen("a"))
     await metering.count(at(600), seen(complete=False))
     await metering.count(at(1800), seen("a"))
     assert bill(where, 1800) == Decimal(5)
@@ -85,7 +87,7 @@ async def test_a_list_with_holes_ends_nothing(where: Path) -> None:
 async def test_a_database_that_is_gone_for_an_hour_loses_nothing(where: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = Metrics()
     metering = Metering(where, metrics)
-    await metering.count(at(10), seen("a", "b"))
+    await metering.count(at(0), seen("a", "b"))
 
     def gone(*_: Any, **__: Any) -> None:
         raise RetryableError("ledger: the server closed the connection. Nothing was written; it is tried again")
@@ -114,10 +116,74 @@ async def test_a_ledger_that_was_never_there_leaves_departures_to_be_told_again(
 
 async def test_a_leader_that_was_overtaken_takes_up_what_the_other_wrote(where: Path) -> None:
     old, new = Metering(where, Metrics()), Metering(where, Metrics())
-    await old.count(at(10), seen("a"))
+    await old.count(at(0), seen("a"))
     await new.count(at(600), seen("a"))
     assert not await old.count(at(900), seen("a")), "its epoch is over"
     assert "another leader" in old.notice
     old.begin_to_lead()
     assert await old.count(at(1800), seen(gone={"a": float(T0 + 1800)}))
     assert bill(where) == Decimal(5)
+
+
+def finished(uid: str, end_s: int, payer: Payer = CHAT) -> Holding:
+    return Holding(uid, payer, 4, float(T0), float(T0 + end_s), "n")
+
+
+async def test_a_finished_pod_that_stays_to_be_seen_counts_once_and_for_whom_it_ran(where: Path) -> None:
+    """Nobody knows its service any more once it has finished."""
+    metering, others = Metering(where, Metrics()), Payer("h100", "team")
+    await metering.count(at(0), seen("job"))
+    for second in (1800, 1810, 1820):
+        await metering.count(at(second), Held((finished("job", 1795, others),), {}, True))
+    again = Metering(where, Metrics())
+    await again.count(at(1900), Held((finished("job", 1795, others),), {}, True))
+    ledger = Ledger(where)
+    assert [(row.payer, row.gpu_seconds) for row in ledger.rows(T0, T0 + 7200)] == [(CHAT, 4 * 1795)]
+
+
+async def test_a_standby_that_saw_the_same_things_go_counts_none_of_them_again(where: Path) -> None:
+    leader = Metering(where, Metrics())
+    await leader.count(at(0), seen("a", "b"))
+    await leader.count(at(600), seen("b", gone={"a": float(T0 + 600)}))
+    gathered = (finished("a", 600, Payer("h100", "team")), finished("b", 900, Payer("h100", "team")))
+    gone = {item.uid: item.end_s or 0.0 for item in gathered}
+    await Metering(where, Metrics()).count(at(1000), Held(gathered, gone, True))
+    ledger = Ledger(where)
+    assert [(row.payer, row.gpu_seconds) for row in ledger.rows(T0, T0 + 7200)] == [(CHAT, 4 * 1500)]
+
+
+async def test_what_was_away_for_a_while_comes_back_without_its_past(where: Path) -> None:
+    """A node that lost its labels and got another pool's, or whose pool was deleted and made again."""
+    metering, other = Metering(where, Metrics()), Payer("h100", "team", "code")
+    await metering.count(at(0), seen("a"))
+    await metering.count(at(600), seen("a"))
+    await metering.count(at(610), seen())
+    await metering.count(at(1200), Held((Holding("a", other, 4, float(T0), None, "n"),), {}, True))
+    ledger = Ledger(where)
+    found = {row.payer: row.gpu_seconds for row in ledger.rows(T0, T0 + 1800)}
+    assert found == {CHAT: 4 * 610, other: 4 * 1190}
+
+
+async def test_what_ran_before_there_was_a_ledger_is_not_in_it(where: Path) -> None:
+    await Metering(where, Metrics()).count(at(1800), seen("a"))
+    ledger = Ledger(where)
+    assert ledger.since_s == T0 + 1800
+    assert ledger.running()["a"].begin_s == T0 + 1800
+
+
+async def test_nothing_is_written_after_the_lease_has_gone(where: Path) -> None:
+    leading = [True]
+    metering = Metering(where, Metrics(), lambda: leading[0])
+    assert await metering.count(at(0), seen("a"))
+    leading[0] = False
+    await metering.count(at(600), seen(gone={"a": float(T0 + 600)}))
+    assert "the lease went" in metering.notice
+    assert set(Ledger(where).running()) == {"a"}
+
+
+async def test_a_price_that_is_edited_twice_in_a_second_blocks_nothing(where: Path) -> None:
+    metering = Metering(where, Metrics())
+    for price in ("1.00", "2.00", "3.00"):
+        assert await metering.count(at(0, price), seen("a"))
+    tariffs = [record.price.tariff for record in Ledger(where).prices() if record.price]
+    assert [str(tariff.base) for tariff in tariffs if tariff] == ["1.00", "2.00", "3.00"]

@@ -55,16 +55,23 @@ def cost(by: str, period: str, time_zone: str, output: str, ledger: str | None) 
         raise click.UsageError(f'--period: "{period}" has not begun')
     database = _opened(ledger)
     try:
-        written_s = database.watermark_s
+        written_s, since_s = database.watermark_s, database.since_s
         found = totals(database.rows(int(begin_s), min(int(end_s), written_s)), names) if written_s > begin_s else ()
     finally:
         database.close()
     if output == "table":
-        _print(found, names, begin_s, end_s, written_s)
+        _print(found, names, max(begin_s, since_s), end_s, written_s)
+        if begin_s < since_s:
+            click.echo(f"The ledger begins at {_minute(since_s)} UTC: what ran before is not in it.")
         return
     shown = [_plain(total, names) for total in found]
     if output == "json":
-        span = {"from": rfc3339(begin_s), "to": rfc3339(end_s), "writtenUntil": rfc3339(written_s)}
+        span = {
+            "from": rfc3339(begin_s),
+            "to": rfc3339(end_s),
+            "ledgerFrom": rfc3339(since_s),
+            "writtenUntil": rfc3339(written_s),
+        }
         click.echo(json.dumps({**span, "totals": shown}, indent=2))
         return
     writer = csv.DictWriter(sys.stdout, [*names, *_COLUMNS], lineterminator="\n")
@@ -111,13 +118,13 @@ def _day(text: str, zone: ZoneInfo) -> tuple[float, float]:
 
 def _opened(ledger: str | None) -> Ledger:
     if ledger and "://" in ledger:
-        return Ledger(ledger)
+        return Ledger(ledger, read_only=True)
     path = Path(ledger) if ledger else Path(os.environ.get("EBBTIDE_DATA_DIR", "/var/lib/ebbtide")) / "ledger.sqlite"
     if not path.exists():
         raise ConfigurationError(
             f"ledger {path}: there is no such file. Name the operator's with --ledger FILE, or its URL"
         )
-    return Ledger(path)
+    return Ledger(path, read_only=True)
 
 
 def _plain(total: Total, names: Sequence[str]) -> dict[str, str]:

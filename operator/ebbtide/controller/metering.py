@@ -6,13 +6,16 @@ written when it answers again.
 
 import asyncio
 import math
+from collections.abc import Callable
 from pathlib import Path
+
+import msgspec
 
 from ebbtide.errors import ConflictError, EbbtideError
 from ebbtide.ledger.store import Ledger
 from ebbtide.model.money import Lifetime, Listed, PriceRecord
 from ebbtide.model.snapshot import PoolState, Snapshot
-from ebbtide.money.lifetimes import advance
+from ebbtide.money.lifetimes import Holding, advance
 from ebbtide.observe.holdings import Held
 from ebbtide.record.metrics import Metrics
 
@@ -22,15 +25,17 @@ ROLL_EVERY_S = 600.0
 class Metering:
     """One leader's hand on the ledger. `where` is a file or a URL; `notice` says what is wrong with it, if anything."""
 
-    def __init__(self, where: Path | str, metrics: Metrics) -> None:
-        self._where, self._metrics = where, metrics
+    def __init__(self, where: Path | str, metrics: Metrics, may_write: Callable[[], bool] = lambda: True) -> None:
+        self._where, self._metrics, self._may_write = where, metrics, may_write
         self.notice = ""
         self._ledger: Ledger | None = None
         self._epoch = 0
         self._running: dict[str, Lifetime] = {}
         self._prices: dict[str, PriceRecord] = {}
         self._unwritten: dict[tuple[str, int], Lifetime] = {}
-        self._unwritten_prices: list[PriceRecord] = []
+        self._unwritten_prices: dict[tuple[str, int], PriceRecord] = {}
+        self._ends: dict[str, int] = {}  # of uids that are shown and were counted already
+        self._begun_s = 0.0
         self._roll_at = 0.0
 
     def begin_to_lead(self) -> None:
@@ -46,7 +51,7 @@ class Metering:
             self.notice = str(error)
             if isinstance(error, ConflictError):
                 self._epoch = 0
-            return self._epoch != 0  # what went is among what is not written yet
+            return self._epoch != 0  # what went is among what is not written yet, and is kept
         self._metrics.ledger_written.set(snapshot.taken_at)
         self.notice = self._ledger.notice if self._ledger is not None else ""
         return True
@@ -57,38 +62,59 @@ class Metering:
             self._ledger.close()
 
     def _count(self, snapshot: Snapshot, held: Held) -> None:
-        ledger = self._opened()
-        now_s = snapshot.taken_at
-        self._running, changed = advance(self._running, held.holdings, held.gone, now_s, complete=held.complete)
+        ledger, now_s = self._opened(snapshot.taken_at), snapshot.taken_at
+        shown = [self._since(holding) for holding in held.holdings]
+        unknown = {holding.uid for holding in shown} - self._running.keys()
+        self._ends = {uid: end_s for uid, end_s in self._ends.items() if uid in unknown}
+        self._ends |= ledger.ends(unknown - self._ends.keys())
+        self._running, changed = advance(
+            self._running, shown, held.gone, now_s, ended=self._ends, complete=held.complete
+        )
+        self._ends |= {item.uid: item.end_s for item in changed if item.end_s is not None}
         self._unwritten.update({(item.uid, item.begin_s): item for item in changed})
-        self._unwritten_prices += self._priced(snapshot)
-        ledger.write(self._epoch, math.floor(now_s), self._unwritten.values(), self._unwritten_prices)
-        self._unwritten, self._unwritten_prices = {}, []
+        self._note_prices(snapshot)
+        if not self._may_write():
+            raise ConflictError("ledger: the lease went while counting; nothing was written")
+        ledger.write(self._epoch, math.floor(now_s), self._unwritten.values(), self._unwritten_prices.values())
+        self._unwritten, self._unwritten_prices = {}, {}
         if now_s >= self._roll_at:
-            ledger.roll_up(self._epoch, now_s)
-            self._roll_at = now_s + ROLL_EVERY_S
+            more = ledger.roll_up(self._epoch, now_s)
+            self._roll_at = now_s if more else now_s + ROLL_EVERY_S
 
-    def _opened(self) -> Ledger:
+    def _opened(self, now_s: float) -> Ledger:
         if self._ledger is None:
             self._ledger = Ledger(self._where)
         if not self._epoch:
-            epoch = self._ledger.lead()
-            self._running, self._unwritten, self._unwritten_prices = self._ledger.running(), {}, []
+            if not self._may_write():
+                raise ConflictError("ledger: the lease went; nothing was written")
+            epoch = self._ledger.lead(now_s)
+            self._running, self._ends = self._ledger.running(), {}
+            # what ended while the database was away, and that no other leader knows of
+            lost = {key: item for key, item in self._unwritten.items() if item.end_s is not None}
+            known = self._ledger.ends({uid for uid, _ in lost})
+            self._unwritten = {key: item for key, item in lost.items() if key[0] not in known}
+            for uid, _ in self._unwritten:
+                self._running.pop(uid, None)
             self._prices = {record.pool: record for record in self._ledger.prices()}
+            self._unwritten_prices = {}
+            self._begun_s = float(self._ledger.since_s)
             self._epoch = epoch
         return self._ledger
 
-    def _priced(self, snapshot: Snapshot) -> list[PriceRecord]:
+    def _since(self, holding: Holding) -> Holding:
+        """From when the ledger began: nobody knows who held what before."""
+        if holding.begin_s >= self._begun_s:
+            return holding
+        return msgspec.structs.replace(holding, begin_s=self._begun_s)
+
+    def _note_prices(self, snapshot: Snapshot) -> None:
         """Records of pools whose price or billing is another than before; a pool's first counts for all before it."""
-        found = []
         for pool in snapshot.pools:
             known = self._prices.get(pool.spec.name)
-            from_s = math.floor(snapshot.taken_at) if known is not None else 0
+            from_s = 0 if known is None else max(math.floor(snapshot.taken_at), known.from_s + 1)
             record = PriceRecord(pool.spec.name, from_s, pool.spec.price, pool.spec.billing, _listed(pool))
             if known is None or _terms(known) != _terms(record):
-                self._prices[record.pool] = record
-                found.append(record)
-        return found
+                self._prices[record.pool] = self._unwritten_prices[record.pool, from_s] = record
 
 
 def _terms(record: PriceRecord) -> tuple[object, ...]:

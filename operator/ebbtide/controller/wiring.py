@@ -70,7 +70,7 @@ class Wiring:
         self.store = Store(settings.data_dir / "ebbtide.sqlite")
         self._recorder = FlightRecorder(settings.data_dir / "flight", settings.flight_recorder_bytes)
         self._counting: asyncio.Task[None] | None = None
-        self._metering = Metering(settings.ledger or settings.data_dir / "ledger.sqlite", metrics)
+        self._metering = Metering(settings.ledger or settings.data_dir / "ledger.sqlite", metrics, leadership.may_write)
         self._receipts: dict[str, WriteReceipt] = self.store.receipts()
         self._remembered: Memory | None = None
         self._farewell = Farewell(writer)

@@ -25,7 +25,7 @@ from ebbtide.model.money import HourRow, Lifetime, Payer, PriceRecord
 from ebbtide.money.bill import HOUR_S, hours
 
 LATE_S = 3600  # after its end an hour is rolled up: what comes later than that has it done again
-MOST_ROLLED_S = 86_400  # in one call: the first ever may find pods of months ago
+MOST_ROLLED_S = 6 * HOUR_S  # in one call: 20,000 payers make 20,000 rows an hour
 KEEP_RAW_S = 62 * 86_400  # this month and the last are exact in any time zone
 
 _AT_ONCE = 500  # values in one statement
@@ -39,12 +39,12 @@ class Ledger:
     used at all, RetryableError when a call fails later: nothing of that call was written then.
     """
 
-    def __init__(self, where: Path | str) -> None:
+    def __init__(self, where: Path | str, *, read_only: bool = False) -> None:
         self.notice = ""
         self._url = _url(where)
-        self.name = self._url.render_as_string(hide_password=True)
+        self.name = self._url.set(query={}).render_as_string(hide_password=True)
         try:
-            self._engine = self._opened()
+            self._engine = self._reader() if read_only else self._opened()
         except (sa.exc.DatabaseError, OSError) as error:
             raise ConfigurationError(f"ledger {self.name}: {_words(error)}. {_advice(self._url)}") from error
 
@@ -52,29 +52,51 @@ class Ledger:
         """Give back the connections."""
         self._engine.dispose()
 
-    def lead(self) -> int:
-        """Begin a new epoch, after which no earlier leader writes any more; returns it."""
+    def lead(self, now_s: float) -> int:
+        """Begin a new epoch, after which no earlier leader writes any more; returns it.
+
+        With the first one, at `now_s` (unix seconds), the ledger begins: what ran before is not counted.
+        """
         with self._transaction() as connection:
             epoch = int(_get(connection, "epoch", for_update=True) or 0) + 1
             _put(connection, "epoch", str(epoch))
+            if epoch == 1:
+                _put(connection, "since", str(int(now_s)))
         return epoch
+
+    @property
+    def since_s(self) -> int:
+        """Unix second from which on everything is counted; 0: nothing is yet."""
+        with self._transaction(reads=True) as connection:
+            return int(_get(connection, "since") or 0)
+
+    def ends(self, uids: Collection[str]) -> dict[str, int]:
+        """Until when those of these uids that ended were counted."""
+        found: dict[str, int] = {}
+        table, some = schema.lifetime.c, list(uids)
+        with self._transaction(reads=True) as connection:
+            for first in range(0, len(some), _AT_ONCE):
+                which = table.uid.in_(some[first : first + _AT_ONCE]) & table.end_s.is_not(None)
+                query = sa.select(table.uid, sa.func.max(table.end_s).label("end_s")).where(which).group_by(table.uid)
+                found |= {row.uid: row.end_s for row in connection.execute(query)}
+        return found
 
     @property
     def watermark_s(self) -> int:
         """Unix second up to which everything was written; 0: nothing ever was."""
-        with self._transaction() as connection:
+        with self._transaction(reads=True) as connection:
             return int(_get(connection, "watermark") or 0)
 
     def running(self) -> dict[str, Lifetime]:
         """What ran when the ledger was last written, by uid; it was last seen then."""
         seen_s = self.watermark_s
-        with self._transaction() as connection:
+        with self._transaction(reads=True) as connection:
             found = _lifetimes(connection, schema.lifetime.c.end_s.is_(None))
         return {item.uid: msgspec.structs.replace(item, seen_s=max(item.seen_s, seen_s)) for item in found}
 
     def prices(self) -> tuple[PriceRecord, ...]:
         """Every price record, sorted by pool and time."""
-        with self._transaction() as connection:
+        with self._transaction(reads=True) as connection:
             return _prices(connection)
 
     def write(self, epoch: int, at_s: int, changed: Iterable[Lifetime], records: Iterable[PriceRecord] = ()) -> None:
@@ -92,13 +114,14 @@ class Ledger:
             rolled_s = int(_get(connection, "rolled") or 0)
             # a running one counts from its beginning, one that ended from where it was thought to run on
             since = [item.begin_s if item.end_s is None else min(item.end_s, item.seen_s) for item in lives]
-            news_s = min([*since, *(record.from_s for record in made), rolled_s])
+            # a pool's first price is of time in which nothing of it was counted yet
+            news_s = min([*since, *(record.from_s for record in made if record.from_s), rolled_s])
             if news_s < rolled_s:  # hours whose lifetimes are no longer kept stay as they are
                 _put(connection, "rolled", str(max(news_s // HOUR_S * HOUR_S, int(_get(connection, "raw") or 0))))
             _put(connection, "watermark", str(max(at_s, int(_get(connection, "watermark") or 0))))
 
     def roll_up(self, epoch: int, now_s: float, keep_raw_s: float = KEEP_RAW_S) -> int:
-        """Work out hours that are over, a day at most, and forget lifetimes that ended long ago; returns rows made."""
+        """Work out hours that are over, six at most, and forget lifetimes that ended long ago; returns rows made."""
         with self._transaction() as connection:
             self._check(connection, epoch)
             end_s = (int(now_s) - LATE_S) // HOUR_S * HOUR_S
@@ -124,7 +147,7 @@ class Ledger:
 
         Parts of an hour at either end are of lifetimes; of those that are no longer kept they are empty.
         """
-        with self._transaction() as connection:
+        with self._transaction(reads=True) as connection:
             rolled_s = int(_get(connection, "rolled") or 0)
             first_s, last_s = -(-from_s // HOUR_S) * HOUR_S, min(to_s // HOUR_S * HOUR_S, rolled_s)
             if first_s >= last_s:
@@ -159,13 +182,31 @@ class Ledger:
             raise ConflictError(f"ledger {self.name}: another leader writes it since ({current}, not {epoch})")
 
     @contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
+    def _transaction(self, *, reads: bool = False) -> Iterator[sa.Connection]:
         try:
-            with self._engine.begin() as connection:
+            with self._engine.execution_options(reads=reads).begin() as connection:
                 yield connection
         except sa.exc.SQLAlchemyError as error:
             text = f"ledger {self.name}: {_words(error)}. Nothing was written; it is tried again"
             raise RetryableError(text) from error
+
+    def _reader(self) -> sa.Engine:
+        """For looking alone: it makes, moves and locks nothing."""
+        url = self._url
+        if url.get_backend_name() == "sqlite":
+            url = URL.create("sqlite", database=f"file:{url.database}", query={"mode": "ro", "uri": "true"})
+        engine = _engine(url)
+        with engine.execution_options(reads=True).begin() as connection:
+            self._check_version(connection)
+        return engine
+
+    def _check_version(self, connection: sa.Connection) -> None:
+        version = int(_get(connection, "version") or schema.VERSION)
+        if version > schema.VERSION:
+            raise ConfigurationError(
+                f"ledger {self.name}: it has schema version {version}, written by a newer Ebbtide; this one knows "
+                f"{schema.VERSION}. Run that release, or name another database"
+            )
 
     def _opened(self) -> sa.Engine:
         if self._url.get_backend_name() == "sqlite" and self._url.database:
@@ -179,22 +220,37 @@ class Ledger:
                     if part.exists():
                         part.rename(aside.with_name(aside.name + suffix))
                 self.notice = f"{path}: {fault}. It was moved to {aside}; the ledger begins anew"
-        engine = sa.create_engine(self._url, pool_pre_ping=True)
+        engine = _engine(self._url)
         if engine.dialect.name == "sqlite":
             sa.event.listen(engine, "connect", _prepare_sqlite)
-            sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
         with engine.begin() as connection:
             schema.metadata.create_all(connection)
-            version = int(_get(connection, "version") or schema.VERSION)
-            if version > schema.VERSION:
-                raise ConfigurationError(
-                    f"ledger {self.name}: it has schema version {version}, written by a newer Ebbtide; this one knows "
-                    f"{schema.VERSION}. Run that release, or name another database"
-                )
-            for key, value in {"version": str(version), "epoch": _get(connection, "epoch") or "0"}.items():
+            self._check_version(connection)
+            for key, value in {"version": str(schema.VERSION), "epoch": _get(connection, "epoch") or "0"}.items():
                 if _get(connection, key) is None:
                     _put(connection, key, value)
         return engine
+
+
+def _engine(url: URL) -> sa.Engine:
+    """A server that does not answer, or another's lock, ends a call after a while instead of keeping it for ever."""
+    if url.get_backend_name() == "postgresql":
+        options = "-c lock_timeout=5000 -c idle_in_transaction_session_timeout=30000 -c statement_timeout=60000"
+        limits = {"connect_timeout": 5, "keepalives_idle": 10, "tcp_user_timeout": 15_000, "options": options}
+        return sa.create_engine(url, pool_pre_ping=True, connect_args=limits)
+    engine = sa.create_engine(url)
+    sa.event.listen(engine, "connect", _own_transactions)
+    sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _own_transactions(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # they begin where SQLAlchemy says so
+    connection.execute("PRAGMA busy_timeout = 5000")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get("reads") else "BEGIN IMMEDIATE")
 
 
 def _url(where: Path | str) -> URL:
@@ -202,9 +258,9 @@ def _url(where: Path | str) -> URL:
         return URL.create("sqlite", database=str(where))
     try:
         url = make_url(where)
-    except sa.exc.ArgumentError as error:
+    except (sa.exc.ArgumentError, ValueError):  # whose text may hold a part of the password
         allowed = "a URL such as postgresql://user@host/database or sqlite:////var/lib/ebbtide/ledger.sqlite"
-        raise ConfigurationError(f"ledger URL: it cannot be read; {allowed} is allowed") from error
+        raise ConfigurationError(f"ledger URL: it cannot be read; {allowed} is allowed") from None
     backend = url.get_backend_name()
     if backend not in ("sqlite", "postgresql"):
         raise ConfigurationError(f"ledger URL: {backend} is not supported; postgresql and sqlite are")
@@ -229,8 +285,7 @@ def _fault_of(path: Path) -> str:
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None  # transactions begin where SQLAlchemy says so
-    for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "busy_timeout = 5000"):
+    for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {setting}")
 
 

@@ -103,9 +103,15 @@ def _shared_out(node: Lifetime, pods: Sequence[Lifetime], from_s: int, to_s: int
     """What pods hold of a node while it is there, and what is left to nobody."""
     begin_s, end_s = _clipped(node, from_s, to_s)
     yield from _held(pods, begin_s, end_s)
-    borders = {at_s for pod in pods for at_s in _clipped(pod, begin_s, end_s) if begin_s <= at_s <= end_s}
-    for first_s, last_s in pairwise(sorted({begin_s, end_s, *borders})):
-        held = sum(pod.gpus for pod in pods if _clipped(pod, first_s, last_s) == (first_s, last_s))
+    moves: dict[int, int] = defaultdict(int)  # GPUs more or less that are held from a second on
+    for pod in pods:
+        first_s, last_s = _clipped(pod, begin_s, end_s)
+        if first_s < last_s:
+            moves[first_s] += pod.gpus
+            moves[last_s] -= pod.gpus
+    held = 0
+    for first_s, last_s in pairwise(sorted({begin_s, end_s, *moves})):
+        held += moves.get(first_s, 0)
         if held < node.gpus:
             yield _piece(node, node.gpus - held, first_s, last_s, idle=True)
 

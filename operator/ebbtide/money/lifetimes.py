@@ -32,34 +32,27 @@ def advance(
     gone: Mapping[str, float],
     now_s: float,
     *,
+    ended: Mapping[str, int] | None = None,
     complete: bool = True,
 ) -> tuple[dict[str, Lifetime], list[Lifetime]]:
     """(what runs now by uid, every lifetime that began, ended or was split since).
 
-    `running` is what ran before, `gone` the moments (unix seconds) at which uids were seen to go. `complete`: all that
-    exists is shown, so that what is not has gone. What another pool, service or number of GPUs is put down to from now
-    on begins a new lifetime now. A clock that was set back moves nothing backwards.
+    `running` is what ran before, `gone` the moments (unix seconds) at which uids were seen to go, `ended` until when
+    uids that do not run were counted already. `complete`: all that exists is shown, so that what is not has gone. What
+    another pool, service or number of GPUs is put down to from now on begins a new lifetime now; a node had the most
+    GPUs that it ever showed all along, for its device plugin may be late or pause. A clock that was set back moves
+    nothing backwards.
     """
-    at_s = math.floor(now_s)
+    at_s, before = math.floor(now_s), ended or {}
     after: dict[str, Lifetime] = {}
     changed: list[Lifetime] = []
     for holding in shown:
-        old = running.get(holding.uid)
-        if holding.end_s is not None:  # whose it was is what it was put down to while it ran
-            begun = old or _begun(holding, math.floor(holding.begin_s), at_s)
-            ended = _ended(begun, math.ceil(holding.end_s))
-            if old is not None or ended.end_s != ended.begin_s:
-                changed.append(ended)
-            continue
-        if old is not None and _alike(old, holding):
-            after[holding.uid] = msgspec.structs.replace(old, seen_s=max(old.seen_s, at_s))
-            continue
-        begin_s = math.floor(holding.begin_s)
-        if old is not None:
-            begin_s = max(at_s, old.begin_s)
-            changed.append(_ended(old, begin_s))
-        after[holding.uid] = _begun(holding, begin_s, at_s)
-        changed.append(after[holding.uid])
+        uid, old = holding.uid, running.get(holding.uid)
+        if holding.end_s is not None:
+            changed += [] if old is None and uid in before else _finished(holding, old, holding.end_s, at_s)
+        else:
+            after[uid], news = _goes_on(holding, old, before.get(uid, 0), at_s)
+            changed += news
     listed = {holding.uid for holding in shown}
     for uid, old in running.items():
         if uid in listed:
@@ -73,8 +66,30 @@ def advance(
     return after, changed
 
 
+def _finished(holding: Holding, old: Lifetime | None, end_s: float, at_s: int) -> list[Lifetime]:
+    """Whose it was is what it was put down to while it ran."""
+    life = _ended(old or _begun(holding, math.floor(holding.begin_s), at_s), math.ceil(end_s))
+    return [life] if old is not None or life.end_s != life.begin_s else []
+
+
+def _goes_on(holding: Holding, old: Lifetime | None, counted_s: int, at_s: int) -> tuple[Lifetime, list[Lifetime]]:
+    """What runs now, and what changed by it; `counted_s`: until when the uid was counted before it was away."""
+    if old is None:
+        begun = _begun(holding, max(math.floor(holding.begin_s), counted_s), at_s)
+        return begun, [begun]
+    grown = holding.is_node and holding.gpus > old.gpus
+    if grown:
+        old = msgspec.structs.replace(old, gpus=holding.gpus)
+    if _alike(old, holding):
+        return msgspec.structs.replace(old, seen_s=max(old.seen_s, at_s)), [old] if grown else []
+    split_s = max(at_s, old.seen_s)
+    begun = _begun(holding, split_s, at_s)
+    return begun, [_ended(old, split_s), begun]
+
+
 def _alike(old: Lifetime, holding: Holding) -> bool:
-    return (old.payer, old.gpus, old.node) == (holding.payer, holding.gpus, holding.node)
+    gpus = old.gpus if holding.is_node else holding.gpus
+    return (old.payer, old.gpus, old.node) == (holding.payer, gpus, holding.node)
 
 
 def _begun(holding: Holding, begin_s: int, at_s: int) -> Lifetime:

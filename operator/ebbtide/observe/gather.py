@@ -117,8 +117,8 @@ class Observer:
 
     def held(self, snapshot: Snapshot) -> Held:
         """Nodes and GPUs that pods held when `snapshot`, the newest one, was made: for the ledger."""
-        pods, nodes = self._caches.pods, self._caches.nodes
-        complete = pods.synced and nodes.synced and not pods.error and not nodes.error
+        watched = (self._caches.pods, self._caches.nodes, self._caches.pools)
+        complete = all(informer.synced and not informer.error for informer in watched)
         return held(snapshot, *self._frozen, self._caches.departures, complete=complete)
 
     def counted(self, held: Held) -> None:

@@ -5,32 +5,37 @@ the first one's by name.
 """
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 from ebbtide.clock import parse_rfc3339
 from ebbtide.model.money import Payer
-from ebbtide.model.snapshot import Snapshot
+from ebbtide.model.snapshot import POOL_KIND, Snapshot
 from ebbtide.model.spec import PoolSpec, Spec
 from ebbtide.money.lifetimes import Holding
 from ebbtide.observe.projections import Node, Pod, quantity, selects
 
-_MOST_GONE = 100_000  # departures that nobody asked for yet: a standby keeps the newest of them
+_MOST_GONE, _KEPT_S = 100_000, 3600.0  # departures that nobody asked for yet
+_Object = TypeVar("_Object", Pod, Node)
 
 
 class Departures:
-    """Pods and nodes that were seen to go, and when (unix seconds), until the ledger has them."""
+    """Pods and nodes that were seen to go, and when (unix seconds), until the ledger has them, for an hour at most.
+
+    A standby gathers them too: it takes over within less than that.
+    """
 
     def __init__(self) -> None:
         self.pods: dict[str, tuple[Pod, float]] = {}
-        self.nodes: dict[str, float] = {}
+        self.nodes: dict[str, tuple[Node, float]] = {}
 
     def note_pod(self, pod: Pod, at_s: float) -> None:
         """Seen to go; of one that was never bound there is nothing to count."""
         if pod.spec.node_name:
-            _keep(self.pods, pod.metadata.uid, (pod, at_s))
+            _keep(self.pods, pod.metadata.uid, pod, at_s)
 
     def note_node(self, node: Node, at_s: float) -> None:
         """Seen to go."""
-        _keep(self.nodes, node.metadata.uid, at_s)
+        _keep(self.nodes, node.metadata.uid, node, at_s)
 
     def forget(self, held: "Held") -> None:
         """The ledger has counted these."""
@@ -60,19 +65,22 @@ def held(
     pools = [pool.spec for pool in snapshot.pools]
     placed: dict[str, tuple[PoolSpec, str]] = {}  # pool and uid by the node's name
     found: list[Holding | None] = []
-    for node in nodes.values():
-        pool, uid = _pool_of(pools, node), node.metadata.uid
+    there = {node.metadata.uid: (node, None) for node in nodes.values()}
+    for uid, (node, end_s) in ({uid: each for uid, each in nodes_gone.items() if uid not in there} | there).items():
+        pool, seen = _pool_of(pools, node), nodes_gone.get(uid)
         if pool is not None:
             placed[node.metadata.name] = pool, uid
             gpus = quantity((node.status.allocatable or {}).get(pool.resource, 0)) or 0
-            end_s = nodes_gone.get(uid)
-            found.append(Holding(uid, Payer(pool.name), gpus, node.metadata.created_at, end_s, "", is_node=True))
+            last_s = end_s if seen is None else seen[1]
+            found.append(Holding(uid, Payer(pool.name), gpus, node.metadata.created_at, last_s, "", is_node=True))
     payers = _payers(snapshot)
     gone = {uid: at_s for uid, (_, at_s) in departed.items()}
     shown = {pod.metadata.uid: pod for pod in pods.values()}
     for uid, pod in ({uid: pod for uid, (pod, _) in departed.items()} | shown).items():
-        found.append(_of_pod(pod, placed, payers, _finished_s(pod) or gone.get(uid)))
-    return Held(tuple(item for item in found if item is not None), gone | nodes_gone, complete)
+        found.append(_of_pod(pod, placed, payers, _finished_s(pod, snapshot.taken_at) or gone.get(uid)))
+    gone |= {uid: at_s for uid, (_, at_s) in nodes_gone.items()}
+    readable = not any(item.kind == POOL_KIND for item in snapshot.unreadable)  # else its lifetimes seem to be gone
+    return Held(tuple(item for item in found if item is not None), gone, complete and readable)
 
 
 def _pool_of(pools: list[PoolSpec], node: Node) -> PoolSpec | None:
@@ -109,16 +117,16 @@ def _of_pod(
     return Holding(pod.metadata.uid, payer, gpus, begin_s, end_s, place[1])
 
 
-def _finished_s(pod: Pod) -> float | None:
-    """When its last container ended; None while it runs."""
+def _finished_s(pod: Pod, now_s: float) -> float | None:
+    """When its last container ended, at the latest now; None while it runs."""
     if not pod.finished:
         return None
-    ready = pod.status.condition("Ready")  # the kubelet takes it back as soon as it ends
-    since = ready.last_transition_time if ready is not None and ready.status != "True" else None
-    return parse_rfc3339(since) if since else pod.metadata.created_at
+    states = [status.state.terminated for status in pod.status.container_statuses or () if status.state]
+    ends = [parse_rfc3339(state.finished_at) for state in states if state is not None and state.finished_at]
+    return min(now_s, max(ends, default=now_s))
 
 
-def _keep(kept: dict, key: str, value: object) -> None:  # type: ignore[type-arg]
-    if len(kept) >= _MOST_GONE:
+def _keep(kept: dict[str, tuple[_Object, float]], uid: str, item: _Object, at_s: float) -> None:
+    while kept and (len(kept) >= _MOST_GONE or next(iter(kept.values()))[1] < at_s - _KEPT_S):
         kept.pop(next(iter(kept)))
-    kept[key] = value
+    kept[uid] = item, at_s

@@ -96,10 +96,17 @@ class WaitingState(Wire, frozen=True, gc=False):
     message: str | None = None
 
 
+class TerminatedState(Wire, frozen=True, gc=False):
+    """That a container ended, and when (RFC 3339)."""
+
+    finished_at: str | None = None
+
+
 class ContainerState(Wire, frozen=True, gc=False):
-    """Only the waiting form matters here."""
+    """Why it waits, or when it ended."""
 
     waiting: WaitingState | None = None
+    terminated: TerminatedState | None = None
 
 
 class ContainerStatus(Wire, frozen=True, gc=False):
