@@ -27,10 +27,10 @@ def lifetimes(log: Path, namespace: str) -> dict[str, tuple[float, float | None]
     return {name: (begin_s, gone.get(name)) for name, begin_s in bound.items()}
 
 
-def gpu_seconds(log: Path, namespace: str, gpus: dict[str, int], until_s: float) -> float:
-    """Of all pods up to a moment; `gpus` of a pod by the beginning of its name."""
+def gpu_seconds(log: Path, namespace: str, gpus: dict[str, int], from_s: float, until_s: float) -> float:
+    """Of all pods between two moments; `gpus` of a pod by the beginning of its name."""
     total = 0.0
     for name, (begin_s, end_s) in lifetimes(log, namespace).items():
         held = next(count for prefix, count in gpus.items() if name.startswith(prefix))
-        total += held * max(0.0, min(until_s, end_s or until_s) - begin_s)
+        total += held * max(0.0, min(until_s, end_s or until_s) - max(from_s, begin_s))
     return total

@@ -29,13 +29,14 @@ def rig(shared_rig: Rig) -> Iterator[Rig]:
     return shared_rig
 
 
-def rows(rig: Rig, *, past_s: float) -> tuple[int, tuple[HourRow, ...]]:
-    """(until when, rows of the namespace), as soon as the ledger is written past `past_s`."""
-    ledger = Ledger(rig.data / "a" / "ledger.sqlite")
+def rows(rig: Rig, *, past_s: float) -> tuple[int, int, tuple[HourRow, ...]]:
+    """(from when, until when, rows of the namespace), as soon as the ledger is written past `past_s`."""
+    ledger = Ledger(rig.data / "a" / "ledger.sqlite", read_only=True)
     try:
         until(lambda: ledger.watermark_s > past_s, "the ledger goes on", 60)
         until_s = ledger.watermark_s
-        return until_s, tuple(row for row in ledger.rows(0, until_s) if row.payer.namespace == rig.namespace)
+        found = tuple(row for row in ledger.rows(0, until_s) if row.payer.namespace == rig.namespace)
+        return ledger.since_s, until_s, found
     finally:
         ledger.close()
 
@@ -49,10 +50,10 @@ def test_what_was_held_while_all_was_watched_is_what_the_audit_log_says(rig: Rig
     until(lambda: rig.ready("chat") == 4, "two more are ready")
     rig.scale("chat", 1)
     until(lambda: len(rig.pods("chat")) == 1, "three have gone")
-    until_s, found = rows(rig, past_s=time.time())
+    since_s, until_s, found = rows(rig, past_s=time.time())
     pods = len(lifetimes(rig.sandbox.audit_log, rig.namespace))
     assert pods == 5
-    wanted = gpu_seconds(rig.sandbox.audit_log, rig.namespace, GPUS, until_s)
+    wanted = gpu_seconds(rig.sandbox.audit_log, rig.namespace, GPUS, since_s, until_s)
     assert sum(row.gpu_seconds for row in found) == pytest.approx(wanted, abs=MOST_OFF_S * (pods + 1))
     assert counted(found, "chat") > 0 < counted(found, ""), "the service's pods and those of somebody else"
     assert {(row.payer.variant, row.payer.model) for row in found if row.payer.service} == {("a100", "llama-3-8b")}
@@ -69,12 +70,12 @@ def test_what_went_while_the_operator_was_dead_is_bounded_and_marked(rig: Rig) -
     assert end_s is not None
     rig.sandbox.kubectl("-n", "ebbtide-system", "delete", "lease", "ebbtide")
     rig.start_operator("b", data_dir=str(rig.data / "a"))
-    until_s, found = rows(rig, past_s=time.time())
-    wanted = gpu_seconds(rig.sandbox.audit_log, rig.namespace, GPUS, until_s)
+    since_s, until_s, found = rows(rig, past_s=time.time())
+    wanted = gpu_seconds(rig.sandbox.audit_log, rig.namespace, GPUS, since_s, until_s)
     estimated = sum(row.estimated_s for row in found)
     total = sum(row.gpu_seconds for row in found)
     assert estimated > 0, "nobody saw it go"
     assert wanted - MOST_OFF_S * 6 <= total <= wanted + estimated + MOST_OFF_S * 6, "the upper bound counts"
-    again_s, later = rows(rig, past_s=until_s + 5)
+    _, again_s, later = rows(rig, past_s=until_s + 5)
     assert counted(later, "") == counted(found, ""), "and what is gone costs no more"
     assert counted(later, "chat") - counted(found, "chat") == pytest.approx(again_s - until_s, abs=1)
