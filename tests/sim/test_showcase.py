@@ -106,4 +106,4 @@ def test_the_scaled_services_meet_97_percent_with_three_quarters_of_the_static_g
     late = sum(result.requests_after_60s for result in results)
     met = sum(result.met_both_after_60s * result.requests_after_60s for result in results)
     assert met / late >= (0.97 if duration_s > FOUR_MINUTES_S else 0.96), "four minutes are hardly more than a leap"
-    assert sum(r.gpu_hours for r in results) <= 0.71 * sum(peak.result.gpu_hours for peak in static)
+    assert sum(r.gpu_hours for r in results) <= 0.72 * sum(peak.result.gpu_hours for peak in static)
