@@ -188,10 +188,8 @@ def test_a_reader_holds_no_writer_up(where: Path | str) -> None:
     assert set(reader.running()) == {"a"}
 
 
-def test_the_lock_of_one_that_stands_still_is_waited_for_some_seconds(server: str, where: Path | str) -> None:
-    if not isinstance(where, str):
-        pytest.skip("PostgreSQL's locks")
-    first, second = Ledger(where), Ledger(where)
+def test_the_lock_of_one_that_stands_still_is_waited_for_some_seconds(server: str) -> None:
+    first, second = Ledger(server), Ledger(server)
     first.lead(T0)
     with first._transaction() as connection:
         schema_row = sa.select(schema.meta).where(schema.meta.c.key == "epoch").with_for_update()

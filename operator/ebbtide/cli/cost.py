@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ebbtide.clock import rfc3339, unix_time_s
 from ebbtide.errors import ConfigurationError
-from ebbtide.ledger.store import Ledger
+from ebbtide.ledger.store import FILE, Ledger
 from ebbtide.money.calendar import Span, period_at, zone_named
 from ebbtide.money.totals import BY, Total, totals
 
@@ -108,9 +108,8 @@ def _span(period: str, zone: ZoneInfo, now_s: float) -> tuple[float, float]:
 
 def _day(text: str, zone: ZoneInfo) -> tuple[float, float]:
     """The day 2026-01-31, or the month 2026-01."""
-    span, day = (
-        (Span.MONTH, date.fromisoformat(f"{text}-01")) if len(text) == 7 else (Span.DAY, date.fromisoformat(text))
-    )
+    span = Span.MONTH if len(text) == len("2026-01") else Span.DAY
+    day = date.fromisoformat(f"{text}-01" if span is Span.MONTH else text)
     noon_s = datetime(day.year, day.month, day.day, 12, tzinfo=zone).timestamp()
     found = period_at(span, zone, noon_s)
     return found.start_s, found.end_s
@@ -119,7 +118,7 @@ def _day(text: str, zone: ZoneInfo) -> tuple[float, float]:
 def _opened(ledger: str | None) -> Ledger:
     if ledger and "://" in ledger:
         return Ledger(ledger, read_only=True)
-    path = Path(ledger) if ledger else Path(os.environ.get("EBBTIDE_DATA_DIR", "/var/lib/ebbtide")) / "ledger.sqlite"
+    path = Path(ledger) if ledger else Path(os.environ.get("EBBTIDE_DATA_DIR", "/var/lib/ebbtide")) / FILE
     if not path.exists():
         raise ConfigurationError(
             f"ledger {path}: there is no such file. Name the operator's with --ledger FILE, or its URL"

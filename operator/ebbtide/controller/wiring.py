@@ -19,6 +19,7 @@ from ebbtide.controller.settings import Settings
 from ebbtide.core.plan import plan
 from ebbtide.errors import EbbtideError
 from ebbtide.kube.client import KubeClient, resource_path
+from ebbtide.ledger.store import FILE
 from ebbtide.model.memory import Memory
 from ebbtide.model.plan import Plan
 from ebbtide.model.reasons import Code
@@ -70,7 +71,7 @@ class Wiring:
         self.store = Store(settings.data_dir / "ebbtide.sqlite")
         self._recorder = FlightRecorder(settings.data_dir / "flight", settings.flight_recorder_bytes)
         self._counting: asyncio.Task[None] | None = None
-        self._metering = Metering(settings.ledger or settings.data_dir / "ledger.sqlite", metrics, leadership.may_write)
+        self._metering = Metering(settings.ledger or settings.data_dir / FILE, metrics, leadership.may_write)
         self._receipts: dict[str, WriteReceipt] = self.store.receipts()
         self._remembered: Memory | None = None
         self._farewell = Farewell(writer)

@@ -18,12 +18,13 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
-from ebbtide.clock import unix_time_s
+from ebbtide.aside import move_aside
 from ebbtide.errors import ConfigurationError, ConflictError, RetryableError
 from ebbtide.ledger import schema
 from ebbtide.model.money import HourRow, Lifetime, Payer, PriceRecord
 from ebbtide.money.bill import HOUR_S, hours
 
+FILE = "ledger.sqlite"  # in the operator's data folder, where no URL is given
 LATE_S = 3600  # after its end an hour is rolled up: what comes later than that has it done again
 MOST_ROLLED_S = 6 * HOUR_S  # in one call: 20,000 payers make 20,000 rows an hour
 KEEP_RAW_S = 62 * 86_400  # this month and the last are exact in any time zone
@@ -109,8 +110,7 @@ class Ledger:
             lives, made = list(changed), list(records)
             ids = _payer_ids(connection, {item.payer for item in lives})
             _replace(connection, schema.lifetime, ("uid", "begin_s"), [_row(item, ids) for item in lives])
-            rows = [{**_key(record), "body": msgspec.json.encode(record).decode()} for record in made]
-            _replace(connection, schema.price, ("pool", "from_s"), rows)
+            _replace(connection, schema.price, ("pool", "from_s"), [_price(record) for record in made])
             rolled_s = int(_get(connection, "rolled") or 0)
             # a running one counts from its beginning, one that ended from where it was thought to run on
             since = [item.begin_s if item.end_s is None else min(item.end_s, item.seen_s) for item in lives]
@@ -214,19 +214,14 @@ class Ledger:
             path.parent.mkdir(parents=True, exist_ok=True)
             fault = _fault_of(path)
             if fault:
-                aside = path.with_name(f"{path.name}.aside-{int(unix_time_s())}")
-                for suffix in ("", "-wal", "-shm"):
-                    part = path.with_name(path.name + suffix)
-                    if part.exists():
-                        part.rename(aside.with_name(aside.name + suffix))
-                self.notice = f"{path}: {fault}. It was moved to {aside}; the ledger begins anew"
+                self.notice = f"{path}: {fault}. It was moved to {move_aside(path)}; the ledger begins anew"
         engine = _engine(self._url)
         if engine.dialect.name == "sqlite":
             sa.event.listen(engine, "connect", _prepare_sqlite)
         with engine.begin() as connection:
             schema.metadata.create_all(connection)
             self._check_version(connection)
-            for key, value in {"version": str(schema.VERSION), "epoch": _get(connection, "epoch") or "0"}.items():
+            for key, value in (("version", str(schema.VERSION)), ("epoch", "0")):
                 if _get(connection, key) is None:
                     _put(connection, key, value)
         return engine
@@ -328,8 +323,8 @@ def _numbers(connection: sa.Connection, bodies: Sequence[str]) -> dict[str, int]
     return found
 
 
-def _key(record: PriceRecord) -> Row:
-    return {"pool": record.pool, "from_s": record.from_s}
+def _price(record: PriceRecord) -> Row:
+    return {"pool": record.pool, "from_s": record.from_s, "body": msgspec.json.encode(record).decode()}
 
 
 def _row(item: Lifetime, ids: Mapping[Payer, int]) -> Row:

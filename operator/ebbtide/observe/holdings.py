@@ -7,6 +7,8 @@ the first one's by name.
 from collections.abc import Mapping
 from typing import TypeVar
 
+import msgspec
+
 from ebbtide.clock import parse_rfc3339
 from ebbtide.model.money import Payer
 from ebbtide.model.snapshot import POOL_KIND, Snapshot
@@ -61,24 +63,25 @@ def held(
     complete: bool,
 ) -> Held:
     """All of it. Pods on nodes of no pool hold nothing that has a price, and are left out."""
-    departed, nodes_gone = dict(departures.pods), dict(departures.nodes)  # they grow meanwhile, in another thread
+    gone_pods, gone_nodes = dict(departures.pods), dict(departures.nodes)  # they grow meanwhile, in another thread
+    gone = {uid: at_s for uid, (_, at_s) in (gone_pods | gone_nodes).items()}
     pools = [pool.spec for pool in snapshot.pools]
     placed: dict[str, tuple[PoolSpec, str]] = {}  # pool and uid by the node's name
     found: list[Holding | None] = []
-    there = {node.metadata.uid: (node, None) for node in nodes.values()}
-    for uid, (node, end_s) in ({uid: each for uid, each in nodes_gone.items() if uid not in there} | there).items():
-        pool, seen = _pool_of(pools, node), nodes_gone.get(uid)
+    all_nodes = {uid: node for uid, (node, _) in gone_nodes.items()}
+    all_nodes |= {node.metadata.uid: node for node in nodes.values()}
+    for uid, node in all_nodes.items():
+        pool = _pool_of(pools, node)
         if pool is not None:
             placed[node.metadata.name] = pool, uid
             gpus = quantity((node.status.allocatable or {}).get(pool.resource, 0)) or 0
-            last_s = end_s if seen is None else seen[1]
-            found.append(Holding(uid, Payer(pool.name), gpus, node.metadata.created_at, last_s, "", is_node=True))
+            begin_s, end_s = node.metadata.created_at, gone.get(uid)
+            found.append(Holding(uid, Payer(pool.name), gpus, begin_s, end_s, "", is_node=True))
     payers = _payers(snapshot)
-    gone = {uid: at_s for uid, (_, at_s) in departed.items()}
-    shown = {pod.metadata.uid: pod for pod in pods.values()}
-    for uid, pod in ({uid: pod for uid, (pod, _) in departed.items()} | shown).items():
+    all_pods = {uid: pod for uid, (pod, _) in gone_pods.items()}
+    all_pods |= {pod.metadata.uid: pod for pod in pods.values()}
+    for uid, pod in all_pods.items():
         found.append(_of_pod(pod, placed, payers, _finished_s(pod, snapshot.taken_at) or gone.get(uid)))
-    gone |= {uid: at_s for uid, (_, at_s) in nodes_gone.items()}
     readable = not any(item.kind == POOL_KIND for item in snapshot.unreadable)  # else its lifetimes seem to be gone
     return Held(tuple(item for item in found if item is not None), gone, complete and readable)
 
@@ -106,11 +109,8 @@ def _of_pod(
     gpus = pod.spec.gpus(place[0].resource) if place is not None else 0
     if place is None or gpus <= 0:
         return None
-    known = payers.get(pod.metadata.uid)
-    if known is None:
-        payer = Payer(place[0].name, pod.metadata.namespace)
-    else:
-        payer = Payer(place[0].name, known.namespace, known.service, known.variant, known.model, known.team)
+    known = payers.get(pod.metadata.uid, Payer("", pod.metadata.namespace))
+    payer = msgspec.structs.replace(known, pool=place[0].name)
     bound = pod.status.condition("PodScheduled")
     since = bound.last_transition_time if bound is not None and bound.status == "True" else None
     begin_s = parse_rfc3339(since) if since else pod.metadata.created_at

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import msgspec
 
-from ebbtide.clock import unix_time_s
+from ebbtide.aside import move_aside
 from ebbtide.errors import ConfigurationError, RetryableError
 from ebbtide.model.memory import (
     MEMORY_VERSION,
@@ -198,7 +198,7 @@ class Store:
             fault = self._try_open()
             if isinstance(fault, sqlite3.Connection):
                 return fault
-            aside = self._move_aside()
+            aside = move_aside(self.path)
             self.notice = f"{self.path}: {fault}. It was moved to {aside}; Ebbtide starts without its memory"
             opened = self._try_open()
         except OSError as error:
@@ -226,14 +226,6 @@ class Store:
         if connection is not None:
             connection.close()
         return fault
-
-    def _move_aside(self) -> Path:
-        aside = self.path.with_name(f"{self.path.name}.aside-{int(unix_time_s())}")
-        for suffix in ("", "-wal", "-shm"):
-            part = self.path.with_name(self.path.name + suffix)
-            if part.exists():
-                part.rename(aside.with_name(aside.name + suffix))
-        return aside
 
     def _execute(self, sql: str, parameters: tuple[object, ...] = ()) -> sqlite3.Cursor:
         try:
