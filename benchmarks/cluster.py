@@ -26,6 +26,7 @@ from ebbtide.api import parse_pool, parse_service
 PLURALS = {
     "InferenceService": "inferenceservices",
     "GPUPool": "gpupools",
+    "CostPolicy": "costpolicies",
     "Deployment": "deployments",
     "StatefulSet": "statefulsets",
     "Service": "services",

@@ -252,6 +252,7 @@ def misplaced(decided: Plan) -> set[tuple[str, str]]:
         said |= {(each.type, each.reason) for each in item.conditions}
         said |= {("Limited", variant.limited_by) for variant in item.variants if variant.limited_by}
     said |= {(f"GPUPool.{each.type}", each.reason) for pool in decided.pools for each in pool.conditions}
+    said |= {(f"CostPolicy.{each.type}", each.reason) for item in decided.policies for each in item.conditions}
     causes = [each for each in decided.cluster_conditions if each.status is ConditionStatus.FALSE]
     said |= {(DEPLOYMENT, each.reason) for each in causes}
     return {(place, reason) for place, reason in said if place not in CATALOGUE[Code(reason)].where}

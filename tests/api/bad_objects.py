@@ -4,8 +4,10 @@
 `before` is the object as it was, where the fault is the change.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
+from tests.api.bad_case import Bad
+from tests.api.bad_policies import POLICIES
 from tests.api.samples import (
     FULL_SERVICE,
     LISTED_POOL,
@@ -17,14 +19,6 @@ from tests.api.samples import (
     service,
     variant,
 )
-
-
-class Bad(NamedTuple):
-    name: str
-    obj: Object
-    wanted: tuple[str, ...]
-    before: Object | None = None
-
 
 ENGINE = {"type": "vLLM", "image": "vllm/vllm-openai:v0.32.0"}
 BUILT = service(("spec.variants.0.scaleTargetRef", REMOVED), ("spec.variants.0.engine", ENGINE))
@@ -692,4 +686,4 @@ POOLS = (
     ),
 )
 
-BAD = (*SERVICES, *POOLS)
+BAD = (*SERVICES, *POOLS, *POLICIES)

@@ -5,12 +5,14 @@ from typing import Any, NamedTuple
 from tests.api.bad_objects import BUILT, PRICED, TO_ZERO, WINDOW
 from tests.api.samples import (
     FREE_POOL,
+    FULL_POLICY,
     FULL_POOL,
     FULL_SERVICE,
     LISTED_POOL,
     OWNED_POOL,
     Object,
     changed,
+    policy,
     pool,
     service,
     variant,
@@ -103,6 +105,27 @@ GOOD = (
     Good("GPUs that cost nothing, said explicitly", FREE_POOL, {"spec": FREE_POOL["spec"]}),
     Good("a pool for AMD", pool(("spec.resource", "amd.com/gpu")), {"spec.resource": "amd.com/gpu"}),
     Good("a pool that may not grow", pool(("spec.limits.maxGPUs", 0)), {"spec.limits.maxGPUs": 0}),
+    Good("a policy of a currency and one ceiling gets every default", policy(), {
+        "spec": {
+            "selector": {"namespaces": [], "matchLabels": {}}, "scope": "Managed", "outageReserve": "15m",
+            "currency": "USD", "ceilings": {"perDay": "500"}, "timeZone": "UTC", "monthStartsOn": 1, "floor": "KeepMin",
+        },
+    }),
+    Good("a policy with every field keeps them", FULL_POLICY, {"spec": FULL_POLICY["spec"]}),
+    Good("a policy for everything that holds GPUs", policy(("spec.scope", "AllGPUPods")), {"spec.scope": "AllGPUPods"}),
+    Good("others' pods of two namespaces", policy(("spec.scope", "AllGPUPods"), (
+        "spec.selector", {"namespaces": ["a", "b"]},
+    )), {"spec.selector.namespaces": ["a", "b"]}),
+    Good("a policy by labels", policy(("spec.selector", {"matchLabels": {"example.com/tier": "gold"}})), {
+        "spec.selector.matchLabels": {"example.com/tier": "gold"},
+    }),
+    Good("a rate alone", policy(("spec.ceilings", {"perHour": "0.01"})), {"spec.ceilings": {"perHour": "0.01"}}),
+    Good("all three ceilings", policy((
+        "spec.ceilings", {"perHour": "9", "perDay": "99.5", "perMonth": "1000000000"},
+    )), {"spec.ceilings.perMonth": "1000000000"}),
+    Good("a month that begins on the 28th", policy(("spec.monthStartsOn", 28)), {"spec.monthStartsOn": 28}),
+    Good("no outage is provided for", policy(("spec.outageReserve", "0s")), {"spec.outageReserve": "0s"}),
+    Good("minimums may go", policy(("spec.floor", "AllowZero")), {"spec.floor": "AllowZero"}),
     *(
         Good(f"cron line {line!r}", changed(PRICED, ("spec.price.schedule", [{**WINDOW, "cron": line}])), {
             "spec.price.schedule.0.cron": line,

@@ -191,8 +191,56 @@ FULL_POOL: Object = {
     },
 }
 
-MINIMAL = {"InferenceService": MINIMAL_SERVICE, "GPUPool": MINIMAL_POOL}
-FULL = {"InferenceService": FULL_SERVICE, "GPUPool": FULL_POOL}
+MINIMAL_POLICY: Object = {
+    "apiVersion": API_VERSION,
+    "kind": "CostPolicy",
+    "metadata": {"name": "team-a"},
+    "spec": {"currency": "USD", "ceilings": {"perDay": "500"}},
+}
+
+FULL_POLICY: Object = {
+    "apiVersion": API_VERSION,
+    "kind": "CostPolicy",
+    "metadata": {"name": "full"},
+    "spec": {
+        "selector": {"namespaces": ["team-a", "team-b"], "matchLabels": {"tier": "gold"}},
+        "scope": "Managed",
+        "outageReserve": "10m",
+        "currency": "EUR",
+        "ceilings": {"perHour": "120", "perDay": "1500.50", "perMonth": "30000"},
+        "timeZone": "Europe/Berlin",
+        "monthStartsOn": 15,
+        "floor": "AllowZero",
+    },
+    "status": {
+        "observedGeneration": 1,
+        "conditions": [_CONDITION],
+        "reason": "WithinCeilings",
+        "message": "4 services spend 80.00 EUR/h",
+        "accruedThrough": "2026-01-31T09:05:00Z",
+        "periods": [
+            {"period": "Hour", "ceiling": "120", "spent": "80.00", "committed": "80.00", "left": "40.00"},
+            {
+                "period": "Day",
+                "begin": "2026-01-30T23:00:00Z",
+                "end": "2026-01-31T23:00:00Z",
+                "ceiling": "1500.50",
+                "spent": "801.23",
+                "committed": "22.10",
+                "left": "677.17",
+            },
+        ],
+        "services": 4,
+        "ratePerHour": "80.00",
+        "wantedPerHour": "95.00",
+        "uncontrollablePerHour": "12.50",
+        "unpricedGPUs": 0,
+        "gaveWay": [{"service": "team-b/batchy", "replicas": 2}],
+    },
+}
+
+MINIMAL = {"InferenceService": MINIMAL_SERVICE, "GPUPool": MINIMAL_POOL, "CostPolicy": MINIMAL_POLICY}
+FULL = {"InferenceService": FULL_SERVICE, "GPUPool": FULL_POOL, "CostPolicy": FULL_POLICY}
 # each says what another may not say beside it
 OWNED_POOL: Object = {
     **FULL_POOL,
@@ -233,8 +281,9 @@ FREE_POOL: Object = {
 ALL_FULL = {
     "InferenceService": (FULL_SERVICE,),
     "GPUPool": (FULL_POOL, OWNED_POOL, LISTED_POOL, FREE_POOL),
+    "CostPolicy": (FULL_POLICY,),
 }
-PLURALS = {"InferenceService": "inferenceservices", "GPUPool": "gpupools"}
+PLURALS = {"InferenceService": "inferenceservices", "GPUPool": "gpupools", "CostPolicy": "costpolicies"}
 
 REMOVED = object()
 
@@ -271,6 +320,10 @@ def service(*changes: tuple[str, Any]) -> Object:
 
 def pool(*changes: tuple[str, Any]) -> Object:
     return changed(MINIMAL_POOL, *changes)
+
+
+def policy(*changes: tuple[str, Any]) -> Object:
+    return changed(MINIMAL_POLICY, *changes)
 
 
 def variant(name: str, **more: Any) -> Object:

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ebbtide.api import parse_pool, parse_service
+from ebbtide.api import parse_policy, parse_pool, parse_service
 from ebbtide.kube.client import KubeClient
 from ebbtide.sandbox.sandbox import Sandbox
-from tests.api.bad_objects import BAD, Bad
+from tests.api.bad_case import Bad
+from tests.api.bad_objects import BAD
 from tests.api.constraints import Constraint, constraints, field_name, violating
 from tests.api.good_objects import GOOD, Good
 from tests.api.samples import ALL_FULL, FULL, get_at
@@ -59,7 +60,7 @@ async def test_a_good_object_is_accepted_and_gets_the_documented_defaults(api: K
 
 @pytest.mark.parametrize("case", GOOD, ids=lambda case: case.name)
 async def test_the_operator_reads_the_same_with_and_without_the_servers_defaults(api: KubeClient, case: Good) -> None:
-    parse = parse_pool if case.obj["kind"] == "GPUPool" else parse_service
+    parse = {"GPUPool": parse_pool, "InferenceService": parse_service, "CostPolicy": parse_policy}[case.obj["kind"]]
     stored = await answer(api, case.obj)
     stored["metadata"] = case.obj["metadata"]
     assert parse(stored) == parse(case.obj)

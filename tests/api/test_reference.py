@@ -29,5 +29,6 @@ def test_every_rule_is_told():
     told_by_items = (
         "must be a label value",
         "must be the name of a Prometheus metric",
+        "must be the name of a namespace",
     )  # rules on items of lists and maps
     assert [each for each in rules if each not in page and not each.startswith(told_by_items)] == []

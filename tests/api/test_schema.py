@@ -94,7 +94,7 @@ _UNITS = (
     "as a duration",
     "millions (M) or billions (B)",
 )
-_NO_QUANTITY = ("port", "priority", "observedGeneration")
+_NO_QUANTITY = ("port", "priority", "observedGeneration", "monthStartsOn", "services")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -171,14 +171,17 @@ def test_the_yaml_reads_back_as_the_same_data():
 
 
 def test_kinds_names_and_columns():
-    service, pool = (document["spec"] for document in crd_documents().values())
+    service, pool, policy = (document["spec"] for document in crd_documents().values())
     assert (service["scope"], service["names"]["shortNames"], service["names"]["categories"]) == (
         "Namespaced", ["infs"], ["ebbtide"],
     )  # fmt: skip
     assert (pool["scope"], pool["names"]["shortNames"], pool["names"]["categories"]) == (
         "Cluster", ["gpool"], ["ebbtide"],
     )  # fmt: skip
-    assert all(spec["versions"][0]["subresources"] == {"status": {}} for spec in (service, pool))
+    assert (policy["scope"], policy["names"]["plural"], policy["names"]["shortNames"]) == (
+        "Cluster", "costpolicies", ["costp"],
+    )  # fmt: skip
+    assert all(spec["versions"][0]["subresources"] == {"status": {}} for spec in (service, pool, policy))
 
     def shown(spec):
         columns = spec["versions"][0]["additionalPrinterColumns"]
@@ -186,6 +189,9 @@ def test_kinds_names_and_columns():
 
     assert shown(service) == ["MODE", "READY", "NOW", "WANT", "ALLOWED", "REASON", "$/H", "AGE"]
     assert shown(pool) == ["ACCELERATOR", "TYPE", "NODES", "GPUS", "FREE", "PRICE", "READY", "AGE"]
+    assert shown(policy) == [
+        "READY", "SERVICES", "$/H", "MAX/H", "DAY", "MAX/DAY", "MONTH", "MAX/MONTH", "REASON", "AGE",
+    ]  # fmt: skip
 
 
 def test_every_bound_can_be_broken_by_a_generated_object():

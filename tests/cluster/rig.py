@@ -66,6 +66,7 @@ class Rig:
     operators: list[str] = field(default_factory=list)
     ports: dict[str, int] = field(default_factory=dict)
     pools: set[str] = field(default_factory=set)
+    policies: set[str] = field(default_factory=set)
 
     # --- processes -------------------------------------------------------------------------------------------------
 
@@ -116,6 +117,7 @@ class Rig:
 
     def apply(self, *objects: Json) -> None:
         self.pools |= {item["metadata"]["name"] for item in objects if item["kind"] == "GPUPool"}
+        self.policies |= {item["metadata"]["name"] for item in objects if item["kind"] == "CostPolicy"}
         self.sandbox.apply(list(objects))
 
     def close(self) -> None:
@@ -127,6 +129,8 @@ class Rig:
         self._forget("-n", "ebbtide-system", "lease", "ebbtide")
         self._forget("-n", self.namespace, "inferenceservices,hpa,resourcequotas", "--all", "--wait=false")
         self._forget("-n", self.namespace, "deployments,statefulsets,daemonsets", "--all", "--wait=false")
+        if self.policies:
+            self._forget("costpolicies", *sorted(self.policies))
         if self.pools:
             self._forget("gpupools", *sorted(self.pools))
         self._forget("namespace", self.namespace, "--wait=false")

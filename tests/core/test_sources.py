@@ -48,6 +48,7 @@ OUTCOMES = {
     "discovery": ("falls", "rises", UNHELD),
     "scales": ("falls", "rises", UNHELD),
     "gpupools": ("falls", "rises", UNHELD),
+    "costpolicies": ("falls", "holds", UNHELD),
     "leaderworkersets": ("falls", "rises", UNHELD),  # a kind of targets: its services have a fault of their own
 }
 

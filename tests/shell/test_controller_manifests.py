@@ -14,6 +14,7 @@ READING = {"get", "list", "watch"}
 OWN = {
     ("ebbtide.dev", "inferenceservices/status", "patch"),
     ("ebbtide.dev", "gpupools/status", "patch"),
+    ("ebbtide.dev", "costpolicies/status", "patch"),
     ("events.k8s.io", "events", "create"),
     ("coordination.k8s.io", "leases", "create"),
     ("coordination.k8s.io", "leases", "update"),

@@ -222,3 +222,18 @@ def test_an_object_that_cannot_be_read_is_an_event_on_itself() -> None:
     )
     assert (note.type, note.reason) == ("Warning", "InvalidSpec")
     assert "spec.x: 1 is not allowed" in note.text
+
+
+def test_a_ceiling_that_will_be_crossed_and_who_gives_way_are_events_of_the_policy() -> None:
+    bad = world.condition(
+        "WithinCeilings", "False", Code.CEILING_EXCEEDED.value, "3.00 more than the 9.00 USD of a day"
+    )
+    ready = world.condition("Ready", "False", Code.CEILING_EXCEEDED.value, "the same")
+    policy = world.policy_plan(raised=False, conditions=(ready, bad), gave_way=(("team/chat", 2),))
+    notes = cycle_events(world.plan(policies=(policy,)), world.snapshot(), [])
+    told = [(note.type, note.reason, note.text) for note in notes if note.subject.kind == "CostPolicy"]
+    assert told == [
+        ("Warning", "CeilingExceeded", "3.00 more than the 9.00 USD of a day"),
+        ("Normal", "CeilingReached", "1 services spend 3.00 USD an hour: team/chat without 2"),
+    ]
+    assert {note.subject.uid for note in notes if note.subject.kind == "CostPolicy"} == {"policy-uid"}

@@ -35,6 +35,7 @@ ALWAYS = (
     "/apis/autoscaling/v2/horizontalpodautoscalers",
     f"{OWN}/inferenceservices",
     f"{OWN}/gpupools",
+    f"{OWN}/costpolicies",
 )
 NEVER_HEALTHY = ("prometheus", "histograms", "declarations")  # there is no Prometheus in these tests
 LWS = "/apis/leaderworkerset.x-k8s.io/v1"

@@ -60,6 +60,9 @@ def test_a_plan_is_shown_in_numbers() -> None:
     assert found["ebbtide_pool_price_per_gpu_hour", "USD", "h100"] == 2.5
     assert found["ebbtide_source_healthy", "prometheus"] == 1
     assert found["ebbtide_services", "Auto"] == 1
+    assert found["ebbtide_policy_money", "USD", "Day", "cap", "left"] == 82.6543211
+    assert found["ebbtide_policy_per_hour", "USD", "cap", "wanted"] == 6
+    assert found["ebbtide_policy_condition", "cap", "Ready"] == 1
 
 
 def test_what_is_unknown_has_no_series() -> None:

@@ -5,11 +5,13 @@ from typing import Any
 
 from ebbtide.model.plan import (
     Capacity,
+    CeilingPlan,
     Condition,
     ConditionStatus,
     Demand,
     Forecast,
     Plan,
+    PolicyPlan,
     PoolPlan,
     ScaleAction,
     Score,
@@ -20,6 +22,7 @@ from ebbtide.model.reasons import Code, Reason
 from ebbtide.model.snapshot import (
     PodPhase,
     PodState,
+    PolicyState,
     PoolState,
     ServiceState,
     Snapshot,
@@ -29,10 +32,12 @@ from ebbtide.model.snapshot import (
 )
 from ebbtide.model.spec import (
     CapacityType,
+    CeilingKind,
     EngineSpec,
     EngineType,
     Mode,
     Objectives,
+    PolicySpec,
     PoolSpec,
     Price,
     Provisioning,
@@ -46,6 +51,8 @@ from ebbtide.model.spec import (
 
 NOW_S = 1_800_000_000.0
 POOL = "h100"
+DAY_S = 86_400.0
+POLICY = PolicySpec("cap", "policy-uid", 1, "USD", ((CeilingKind.DAY, Decimal(100)),))
 
 
 def target_ref(name: str = "chat-h100", kind: str = "Deployment", api_version: str = "apps/v1") -> TargetRef:
@@ -129,6 +136,7 @@ def snapshot(*services: ServiceState, pools: tuple[PoolState, ...] | None = None
         taken_at=NOW_S,
         services=services or (service_state(),),
         pools=(pool_state(),) if pools is None else pools,
+        policies=(PolicyState(POLICY),),
         sources=(Source(name="prometheus", healthy=True, age_s=1.5),),
     )
 
@@ -198,6 +206,28 @@ def pool_plan(name: str = POOL, **changes: Any) -> PoolPlan:
     return PoolPlan(name=name, **(fields | changes))
 
 
+READY = Condition("Ready", ConditionStatus.TRUE, Code.WITHIN_CEILINGS.value, "1 services spend 3.00 USD an hour")
+
+
+def policy_plan(*, raised: bool = True, at: float = 1000.0, **changes: Any) -> PolicyPlan:
+    day = CeilingPlan(CeilingKind.DAY, 0.0, DAY_S, Decimal(100), Decimal("12.3456789"), Decimal(5))
+    fields: dict[str, Any] = {
+        "name": "cap",
+        "services": 1,
+        "ceilings": (day,),
+        "per_hour": Decimal(3),
+        "wanted_per_hour": Decimal(6),
+        "uncontrollable_per_hour": Decimal(0),
+        "unpriced_gpus": 0,
+        "gave_way": (),
+        "raised": ("ml/chat",) if raised else (),
+        "reason": Reason(Code.WITHIN_CEILINGS, READY.message),
+        "conditions": (READY,),
+        "accrued_through": at,
+    }
+    return PolicyPlan(**(fields | changes))
+
+
 def plan(*services: ServicePlan, **changes: Any) -> Plan:
-    fields: dict[str, Any] = {"at": NOW_S, "pools": (pool_plan(),)}
+    fields: dict[str, Any] = {"at": NOW_S, "pools": (pool_plan(),), "policies": (policy_plan(raised=False),)}
     return Plan(services=services or (service_plan(),), **(fields | changes))

@@ -1,4 +1,4 @@
-"""The CustomResourceDefinitions of both kinds, generated from the models: `python -m ebbtide.api.crd crds/`.
+"""The CustomResourceDefinitions of all kinds, generated from the models: `python -m ebbtide.api.crd crds/`.
 
 Decides names, scope, printer columns and subresources. Must never be edited around: `crds/*.yaml` are build results,
 and a test compares them.
@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from ebbtide.api.policy import CostPolicy
 from ebbtide.api.pool import GPUPool
 from ebbtide.api.schema import Schema, structural_schema
 from ebbtide.api.service import InferenceService
@@ -65,6 +66,23 @@ _POOL_COLUMNS = (
     ("~Resource", "string", ".spec.resource", "Extended resource that counts as one GPU."),
     ("Age", "date", ".metadata.creationTimestamp", "Time since creation."),
 )
+_DAY, _MONTH = '.status.periods[?(@.period=="Day")]', '.status.periods[?(@.period=="Month")]'
+_POLICY_COLUMNS = (
+    ("Ready", "string", _READY, "Whether the ceilings can be held."),
+    ("Services", "integer", ".status.services", "Inference services that fall under it."),
+    ("$/H", "string", ".status.ratePerHour", "What is spent an hour now."),
+    ("Max/H", "string", ".spec.ceilings.perHour", "What may be spent an hour."),
+    ("Day", "string", f"{_DAY}.spent", "What was spent this day."),
+    ("Max/Day", "string", ".spec.ceilings.perDay", "What may be spent a day."),
+    ("Month", "string", f"{_MONTH}.spent", "What was spent this month."),
+    ("Max/Month", "string", ".spec.ceilings.perMonth", "What may be spent a month."),
+    ("Reason", "string", ".status.reason", "Why it is ready, or is not."),
+    ("~Currency", "string", ".spec.currency", "Currency of the money."),
+    ("~Wanted", "string", ".status.wantedPerHour", "What the services would cost an hour without the policy."),
+    ("~Fixed", "string", ".status.uncontrollablePerHour", "What of the rate may not be reduced."),
+    ("~Message", "string", ".status.message", "Why, with the numbers."),
+    ("Age", "date", ".metadata.creationTimestamp", "Time since creation."),
+)
 
 
 def crd_documents() -> dict[str, dict[str, Any]]:
@@ -72,6 +90,7 @@ def crd_documents() -> dict[str, dict[str, Any]]:
     return {
         f"{GROUP}_inferenceservices.yaml": _crd(InferenceService, "infs", "Namespaced", _SERVICE_COLUMNS),
         f"{GROUP}_gpupools.yaml": _crd(GPUPool, "gpool", "Cluster", _POOL_COLUMNS),
+        f"{GROUP}_costpolicies.yaml": _crd(CostPolicy, "costp", "Cluster", _POLICY_COLUMNS),
     }
 
 
@@ -79,7 +98,7 @@ def _crd(
     model: type[BaseModel], short: str, scope: str, columns: Sequence[tuple[str, str, str, str]]
 ) -> dict[str, Any]:
     kind = model.__name__
-    plural = f"{kind.lower()}s"
+    plural = f"{kind.lower()}s".replace("ys", "ies")
     names = {
         "kind": kind,
         "listKind": f"{kind}List",

@@ -161,6 +161,12 @@ Decimal = Annotated[str, Field(max_length=16, pattern=DECIMAL_PATTERN)]
 Money = Annotated[str, decimal("0", "10000", "such as 0.50 or 2.50")]
 """An amount of money for one GPU-hour, next to its currency."""
 
+Ceiling = Annotated[str, decimal("0", "1000000000", "such as 500 or 1200.50")]
+"""What may be spent, next to its currency."""
+
+Amount = Annotated[str, Field(max_length=24, pattern=DECIMAL_PATTERN)]
+"""An amount of money that the operator writes into a status, next to its currency."""
+
 Electricity = Annotated[str, decimal("0", "100", "such as 0.21")]
 """An amount of money for a kWh, next to its currency."""
 
@@ -187,6 +193,14 @@ ObjectName = Annotated[
         _DNS_SUBDOMAIN,
         253,
         "must be lower-case letters, digits, - and ., starting and ending with a letter or digit",
+    ),
+]
+NamespaceName = Annotated[
+    str,
+    matching(
+        f"^{_DNS_LABEL}$",
+        63,
+        "must be the name of a namespace: lower-case letters, digits and -, starting and ending with a letter or digit",
     ),
 ]
 VariantName = Annotated[

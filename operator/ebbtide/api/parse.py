@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from ebbtide.api import policy as api_policy
 from ebbtide.api import pool as api_pool
 from ebbtide.api import scaling as api_scaling
 from ebbtide.api import variant as api_variant
@@ -51,6 +52,7 @@ def parse_service(obj: Mapping[str, Any]) -> m.ServiceSpec:
         ),
         scaling=_scaling(spec.scaling, where),
         team=str((metadata.get("labels") or {}).get(TEAM_LABEL, "")),
+        labels=tuple(sorted((str(key), str(value)) for key, value in (metadata.get("labels") or {}).items())),
     )
 
 
@@ -78,6 +80,37 @@ def parse_pool(obj: Mapping[str, Any]) -> m.PoolSpec:
         node_lead_time_s=_seconds(spec.node_lead_time, f"{where}: spec.nodeLeadTime"),
         interruption_taints=tuple(_taint(each, m.InterruptionTaint) for each in spec.interruption_taints),
         tolerations=tuple(_taint(each, m.Toleration) for each in spec.tolerations),
+    )
+
+
+def parse_policy(obj: Mapping[str, Any]) -> m.PolicySpec:
+    """One CostPolicy, normalised: seconds and `Decimal` money, every default filled in.
+
+    Raises ConfigurationError that names the object and the field. Whether the time zone exists is checked where it
+    is used.
+    """
+    where = _object_name("CostPolicy", obj)
+    metadata = obj["metadata"]
+    spec = _validated(api_policy.CostPolicySpec, obj, where)
+    amounts = (spec.ceilings.per_hour, spec.ceilings.per_day, spec.ceilings.per_month)
+    ceilings = tuple(
+        (kind, Decimal(amount)) for kind, amount in zip(m.CeilingKind, amounts, strict=True) if amount is not None
+    )
+    if not ceilings:
+        raise _wrong(f"{where}: spec.ceilings", {}, "needs one of perHour, perDay and perMonth")
+    return m.PolicySpec(
+        name=str(metadata["name"]),
+        uid=str(metadata.get("uid", "")),
+        generation=int(metadata.get("generation", 0)),
+        currency=spec.currency,
+        ceilings=ceilings,
+        namespaces=tuple(sorted(spec.selector.namespaces)),
+        match_labels=tuple(sorted(spec.selector.match_labels.items())),
+        scope=spec.scope,
+        outage_reserve_s=_seconds(spec.outage_reserve, f"{where}: spec.outageReserve"),
+        time_zone=spec.time_zone,
+        month_starts_on=spec.month_starts_on,
+        floor=spec.floor,
     )
 
 

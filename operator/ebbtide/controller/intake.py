@@ -23,7 +23,7 @@ from kubernetes import config as k8s_config
 log = logging.getLogger(__name__)
 
 GROUP, VERSION = "ebbtide.dev", "v1alpha1"
-PLURALS = ("inferenceservices", "gpupools")
+PLURALS = ("inferenceservices", "gpupools", "costpolicies")
 _BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 _LONGEST_MEMORY = 50_000  # objects; deletions that Kopf never saw would otherwise stay for ever
 

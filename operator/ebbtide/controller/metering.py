@@ -6,15 +6,19 @@ written when it answers again.
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 
 import msgspec
 
 from ebbtide.errors import ConflictError, EbbtideError
 from ebbtide.ledger.store import Ledger
-from ebbtide.model.money import Lifetime, Listed, PriceRecord
+from ebbtide.model.money import HourRow, Lifetime, Listed, PriceRecord
 from ebbtide.model.snapshot import PoolState, Snapshot
+from ebbtide.model.spec import PolicySpec
+from ebbtide.money.accounts import Key, Labels, pays
 from ebbtide.money.lifetimes import Holding, advance
 from ebbtide.observe.holdings import Held
 from ebbtide.record.metrics import Metrics
@@ -60,6 +64,27 @@ class Metering:
         """Give the database back."""
         if self._ledger is not None:
             self._ledger.close()
+
+    def spent(
+        self, policies: Sequence[tuple[PolicySpec, tuple[Key, ...]]], labels: Mapping[str, Labels]
+    ) -> tuple[dict[str, dict[Key, Decimal]], int, int]:
+        """(by policy uid and period what was spent, up to when, from when on the ledger knows); blocks.
+
+        Nothing where the ledger was not written yet.
+        """
+        if self._ledger is None or not self._epoch:
+            return {}, 0, 0
+        through_s, since_s = self._ledger.watermark_s, self._ledger.since_s
+        rows: dict[int, tuple[HourRow, ...]] = {}
+        found: dict[str, dict[Key, Decimal]] = {}
+        for spec, keys in policies:
+            amounts = found.setdefault(spec.uid, {})
+            for key in keys:
+                from_s = int(key[1])
+                if from_s not in rows:
+                    rows[from_s] = self._ledger.rows(from_s, through_s) if from_s < through_s else ()
+                amounts[key] = _cost(rows[from_s], spec, labels)
+        return found, through_s, since_s
 
     def _count(self, snapshot: Snapshot, held: Held) -> None:
         ledger, now_s = self._opened(snapshot.taken_at), snapshot.taken_at
@@ -115,6 +140,16 @@ class Metering:
             record = PriceRecord(pool.spec.name, from_s, pool.spec.price, pool.spec.billing, _listed(pool))
             if known is None or _terms(known) != _terms(record):
                 self._prices[record.pool] = self._unwritten_prices[record.pool, from_s] = record
+
+
+def _cost(rows: Iterable[HourRow], spec: PolicySpec, labels: Mapping[str, Labels]) -> Decimal:
+    """Of what the policy pays for, in its currency."""
+    seconds: dict[Decimal, int] = defaultdict(int)
+    for row in rows:
+        of_service = labels.get(f"{row.payer.namespace}/{row.payer.service}", ())
+        if row.price is not None and row.currency == spec.currency and pays(spec, row.payer, of_service):
+            seconds[row.price] += row.gpu_seconds
+    return sum((price * count for price, count in seconds.items()), Decimal(0)) / 3600
 
 
 def _terms(record: PriceRecord) -> tuple[object, ...]:

@@ -15,6 +15,7 @@ from ebbtide.controller.cycle import Finished, Parts
 from ebbtide.controller.leadership import Leadership
 from ebbtide.controller.metering import Metering
 from ebbtide.controller.meters import Meters
+from ebbtide.controller.policies import Policies, labels_of
 from ebbtide.controller.settings import Settings
 from ebbtide.core.plan import plan
 from ebbtide.errors import EbbtideError
@@ -23,8 +24,10 @@ from ebbtide.ledger.store import FILE
 from ebbtide.model.memory import Memory
 from ebbtide.model.plan import Plan
 from ebbtide.model.reasons import Code
-from ebbtide.model.snapshot import POOL_KIND, Snapshot, WriteReceipt
+from ebbtide.model.snapshot import SERVICE_KIND, Snapshot, WriteReceipt
+from ebbtide.model.spec import PolicySpec
 from ebbtide.observe.gather import Observer
+from ebbtide.observe.holdings import Held
 from ebbtide.observe.settings import ObserveSettings, PrometheusSettings
 from ebbtide.record.budget import TokenBucket
 from ebbtide.record.events import EventRecorder, Note, Subject, cycle_events
@@ -72,6 +75,8 @@ class Wiring:
         self._recorder = FlightRecorder(settings.data_dir / "flight", settings.flight_recorder_bytes)
         self._counting: asyncio.Task[None] | None = None
         self._metering = Metering(settings.ledger or settings.data_dir / FILE, metrics, leadership.may_write)
+        self._policies = Policies(writer, self.observer.raw_policy)
+        self._held: Held | None = None
         self._receipts: dict[str, WriteReceipt] = self.store.receipts()
         self._remembered: Memory | None = None
         self._farewell = Farewell(writer)
@@ -89,7 +94,7 @@ class Wiring:
             plan=plan,
             record=self._record,
             remember=self._remember,
-            actuator=_Actuators(Actuator(writer, self._store_receipt), self._part_with_deleted),
+            actuator=_Actuators(Actuator(writer, self._store_receipt), self._part_with_deleted, self._policies),
             report=self._report,
             leadership=leadership,
             meters=self.meters,
@@ -121,6 +126,7 @@ class Wiring:
         """What the last leader on this volume remembered; its start is that of the first cycle ever."""
         memory = self.store.load_memory()
         self._metering.begin_to_lead()
+        self._policies.begin_to_lead()
         self._remembered = None
         self._receipts = self.store.receipts()  # another may have led, and written, since this process started
         self._say_notices()
@@ -145,13 +151,20 @@ class Wiring:
         finally:
             self._metrics.promql_queries.inc(self.observer.promql_queries - asked)
         self._forget_receipts(snapshot)
-        return msgspec.structs.replace(
+        snapshot = msgspec.structs.replace(
             snapshot,
             services=tuple(service for service in snapshot.services if self._serves(service.spec.key)),
-            unreadable=tuple(item for item in snapshot.unreadable if item.kind == POOL_KIND or self._serves(item.key)),
+            unreadable=tuple(
+                item for item in snapshot.unreadable if item.kind != SERVICE_KIND or self._serves(item.key)
+            ),
             cycle_s=self._settings.cycle_interval_s,
             rate_window_s=self._settings.rate_window_s,
         )
+        return await asyncio.to_thread(self._with_policies, snapshot, self.observer.policies)
+
+    def _with_policies(self, snapshot: Snapshot, policies: Mapping[str, PolicySpec]) -> Snapshot:
+        self._held = self.observer.held(snapshot)
+        return self._policies.observed(snapshot, policies.values(), self._held)
 
     def _serves(self, key: str) -> bool:
         namespaces = self._settings.watch_namespaces
@@ -191,23 +204,26 @@ class Wiring:
 
     async def _report(self, finished: Finished) -> None:
         if self._counting is None or self._counting.done():  # else what runs now is counted in the next cycle
-            self._counting = asyncio.create_task(self._count(finished.snapshot), name="ledger")
+            self._counting = asyncio.create_task(self._count(finished.snapshot, self._held), name="ledger")
         results = [result for result in finished.results if isinstance(result, ActResult)]
         for result in results:
             self._metrics.writes.labels(result.what, result.outcome.value).inc()
         told = self._refusals.added(finished.plan, results)
         self._metrics.observe_plan(told, finished.snapshot)
+        self._metrics.writes.labels("status", "done").inc(await self._policies.report(told))
         self._statuses.offer(told, finished.snapshot, finished.now_s, finished.decision_id)
         applied = [result.action for result in results if result.wrote and result.action is not None]
         notes = cycle_events(told, finished.snapshot, applied, await self._own_deployment())
         sent = await self._events.emit(notes, finished.now_s)
         self._metrics.writes.labels("event", "done").inc(sent)
 
-    async def _count(self, snapshot: Snapshot) -> None:
+    async def _count(self, snapshot: Snapshot, held: Held | None) -> None:
         try:
-            held = await asyncio.to_thread(self.observer.held, snapshot)
-            if await self._metering.count(snapshot, held):
+            if held is not None and await self._metering.count(snapshot, held):
                 self.observer.counted(held)
+                mended = await asyncio.to_thread(self._policies.settle, self._metering.spent, labels_of(snapshot))
+                for text in mended:
+                    log.warning("%s", text)
             self._say_notices()
         except Exception:
             log.exception("what runs could not be counted; the next cycle tries again")
@@ -255,15 +271,18 @@ class Wiring:
 
 
 class _Actuators:
-    """The actuator, and the farewell of deleted services before it."""
+    """The actuator; before it the farewell of deleted services, and the money of raises."""
 
-    def __init__(self, actuator: Actuator, part: Callable[[Snapshot], Awaitable[list[ActResult]]]) -> None:
-        self._actuator, self._part = actuator, part
+    def __init__(
+        self, actuator: Actuator, part: Callable[[Snapshot], Awaitable[list[ActResult]]], policies: Policies
+    ) -> None:
+        self._actuator, self._part, self._policies = actuator, part, policies
 
     async def reconcile_workloads(self, snapshot: Snapshot) -> list[ActResult]:
         """Finalizers and engine blocks."""
         return [*await self._part(snapshot), *await self._actuator.reconcile_workloads(snapshot)]
 
     async def apply(self, decided: Plan, snapshot: Snapshot) -> list[ActResult]:
-        """Scale actions."""
-        return await self._actuator.apply(decided, snapshot)
+        """Scale actions; raises once their money is reserved."""
+        payable, refused = await self._policies.reserve(decided)
+        return [*refused, *await self._actuator.apply(payable, snapshot)]

@@ -7,7 +7,7 @@ from ebbtide.core.replicas import describe_failing
 from ebbtide.core.work import Cycle, Draft, PoolDraft, VariantDraft
 from ebbtide.model.plan import Condition, ConditionStatus, UnreadablePlan
 from ebbtide.model.reasons import Code, Reason
-from ebbtide.model.snapshot import SERVICE_KIND, PodPhase, Source, Unreadable
+from ebbtide.model.snapshot import POLICY_KIND, POOL_KIND, SERVICE_KIND, PodPhase, Source, Unreadable
 from ebbtide.model.spec import Mode, Provisioning
 
 _TRUE, _FALSE, _UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
@@ -38,9 +38,16 @@ def of_failed(code: Code, text: str) -> tuple[Condition, ...]:
     return tuple(Condition(kind, _FALSE, code.value, text) for kind in ("Ready", "Acting"))
 
 
+_UNTIL_READ = {
+    SERVICE_KIND: "its replicas hold until it can be read",
+    POOL_KIND: "services on it hold",
+    POLICY_KIND: "nothing is raised until it can be read",
+}
+
+
 def of_unreadable(item: Unreadable) -> UnreadablePlan:
     """What is said on an object that cannot be read, and nothing else: nothing else is known."""
-    holds = "its replicas hold until it can be read" if item.kind == SERVICE_KIND else "services on it hold"
+    holds = _UNTIL_READ[item.kind]
     reason = Reason(Code.INVALID_SPEC, f"{item.message}; {holds}")
     kinds = ("Ready", "Acting") if item.kind == SERVICE_KIND else ("Ready",)
     said = tuple(Condition(kind, _FALSE, reason.code.value, reason.text) for kind in kinds)

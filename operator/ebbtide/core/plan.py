@@ -25,6 +25,8 @@ from ebbtide.core import (
     victims,
     watch,
 )
+from ebbtide.core.ceilings import report
+from ebbtide.core.ceilings import step as ceilings
 from ebbtide.core.forecast import step as forecast
 from ebbtide.core.guardrails import chain, rate
 from ebbtide.core.parts import ALL, Parts
@@ -63,6 +65,7 @@ def plan_with(parts: Parts, snapshot: Snapshot, memory: Memory, now_s: float) ->
         at=now_s,
         services=services,
         pools=tuple(_pool_plan(cycle, name) for name in sorted(cycle.pools)),
+        policies=report.policy_plans(cycle.policies),
         placements=tuple(cycle.placements),
         actions=actions,
         cluster_conditions=conditions.of_cluster(cycle),
@@ -109,6 +112,7 @@ STEPS: tuple[tuple[str, _Work], ...] = (
     _each("sizing", sizing.step),
     ("placement", placement.step),
     _each("guardrails", _guard),
+    ("ceilings", ceilings.step),
     _each("reasons", _reasons),
 )
 _BEFORE_PLACEMENT = frozenset({"demand", "forecast", "capacity", "sizing"})

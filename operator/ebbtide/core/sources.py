@@ -17,6 +17,7 @@ _FOLLOWS = {
     "histograms": "services are scaled without them; what replicas carry is not learnt from latencies that are missing",
     "discovery": "services whose targets' kinds are not known yet hold, the others are planned",
     "scales": "services whose targets' scale cannot be read hold, the others are planned",
+    "costpolicies": "which ceilings hold may be unseen: nothing is raised",
     "gpupools": "services are planned with the pools and prices as last read",
 }
 _FOLLOWS |= dict.fromkeys(COUNTED, "what was last seen of them may be the past: nothing is lowered or learnt")

@@ -6,6 +6,7 @@ It lives for one call only. What is remembered goes through `ebbtide.model.memor
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ebbtide.core.edge import MISS_EXPONENT
 from ebbtide.core.latency import LatencyLine
@@ -24,6 +25,9 @@ from ebbtide.model.plan import Capacity, Condition, Demand, Failure, Forecast, P
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import PoolState, ServiceState, Snapshot, VariantState
 from ebbtide.model.spec import VariantSpec
+
+if TYPE_CHECKING:
+    from ebbtide.core.ceilings.lines import PolicyDraft
 
 MOST_CHANGE = 1.2  # of the logarithm of a load within a horizon, that a slope is believed to bring: a factor of 3.3
 
@@ -353,6 +357,7 @@ class Cycle:
     drafts: list[Draft] = field(default_factory=list)
     pools: dict[str, PoolDraft] = field(default_factory=dict)
     placements: list[PlacementPlan] = field(default_factory=list)
+    policies: "list[PolicyDraft]" = field(default_factory=list)
     reaction_s: float = 40.0  # a rate over the last minute is half a minute old on average, and a cycle passes too
     metrics_down: str = ""  # why Prometheus is out of reach; empty: it is not
     unwatched: dict[str, str] = field(default_factory=dict)  # caches that may show the past, and why

@@ -141,7 +141,15 @@ _LIMITS = {
         "Look at the node autoscaler and at the cloud's quota. `spec.nodeLeadTime` is how long a node may take.",
     ),
     Code.PRICE_UNKNOWN: Entry(
-        (DECISION, "Limited", "PricesKnown", "Ready", "GPUPool.PricesKnown"),
+        (
+            DECISION,
+            "Limited",
+            "PricesKnown",
+            "Ready",
+            "GPUPool.PricesKnown",
+            "CostPolicy.PricesKnown",
+            "CostPolicy.Ready",
+        ),
         "A pool has no price, or the service's pools have different currencies: no scale-up.",
         "Set the pool's `spec.price`, with one currency for all pools of a service.",
     ),
@@ -190,6 +198,44 @@ _LIMITS = {
         ("SLOAttainable",),
         "Requests miss an objective even on replicas with little load: more replicas do not help.",
         "Loosen `spec.objectives`, or use a faster accelerator, more GPUs a replica or a smaller model.",
+    ),
+    Code.CEILING_REACHED: Entry(
+        (DECISION, "Limited"),
+        "A ceiling of a CostPolicy leaves no money for more replicas, or for those that run.",
+        "The text names the policy and what is left. Raise `spec.ceilings` of the policy or `spec.priority` of the "
+        "service, or wait for the next period.",
+    ),
+    Code.POLICIES_UNKNOWN: Entry(
+        (DECISION, "Limited"),
+        "CostPolicies cannot be watched, one cannot be read, or what GPUs under it cost is not known: nobody knows "
+        "what is left, so nothing is raised.",
+        "Give Ebbtide's ServiceAccount its rights and install the CustomResourceDefinition, or correct the policy or "
+        "the price that the text names.",
+    ),
+}
+
+_POLICIES = {
+    Code.WITHIN_CEILINGS: Entry(
+        ("CostPolicy.Ready", "CostPolicy.WithinCeilings"),
+        "What was spent and what is bound fits under every ceiling.",
+        "Nothing.",
+    ),
+    Code.CEILING_EXCEEDED: Entry(
+        ("CostPolicy.WithinCeilings", "CostPolicy.Ready"),
+        "What may not be reduced (minimums under `floor: KeepMin`, services not in mode Auto or paused, others' pods) "
+        "alone comes to more than a ceiling by the end of its period.",
+        "Raise the ceiling, lower minimums, set `spec.floor` of the policy to AllowZero, or end the pause.",
+    ),
+    Code.SELECTS_NOTHING: Entry(
+        ("CostPolicy.Selects", "CostPolicy.Ready"),
+        "No InferenceService falls under the policy.",
+        "Correct `spec.selector`, or leave it: services that come later count.",
+    ),
+    Code.CURRENCY_DIFFERS: Entry(
+        ("CostPolicy.PricesKnown", "CostPolicy.Ready"),
+        "A pool in use has its price in another currency than the policy: what it costs is not counted, and nothing "
+        "under the policy is raised.",
+        "Give the pool and the policy the same currency.",
     ),
 }
 
@@ -243,7 +289,9 @@ _DATA = {
     Code.NOTHING_TO_BALANCE: Entry(
         ("TrafficBalanced",), "One variant serves, or those that run carry about the same.", "Nothing."
     ),
-    Code.PRICES_KNOWN: Entry(("PricesKnown", "GPUPool.PricesKnown"), "Every pool has a price.", "Nothing."),
+    Code.PRICES_KNOWN: Entry(
+        ("PricesKnown", "GPUPool.PricesKnown", "CostPolicy.PricesKnown"), "Every pool has a price.", "Nothing."
+    ),
     Code.ATTAINABLE: Entry(("SLOAttainable",), "Nothing seen so far rules the objectives out.", "Nothing."),
     Code.ALL_ADMITTED: Entry(
         ("RequestsAdmitted",), "Engines admit what comes, but for the share that may miss an objective.", "Nothing."
@@ -308,7 +356,9 @@ _OWN_FAULTS = {
 
 _CONFIGURATION = {
     Code.RESOLVED: Entry(
-        ("TargetResolved", "Ready", "GPUPool.Ready", "GPUPool.NodesComing"), "All that is needed is there.", "Nothing."
+        ("TargetResolved", "Ready", "GPUPool.Ready", "GPUPool.NodesComing", "CostPolicy.Selects"),
+        "All that is needed is there.",
+        "Nothing.",
     ),
     Code.PENDING: Entry(
         (*_FAULT, "CapacityKnown", "TrafficBalanced", "PricesKnown", "RequestsAdmitted"),
@@ -354,7 +404,7 @@ _CONFIGURATION = {
         "The message quotes the refusal; correct `spec.variants[].engine`, its `podTemplate` above all.",
     ),
     Code.INVALID_SPEC: Entry(
-        (DECISION, "Ready", "Acting", "GPUPool.Ready", DEPLOYMENT),
+        (DECISION, "Ready", "Acting", "GPUPool.Ready", "CostPolicy.Ready", DEPLOYMENT),
         "The API server accepted an object that cannot be read: nothing is decided for it, and replicas hold.",
         "Correct the field that the message names.",
     ),
@@ -370,9 +420,11 @@ _CONFIGURATION = {
         "Give the pod template the pool's `spec.nodeSelector`, or correct `spec.variants[].pool`.",
     ),
     Code.INVALID_TIME_ZONE: Entry(
-        ("GPUPool.Ready",),
-        "The price schedule names a time zone that does not exist; the price is unknown until then.",
-        "Write an IANA name in the pool's `spec.price.schedule[].timeZone`, such as Europe/Berlin.",
+        ("GPUPool.Ready", "CostPolicy.WithinCeilings", "CostPolicy.Ready"),
+        "A price schedule or a policy names a time zone that does not exist: until then the price is unknown, and "
+        "nothing under the policy is raised.",
+        "Write an IANA name in the pool's `spec.price.schedule[].timeZone` or the policy's `spec.timeZone`, such as "
+        "Europe/Berlin.",
     ),
     Code.INVALID_SCHEDULE: Entry(
         ("GPUPool.Ready",),
@@ -401,6 +453,7 @@ SECTIONS: tuple[tuple[str, Mapping[Code, Entry]], ...] = (
     ("Moves", _MOVES),
     ("Waiting", _WAITING),
     ("Limits", _LIMITS),
+    ("Cost policies", _POLICIES),
     ("Measurements", _DATA),
     ("Modes, people and other controllers", _WRITERS),
     ("Configuration", _CONFIGURATION),

@@ -4,7 +4,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from ebbtide.model.reasons import Reason
-from ebbtide.model.spec import Spec, TargetRef
+from ebbtide.model.spec import CeilingKind, Spec, TargetRef
 
 
 class ConditionStatus(StrEnum):
@@ -149,6 +149,39 @@ class PoolPlan(Spec, frozen=True):
     conditions: tuple[Condition, ...]
 
 
+class CeilingPlan(Spec, frozen=True):
+    """One ceiling of a policy and where it stands, in the policy's currency; of HOUR all are rates per hour."""
+
+    kind: CeilingKind
+    start_s: float
+    end_s: float
+    ceiling: Decimal
+    spent: Decimal
+    committed: Decimal
+
+    @property
+    def left(self) -> Decimal:
+        """What is left for more."""
+        return max(Decimal(0), self.ceiling - self.spent - self.committed)
+
+
+class PolicyPlan(Spec, frozen=True):
+    """One policy: where its ceilings stand with this plan carried out. `raised`: services that this plan raises."""
+
+    name: str
+    services: int
+    ceilings: tuple[CeilingPlan, ...]
+    per_hour: Decimal
+    wanted_per_hour: Decimal
+    uncontrollable_per_hour: Decimal
+    unpriced_gpus: int
+    gave_way: tuple[tuple[str, int], ...]  # (service, replicas that it does without), most first
+    raised: tuple[str, ...]
+    reason: Reason
+    conditions: tuple[Condition, ...]
+    accrued_through: float = 0.0
+
+
 class PlacementPlan(Spec, frozen=True):
     """Services that pools couple, and who decided for them: a programme over all, or each in turn."""
 
@@ -165,6 +198,7 @@ class Plan(Spec, frozen=True):
     at: float
     services: tuple[ServicePlan, ...] = ()
     pools: tuple[PoolPlan, ...] = ()
+    policies: tuple[PolicyPlan, ...] = ()
     placements: tuple[PlacementPlan, ...] = ()  # of services that pools couple; all others have their own optimum
     actions: tuple[ScaleAction, ...] = ()
     cluster_conditions: tuple[Condition, ...] = ()  # a cause that concerns all: Prometheus gone

@@ -45,6 +45,13 @@ class Code(StrEnum):
     STARTUP_OVERDUE = "StartupOverdue"
     NOT_ANSWERING = "NotAnswering"
     SLO_UNATTAINABLE = "SLOUnattainable"
+    CEILING_REACHED = "CeilingReached"
+    POLICIES_UNKNOWN = "PoliciesUnknown"
+    # policies
+    WITHIN_CEILINGS = "WithinCeilings"
+    CEILING_EXCEEDED = "CeilingExceeded"
+    SELECTS_NOTHING = "SelectsNothing"
+    CURRENCY_DIFFERS = "CurrencyDiffers"
     # measurements
     METRICS_MISSING = "MetricsMissing"
     METRICS_STALE = "MetricsStale"

@@ -6,7 +6,8 @@ Zero, unknown, stale and not applicable are four different things: see `Reading`
 from decimal import Decimal
 from enum import StrEnum
 
-from ebbtide.model.spec import PoolSpec, ServiceSpec, Spec
+from ebbtide.model.money import PriceStep
+from ebbtide.model.spec import CeilingKind, PolicySpec, PoolSpec, ServiceSpec, Spec
 
 
 class Quality(StrEnum):
@@ -187,16 +188,45 @@ class PoolState(Spec, frozen=True):
     next_price_change_at: float | None = None
     next_price_per_gpu_hour: Decimal | None = None
     faults: tuple[tuple[str, str], ...] = ()
+    steps: tuple[PriceStep, ...] = ()  # of the price, from now or before to the end of every policy's periods
 
 
-SERVICE_KIND, POOL_KIND = "InferenceService", "GPUPool"
+class Account(Spec, frozen=True):
+    """What one period [start_s, end_s) of a policy has cost so far, in the policy's currency."""
+
+    kind: CeilingKind  # DAY or MONTH
+    start_s: float
+    end_s: float
+    spent: Decimal
+
+
+class Others(Spec, frozen=True):
+    """GPUs of one pool that a policy pays for and nobody of ours holds; `lasting` ones for longer than its reserve."""
+
+    pool: str
+    lasting: int
+    passing: int
+
+
+class PolicyState(Spec, frozen=True):
+    """One policy now. `accounts` are of all periods that the next outage reserve touches, the present ones first."""
+
+    spec: PolicySpec
+    accounts: tuple[Account, ...] = ()
+    through_s: float = 0.0  # what was spent is counted up to this moment
+    per_hour: Decimal = Decimal(0)  # what was spent an hour then
+    others: tuple[Others, ...] = ()
+    faults: tuple[tuple[str, str], ...] = ()
+
+
+SERVICE_KIND, POOL_KIND, POLICY_KIND = "InferenceService", "GPUPool", "CostPolicy"
 
 
 class Unreadable(Spec, frozen=True):
     """An object of Ebbtide's own kinds that the API server accepted and that cannot be read; `message` says why."""
 
-    kind: str  # SERVICE_KIND or POOL_KIND
-    key: str  # namespace/name, or a pool's name
+    kind: str  # SERVICE_KIND, POOL_KIND or POLICY_KIND
+    key: str  # namespace/name, or a pool's or policy's name
     uid: str
     generation: int
     message: str
@@ -217,6 +247,7 @@ class Snapshot(Spec, frozen=True):
     taken_at: float
     services: tuple[ServiceState, ...] = ()
     pools: tuple[PoolState, ...] = ()
+    policies: tuple[PolicyState, ...] = ()
     sources: tuple[Source, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
     rate_window_s: float = 60.0  # over which the engines' rates and histograms were taken

@@ -161,6 +161,7 @@ class ServiceSpec(Spec, frozen=True):
     variants: tuple[VariantSpec, ...]
     scaling: Scaling
     team: str = ""  # its label `team`: whom its cost is put down to
+    labels: tuple[tuple[str, str], ...] = ()  # sorted: by them policies select
 
     @property
     def namespace(self) -> str:
@@ -259,3 +260,46 @@ class PoolSpec(Spec, frozen=True):
     billing: Billing = Billing.NODE
     interruption_taints: tuple[InterruptionTaint, ...] = ()
     tolerations: tuple[Toleration, ...] = ()
+
+
+class PolicyScope(StrEnum):
+    """What a CostPolicy counts."""
+
+    MANAGED = "Managed"  # pods of InferenceServices
+    ALL_GPU_PODS = "AllGPUPods"  # these, others' GPU pods, and without namespaces GPUs of nodes that nobody holds
+
+
+class Floor(StrEnum):
+    """What a ceiling may do to declared minimums."""
+
+    KEEP_MIN = "KeepMin"
+    ALLOW_ZERO = "AllowZero"
+
+
+class CeilingKind(StrEnum):
+    """What a ceiling is meant for: what runs at a moment, or what a calendar period costs."""
+
+    HOUR = "Hour"
+    DAY = "Day"
+    MONTH = "Month"
+
+
+class PolicySpec(Spec, frozen=True):
+    """One CostPolicy. No `namespaces`: all. `ceilings` are in `currency`, that of HOUR a rate per hour."""
+
+    name: str
+    uid: str
+    generation: int
+    currency: str
+    ceilings: tuple[tuple[CeilingKind, Decimal], ...]
+    namespaces: tuple[str, ...] = ()
+    match_labels: tuple[tuple[str, str], ...] = ()
+    scope: PolicyScope = PolicyScope.MANAGED
+    outage_reserve_s: float = 900.0
+    time_zone: str = "UTC"
+    month_starts_on: int = 1
+    floor: Floor = Floor.KEEP_MIN
+
+    def selects(self, namespace: str, labels: tuple[tuple[str, str], ...]) -> bool:
+        """Whether a service of that namespace with these labels falls under it."""
+        return (not self.namespaces or namespace in self.namespaces) and set(self.match_labels) <= set(labels)

@@ -55,6 +55,7 @@ class Caches:
         self.autoscalers = self._informer(resource_path("autoscaling/v2", "horizontalpodautoscalers"), Autoscaler)
         self.services = self._own("inferenceservices")
         self.pools = self._own("gpupools")
+        self.policies = self._own("costpolicies")
 
     def start(self) -> None:
         """Begin to list and watch."""
@@ -97,7 +98,7 @@ class Caches:
 
     def broken(self) -> tuple[str, ...]:
         """One sentence for each object of a kind not ours that cannot be read."""
-        own = (self.services, self.pools)
+        own = (self.services, self.pools, self.policies)
         others = [informer for informer in self._running.values() if informer not in own]
         return tuple(
             f"{informer.path}: {key} cannot be read: {item.error}"
@@ -177,6 +178,7 @@ class Caches:
             "horizontalpodautoscalers": self.autoscalers,
             "inferenceservices": self.services,
             "gpupools": self.pools,
+            "costpolicies": self.policies,
         }
 
     def _own(self, plural: str) -> Informer[Opaque]:

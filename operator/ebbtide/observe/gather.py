@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from ebbtide.api import parse_pool, parse_service
+from ebbtide.api import parse_policy, parse_pool, parse_service
 from ebbtide.kube.client import KubeClient
-from ebbtide.model.snapshot import POOL_KIND, SERVICE_KIND, Snapshot, Source, Unreadable, WriteReceipt
-from ebbtide.model.spec import PoolSpec, ServiceSpec, TargetRef
+from ebbtide.model.snapshot import POLICY_KIND, POOL_KIND, SERVICE_KIND, Snapshot, Source, Unreadable, WriteReceipt
+from ebbtide.model.spec import PolicySpec, PoolSpec, ServiceSpec, TargetRef
 from ebbtide.observe.build import Kind, View, build_snapshot
 from ebbtide.observe.caches import Caches
 from ebbtide.observe.declared import API_VERSION, Declared
@@ -51,6 +51,8 @@ class Observer:
         self._gateways = Gateways(settings.gateway, self.wake.set)
         self._services: Declared[ServiceSpec] = Declared(SERVICE_KIND, parse_service)
         self._pools: Declared[PoolSpec] = Declared(POOL_KIND, parse_pool)
+        self._policies: Declared[PolicySpec] = Declared(POLICY_KIND, parse_policy)
+        self.policies: Mapping[str, PolicySpec] = {}  # as of the newest snapshot, by name
         self._metrics = EngineMetrics(None, settings.prometheus)
         self._prices = self._price_lists(None)
         self._polling: asyncio.Task[None] | None = None
@@ -115,6 +117,11 @@ class Observer:
         item = self._caches.pools.items.get(name)
         return None if item is None else _plain(item, "GPUPool")
 
+    def raw_policy(self, name: str) -> Mapping[str, Any] | None:
+        """The CostPolicy as last seen (without managedFields), or None."""
+        item = self._caches.policies.items.get(name)
+        return None if item is None else _plain(item, "CostPolicy")
+
     def held(self, snapshot: Snapshot) -> Held:
         """Nodes and GPUs that pods held when `snapshot`, the newest one, was made: for the ledger."""
         watched = (self._caches.pods, self._caches.nodes, self._caches.pools)
@@ -134,6 +141,7 @@ class Observer:
             self._poll()
         services = await asyncio.to_thread(self._services.update, *_frozen(caches.services))
         pools = await asyncio.to_thread(self._pools.update, *_frozen(caches.pools))
+        self.policies = await asyncio.to_thread(self._policies.update, *_frozen(caches.policies))
         self._follow_gateways(services)
         await caches.follow({_kind(variant.target) for spec in services.values() for variant in spec.variants})
         await self._read_scales(services)
@@ -181,7 +189,7 @@ class Observer:
         return PriceLists(Table(self._settings.price_table), OpenCost(prometheus, self._settings.prometheus.matchers))
 
     def _unreadable(self) -> tuple[Unreadable, ...]:
-        return (*self._pools.unreadable(), *self._services.unreadable())
+        return (*self._policies.unreadable(), *self._pools.unreadable(), *self._services.unreadable())
 
     def _follow_gateways(self, services: Mapping[str, ServiceSpec]) -> None:
         self._gateways.follow(

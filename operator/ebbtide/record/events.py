@@ -14,7 +14,7 @@ from typing import Any
 from ebbtide.clock import rfc3339_micro
 from ebbtide.errors import EbbtideError
 from ebbtide.kube.client import KubeClient, resource_path
-from ebbtide.model.plan import ConditionStatus, Plan, ScaleAction, ServicePlan
+from ebbtide.model.plan import ConditionStatus, Plan, PolicyPlan, ScaleAction, ServicePlan
 from ebbtide.model.reasons import Code, Reason
 from ebbtide.model.snapshot import Snapshot, Unreadable
 from ebbtide.model.spec import Mode, ServiceSpec
@@ -47,6 +47,8 @@ BY_CODE: Mapping[Code, tuple[str, str]] = {
     Code.STARTUP_OVERDUE: ("Warning", "Limited"),
     Code.PLAN_FAILED: ("Warning", "PlanFailed"),
     Code.PRICE_UNKNOWN: ("Warning", "PriceMissing"),
+    Code.CEILING_REACHED: ("Warning", "Limited"),
+    Code.POLICIES_UNKNOWN: ("Warning", "Held"),
     Code.PAUSED: ("Normal", "Paused"),
     Code.TARGET_CONFLICT: ("Warning", "ConflictDetected"),
     Code.TARGET_SHARED: ("Warning", "ConflictDetected"),
@@ -101,6 +103,8 @@ def cycle_events(
         spec = specs.get(service_plan.key)
         if spec is not None and spec.mode is not Mode.OFF:
             notes += _of_service(spec, service_plan, shared)
+    uids = {policy.spec.name: policy.spec.uid for policy in snapshot.policies}
+    notes += [note for policy in plan.policies for note in _of_policy(policy, uids.get(policy.name, ""))]
     unread = {(item.kind, item.key): item for item in snapshot.unreadable}
     for refused in plan.unreadable:
         found = unread.get((refused.kind, refused.key))
@@ -135,6 +139,18 @@ def _of_service(spec: ServiceSpec, plan: ServicePlan, shared: set[str]) -> Itera
     if spec.mode is Mode.RECOMMEND and moves:
         text = f"{_told(', '.join(moves), plan.reason.text)} (mode Recommend: nothing was written)"
         yield Note(_subject(spec), "Normal", "Recommended", "Recommend", text, topic=", ".join(moves))
+
+
+def _of_policy(plan: PolicyPlan, uid: str) -> Iterator[Note]:
+    """What keeps a ceiling from being held, and that somebody gives way."""
+    subject = Subject("ebbtide.dev/v1alpha1", "CostPolicy", "", plan.name, uid)
+    for condition in plan.conditions:
+        if condition.status is ConditionStatus.FALSE and condition.type != "Ready":
+            yield Note(subject, "Warning", condition.reason, "Observe", condition.message, topic=condition.reason)
+    if plan.gave_way:
+        who = ", ".join(f"{service} without {replicas}" for service, replicas in plan.gave_way)
+        text = f"{plan.reason.text}: {who}"
+        yield Note(subject, "Normal", Code.CEILING_REACHED.value, "Decide", text, topic=Code.CEILING_REACHED.value)
 
 
 def _unreadable(item: Unreadable, reason: Reason) -> Note:

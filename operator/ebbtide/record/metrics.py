@@ -14,7 +14,7 @@ import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from ebbtide import __version__
-from ebbtide.model.plan import Condition, ConditionStatus, Forecast, Plan, ServicePlan
+from ebbtide.model.plan import Condition, ConditionStatus, Forecast, Plan, PolicyPlan, ServicePlan
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import Snapshot
 from ebbtide.model.spec import Pause
@@ -88,6 +88,23 @@ CATALOGUE: tuple[Described, ...] = (
         "plan",
         ("type", "reason"),
         "1 if the cluster-wide condition is True, 0 if False; PrometheusReachable for one.",
+    ),
+    Described(
+        "ebbtide_policy_money",
+        "plan",
+        ("policy", "period", "what", "currency"),
+        "Money of a CostPolicy's ceiling (of Hour per hour): what is ceiling, spent, committed or left.",
+    ),
+    Described(
+        "ebbtide_policy_per_hour",
+        "plan",
+        ("policy", "what", "currency"),
+        "Money per hour under a CostPolicy: spent now, wanted without it, or fixed (what may not be reduced).",
+    ),
+    Described("ebbtide_policy_replicas_given_up", "plan", ("policy",), "Replicas that services do without."),
+    Described("ebbtide_policy_unpriced_gpus", "plan", ("policy",), "GPUs in use whose price is not known."),
+    Described(
+        "ebbtide_policy_condition", "plan", ("policy", "type"), "1 if the condition is True, 0 if False; Ready for one."
     ),
     Described("ebbtide_services", "plan", ("mode",), "Inference services by mode."),
     Described(
@@ -282,6 +299,22 @@ def _samples(plan: Plan, snapshot: Snapshot) -> Iterator[Sample]:
     for service in plan.services:
         yield from _service_samples(service, pauses.get(service.key), plan.at)
     yield from _pool_samples(plan, snapshot)
+    currencies = {policy.spec.name: policy.spec.currency for policy in snapshot.policies}
+    for policy in plan.policies:
+        yield from _policy_samples(policy, currencies.get(policy.name, ""))
+
+
+def _policy_samples(plan: PolicyPlan, currency: str) -> Iterator[Sample]:
+    for item in plan.ceilings:
+        for what in ("ceiling", "spent", "committed", "left"):
+            yield "ebbtide_policy_money", (plan.name, item.kind.value, what, currency), float(getattr(item, what))
+    rates = (("spent", plan.per_hour), ("wanted", plan.wanted_per_hour), ("fixed", plan.uncontrollable_per_hour))
+    for what, rate in rates:
+        yield "ebbtide_policy_per_hour", (plan.name, what, currency), float(rate)
+    yield "ebbtide_policy_replicas_given_up", (plan.name,), float(sum(count for _, count in plan.gave_way))
+    yield "ebbtide_policy_unpriced_gpus", (plan.name,), float(plan.unpriced_gpus)
+    for condition in plan.conditions:
+        yield "ebbtide_policy_condition", (plan.name, condition.type), float(condition.status.value == "True")
 
 
 def _cluster_samples(plan: Plan, snapshot: Snapshot) -> Iterator[Sample]:

@@ -26,6 +26,7 @@ from ebbtide.record.view import Status, pool_status, service_status, unreadable_
 
 FIELD_MANAGER = "ebbtide-status"
 API_VERSION = "ebbtide.dev/v1alpha1"
+PLURALS = {"InferenceService": "inferenceservices", "GPUPool": "gpupools", "CostPolicy": "costpolicies"}
 
 _MEASURED_EVERY_S = 60.0
 _SPREAD_S = 600.0
@@ -61,7 +62,7 @@ class _Object:
 
     @property
     def path(self) -> str:
-        plural = {"InferenceService": "inferenceservices", "GPUPool": "gpupools"}[self.kind]
+        plural = PLURALS[self.kind]
         namespace, _, name = self.key.rpartition("/")
         return resource_path(API_VERSION, plural, namespace, name, "status")
 

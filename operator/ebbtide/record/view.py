@@ -5,7 +5,7 @@ explains, never what decides.
 """
 
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
+from decimal import ROUND_UP, Decimal
 from typing import Any
 
 import msgspec
@@ -13,19 +13,23 @@ import msgspec
 from ebbtide.clock import rfc3339
 from ebbtide.model.plan import (
     Capacity,
+    CeilingPlan,
     Condition,
     ConditionStatus,
     Forecast,
+    PolicyPlan,
     PoolPlan,
     ServicePlan,
     UnreadablePlan,
     VariantPlan,
 )
 from ebbtide.model.reasons import Code
-from ebbtide.model.snapshot import SERVICE_KIND, PoolState
+from ebbtide.model.snapshot import POLICY_KIND, POOL_KIND, SERVICE_KIND, PoolState
+from ebbtide.model.spec import CeilingKind
 
 MAX_BYTES = 16 * 1024
 MAX_DECISIONS = 10
+_SMALLEST = Decimal("0.000001")
 
 # Present on every object from the first visit on, Unknown until looked at
 SERVICE_CONDITIONS = (
@@ -42,6 +46,8 @@ SERVICE_CONDITIONS = (
 # Only on services with a vLLM among their variants
 ENGINE_CONDITIONS = ("EngineDrains",)
 POOL_CONDITIONS = ("Ready", "PricesKnown")
+POLICY_CONDITIONS = ("Ready", "WithinCeilings", "PricesKnown", "Selects")
+_KNOWN = {SERVICE_KIND: SERVICE_CONDITIONS, POOL_KIND: POOL_CONDITIONS, POLICY_KIND: POLICY_CONDITIONS}
 
 # Alone they change nothing and pass by themselves: a decision is not made of them
 _PASSING = frozenset(
@@ -92,7 +98,7 @@ def service_status(
 def unreadable_status(plan: UnreadablePlan, generation: int, previous: Mapping[str, Any], now_s: float) -> Status:
     """The whole status of an object that cannot be read: no number of it would be true. What was decided stays."""
     service = plan.kind == SERVICE_KIND
-    known = SERVICE_CONDITIONS if service else POOL_CONDITIONS
+    known = _KNOWN[plan.kind]
     status: Status = {
         "observedGeneration": generation,
         "conditions": conditions(plan.conditions, known, previous, generation, now_s),
@@ -123,6 +129,43 @@ def pool_status(plan: PoolPlan, state: PoolState, previous: Mapping[str, Any], n
     if plan.lead_time_s is not None:
         status["leadTimeSeconds"] = round(plan.lead_time_s)
     return fitted(status)
+
+
+def policy_status(plan: PolicyPlan, generation: int, previous: Mapping[str, Any], now_s: float) -> Status:
+    """The whole status of one policy. What was spent is rounded up, so that no restart gives any of it back."""
+    status: Status = {
+        "observedGeneration": generation,
+        "conditions": conditions(plan.conditions, POLICY_CONDITIONS, previous, generation, now_s),
+        "reason": plan.reason.code.value,
+        "message": plan.reason.text[:1024],
+        "periods": [_ceiling(item) for item in plan.ceilings],
+        "services": plan.services,
+        "ratePerHour": _exact(plan.per_hour),
+        "wantedPerHour": _exact(plan.wanted_per_hour),
+        "uncontrollablePerHour": _exact(plan.uncontrollable_per_hour),
+    }
+    if plan.accrued_through:
+        status["accruedThrough"] = rfc3339(plan.accrued_through)
+    if plan.unpriced_gpus:
+        status["unpricedGPUs"] = plan.unpriced_gpus
+    if plan.gave_way:
+        status["gaveWay"] = [{"service": service, "replicas": replicas} for service, replicas in plan.gave_way]
+    return status
+
+
+def _ceiling(item: CeilingPlan) -> Status:
+    amounts = {"ceiling": item.ceiling, "spent": item.spent, "committed": item.committed, "left": item.left}
+    shown: Status = {"period": item.kind.value, **{name: _exact(amount) for name, amount in amounts.items()}}
+    if item.kind is not CeilingKind.HOUR:
+        shown |= {"begin": rfc3339(item.start_s), "end": rfc3339(item.end_s)}
+    return shown
+
+
+def _exact(amount: Decimal) -> str:
+    """Two places at least, six at most, rounded up: 12 -> "12.00", 0.1234567 -> "0.123457"."""
+    text = f"{amount.quantize(_SMALLEST, ROUND_UP):f}"
+    whole, _, part = text.partition(".")
+    return f"{whole}.{part.rstrip('0').ljust(2, '0')}"
 
 
 def conditions(

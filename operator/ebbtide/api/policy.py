@@ -1,0 +1,168 @@
+"""CostPolicy: what inference may cost, by the hour, day and month; cluster-scoped. What is written, and how it stands.
+
+Must never let a ceiling be crossed by what cannot be read: a policy without a readable ceiling raises nothing.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ebbtide.api.fields import (
+    LABEL_KEYS,
+    Amount,
+    ApiModel,
+    Ceiling,
+    LabelValue,
+    NamespaceName,
+    TimeZone,
+    constant,
+    duration,
+    keyed_by,
+    matching,
+    rule,
+    rules,
+    unique,
+)
+from ebbtide.api.status import Conditions, Count, Message, ReasonCode, Timestamp
+from ebbtide.model.spec import CeilingKind, Floor, PolicyScope
+
+_ONE_CEILING = rule(
+    "has(self.perHour) || has(self.perDay) || has(self.perMonth)", "needs one of perHour, perDay and perMonth"
+)
+_NO_LABELS = rule(
+    "!has(self.scope) || self.scope != 'AllGPUPods' || !has(self.selector) || !has(self.selector.matchLabels) "
+    "|| self.selector.matchLabels.size() == 0",
+    "is for scope Managed: the GPU pods of others are selected by namespaces alone",
+    field=".selector.matchLabels",
+)
+
+
+class Selector(ApiModel):
+    """Which inference services fall under the policy."""
+
+    namespaces: Annotated[tuple[NamespaceName, ...], Field(max_length=256, json_schema_extra=unique())] = ()
+    """Namespaces, up to 256 with names of up to 63 characters. Unset: all."""
+    match_labels: Annotated[dict[str, LabelValue], Field(max_length=16, json_schema_extra=LABEL_KEYS)] = Field({})
+    """Labels that the services carry, up to 16 with keys of up to 317 and values of up to 63 characters; all must
+    match. Unset: services with any labels."""
+
+
+class Ceilings(ApiModel, json_schema_extra=rules(_ONE_CEILING)):
+    """At least one of perHour, perDay and perMonth; all of them hold."""
+
+    per_hour: Ceiling | None = None
+    """What all that is selected may cost an hour at any moment, in currency, as a decimal string above 0 and up to
+    1000000000, such as "120". Unset: no such ceiling."""
+    per_day: Ceiling | None = None
+    """What a calendar day in timeZone may cost in currency, as a decimal string above 0 and up to 1000000000. Unset:
+    no such ceiling."""
+    per_month: Ceiling | None = None
+    """What a month in timeZone may cost in currency, as a decimal string above 0 and up to 1000000000. Unset: no such
+    ceiling."""
+
+
+class CostPolicySpec(ApiModel, json_schema_extra=rules(_NO_LABELS)):
+    """What may be spent, and on what."""
+
+    selector: Selector = Selector()
+    """Which inference services fall under the policy; of several policies that select one, all hold. Unset: all."""
+    scope: PolicyScope = PolicyScope.MANAGED
+    """Managed: pods of the selected services. AllGPUPods: the GPU pods of others in the namespaces as well, and without
+    namespaces the GPUs of nodes that nobody holds (pools with billing Node); Ebbtide cannot reduce these, so they are
+    paid first. Unset: Managed."""
+    outage_reserve: Annotated[str, duration("0s", "24h", "15m or 1h")] = "15m"
+    """For how long what runs must stay payable, as a duration from 0s to 24h: as long may the operator be down without
+    a ceiling being crossed. A longer one holds back more money until the end of a period. Unset: 15m."""
+    currency: Annotated[
+        str,
+        matching(
+            "^[A-Z]*$",
+            3,
+            "must be the three capital letters of an ISO 4217 currency, such as USD",
+            constant("spend was recorded in the old one: make another policy"),
+        ),
+        Field(min_length=3),
+    ]
+    """ISO 4217 code of the ceilings, 3 capital letters such as USD. The price of a pool in another currency is unknown
+    here. Cannot change afterwards. Required."""
+    ceilings: Ceilings
+    """What may be spent. Required."""
+    time_zone: TimeZone = "UTC"
+    """Name of an IANA time zone in which days and months begin, such as UTC or Europe/Berlin, up to 64 characters.
+    Unset: UTC."""
+    month_starts_on: Annotated[int, Field(ge=1, le=28)] = 1
+    """Day on which months begin, 1 to 28. Unset: 1."""
+    floor: Floor = Floor.KEEP_MIN
+    """KeepMin: declared minimums run whatever they cost, and are paid first. AllowZero: a ceiling may take them too.
+    Unset: KeepMin."""
+
+
+class PeriodStatus(ApiModel):
+    """One ceiling and where it stands. Money is in the policy's currency."""
+
+    period: CeilingKind
+    """Hour, a rate at any moment; Day or Month."""
+    begin: Timestamp | None = None
+    """When the period began, as RFC 3339. Unset: an hour's rate has no beginning."""
+    end: Timestamp | None = None
+    """When it ends, as RFC 3339. Unset: an hour's rate has no end."""
+    ceiling: Amount
+    """What may be spent in the currency, as a decimal string."""
+    spent: Amount
+    """What was spent up to accruedThrough in the currency, as a decimal string; of Hour what is spent an hour now."""
+    committed: Amount
+    """What is bound beyond that in the currency, as a decimal string: minimums to the end of the period, what runs and
+    what was allowed for outageReserve."""
+    left: Amount
+    """What is left for more in the currency, as a decimal string; 0 where nothing is."""
+
+
+class GaveWay(ApiModel):
+    """A service that has fewer replicas than it would have without the policy."""
+
+    service: Annotated[str, Field(max_length=320)]
+    """Namespace and name of the InferenceService."""
+    replicas: Count
+    """Replicas that it has to do without."""
+
+
+class CostPolicyStatus(ApiModel):
+    """Where the money stands."""
+
+    observed_generation: Count | None = None
+    """Value of metadata.generation that this was decided on. Unset: not looked at yet."""
+    conditions: Conditions | None = None
+    """Aspects of the state, up to 24, unique by type; Ready sums them up. Unset: not looked at yet."""
+    reason: ReasonCode | None = None
+    """Why the condition Ready is as it is, as one word. Unset: not looked at yet."""
+    message: Message | None = None
+    """The same in a sentence with the numbers, up to 1024 characters. Unset: not looked at yet."""
+    accrued_through: Timestamp | None = None
+    """Until when what was spent is counted, as RFC 3339. Unset: nothing is counted yet."""
+    periods: Annotated[tuple[PeriodStatus, ...], Field(max_length=6, json_schema_extra=keyed_by("period"))] | None = (
+        None
+    )
+    """Each ceiling, unique by period. Unset: not looked at yet."""
+    services: Count | None = None
+    """Inference services that fall under it. Unset: not looked at yet."""
+    rate_per_hour: Amount | None = None
+    """What is spent an hour now in the currency, as a decimal string. Unset: not looked at yet."""
+    wanted_per_hour: Amount | None = None
+    """What the services would cost an hour in the currency without the policy, as a decimal string. Unset: not
+    looked at yet."""
+    uncontrollable_per_hour: Amount | None = None
+    """What of the present rate in the currency Ebbtide may not reduce, as a decimal string: minimums under KeepMin,
+    services that are not in mode Auto, paused or in conflict, and others' pods. Unset: not looked at yet."""
+    unpriced_gpus: Annotated[Count | None, Field(alias="unpricedGPUs")] = None
+    """GPUs in use whose price is not known in the policy's currency: their cost is missing above. Unset: none."""
+    gave_way: Annotated[tuple[GaveWay, ...], Field(max_length=20, json_schema_extra=keyed_by("service"))] | None = None
+    """Up to 20 services that do without replicas because of the policy, those that miss most first. Unset: none."""
+
+
+class CostPolicy(ApiModel):
+    """What inference may cost, by the hour, day and month, for the services that it selects."""
+
+    spec: CostPolicySpec
+    """What may be spent, and on what; written by people. Required."""
+    status: CostPolicyStatus | None = None
+    """Where the money stands; written by Ebbtide alone. Unset: not looked at yet."""

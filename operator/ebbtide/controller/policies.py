@@ -1,0 +1,246 @@
+"""What CostPolicies have spent, before each plan; and their statuses, before each raise.
+
+A raise is made only once its policies' statuses say what is committed with it. Each of these writes is guarded by the
+resourceVersion of the last answer to ours: whoever was stopped while another led is refused, and raises nothing.
+Statuses are the memory of what was spent: the next leader begins with them, and agrees with the ledger afterwards.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import msgspec
+
+from ebbtide.act.result import ActResult, classify
+from ebbtide.clock import parse_rfc3339
+from ebbtide.errors import EbbtideError
+from ebbtide.kube.client import KubeClient, resource_path
+from ebbtide.model.plan import Plan, PolicyPlan, ScaleAction
+from ebbtide.model.snapshot import Account, PoolState, Snapshot
+from ebbtide.model.spec import CeilingKind, PolicySpec
+from ebbtide.money import prices
+from ebbtide.money.accounts import Accounts, Key, Labels, Saved, Shown
+from ebbtide.money.calendar import Span, period_at, zone_named
+from ebbtide.observe.holdings import Held
+from ebbtide.record.status import API_VERSION, FIELD_MANAGER
+from ebbtide.record.view import policy_status
+
+log = logging.getLogger(__name__)
+
+_EVERY_S, _SOON_S = 60.0, 10.0  # a status that says nothing new, and one whose rate moved
+_MOVED = Decimal("0.05")
+_A_SECOND = 5.0  # of such writes
+_HOUR_S = 3600
+
+RawPolicy = Callable[[str], Mapping[str, Any] | None]
+Spent = Callable[
+    [list[tuple[PolicySpec, tuple[Key, ...]]], Mapping[str, Labels]], tuple[dict[str, dict[Key, Decimal]], int, int]
+]
+
+
+@dataclass(slots=True)
+class _Said:
+    """What was written to one policy's status, and the resourceVersion that the answer had."""
+
+    uid: str
+    version: str
+    status: dict[str, Any]
+    at_s: float
+
+
+class Policies:
+    """All policies of one leader."""
+
+    def __init__(self, client: KubeClient, raw: RawPolicy) -> None:
+        self._client, self._raw = client, raw
+        self._accounts = Accounts()
+        self._lock = threading.Lock()
+        self._said: dict[str, _Said] = {}
+        self._steps: dict[tuple[object, ...], Any] = {}
+
+    def begin_to_lead(self) -> None:
+        """Another may have led since."""
+        with self._lock:
+            self._accounts.forget()
+        self._said = {}
+
+    def observed(self, snapshot: Snapshot, specs: Iterable[PolicySpec], held: Held) -> Snapshot:
+        """The snapshot with what every policy has spent up to its moment; blocks."""
+        policies = sorted(specs, key=lambda spec: spec.name)
+        if not policies:
+            with self._lock:
+                self._accounts.forget()
+            return snapshot
+        shown = Shown(
+            now_s=snapshot.taken_at,
+            pools=snapshot.pools,
+            labels=labels_of(snapshot),
+            holdings=held.holdings,
+            gone=held.gone,
+            complete=held.complete,
+        )
+        with self._lock:
+            self._accounts.count(policies, self._saved, shown)
+            states = self._accounts.states()
+        pools = tuple(self._priced(pool, policies, snapshot.taken_at) for pool in snapshot.pools)
+        return msgspec.structs.replace(snapshot, policies=states, pools=pools)
+
+    def settle(self, spent: Spent, labels: Mapping[str, Labels]) -> list[str]:
+        """Ask the ledger what new policies, and all after a start, have spent; what was mended, in words. Blocks."""
+        with self._lock:
+            unsettled = self._accounts.unsettled()
+        if not unsettled:
+            return []
+        found, through_s, since_s = spent(unsettled, labels)
+        with self._lock:
+            said = [self._accounts.settle(uid, amounts, through_s, since_s) for uid, amounts in found.items()]
+        return [text for text in said if text]
+
+    async def reserve(self, decided: Plan) -> tuple[Plan, list[ActResult]]:
+        """Write what is committed with the plan's raises; the plan without those for which that was not possible."""
+        raising = [policy for policy in decided.policies if policy.raised]
+        refused: dict[str, tuple[str, EbbtideError]] = {}
+        for policy, error in zip(raising, await self._write_all(raising, decided.at), strict=True):
+            if error is not None:
+                refused |= dict.fromkeys(policy.raised, (policy.name, error))
+        actions, results = [], []
+        for action in decided.actions:
+            cause = refused.get(action.service) if action.to_replicas > action.from_replicas else None
+            if cause is None:
+                actions.append(action)
+            else:
+                results.append(_not_reserved(action, *cause))
+        return msgspec.structs.replace(decided, actions=tuple(actions)), results
+
+    async def report(self, decided: Plan) -> int:
+        """Write the statuses that say something new, and some of the others in turn; returns how many."""
+        gone = self._said.keys() - {policy.name for policy in decided.policies}
+        for name in gone:
+            self._said.pop(name)
+        news = [policy for policy in decided.policies if self._is_news(policy, decided.at)]
+        others = [policy for policy in decided.policies if policy not in news and self._is_due(policy, decided.at)]
+        others.sort(key=lambda policy: self._said[policy.name].at_s)
+        errors = await self._write_all([*news, *others[: int(_A_SECOND * 10)]], decided.at)
+        for error in errors:
+            if error is not None:
+                log.warning("status of a CostPolicy: %s", error)
+        return sum(error is None for error in errors)
+
+    async def _write_all(self, policies: list[PolicyPlan], now_s: float) -> list[EbbtideError | None]:
+        return list(await asyncio.gather(*(self._write(policy, now_s) for policy in policies)))
+
+    async def _write(self, policy: PolicyPlan, now_s: float) -> EbbtideError | None:
+        raw = self._raw(policy.name)
+        if raw is None:
+            return EbbtideError(f"CostPolicy {policy.name} is gone")
+        metadata = raw["metadata"]
+        said = self._said.get(policy.name)
+        ours = said is not None and said.uid == metadata["uid"]
+        version = said.version if said is not None and ours else str(metadata["resourceVersion"])
+        before = said.status if said is not None and ours else raw.get("status") or {}
+        status = policy_status(policy, int(metadata.get("generation", 0)), before, now_s)
+        path = resource_path(API_VERSION, "costpolicies", name=policy.name, subresource="status")
+        body = {
+            "apiVersion": API_VERSION,
+            "kind": "CostPolicy",
+            "metadata": {"name": policy.name, "uid": metadata["uid"], "resourceVersion": version},
+            "status": status,
+        }
+        try:
+            answer = await self._client.apply(path, body, field_manager=FIELD_MANAGER, force=True)
+        except EbbtideError as error:
+            self._said.pop(policy.name, None)  # the next write begins with what the watch shows by then
+            return error
+        version = str(answer["metadata"]["resourceVersion"])
+        self._said[policy.name] = _Said(str(metadata["uid"]), version, status, now_s)
+        return None
+
+    def _is_news(self, policy: PolicyPlan, now_s: float) -> bool:
+        said = self._said.get(policy.name)
+        if said is None:
+            return True
+        if said.at_s >= now_s:
+            return False  # with the reservation
+        now = policy_status(policy, 0, said.status, now_s)
+        return _decided(said.status) != _decided(now)
+
+    def _is_due(self, policy: PolicyPlan, now_s: float) -> bool:
+        """After a while, and soon where the rate is another: a next leader takes it for what ran meanwhile."""
+        said = self._said[policy.name]
+        rate = Decimal(said.status["ratePerHour"])
+        moved = abs(policy.per_hour - rate) > rate * _MOVED
+        return now_s - said.at_s >= (_SOON_S if moved else _EVERY_S)
+
+    def _saved(self, spec: PolicySpec) -> Saved:
+        raw = self._raw(spec.name)
+        status = (raw or {}).get("status") or {}
+        mine = raw is not None and raw["metadata"].get("uid") == spec.uid
+        return saved_of(status) if mine else saved_of({})
+
+    def _priced(self, pool: PoolState, policies: list[PolicySpec], now_s: float) -> PoolState:
+        """With the steps of its price to the end of every policy's periods, worked out once an hour."""
+        price = pool.spec.price
+        if price is None or price.source is not None or pool.price_per_gpu_hour is None:
+            return pool
+        from_s = int(now_s) // _HOUR_S * _HOUR_S
+        until_s = max(_ends(policies, from_s))
+        key = (pool.spec, from_s, until_s)
+        if key not in self._steps:
+            self._steps = {each: steps for each, steps in self._steps.items() if each[1] == from_s}
+            self._steps[key] = prices.steps(pool.spec.name, price, float(from_s), until_s)
+        return msgspec.structs.replace(pool, steps=self._steps[key])
+
+
+def labels_of(snapshot: Snapshot) -> dict[str, Labels]:
+    """By namespace/name of the service."""
+    return {service.spec.key: service.spec.labels for service in snapshot.services}
+
+
+def saved_of(status: Mapping[str, Any]) -> Saved:
+    """What a policy's status says that it has spent; nothing where it says none, or something that cannot be read."""
+    try:
+        accounts = tuple(
+            Account(
+                CeilingKind(item["period"]),
+                parse_rfc3339(item["begin"]),
+                parse_rfc3339(item["end"]),
+                Decimal(item["spent"]),
+            )
+            for item in status.get("periods") or ()
+            if "begin" in item
+        )
+        through = status.get("accruedThrough")
+        return Saved(parse_rfc3339(through) if through else 0.0, Decimal(status.get("ratePerHour", "0")), accounts)
+    except (KeyError, TypeError, ValueError, InvalidOperation):
+        return Saved(0.0, Decimal(0), ())
+
+
+def _ends(policies: Iterable[PolicySpec], now_s: int) -> list[float]:
+    """When the next day and month end, where policies need them; a day at least."""
+    found = [now_s + 2.0 * 86_400]
+    for zone_name, month_starts_on in {(spec.time_zone, spec.month_starts_on) for spec in policies}:
+        zone = zone_named(zone_name)
+        months = any(kind is CeilingKind.MONTH for spec in policies for kind, _ in spec.ceilings)
+        if zone is not None and months:
+            found.append(period_at(Span.MONTH, zone, now_s + 86_400, month_starts_on).end_s)
+    return found
+
+
+def _decided(status: Mapping[str, Any]) -> tuple[object, ...]:
+    conditions = tuple((item["type"], item["status"], item["reason"]) for item in status.get("conditions") or ())
+    periods = tuple((item["period"], item.get("begin"), item["ceiling"]) for item in status.get("periods") or ())
+    gave_way = tuple((item["service"], item["replicas"]) for item in status.get("gaveWay") or ())
+    return conditions, periods, gave_way, status.get("services"), status.get("unpricedGPUs")
+
+
+def _not_reserved(action: ScaleAction, policy: str, error: EbbtideError) -> ActResult:
+    move = f"{action.from_replicas} to {action.to_replicas}"
+    text = (
+        f"{action.service} variant {action.variant}: not raised from {move}: its money could not be reserved in "
+        f"CostPolicy {policy}: {error}"
+    )
+    return ActResult("scale", action.service, action.variant, classify(error), text, action)

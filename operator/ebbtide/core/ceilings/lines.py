@@ -1,0 +1,147 @@
+"""What a ceiling has left, and what a replica takes of it.
+
+All money here is in price x GPU-seconds, 3600 times the amount, so that whole prices and seconds stay whole numbers.
+
+Of a period [begin, end) a replica takes:
+
+    fixed    rate x (end - now)           what may not be reduced: minimums, services in Recommend, paused, in conflict
+    kept     rate x min(end - now, W)     what runs, and could be let go after an outage of the operator
+    raised   rate x min(end - now, 2W + start-up)    to begin with; once it is there it is kept as all others
+    leaving  rate x min(end - now, exit)  what was told to go
+
+W is the policy's outageReserve (a minute at least), a cycle and the exit of a pod. A ceiling per hour is a rate: each
+of them takes the dearest price of the next W. Worked example: 2.50 USD/h, W 960 s: 0.67 USD are bound for each GPU that
+runs, so that 15 minutes without an operator cross nothing.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from ebbtide.core.work import PoolDraft
+from ebbtide.model.snapshot import PolicyState
+from ebbtide.model.spec import CeilingKind
+
+HOUR_S = Decimal(3600)
+LEAST_RESERVE_S = 60.0
+NOTHING = Decimal(0)
+
+
+@dataclass(slots=True)
+class Tariff:
+    """What one GPU of a pool costs over time: steps of (from, price), ascending; the last goes on for ever."""
+
+    steps: Sequence[tuple[int, Decimal]]
+
+    def cost(self, begin_s: int, end_s: int) -> Decimal:
+        """Price x seconds over [begin_s, end_s); nothing where the end is not after the beginning."""
+        found = NOTHING
+        for index, (from_s, price) in enumerate(self.steps):
+            until_s = self.steps[index + 1][0] if index + 1 < len(self.steps) else end_s
+            first_s = begin_s if index == 0 else max(begin_s, from_s)
+            seconds = min(end_s, until_s) - first_s
+            if seconds > 0:
+                found += price * seconds
+        return found
+
+    def dearest(self, begin_s: int, end_s: int) -> Decimal:
+        """The highest price of [begin_s, end_s)."""
+        ends = [*(from_s for from_s, _ in self.steps[1:]), math.inf]
+        prices = zip(self.steps, ends, strict=True)
+        return max(price for (from_s, price), until_s in prices if from_s < end_s and until_s > begin_s)
+
+
+def tariff_of(pool: PoolDraft | None, currency: str) -> Tariff | None:
+    """None where nobody knows what its GPUs cost in that currency."""
+    state = None if pool is None else pool.state
+    if state is None or state.price_per_gpu_hour is None or state.currency != currency:
+        return None
+    coming = [(int(step.at_s), step.per_gpu_hour) for step in state.steps]
+    known = [(at_s, price) for at_s, price in coming if price is not None]
+    return Tariff(known if known and len(known) == len(coming) else [(0, state.price_per_gpu_hour)])
+
+
+@dataclass(slots=True)
+class Line:
+    """One ceiling of one policy: of HOUR a rate, else of the period [begin_s, end_s)."""
+
+    policy: "PolicyDraft"
+    kind: CeilingKind
+    begin_s: int
+    end_s: int
+    ceiling: Decimal
+    spent: Decimal = NOTHING
+    bound: Decimal = NOTHING  # what may not be reduced, what leaves and what others hold
+    kept: Decimal = NOTHING  # what runs and may be reduced
+    raised: Decimal = NOTHING  # what is to be raised, at what a raise takes to begin with
+    granted: Decimal = NOTHING  # what raises that were allowed take once they run
+    left: Decimal = NOTHING  # while replicas are chosen: what nobody has taken yet
+    free: Decimal = NOTHING  # the same beside all that runs, that which gives way included
+    closed_keep: float = -math.inf  # replicas of lower priority than this are let go
+    closed_raise: float = -math.inf  # and raised
+
+    @property
+    def fits(self) -> bool:
+        """Whether all that is planned may be."""
+        return self.spent + self.bound + self.kept + self.raised <= self.ceiling
+
+    def takes(self, tariff: Tariff, for_s: float) -> Decimal:
+        """Of one GPU from now for `for_s` seconds; of a rate its dearest price."""
+        policy = self.policy
+        if self.kind is CeilingKind.HOUR:
+            return tariff.dearest(policy.now_s, policy.now_s + policy.reserve_s) * HOUR_S
+        until_s = math.ceil(min(self.end_s, policy.now_s + for_s))
+        return tariff.cost(max(self.begin_s, policy.now_s), until_s)
+
+
+@dataclass(slots=True)
+class PolicyDraft:
+    """One policy while plans are held under it."""
+
+    state: PolicyState
+    now_s: int
+    exit_s: float
+    cycle_s: float
+    lines: list[Line] = field(default_factory=list)
+    services: int = 0
+    unpriced: dict[str, int] = field(default_factory=dict)  # GPUs in use by pool, of which nobody knows the price
+    wrong_currency: set[str] = field(default_factory=set)
+    rate: Decimal = NOTHING  # of all that runs now, and of that, what may not be reduced
+    fixed_rate: Decimal = NOTHING
+    wanted_rate: Decimal = NOTHING
+    gave_way: dict[str, int] = field(default_factory=dict)
+    raised: set[str] = field(default_factory=set)
+
+    @property
+    def reserve_s(self) -> int:
+        """W: for how long what runs must stay payable."""
+        spec = self.state.spec
+        return math.ceil(max(LEAST_RESERVE_S, spec.outage_reserve_s) + self.cycle_s + self.exit_s)
+
+    @property
+    def refuses(self) -> str:
+        """Why nothing under it is raised, whatever is left; empty: nothing forbids it."""
+        where = f"CostPolicy {self.state.spec.name}"
+        if self.state.faults:
+            return f"{where}: {self.state.faults[0][1]}"
+        if self.unpriced:
+            pools = ", ".join(f"{gpus} of {pool}" for pool, gpus in sorted(self.unpriced.items()))
+            return f"{where}: what GPUs cost in {self.state.spec.currency} is not known ({pools} in use)"
+        return ""
+
+
+def open_policy(state: PolicyState, now_s: float, cycle_s: float, exit_s: float) -> PolicyDraft:
+    """Its lines with what was spent; what has not been counted yet is taken at the rate as of then."""
+    draft = PolicyDraft(state, math.floor(now_s), exit_s, cycle_s)
+    for kind, ceiling in state.spec.ceilings:
+        if kind is CeilingKind.HOUR:
+            begin_s = draft.now_s
+            draft.lines.append(Line(draft, kind, begin_s, begin_s + draft.reserve_s, ceiling * HOUR_S))
+        for account in state.accounts:
+            if account.kind is kind and account.start_s < draft.now_s + draft.reserve_s:
+                begin_s, end_s = int(account.start_s), int(account.end_s)
+                late_s = max(0, min(draft.now_s, end_s) - max(begin_s, int(state.through_s)))
+                spent = account.spent * HOUR_S + state.per_hour * late_s
+                draft.lines.append(Line(draft, kind, begin_s, end_s, ceiling * HOUR_S, spent))
+    return draft

@@ -1,0 +1,132 @@
+"""One service's replicas in the eyes of the policies that it falls under: which run, may go, leave, or are to come."""
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from ebbtide.core.ceilings.lines import NOTHING, Line, PolicyDraft, Tariff, tariff_of
+from ebbtide.core.guardrails import bounds, pause, staleness
+from ebbtide.core.guardrails.verdict import dearness
+from ebbtide.core.work import Cycle, Draft, VariantDraft
+from ebbtide.model.snapshot import PodPhase
+from ebbtide.model.spec import Floor, PauseDirection
+
+DEFAULT_EXIT_S = 30.0  # Kubernetes' own grace
+
+
+@dataclass(slots=True)
+class Part:
+    """One variant: replicas by what may become of them."""
+
+    variant: VariantDraft
+    gpus: int
+    runs: int = 0
+    fixed: int = 0  # may not be reduced: those that run, and `missing` minimums
+    missing: int = 0
+    floor: int = 0  # of those that may, declared minimums that run: the last to go
+    kept: int = 0  # others that run and are planned
+    spared: int = 0  # of these two, what stays as long as nobody knows what comes
+    raised: int = 0  # to be raised, those within `fixed` not counted
+    leaving: int = 0  # of `runs`, not planned any more
+    terminating: int = 0  # beside `runs`: told to go
+    out: int = 0  # running ones that give way
+    refused: int = 0  # raises that do not fit
+
+
+@dataclass(slots=True)
+class Stake:
+    """One service. `parts` are of the variants whose replicas hold GPUs, cheapest first."""
+
+    draft: Draft
+    policies: list[PolicyDraft]
+    parts: list[Part] = field(default_factory=list)
+    blocked: Line | None = None  # the line that refused first, and what it would have taken of it
+    blocked_need: Decimal = NOTHING
+    waits: bool = False  # for what others give back
+    refusal: str = ""
+
+    @property
+    def key(self) -> str:
+        """Namespace and name."""
+        return self.draft.state.spec.key
+
+    @property
+    def priority(self) -> int:
+        """As declared."""
+        return self.draft.state.spec.priority
+
+
+def stake_of(draft: Draft, policies: list[PolicyDraft], cycle: Cycle) -> Stake:
+    """Count the service's replicas."""
+    stake = Stake(draft, policies)
+    held, floors = _held(draft, cycle), _floors(draft)
+    keeps = any(policy.state.spec.floor is Floor.KEEP_MIN for policy in policies)
+    spared = int(staleness.holds(draft, cycle))  # to zero only while it is known what comes
+    for variant in sorted(draft.variants, key=dearness):
+        gpus = variant.gpus or max((pod.gpus for pod in variant.state.pods), default=0)
+        alive, terminating = _pods(variant)
+        part = Part(variant, gpus, runs=max(variant.observed, alive), terminating=terminating)
+        if held:
+            part.fixed = part.runs
+        else:
+            _count(part, floors[variant.index], keeps=keeps)
+            part.spared = min(max(0, spared - part.fixed), part.floor + part.kept)
+            spared -= min(spared, part.fixed + part.spared)
+        surge = variant.state.target.surge_replicas if variant.state.target.rolling_out else 0
+        part.runs, part.fixed = part.runs + surge, part.fixed + surge
+        if gpus and (part.runs or part.fixed or part.raised or part.terminating):
+            stake.parts.append(part)
+    return stake
+
+
+def exit_s(variant: VariantDraft) -> float:
+    """How long a pod that was told to go may still hold its GPUs."""
+    target = variant.state.target
+    grace_s = target.termination_grace_s
+    return DEFAULT_EXIT_S if grace_s is None else grace_s
+
+
+def tariff_for(part: Part, policy: PolicyDraft, known: dict[tuple[str, str], Tariff | None]) -> Tariff | None:
+    """Of the variant's pool in the policy's currency; `known` are those that were asked for before."""
+    key = part.variant.spec.pool, policy.state.spec.currency
+    if key not in known:
+        known[key] = tariff_of(part.variant.pool, key[1])
+    return known[key]
+
+
+def _held(draft: Draft, cycle: Cycle) -> bool:
+    """Nothing of it may be reduced, by declaration or because somebody else writes."""
+    if draft.no_write is not None or draft.failure is not None:
+        return True
+    paused = pause.active(draft, cycle.now_s)
+    return paused is not None and paused.direction is not PauseDirection.UP
+
+
+def _pods(variant: VariantDraft) -> tuple[int, int]:
+    """(replicas that live, replicas that are leaving)."""
+    per = max(1, variant.state.target.pods_per_replica)
+    leaving = sum(pod.phase is PodPhase.TERMINATING for pod in variant.state.pods)
+    return (len(variant.state.pods) - leaving) // per, -(-leaving // per)
+
+
+def _floors(draft: Draft) -> list[int]:
+    """Declared minimums by variant: each one's own, then the service's on its cheapest that are planned."""
+    counts = [min(variant.count, variant.spec.min_replicas) for variant in draft.variants]
+    missing = bounds.minimum(draft) - sum(counts)
+    for variant in sorted(draft.variants, key=dearness):
+        more = max(0, min(missing, variant.count - counts[variant.index]))
+        counts[variant.index] += more
+        missing -= more
+    return counts
+
+
+def _count(part: Part, floor: int, *, keeps: bool) -> None:
+    """Minimums are fixed, running or not; where a ceiling may take them, those that run are the last to go."""
+    planned = part.variant.count
+    running = min(part.runs, planned)
+    part.leaving, part.raised = part.runs - running, planned - running
+    part.kept = max(0, running - floor)
+    if keeps:
+        part.fixed, part.missing = floor, max(0, floor - running)
+        part.raised -= part.missing
+    else:
+        part.floor = min(floor, running)

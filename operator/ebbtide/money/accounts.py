@@ -1,0 +1,383 @@
+"""What policies have spent so far: kept up from cycle to cycle with what holds GPUs, exactly, without a database.
+
+Every pod that a policy pays for is counted once for each whole second that it is billed, as in the ledger; its cost is
+GPU-seconds by the price that held. Until when each is counted is remembered by uid, so an end that becomes known late
+takes back what was counted beyond it. A policy begins with what its status says, and what was there while nobody
+watched costs no less than the rate that the status says; then it agrees with the ledger, which knows better.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from ebbtide.model.money import Payer, PriceStep
+from ebbtide.model.reasons import Code
+from ebbtide.model.snapshot import Account, Others, PolicyState, PoolState
+from ebbtide.model.spec import Billing, CeilingKind, PolicyScope, PolicySpec, Spec
+from ebbtide.money import prices
+from ebbtide.money.calendar import Span, touching, zone_named
+from ebbtide.money.lifetimes import Holding
+
+HOUR_S = Decimal(3600)
+_NOTHING = Decimal(0)
+_SPANS = {CeilingKind.DAY: Span.DAY, CeilingKind.MONTH: Span.MONTH}
+_AHEAD_S = 7200.0  # periods that begin later than this beyond the outage reserve are not looked at
+_MARKS = 60  # counts that the ledger may be behind
+
+Key = tuple[CeilingKind, float, float]  # of a period [start_s, end_s)
+Labels = tuple[tuple[str, str], ...]
+
+
+class Saved(Spec, frozen=True):
+    """What a policy's status says: spent by period up to `through_s`, and what was spent an hour then."""
+
+    through_s: float
+    per_hour: Decimal
+    accounts: tuple[Account, ...]
+
+
+class Shown(Spec, frozen=True):
+    """What there is at `now_s` (unix seconds). `gone`: uids that were seen to go, and when; `labels`: of services."""
+
+    now_s: float
+    pools: Sequence[PoolState]
+    labels: Mapping[str, Labels]
+    holdings: Sequence[Holding]
+    gone: Mapping[str, float]
+    complete: bool = True  # what is not shown does not exist
+
+
+@dataclass(slots=True)
+class _Book:
+    """One policy's accounts, in price x GPU-seconds. Nothing before `since_s` is counted here."""
+
+    spec: PolicySpec
+    since_s: int
+    accounts: dict[Key, Decimal] = field(default_factory=dict)
+    saved: Saved | None = None  # until what nobody watched is filled in
+    rate: Decimal = _NOTHING
+    others: dict[str, tuple[int, int]] = field(default_factory=dict)
+    settled: bool = False  # the ledger was asked
+    fresh: bool = False  # nobody ever said what it had spent
+    marks: dict[int, dict[Key, Decimal]] = field(default_factory=dict)  # what was spent by then, until it is settled
+
+
+class Accounts:
+    """All policies' books. Calls must not overlap."""
+
+    def __init__(self) -> None:
+        self._books: dict[str, _Book] = {}
+        self._until: dict[str, int] = {}  # by uid: until when it is counted
+        self._ran: dict[str, Holding] = {}  # pods that ran at the last count
+        self._pools: dict[str, PoolState] = {}  # as of the last count: from then on a new price holds
+        self.through_s = 0  # unix second up to which all is counted; 0: nothing is yet
+
+    def forget(self) -> None:
+        """Another may have led since: begin with what statuses say."""
+        self._books, self._until, self._ran, self._pools, self.through_s = {}, {}, {}, {}, 0
+
+    def count(self, policies: Iterable[PolicySpec], saved: Callable[[PolicySpec], Saved], shown: Shown) -> None:
+        """Count what was held up to now. `saved` is asked for policies that are new here."""
+        at_s = max(math.floor(shown.now_s), self.through_s)  # a clock that was set back moves nothing backwards
+        before_s = self.through_s or at_s
+        known = {pool.spec.name: pool for pool in shown.pools}
+        costs = _Costs(self._pools | {name: pool for name, pool in known.items() if name not in self._pools})
+        self._open(policies, saved, before_s, at_s)
+        self._charge(shown, at_s, costs)
+        self._charge_idle(shown, before_s, at_s, costs)
+        for book in self._books.values():
+            _fill_in(book, at_s)
+            if not book.settled:
+                book.marks[at_s] = dict(book.accounts)
+                while len(book.marks) > _MARKS:
+                    book.marks.pop(next(iter(book.marks)))
+        self.through_s, self._pools = at_s, known
+
+    def unsettled(self) -> list[tuple[PolicySpec, tuple[Key, ...]]]:
+        """Policies of which the ledger was not asked yet what they have spent, and their periods."""
+        return [(book.spec, tuple(book.accounts)) for book in self._books.values() if not book.settled]
+
+    def settle(self, uid: str, spent: Mapping[Key, Decimal], through_s: int, since_s: int) -> str:
+        """Take over what was spent up to `through_s` as the ledger knows it, which begins with `since_s`.
+
+        Returns what was mended, in words; empty: it was the same to the cent, or cannot be compared yet.
+        """
+        book, mended = self._books.get(uid), []
+        if book is None or through_s not in book.marks:
+            return ""
+        for key, amount in spent.items():
+            counted = book.marks[through_s].get(key)
+            if counted is None:
+                continue
+            exact = amount * HOUR_S
+            # of what came before the ledger began, and of services that are gone and have no labels, status knows more
+            if since_s > key[1] or book.spec.match_labels:
+                exact = max(exact, counted)
+            if abs(exact - counted) >= HOUR_S / 100:
+                mended.append(f"{key[0].value} {counted / HOUR_S:.2f} -> {exact / HOUR_S:.2f}")
+            book.accounts[key] += exact - counted
+        book.settled, book.marks = True, {}
+        return f"CostPolicy {book.spec.name}: spent by the ledger: {', '.join(mended)}" if mended else ""
+
+    def states(self) -> tuple[PolicyState, ...]:
+        """What plans are held under, sorted by name."""
+        books = sorted(self._books.values(), key=lambda book: book.spec.name)
+        return tuple(
+            PolicyState(
+                spec=book.spec,
+                accounts=tuple(
+                    Account(*key, spent / HOUR_S)
+                    for key, spent in sorted(book.accounts.items(), key=lambda item: item[0])
+                ),
+                through_s=float(self.through_s),
+                per_hour=book.rate,
+                others=tuple(Others(pool, *gpus) for pool, gpus in sorted(book.others.items())),
+                faults=_faults(book),
+            )
+            for book in books
+        )
+
+    def _open(
+        self, policies: Iterable[PolicySpec], saved: Callable[[PolicySpec], Saved], before_s: int, at_s: int
+    ) -> None:
+        """Books of the policies that there are. One that counts something else now goes on until the ledger knows."""
+        books: dict[str, _Book] = {}
+        for spec in policies:
+            book = self._books.get(spec.uid)
+            if book is None:
+                book = _opened(spec, saved(spec), before_s)
+            elif _calendar(book.spec) != _calendar(spec):
+                book = _Book(spec, at_s, fresh=True)
+            elif _counts(book.spec) != _counts(spec):
+                book.settled = False
+            book.spec = spec
+            _roll(book, at_s)
+            book.rate, book.others = _NOTHING, {}
+            books[spec.uid] = book
+        self._books = books
+
+    def _charge(self, shown: Shown, at_s: int, costs: "_Costs") -> None:
+        """What pods held, each from where it was counted last."""
+        # a pod that outlives its node costs nothing after it, where nodes are billed
+        node_ends = {
+            item.uid: _end_of(item, shown.gone)
+            for item in shown.holdings
+            if item.is_node and costs.by_node(item.payer.pool)
+        }
+        books, until, ran = _Index(self._books.values(), shown.labels), {}, {}
+        listed = {item.uid for item in shown.holdings}
+        # what went while nobody watched ran until now, and goes on where the list may lack it
+        vanished = [item for uid, item in self._ran.items() if uid not in listed]
+        for item in (*shown.holdings, *vanished):
+            ends = [end for end in (_end_of(item, shown.gone), node_ends.get(item.node)) if end is not None]
+            if ends:
+                until_s = min([at_s, *map(math.ceil, ends)])
+            else:  # by a clock that is ahead of ours it may begin in a moment
+                until_s = max(at_s, self._until.get(item.uid, math.floor(item.begin_s)))
+            until[item.uid] = until_s
+            if item.is_node:
+                continue
+            for book in books.of(item.payer):
+                from_s = self._until.get(item.uid, max(math.floor(item.begin_s), book.since_s))
+                if item.uid in self._until or from_s < until_s:  # what ended before the book began is none of it
+                    _add(book, item.gpus, item.payer.pool, from_s, until_s, costs)
+                if not ends:
+                    _run(book, item, at_s, costs)
+            if not ends and (item.uid in listed or not shown.complete):
+                ran[item.uid] = item
+        self._until, self._ran = until, ran
+
+    def _charge_idle(self, shown: Shown, before_s: int, at_s: int, costs: "_Costs") -> None:
+        """Of nodes that are billed, what no pod held since the last count: of policies that pay for everything."""
+        whole = [book for book in self._books.values() if _pays_all(book.spec)]
+        used: dict[str, int] = defaultdict(int)  # GPU-seconds, and GPUs now, by the node's uid
+        holds: dict[str, int] = defaultdict(int)
+        for item in shown.holdings if whole else ():
+            if not item.is_node:
+                begin_s, end_s = max(before_s, math.floor(item.begin_s)), self._until[item.uid]
+                used[item.node] += item.gpus * max(0, end_s - begin_s)
+                holds[item.node] += item.gpus if end_s >= at_s else 0
+        for item in shown.holdings if whole else ():
+            if not item.is_node or not costs.by_node(item.payer.pool):
+                continue
+            begin_s, end_s = max(before_s, math.floor(item.begin_s)), self._until[item.uid]
+            idle = item.gpus * max(0, end_s - begin_s) - used[item.uid]
+            free = item.gpus - holds[item.uid]
+            for book in whole:
+                if end_s > begin_s and idle > 0:
+                    price = costs.of(item.payer.pool, book.spec.currency, begin_s, end_s) / (end_s - begin_s)
+                    _put(book, price * idle, begin_s)
+                if free > 0 and end_s >= at_s:
+                    _run_idle(book, item.payer.pool, free, at_s, costs)
+
+
+class _Costs:
+    """What a GPU of each pool costs over a span; most spans are those of all pods since the last count."""
+
+    def __init__(self, pools: Mapping[str, PoolState]) -> None:
+        self._pools = pools
+        self._known: dict[tuple[str, int, int], Decimal] = {}
+
+    def of(self, name: str, currency: str, begin_s: int, end_s: int) -> Decimal:
+        """Price x seconds over [begin_s, end_s), negative backwards; 0 where it is unknown in that currency."""
+        pool = self._pools.get(name)
+        if pool is None or pool.spec.price is None or pool.spec.price.currency != currency or begin_s == end_s:
+            return _NOTHING
+        if begin_s > end_s:
+            return -self.of(name, currency, end_s, begin_s)
+        key = name, begin_s, end_s
+        if key not in self._known:
+            steps = self._steps(pool, begin_s, end_s)
+            ends = [*(step.at_s for step in steps[1:]), end_s]
+            parts = (
+                (step.per_gpu_hour or _NOTHING) * int(end - step.at_s) for step, end in zip(steps, ends, strict=True)
+            )
+            self._known[key] = sum(parts, _NOTHING)
+        return self._known[key]
+
+    def by_node(self, name: str) -> bool:
+        """Whether the pool's nodes are what is billed."""
+        pool = self._pools.get(name)
+        return pool is not None and pool.spec.billing is Billing.NODE
+
+    def now(self, name: str, currency: str, at_s: int) -> Decimal:
+        """The price at that second."""
+        return self.of(name, currency, at_s, at_s + 1)
+
+    @staticmethod
+    def _steps(pool: PoolState, begin_s: int, end_s: int) -> Sequence[PriceStep]:
+        if pool.spec.price is not None and pool.spec.price.source is not None:  # as the source says it now
+            return (PriceStep(float(begin_s), pool.price_per_gpu_hour),)
+        return prices.steps(pool.spec.name, pool.spec.price, float(begin_s), float(end_s))
+
+
+class _Index:
+    """Which books a payer is put down to."""
+
+    def __init__(self, books: Iterable[_Book], labels: Mapping[str, Labels]) -> None:
+        self._labels = labels
+        self._everywhere: list[_Book] = []
+        self._within: dict[str, list[_Book]] = defaultdict(list)
+        self._known: dict[tuple[str, str], list[_Book]] = {}
+        for book in books:
+            if not book.spec.namespaces:
+                self._everywhere.append(book)
+            for namespace in book.spec.namespaces:
+                self._within[namespace].append(book)
+
+    def of(self, payer: Payer) -> list[_Book]:
+        """Those that pay for it."""
+        key = payer.namespace, payer.service
+        if key not in self._known:
+            labels = self._labels.get(f"{payer.namespace}/{payer.service}", ())
+            near = [*self._everywhere, *self._within.get(payer.namespace, ())]
+            self._known[key] = [book for book in near if pays(book.spec, payer, labels)]
+        return self._known[key]
+
+
+def pays(spec: PolicySpec, payer: Payer, labels: Labels) -> bool:
+    """Whether the policy pays for what a pod of the payer holds; `labels` are its service's."""
+    if not payer.service and spec.scope is not PolicyScope.ALL_GPU_PODS:
+        return False
+    return spec.selects(payer.namespace, labels)
+
+
+def _pays_all(spec: PolicySpec) -> bool:
+    return spec.scope is PolicyScope.ALL_GPU_PODS and not spec.namespaces
+
+
+def _opened(spec: PolicySpec, saved: Saved, before_s: int) -> _Book:
+    if not saved.through_s:
+        return _Book(spec, before_s, fresh=True)
+    since_s = min(math.floor(saved.through_s), before_s)
+    book = _Book(spec, since_s, saved=saved)
+    _roll(book, since_s)
+    for account in saved.accounts:
+        key = account.kind, account.start_s, account.end_s
+        if key in book.accounts:  # else its time zone is another now
+            book.accounts[key] = account.spent * HOUR_S
+    return book
+
+
+def _calendar(spec: PolicySpec) -> tuple[object, ...]:
+    return spec.currency, spec.time_zone, spec.month_starts_on
+
+
+def _counts(spec: PolicySpec) -> tuple[object, ...]:
+    return spec.namespaces, spec.match_labels, spec.scope, {kind for kind, _ in spec.ceilings}
+
+
+def _roll(book: _Book, at_s: int) -> None:
+    """Accounts of the periods that there are now and soon; those that are over are the ledger's."""
+    zone, spec = zone_named(book.spec.time_zone), book.spec
+    if zone is None:
+        return
+    wanted: dict[Key, Decimal] = {}
+    for kind, _ in spec.ceilings:
+        if kind in _SPANS:
+            until_s = at_s + spec.outage_reserve_s + _AHEAD_S
+            for period in touching(_SPANS[kind], zone, min(at_s, book.since_s), until_s, spec.month_starts_on):
+                key = kind, period.start_s, period.end_s
+                if period.end_s > at_s or book.saved is not None:
+                    wanted[key] = book.accounts.get(key, _NOTHING)
+    book.accounts = wanted
+
+
+def _add(book: _Book, gpus: int, pool: str, from_s: int, until_s: int, costs: _Costs) -> None:
+    """GPUs from one second to another, backwards where less was held than counted, to the periods that they fall in."""
+    first_s, last_s = min(from_s, until_s), max(from_s, until_s)
+    for key in book.accounts:
+        begin_s, end_s = max(first_s, int(key[1])), min(last_s, int(key[2]))
+        if begin_s < end_s:
+            cost = gpus * costs.of(pool, book.spec.currency, begin_s, end_s)
+            book.accounts[key] += cost if from_s <= until_s else -cost
+
+
+def _put(book: _Book, cost: Decimal, at_s: int) -> None:
+    for key in book.accounts:
+        if key[1] <= at_s < key[2]:
+            book.accounts[key] += cost
+
+
+def _run(book: _Book, item: Holding, at_s: int, costs: _Costs) -> None:
+    """It runs now: what it costs an hour, and whether it is somebody else's."""
+    book.rate += item.gpus * costs.now(item.payer.pool, book.spec.currency, at_s)
+    if not item.payer.service:
+        lasting, passing = book.others.get(item.payer.pool, (0, 0))
+        lasts = at_s - item.begin_s >= book.spec.outage_reserve_s
+        more = (item.gpus, 0) if lasts else (0, item.gpus)
+        book.others[item.payer.pool] = lasting + more[0], passing + more[1]
+
+
+def _run_idle(book: _Book, pool: str, gpus: int, at_s: int, costs: _Costs) -> None:
+    """Idle GPUs may be taken by the next replica, which then costs nothing more: they are bound for the reserve."""
+    book.rate += gpus * costs.now(pool, book.spec.currency, at_s)
+    lasting, passing = book.others.get(pool, (0, 0))
+    book.others[pool] = lasting, passing + gpus
+
+
+def _fill_in(book: _Book, at_s: int) -> None:
+    """While nobody watched as much ran as the status says, unless more was seen since to have run."""
+    if book.saved is None:
+        return
+    before = {(item.kind, item.start_s, item.end_s): item.spent * HOUR_S for item in book.saved.accounts}
+    for key, spent in book.accounts.items():
+        unseen_s = max(0, min(at_s, int(key[2])) - max(book.since_s, int(key[1])))
+        book.accounts[key] = max(spent, before.get(key, _NOTHING) + book.saved.per_hour * unseen_s)
+    book.saved = None
+    book.accounts = {key: spent for key, spent in book.accounts.items() if key[2] > at_s}
+
+
+def _end_of(item: Holding, gone: Mapping[str, float]) -> float | None:
+    return item.end_s if item.end_s is not None else gone.get(item.uid)
+
+
+def _faults(book: _Book) -> tuple[tuple[str, str], ...]:
+    if zone_named(book.spec.time_zone) is None:
+        text = f"spec.timeZone: there is no time zone {book.spec.time_zone!r}; write an IANA name such as Europe/Berlin"
+        return ((Code.INVALID_TIME_ZONE.value, text),)
+    if book.fresh and not book.settled and book.accounts:
+        return ((Code.PENDING.value, "what its periods have cost so far is not known yet"),)
+    return ()

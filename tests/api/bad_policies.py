@@ -1,0 +1,100 @@
+"""CostPolicies that the API server must refuse; see `bad_objects`."""
+
+from typing import Any
+
+from tests.api.bad_case import Bad
+from tests.api.samples import REMOVED, policy
+
+_MONEY = "must be a decimal string, such as 500 or 1200.50, above 0 and at most 1000000000"
+
+
+def _ceiling(text: str) -> Bad:
+    wanted = ("spec.ceilings.perDay", f'"{text}"', _MONEY)
+    return Bad(f"a day's ceiling of {text!r}", policy(("spec.ceilings", {"perDay": text})), wanted)
+
+
+def _currency(text: str, *wanted: str) -> Bad:
+    return Bad(f"policy in {text!r}", policy(("spec.currency", text)), ("spec.currency", *wanted))
+
+
+def _reserve(text: str) -> Bad:
+    wanted = ("spec.outageReserve", f'"{text}"', "must be a duration from 0s to 24h, such as 15m or 1h")
+    return Bad(f"an outage reserve of {text!r}", policy(("spec.outageReserve", text)), wanted)
+
+
+def _month(day: Any, *wanted: str) -> Bad:
+    return Bad(
+        f"months that begin on day {day!r}", policy(("spec.monthStartsOn", day)), ("spec.monthStartsOn", *wanted)
+    )
+
+
+POLICIES = (
+    *(_ceiling(text) for text in ("0", "-5", "5e3", "500 USD", "1,000", "1000000000.01", "", "NaN")),
+    Bad(
+        "a ceiling that is a number",
+        policy(("spec.ceilings", {"perDay": 500})),
+        ("spec.ceilings.perDay", "must be of type string"),
+    ),
+    Bad(
+        "no ceiling at all",
+        policy(("spec.ceilings", {})),
+        ("spec.ceilings", "needs one of perHour, perDay and perMonth"),
+    ),
+    Bad("without ceilings", policy(("spec.ceilings", REMOVED)), ("spec.ceilings", "Required value")),
+    Bad("a policy without a currency", policy(("spec.currency", REMOVED)), ("spec.currency", "Required value")),
+    _currency("usd", '"usd"', "must be the three capital letters of an ISO 4217 currency"),
+    _currency("US", "at least 3"),
+    _currency("USDT", "may not be more than 3"),
+    Bad(
+        "a policy that changes its currency",
+        policy(("spec.currency", "EUR")),
+        ("spec.currency", "cannot change from USD to EUR", "make another policy"),
+        before=policy(),
+    ),
+    _reserve("15"),
+    _reserve("25h"),
+    _reserve("-1m"),
+    Bad(
+        "a policy in no time zone",
+        policy(("spec.timeZone", "Europe Berlin")),
+        ("spec.timeZone", '"Europe Berlin"', "such as UTC or Europe/Berlin"),
+    ),
+    _month(0, "greater than or equal to 1"),
+    _month(29, "less than or equal to 28"),
+    _month("1", "must be of type integer"),
+    Bad(
+        "a floor that is none",
+        policy(("spec.floor", "KeepAll")),
+        ("spec.floor", '"KeepAll"', '"KeepMin", "AllowZero"'),
+    ),
+    Bad(
+        "a scope that is none",
+        policy(("spec.scope", "Everything")),
+        ("spec.scope", '"Everything"', '"Managed", "AllGPUPods"'),
+    ),
+    Bad(
+        "others' pods by labels of services",
+        policy(("spec.scope", "AllGPUPods"), ("spec.selector", {"matchLabels": {"tier": "gold"}})),
+        ("spec.selector.matchLabels", "is for scope Managed"),
+    ),
+    Bad(
+        "a namespace that is none",
+        policy(("spec.selector", {"namespaces": ["Team_A"]})),
+        ("spec.selector.namespaces[0]", '"Team_A"', "must be the name of a namespace"),
+    ),
+    Bad(
+        "a namespace twice",
+        policy(("spec.selector", {"namespaces": ["a", "a"]})),
+        ("spec.selector.namespaces[1]", "Duplicate value"),
+    ),
+    Bad(
+        "a label key that is none",
+        policy(("spec.selector", {"matchLabels": {"a b": "c"}})),
+        ("spec.selector.matchLabels", "each key must be a label name"),
+    ),
+    Bad(
+        "a label value that is none",
+        policy(("spec.selector", {"matchLabels": {"a": "b c"}})),
+        ("spec.selector.matchLabels", '"b c"', "must be a label value"),
+    ),
+)

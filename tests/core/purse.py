@@ -1,0 +1,194 @@
+"""A world that pays: services that obey `plan`, pods that are billed from binding until they are gone, and an account.
+
+The account is a clerk who looks once a second and shares no code with Ebbtide's own.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+import msgspec
+
+from ebbtide.core.plan import plan
+from ebbtide.model.memory import Memory
+from ebbtide.model.money import PriceStep
+from ebbtide.model.plan import Plan, PolicyPlan
+from ebbtide.model.snapshot import Account, PodPhase, PodState, PolicyState, Snapshot, WriteReceipt
+from ebbtide.model.spec import CeilingKind, PolicySpec
+from tests.builders import NOW, engine, misplaced, pod, pool, service, snapshot, spec, variant, variant_spec
+
+STARTUP_S, EXIT_S, CYCLE_S = 60, 30, 10
+
+
+def policy(name: str = "cap", **changes: object) -> PolicySpec:
+    """`per_hour`, `per_day`, `per_month` as text."""
+    kinds = {"per_hour": CeilingKind.HOUR, "per_day": CeilingKind.DAY, "per_month": CeilingKind.MONTH}
+    ceilings = tuple((kind, Decimal(str(changes.pop(key)))) for key, kind in kinds.items() if key in changes)
+    fields = {"name": name, "uid": f"uid-{name}", "generation": 1, "currency": "USD", "ceilings": ceilings}
+    return PolicySpec(**(fields | changes))  # type: ignore[arg-type]
+
+
+@dataclass
+class Member:
+    """One service of one variant, a GPU a replica. `load` are requests/s."""
+
+    name: str
+    load: float
+    priority: int = 100
+    pool: str = "h100"
+    namespace: str = "ml"
+    least: int = 1
+    most: int = 40
+    labels: tuple[tuple[str, str], ...] = ()
+    born: list[int] = field(default_factory=list)
+    leaving: list[int] = field(default_factory=list)  # when they will be gone
+    receipt: WriteReceipt | None = None
+
+    def __post_init__(self) -> None:
+        self.born = self.born or [int(NOW) - 4000] * self.least
+
+    def pods(self, now_s: int) -> list[PodState]:
+        ready = [born for born in self.born if now_s - born >= STARTUP_S]
+        share = self.load / max(1, len(ready))
+        made = []
+        for number, born in enumerate(self.born):
+            up = now_s - born >= STARTUP_S
+            phase = PodPhase.READY if up else PodPhase.STARTING
+            made.append(
+                pod(
+                    f"{self.name}-{number}",
+                    engine(share) if up else None,
+                    phase=phase,
+                    created_at=float(born),
+                    ready_at=float(born + STARTUP_S) if up else None,
+                )
+            )
+        gone = [pod(f"{self.name}-x{n}", phase=PodPhase.TERMINATING) for n, _ in enumerate(self.leaving)]
+        return [*made, *gone]
+
+
+class World:
+    """Services under policies. `spent` by policy and period, and `fixed`: what minimums alone have cost."""
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        policies: Sequence[PolicySpec],
+        *,
+        prices: Sequence[tuple[int, str]] = ((0, "3.00"),),
+        day_s: int = 86_400,
+        spent: str = "0",
+    ) -> None:
+        self.members, self.policies = list(members), list(policies)
+        self.prices = [(int(NOW) + at_s, Decimal(price)) for at_s, price in prices]
+        self.day_s, self.now_s, self.memory = day_s, int(NOW), Memory()
+        self.spent = {item.name: Decimal(spent) * 3600 for item in policies}
+        self.most = dict(self.spent)  # of any period
+        self.plan = Plan(at=NOW)
+        self.seen: Callable[[Snapshot], Snapshot] = lambda state: state  # what the operator sees instead
+
+    def price(self, at_s: int) -> Decimal:
+        return next(price for from_s, price in reversed(self.prices) if from_s <= at_s)
+
+    def begin_s(self) -> int:
+        return int(NOW) + (self.now_s - int(NOW)) // self.day_s * self.day_s
+
+    def snapshot(self) -> Snapshot:
+        steps = tuple(PriceStep(float(at_s), price) for at_s, price in self.prices)
+        current = [i for i, (at_s, _) in enumerate(self.prices) if at_s <= self.now_s][-1]
+        pools = [
+            msgspec.structs.replace(pool(name, nodes=5, price=str(self.price(self.now_s))), steps=steps[current:])
+            for name in sorted({member.pool for member in self.members})
+        ]
+        states = [
+            service(
+                variant(
+                    member.pool,
+                    member.pods(self.now_s),
+                    len(member.born),
+                    last_write=member.receipt,
+                    termination_grace_s=float(EXIT_S),
+                ),
+                spec(
+                    f"{member.namespace}/{member.name}",
+                    [variant_spec(member.pool, member.pool)],
+                    priority=member.priority,
+                    min_replicas=member.least,
+                    max_replicas=member.most,
+                    labels=member.labels,
+                    down_delay_s=60.0,
+                ),
+            )
+            for member in self.members
+        ]
+        begin_s = self.begin_s()
+        accounts = [
+            (float(begin_s + days * self.day_s), float(begin_s + (days + 1) * self.day_s), days) for days in (0, 1)
+        ]
+        policies = [
+            PolicyState(
+                item,
+                tuple(
+                    Account(kind, start_s, end_s, Decimal(0) if days else self.spent[item.name] / 3600)
+                    for kind, _ in item.ceilings
+                    if kind is not CeilingKind.HOUR
+                    for start_s, end_s, days in accounts
+                ),
+                float(self.now_s),
+            )
+            for item in self.policies
+        ]
+        return snapshot(states, pools, taken_at=float(self.now_s), policies=tuple(policies), cycle_s=float(CYCLE_S))
+
+    def cycle(self, *, acts: bool = True) -> Plan:
+        """Plan and obey, unless the operator is down (`acts` False); then time goes on for a cycle."""
+        if acts:
+            self.plan, self.memory = plan(self.seen(self.snapshot()), self.memory, float(self.now_s))
+            assert not misplaced(self.plan), misplaced(self.plan)
+            assert not self.plan.failures, self.plan.failures
+            for action in self.plan.actions:
+                self._obey(action.service, action.to_replicas, action.target_uid)
+        for _ in range(CYCLE_S):
+            self._second()
+        return self.plan
+
+    def run(self, seconds: float) -> Plan:
+        for _ in range(max(1, round(seconds / CYCLE_S))):
+            self.cycle()
+        return self.plan
+
+    def _obey(self, key: str, replicas: int, uid: str) -> None:
+        member = next(item for item in self.members if f"{item.namespace}/{item.name}" == key)
+        fewer = len(member.born) - replicas
+        if fewer > 0:
+            member.leaving += [self.now_s + EXIT_S] * fewer
+            del member.born[replicas:]
+        else:
+            member.born += [self.now_s] * -fewer
+        member.receipt = WriteReceipt(uid, replicas, float(self.now_s))
+
+    def _second(self) -> None:
+        price = self.price(self.now_s)
+        for item in self.policies:
+            gpus = sum(
+                len(member.born) + len(member.leaving)
+                for member in self.members
+                if item.selects(member.namespace, member.labels)
+            )
+            self.spent[item.name] += price * gpus
+            self.most[item.name] = max(self.most[item.name], self.spent[item.name])
+        self.now_s += 1
+        for member in self.members:
+            member.leaving = [gone_s for gone_s in member.leaving if gone_s > self.now_s]
+        if self.now_s == self.begin_s():
+            self.spent = dict.fromkeys(self.spent, Decimal(0))
+
+    def replicas(self) -> dict[str, int]:
+        return {member.name: len(member.born) for member in self.members}
+
+    def policy(self, name: str = "cap") -> PolicyPlan:
+        return next(item for item in self.plan.policies if item.name == name)
+
+    def reason(self, name: str) -> tuple[str, str]:
+        found = next(item for item in self.plan.services if item.key.endswith(f"/{name}"))
+        return found.reason.code.value, found.reason.text

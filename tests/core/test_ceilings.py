@@ -1,0 +1,254 @@
+"""Ceilings hold, are used, and the first to give way is what matters least."""
+
+from decimal import Decimal
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ebbtide.model.reasons import Code
+from ebbtide.model.snapshot import Others, Source, Unreadable
+from ebbtide.model.spec import Floor, Mode, PolicyScope
+from tests.core.purse import Member, World, policy
+
+
+def test_without_policies_nothing_changes():
+    world = World([Member("chat", 60.0)], [])
+    assert world.run(600).policies == ()
+    assert world.replicas()["chat"] >= 3
+
+
+def test_a_rate_is_never_exceeded_and_the_text_says_why():
+    world = World([Member("chat", 150.0)], [policy(per_hour="12")])
+    for _ in range(120):
+        world.cycle()
+        assert len(world.members[0].born) + len(world.members[0].leaving) <= 4
+    assert world.replicas() == {"chat": 4}
+    code, text = world.reason("chat")
+    assert code == "CeilingReached"
+    assert text == (
+        "stays at 4: CostPolicy cap: 12.00 of 12.00 USD an hour are in use; a replica takes 3.00 of what is left, 0.00"
+    )
+    found = world.policy()
+    assert (found.per_hour, found.uncontrollable_per_hour, found.services) == (Decimal(12), Decimal(3), 1)
+    assert found.gave_way[0][0] == "ml/chat"
+    assert found.conditions[0].reason == "WithinCeilings"
+
+
+def test_the_lower_priority_gives_way_to_the_higher_and_comes_back():
+    low, high = Member("low", 60.0, priority=10), Member("high", 15.0, priority=200)
+    world = World([low, high], [policy(per_hour="24")])
+    world.run(900)
+    before = world.replicas()
+    assert sum(before.values()) <= 8
+    high.load = 150.0
+    world.run(900)
+    during = world.replicas()
+    assert during["high"] >= 6
+    assert during["low"] == 8 - during["high"]
+    assert world.reason("low")[0] == "CeilingReached"
+    high.load = 15.0
+    world.run(1800)
+    assert world.replicas()["low"] >= before["low"] - 1
+
+
+def test_equals_shrink_alike():
+    world = World([Member("a", 90.0), Member("b", 90.0)], [policy(per_hour="24")])
+    world.run(1200)
+    assert world.replicas() == {"a": 4, "b": 4}
+
+
+def test_a_day_is_spent_to_the_end_and_not_beyond():
+    """Demand for 8 replicas of 3.00 USD/h all day, money for half of it: 97 % and more are used, nothing above."""
+    world = World([Member("chat", 120.0, least=0)], [policy(per_day="24", floor=Floor.ALLOW_ZERO)], day_s=7200)
+    world.run(7190)
+    assert Decimal("0.97") <= world.most["cap"] / 3600 / 24 <= 1
+    assert world.reason("chat")[0] == "CeilingReached"
+
+
+def test_minimums_are_paid_first():
+    """5 USD of an hour are the minimum's of 3.00: others get what is left of the rest."""
+    low = Member("low", 1.0, priority=1, least=1)
+    world = World([low, Member("high", 150.0, priority=200)], [policy(per_day="12")], day_s=3600)
+    world.run(3590)
+    assert world.replicas()["low"] == 1
+    assert world.most["cap"] / 3600 <= 12
+
+
+def test_minimums_that_cost_too_much_run_and_it_is_said_by_how_much_and_from_when():
+    world = World([Member("chat", 15.0, least=4)], [policy(per_day="9")], day_s=3600)
+    world.run(10)
+    assert world.replicas() == {"chat": 4}
+    said = world.policy().conditions[0]
+    assert said.reason == "CeilingExceeded"
+    assert said.message.startswith("what may not be reduced costs 12.00 USD an hour: with 0.00 spent that is 3.00 more")
+    assert said.message.endswith("it is crossed from 1970-01-12T14:31:40Z")  # 45 minutes on
+
+
+def test_minimums_go_where_the_policy_says_so():
+    world = World([Member("chat", 15.0, least=4)], [policy(per_day="9", floor=Floor.ALLOW_ZERO)], day_s=3600)
+    world.run(3590)
+    assert world.replicas()["chat"] < 4
+    assert Decimal("0.97") <= world.most["cap"] / 3600 / 9 <= 1
+
+
+def test_never_to_zero_while_nobody_knows_what_comes():
+    world = World([Member("chat", 15.0, least=1)], [policy(per_day="1", floor=Floor.ALLOW_ZERO)], spent="1")
+    gone = Source("prometheus", healthy=False, message="timeout")
+    world.seen = lambda state: msgspec.structs.replace(state, sources=(gone,))
+    world.run(300)
+    assert world.replicas() == {"chat": 1}
+
+
+def test_all_policies_hold_and_the_one_that_binds_is_named():
+    members = [Member("a", 150.0, labels=(("tier", "gold"),)), Member("b", 300.0, namespace="other")]
+    policies = [
+        policy("all", per_hour="30"),
+        policy("gold", per_hour="6", match_labels=(("tier", "gold"),)),
+        policy("elsewhere", per_hour="3", namespaces=("nowhere",)),
+    ]
+    world = World(members, policies)
+    world.run(900)
+    assert world.replicas() == {"a": 2, "b": 8}
+    assert "CostPolicy gold" in world.reason("a")[1]
+    assert "CostPolicy all" in world.reason("b")[1]
+    assert world.policy("elsewhere").reason.code is Code.SELECTS_NOTHING
+
+
+def _recommend(state, key):
+    watched = next(item for item in state.services if item.spec.key == key)
+    watched = msgspec.structs.replace(watched, spec=msgspec.structs.replace(watched.spec, mode=Mode.RECOMMEND))
+    services = tuple(watched if item.spec.key == key else item for item in state.services)
+    return msgspec.structs.replace(state, services=services)
+
+
+def test_what_may_not_be_written_is_paid_first_and_keeps_its_replicas():
+    world = World([Member("watched", 15.0, born=[0] * 4), Member("chat", 150.0)], [policy(per_hour="18")])
+    world.seen = lambda state: _recommend(state, "ml/watched")
+    world.run(600)
+    assert world.replicas() == {"watched": 4, "chat": 2}
+    assert world.policy().uncontrollable_per_hour == Decimal(15)
+
+
+def test_others_pods_count_and_are_paid_first():
+    world = World([Member("chat", 150.0)], [policy(per_hour="18", scope=PolicyScope.ALL_GPU_PODS)])
+    others = (Others("h100", 3, 1),)
+    world.seen = lambda state: msgspec.structs.replace(
+        state, policies=(msgspec.structs.replace(state.policies[0], others=others),)
+    )
+    world.run(600)
+    assert world.replicas() == {"chat": 2}
+    assert world.policy().per_hour == 6 * 3
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("unreadable", "spec.ceilings: {} is not allowed"),
+        ("unwatched", "CostPolicies cannot be watched (HTTP 403)"),
+        ("zone", "there is no time zone Mars/Olympus"),
+        ("currency", "what GPUs cost in EUR is not known (1 of h100 in use)"),
+    ],
+)
+def test_where_nobody_knows_what_is_left_nothing_is_raised_and_nothing_is_lowered(what, said):
+    def seen(state):
+        mine = state.policies[0]
+        if what == "unreadable":
+            bad = Unreadable("CostPolicy", "other", "u", 1, "CostPolicy other: spec.ceilings: {} is not allowed")
+            return msgspec.structs.replace(state, unreadable=(bad,))
+        if what == "unwatched":
+            sick = Source("costpolicies", healthy=False, message="HTTP 403")
+            return msgspec.structs.replace(state, sources=(*state.sources, sick))
+        if what == "zone":
+            fault = (Code.INVALID_TIME_ZONE.value, "there is no time zone Mars/Olympus")
+            return msgspec.structs.replace(state, policies=(msgspec.structs.replace(mine, faults=(fault,)),))
+        euro = msgspec.structs.replace(mine, spec=policy(per_hour="1000", currency="EUR"))
+        return msgspec.structs.replace(state, policies=(euro,))
+
+    world = World([Member("chat", 150.0)], [policy(per_hour="1000")])
+    world.seen = seen
+    world.run(300)
+    assert world.replicas() == {"chat": 1}
+    assert said in world.reason("chat")[1]
+
+
+def test_a_dearer_hour_is_seen_before_it_comes():
+    """Four at 3.00 fit under 12 an hour; a price of 6.00 comes in ten minutes, within the reserve: two go before it."""
+    world = World([Member("chat", 150.0)], [policy(per_hour="12")], prices=((0, "3.00"), (1800, "6.00")))
+    world.run(600)
+    assert world.replicas() == {"chat": 4}
+    world.run(1190)
+    assert world.replicas() == {"chat": 2}
+
+
+def test_what_was_not_counted_yet_is_taken_at_the_last_rate():
+    world = World([Member("chat", 150.0, least=0)], [policy(per_day="10", floor=Floor.ALLOW_ZERO)])
+
+    def seen(state):
+        late = msgspec.structs.replace(state.policies[0], through_s=world.now_s - 3600.0, per_hour=Decimal("9.5"))
+        began = msgspec.structs.replace(late.accounts[0], start_s=world.now_s - 7200.0)
+        late = msgspec.structs.replace(late, accounts=(began, *late.accounts[1:]))
+        return msgspec.structs.replace(state, policies=(late,))
+
+    world.seen = seen
+    world.run(300)
+    assert world.policy().ceilings[0].spent == Decimal("9.5")
+    assert world.replicas() == {"chat": 0}
+
+
+@st.composite
+def _worlds(draw):
+    members = [
+        Member(
+            f"s{number}",
+            draw(st.sampled_from((0.5, 10.0, 40.0, 120.0))),
+            priority=draw(st.sampled_from((1, 50, 50, 200))),
+            namespace=draw(st.sampled_from(("a", "b"))),
+            least=draw(st.integers(0, 2)),
+            born=[0] * draw(st.integers(1, 6)),
+        )
+        for number in range(draw(st.integers(1, 4)))
+    ]
+    prices = ((0, "3.00"), *((draw(st.integers(1, 1500)), "5.10") for _ in range(draw(st.integers(0, 1)))))
+    kinds = draw(st.sets(st.sampled_from(("per_hour", "per_day")), min_size=1))
+    policies = [
+        policy(
+            f"p{number}",
+            namespaces=draw(st.sampled_from(((), ("a",), ("b",)))),
+            floor=Floor.ALLOW_ZERO,
+            outage_reserve_s=float(draw(st.sampled_from((60, 120, 300)))),
+            **{
+                kind: str(draw(st.integers(3, 60) if kind == "per_hour" else st.integers(1, 14)))
+                for kind in sorted(kinds)
+            },
+        )
+        for number in range(draw(st.integers(1, 2)))
+    ]
+    return World(members, policies, prices=prices, day_s=draw(st.sampled_from((900, 1300))))
+
+
+@settings(max_examples=25, deadline=None)
+@given(world=_worlds(), data=st.data())
+def test_no_ceiling_is_crossed_whatever_is_wanted_and_whenever_the_operator_is_away(world, data):
+    """Minimums may be taken, so nothing is uncontrollable; the operator is away for up to the reserve, again and again.
+
+    What ran before the first cycle may be more than a rate allows: it goes within the first cycle and an exit.
+    """
+    reserve_s = min(item.outage_reserve_s for item in world.policies)
+    away = 0
+    for cycle in range(160):
+        if cycle % 20 == 0:
+            for member in world.members:
+                member.load = data.draw(st.sampled_from((0.5, 10.0, 40.0, 120.0)))
+            away = data.draw(st.sampled_from((0, 0, 0, 1, 5, 12, 30)))
+        down = cycle > 20 and away > 0 and away * 10 <= reserve_s
+        away -= 1
+        world.cycle(acts=not down)
+        for item in world.policies:
+            for kind, ceiling in item.ceilings:
+                if kind.value == "Day":
+                    assert world.spent[item.name] <= ceiling * 3600
+    for item in world.plan.policies:
+        for line in item.ceilings:
+            assert line.spent + line.committed <= line.ceiling or line.spent == 0

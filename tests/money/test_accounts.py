@@ -1,0 +1,265 @@
+"""What policies have spent: the same to the cent as the ledger's bill, cycle by cycle, and across restarts."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ebbtide.model.money import Lifetime, Payer, PriceRecord
+from ebbtide.model.reasons import Code
+from ebbtide.model.snapshot import Account, Others, PoolState
+from ebbtide.model.spec import Billing, CeilingKind, PolicyScope, PolicySpec, Price, Tariff
+from ebbtide.money.accounts import Accounts, Labels, Saved, Shown, pays
+from ebbtide.money.bill import hours
+from ebbtide.money.lifetimes import Holding
+from tests.builders import pool
+from tests.core.purse import policy
+
+NOON = int(datetime(2026, 3, 10, 12, tzinfo=UTC).timestamp())
+CHAT, CODE, OTHER = Payer("h100", "ml", "chat"), Payer("h100", "dev", "code"), Payer("h100", "ml")
+GOLD: dict[str, Labels] = {"ml/chat": (("tier", "gold"),)}
+NOTHING = Saved(0.0, Decimal(0), ())
+
+
+def priced(price: str = "3.60", billing: Billing = Billing.POD, currency: str = "USD") -> PoolState:
+    state = pool("h100", price=price)
+    spec = msgspec.structs.replace(state.spec, price=Price(currency, Tariff(Decimal(price))), billing=billing)
+    return msgspec.structs.replace(state, spec=spec, currency=currency)
+
+
+def holding(uid: str, begin_s: int, end_s: int | None = None, payer: Payer = CHAT, gpus: int = 1) -> Holding:
+    return Holding(uid, payer, gpus, float(begin_s), None if end_s is None else float(end_s), "n")
+
+
+def node(begin_s: int, end_s: int | None = None, gpus: int = 8) -> Holding:
+    return Holding("n", Payer("h100"), gpus, float(begin_s), None if end_s is None else float(end_s), "", is_node=True)
+
+
+def shown(
+    now_s: int,
+    *holdings: Holding,
+    state: PoolState | None = None,
+    gone: Mapping[str, float] | None = None,
+    **more: bool,
+) -> Shown:
+    return Shown(float(now_s), (state or priced(),), GOLD, holdings, gone or {}, **more)
+
+
+def spent(accounts: Accounts) -> Decimal:
+    """Of the day."""
+    (state,) = accounts.states()
+    return next(item.spent for item in state.accounts if item.kind is CeilingKind.DAY).quantize(Decimal("0.000001"))
+
+
+def run(*counts: Shown, spec: PolicySpec | None = None, saved: Saved = NOTHING) -> Accounts:
+    accounts = Accounts()
+    for each in counts:
+        accounts.count([spec or policy(per_day="100")], lambda _: saved, each)
+    return accounts
+
+
+HOUR = NOON + 3600
+STORIES: list[tuple[str, Sequence[Shown], str]] = [
+    ("a pod for an hour", [shown(NOON), shown(HOUR, holding("a", NOON))], "3.60"),
+    ("counted as it goes", [shown(NOON + s, holding("a", NOON)) for s in (0, 7, 1800, 3600)], "3.60"),
+    ("it went half-way", [shown(NOON, holding("a", NOON)), shown(HOUR, holding("a", NOON), gone={"a": NOON + 1800.0})],
+     "1.80"),
+    ("news of its end came late: what was counted too much is taken back",
+     [shown(NOON, holding("a", NOON)), shown(HOUR, holding("a", NOON)),
+      shown(HOUR + 9, holding("a", NOON, NOON + 1800))], "1.80"),
+    ("and only once",
+     [shown(NOON, holding("a", NOON)), shown(HOUR, holding("a", NOON)),
+      *(shown(HOUR + s, holding("a", NOON, NOON + 1800)) for s in (9, 10, 11))], "1.80"),
+    ("it vanished unseen: it ran until it was missed",
+     [shown(NOON, holding("a", NOON)), shown(NOON + 1800, holding("a", NOON)), shown(HOUR), shown(HOUR + 900)], "3.60"),
+    ("a list with holes ends nothing",
+     [shown(NOON, holding("a", NOON)), shown(NOON + 1800, complete=False), shown(HOUR, holding("a", NOON))], "3.60"),
+    ("a price that is edited holds from when it is seen",
+     [shown(NOON, holding("a", NOON)), shown(NOON + 1800, holding("a", NOON), state=priced("7.20")),
+      shown(HOUR, holding("a", NOON), state=priced("7.20"))], "5.40"),
+    ("a clock that is set back counts nothing twice",
+     [shown(NOON, holding("a", NOON)), shown(HOUR, holding("a", NOON)), shown(HOUR - 600, holding("a", NOON)),
+      shown(HOUR, holding("a", NOON))], "3.60"),
+    ("by a clock that is ahead it begins in a moment",
+     [shown(NOON, holding("a", NOON + 2)), shown(NOON + 1, holding("a", NOON + 2)),
+      shown(NOON + 3602, holding("a", NOON + 2))], "3.60"),
+    ("another service's", [shown(NOON), shown(HOUR, holding("a", NOON, payer=CODE))], "3.60"),
+    ("others' pods are not a managed policy's", [shown(NOON), shown(HOUR, holding("a", NOON, payer=OTHER))], "0"),
+    ("a price in another currency is not counted",
+     [shown(NOON, state=priced(currency="EUR")), shown(HOUR, holding("a", NOON), state=priced(currency="EUR"))], "0"),
+    ("midnight begins a new day",
+     [shown(NOON, holding("a", NOON)), shown(NOON + 12 * 3600 + 1800, holding("a", NOON))], "1.80"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("story", "counts", "want"), STORIES, ids=[story for story, _, _ in STORIES])
+def test_a_day(story: str, counts: Sequence[Shown], want: str) -> None:
+    del story
+    assert spent(run(*counts)) == Decimal(want)
+
+
+@pytest.mark.parametrize(
+    ("story", "spec", "want"),
+    [
+        ("all services", policy(per_day="1"), "7.20"),
+        ("a namespace", policy(per_day="1", namespaces=("dev",)), "3.60"),
+        ("labels", policy(per_day="1", match_labels=(("tier", "gold"),)), "3.60"),
+        ("others as well", policy(per_day="1", namespaces=("ml",), scope=PolicyScope.ALL_GPU_PODS), "7.20"),
+        ("all there is", policy(per_day="1", scope=PolicyScope.ALL_GPU_PODS), "10.80"),
+    ],
+)
+def test_whose_pods_a_policy_pays_for(story: str, spec: PolicySpec, want: str) -> None:
+    pods = [holding(str(i), NOON, payer=payer) for i, payer in enumerate((CHAT, CODE, OTHER))]
+    assert spent(run(shown(NOON), shown(HOUR, *pods), spec=spec)) == Decimal(want), story
+
+
+def test_idle_gpus_are_paid_by_a_policy_for_everything_and_by_no_other() -> None:
+    state = priced(billing=Billing.NODE)
+    counts = [shown(NOON + s, node(NOON), holding("a", NOON + 1800, gpus=4), state=state) for s in (0, 1800, 3600)]
+    everything = policy(per_day="1", scope=PolicyScope.ALL_GPU_PODS)
+    assert spent(run(*counts, spec=everything)) == Decimal("28.80")
+    assert run(*counts, spec=everything).states()[0].others == (Others("h100", 0, 4),)
+    assert spent(run(*counts)) == Decimal("7.20")
+
+
+def test_others_that_stay_longer_than_the_reserve_are_there_to_stay() -> None:
+    spec = policy(per_day="1", scope=PolicyScope.ALL_GPU_PODS, namespaces=("ml",))
+    pods = [holding("old", NOON - 1000, payer=OTHER, gpus=2), holding("new", NOON + 3000, payer=OTHER)]
+    (state,) = run(shown(NOON), shown(HOUR, *pods), spec=spec).states()
+    assert state.others == (Others("h100", 2, 1),)
+    assert state.per_hour == Decimal("3.60") * 3
+
+
+def test_a_policy_goes_on_from_its_status() -> None:
+    day = Account(CeilingKind.DAY, NOON - 43_200.0, NOON + 43_200.0, Decimal("50"))
+    seen = shown(HOUR, holding("a", NOON - 9000), holding("b", NOON + 1800))
+    assert spent(run(seen, saved=Saved(float(NOON), Decimal(0), (day,)))) == Decimal("55.40")
+
+
+def test_what_went_before_the_status_was_written_is_in_it() -> None:
+    """A standby saw it go too, and tells of it once more."""
+    day = Account(CeilingKind.DAY, NOON - 43_200.0, NOON + 43_200.0, Decimal("50"))
+    seen = shown(HOUR, holding("a", NOON - 9000), gone={"a": NOON - 600.0})
+    assert spent(run(seen, saved=Saved(float(NOON), Decimal(0), (day,)))) == 50
+
+
+def test_while_nobody_watched_no_less_was_spent_than_the_status_says() -> None:
+    day = Account(CeilingKind.DAY, NOON - 43_200.0, NOON + 43_200.0, Decimal("50"))
+    seen = shown(HOUR, holding("a", NOON - 9000))
+    accounts = run(seen, shown(HOUR + 3600, holding("a", NOON - 9000)), saved=Saved(float(NOON), Decimal("9"), (day,)))
+    assert spent(accounts) == Decimal("62.60")
+
+
+def test_of_a_status_only_the_periods_that_there_are_count() -> None:
+    yesterday = Account(CeilingKind.DAY, NOON - 129_600.0, NOON - 43_200.0, Decimal("50"))
+    other_zone = Account(CeilingKind.DAY, NOON - 40_000.0, NOON + 46_400.0, Decimal("70"))
+    saved = Saved(NOON - 86_400.0, Decimal(0), (yesterday, other_zone))
+    assert spent(run(shown(NOON), saved=saved)) == 0
+
+
+def test_a_new_policy_waits_until_the_ledger_was_asked() -> None:
+    accounts = run(shown(NOON), shown(HOUR, holding("a", NOON)))
+    assert [code for code, _ in accounts.states()[0].faults] == [Code.PENDING]
+    ((spec, keys),) = accounts.unsettled()
+    assert accounts.settle(spec.uid, {keys[0]: Decimal("20")}, NOON + 5, 0) == "", "of a moment that was not counted"
+    said = accounts.settle(spec.uid, {keys[0]: Decimal("20")}, HOUR, 0)
+    assert said == "CostPolicy cap: spent by the ledger: Day 3.60 -> 20.00"
+    assert accounts.states()[0].faults == ()
+    assert accounts.unsettled() == []
+    accounts.count([spec], lambda _: NOTHING, shown(HOUR + 3600, holding("a", NOON)))
+    assert spent(accounts) == Decimal("23.60")
+
+
+def test_what_the_ledger_says_of_an_earlier_moment_is_added_to_what_came_since() -> None:
+    accounts = run(shown(NOON), shown(NOON + 1800, holding("a", NOON)), shown(HOUR, holding("a", NOON)))
+    ((spec, keys),) = accounts.unsettled()
+    accounts.settle(spec.uid, {keys[0]: Decimal("10")}, NOON + 1800, 0)
+    assert spent(accounts) == Decimal("11.80")
+
+
+@pytest.mark.parametrize(
+    ("story", "since_s", "changes", "want"),
+    [
+        ("it knows the whole day, and mends", NOON - 43_200, {}, "40"),
+        ("it began at noon: status knows more", NOON, {}, "50"),
+        ("services that are gone have no labels", NOON - 43_200, {"match_labels": (("tier", "gold"),)}, "50"),
+    ],
+)
+def test_when_a_ledger_may_lower_what_a_status_says(
+    story: str, since_s: int, changes: dict[str, object], want: str
+) -> None:
+    spec = policy(per_day="100", **changes)
+    day = Account(CeilingKind.DAY, NOON - 43_200.0, NOON + 43_200.0, Decimal("50"))
+    accounts = run(shown(NOON), spec=spec, saved=Saved(float(NOON), Decimal(0), (day,)))
+    key = next(key for key in accounts.unsettled()[0][1] if key[1] < NOON)
+    accounts.settle(spec.uid, {key: Decimal("40")}, NOON, since_s)
+    assert spent(accounts) == Decimal(want), story
+
+
+def test_a_day_of_a_time_zone_and_a_month_that_begins_late() -> None:
+    spec = policy(per_day="1", per_month="9", time_zone="Europe/Berlin", month_starts_on=15)
+    (state,) = run(shown(NOON), spec=spec).states()
+    spans = {item.kind: (item.start_s, item.end_s) for item in reversed(state.accounts)}
+    assert spans[CeilingKind.DAY] == (NOON - 13 * 3600, NOON + 11 * 3600)
+    begin, end = (datetime.fromtimestamp(each, UTC) for each in spans[CeilingKind.MONTH])
+    assert (begin.isoformat(), end.isoformat()) == ("2026-02-14T23:00:00+00:00", "2026-03-14T23:00:00+00:00")
+
+
+def test_a_time_zone_that_does_not_exist() -> None:
+    (state,) = run(shown(NOON), spec=policy(per_day="1", time_zone="Mars/Olympus")).states()
+    assert state.faults[0][0] == Code.INVALID_TIME_ZONE
+    assert "'Mars/Olympus'" in state.faults[0][1]
+
+
+_PAYERS = st.sampled_from((CHAT, CODE, OTHER))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    pods=st.lists(st.tuples(_PAYERS, st.integers(0, 9000), st.integers(1, 5000), st.integers(1, 8)), max_size=6),
+    steps=st.lists(st.integers(1, 1500), min_size=1, max_size=12),
+    late=st.integers(0, 2),
+    scope=st.sampled_from(tuple(PolicyScope)),
+    prices=st.lists(st.sampled_from(("3.60", "1.80", "7.77")), min_size=1, max_size=4),
+)
+def test_the_account_is_the_ledgers_bill(
+    pods: list[tuple[Payer, int, int, int]], steps: list[int], late: int, scope: PolicyScope, prices: list[str]
+) -> None:
+    """Whatever begins and ends when, however far apart the counts are, and whenever prices change.
+
+    The news of an end comes up to two counts late. The last count knows all.
+    """
+    spec = policy(per_day="1", scope=scope, namespaces=("ml", "dev"))
+    accounts, now_s, records = Accounts(), NOON, []
+    accounts.count([spec], lambda _: NOTHING, shown(NOON, state=priced(prices[0])))
+    records.append(PriceRecord("h100", 0, priced(prices[0]).spec.price))
+    for number, step in enumerate([*steps, 1, 1, 1]):
+        now_s += step
+        known_s = now_s if number >= len(steps) else now_s - late * step
+        price = prices[min(number * len(prices) // (len(steps) + 3), len(prices) - 1)]
+        if price != prices[0] or len(records) > 1:
+            records.append(PriceRecord("h100", now_s, priced(price).spec.price))
+        seen = [
+            holding(
+                f"{i}", NOON + begin, NOON + begin + lasts if NOON + begin + lasts <= known_s else None, payer, gpus
+            )
+            for i, (payer, begin, lasts, gpus) in enumerate(pods)
+            if NOON + begin <= now_s
+        ]
+        accounts.count([spec], lambda _: NOTHING, shown(now_s, *seen, state=priced(price)))
+    lifetimes = [
+        Lifetime(f"{i}", payer, gpus, NOON + begin, NOON + begin, NOON + begin + lasts)
+        for i, (payer, begin, lasts, gpus) in enumerate(pods)
+    ]
+    rows = [
+        row
+        for row in hours(lifetimes, records, NOON, now_s)
+        if pays(spec, row.payer, GOLD.get(f"{row.payer.namespace}/{row.payer.service}", ()))
+    ]
+    bill = sum((row.cost or Decimal(0) for row in rows), Decimal(0))
+    if late == 0 or len(set(prices)) == 1:  # else what is taken back has the price of when it was counted
+        assert abs(spent(accounts) - bill) < Decimal("0.000002")

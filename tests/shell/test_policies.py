@@ -1,0 +1,155 @@
+"""Statuses of policies: written before a raise, guarded by what was written last, and read by the next leader."""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import pytest
+
+from ebbtide.act.result import Outcome
+from ebbtide.controller.policies import Policies, saved_of
+from ebbtide.errors import ConflictError, EbbtideError, RetryableError
+from ebbtide.model.plan import Plan, ScaleAction
+from ebbtide.model.reasons import Code, Reason
+from ebbtide.model.snapshot import Account
+from ebbtide.model.spec import CeilingKind, TargetRef
+from ebbtide.money.accounts import Saved
+from ebbtide.observe.holdings import Held
+from ebbtide.record.view import policy_status
+from tests.builders import pods, pool, service, snapshot, spec, variant
+from tests.core.purse import policy
+from tests.shell.world import DAY_S, policy_plan
+
+
+def scale(before: int, after: int, key: str = "ml/chat") -> ScaleAction:
+    target = TargetRef("apps/v1", "Deployment", "chat")
+    return ScaleAction(key, "h100", target, "u", "7", before, after, Reason(Code.DEMAND_ROSE, "more"))
+
+
+class Api:
+    """Answers as the API server does to a guarded apply; `fails` is raised instead."""
+
+    def __init__(self, fails: EbbtideError | None = None) -> None:
+        self.version, self.fails, self.bodies = 5, fails, list[Mapping[str, Any]]()
+
+    async def apply(self, path: str, body: Mapping[str, Any], *, field_manager: str, force: bool) -> Mapping[str, Any]:
+        assert (path, field_manager, force) == (
+            "/apis/ebbtide.dev/v1alpha1/costpolicies/cap/status",
+            "ebbtide-status",
+            True,
+        )
+        if self.fails is not None:
+            raise self.fails
+        if body["metadata"]["resourceVersion"] != str(self.version):
+            raise ConflictError("the object has been modified")
+        self.version += 1
+        self.bodies.append(body)
+        return {"metadata": {"resourceVersion": str(self.version)}}
+
+    def raw(self, name: str) -> Mapping[str, Any] | None:
+        """What the watch shows: the object as it was at first."""
+        return {"metadata": {"name": name, "uid": "uid-cap", "resourceVersion": "5", "generation": 2}}
+
+
+def policies(api: Api) -> Policies:
+    return Policies(api, api.raw)  # type: ignore[arg-type]
+
+
+async def test_a_raise_is_made_once_the_status_says_what_is_committed() -> None:
+    api = Api()
+    decided = Plan(at=1000.0, policies=(policy_plan(),), actions=(scale(1, 2),))
+    payable, refused = await policies(api).reserve(decided)
+    assert (payable.actions, refused) == (decided.actions, [])
+    (period,) = api.bodies[0]["status"]["periods"]
+    assert period == {
+        "period": "Day", "ceiling": "100.00", "spent": "12.345679", "committed": "5.00", "left": "82.654322",
+        "begin": "1970-01-01T00:00:00Z", "end": "1970-01-02T00:00:00Z",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [(ConflictError("modified"), Outcome.CONFLICT), (RetryableError("no answer"), Outcome.RETRY)],
+)
+async def test_where_it_cannot_be_reserved_nothing_is_raised_and_all_else_goes_on(
+    error: EbbtideError, outcome: Outcome
+) -> None:
+    other, lower = scale(1, 2, "ml/other"), scale(3, 2)
+    decided = Plan(at=1000.0, policies=(policy_plan(),), actions=(scale(1, 2), other, lower))
+    payable, refused = await policies(Api(error)).reserve(decided)
+    assert payable.actions == (other, lower)
+    assert [(item.service, item.outcome) for item in refused] == [("ml/chat", outcome)]
+    assert "money could not be reserved in CostPolicy cap" in refused[0].message
+
+
+async def test_one_that_was_stopped_while_another_led_raises_nothing() -> None:
+    """The watch still shows what was, and so does its own last answer: the API server knows better."""
+    api = Api()
+    stopped, other = policies(api), policies(api)
+    await stopped.report(Plan(at=900.0, policies=(policy_plan(raised=False),)))
+    api.version = 5  # as the other one's watch shows it
+    await other.report(Plan(at=950.0, policies=(policy_plan(raised=False),)))
+    api.version += 3
+    payable, refused = await stopped.reserve(Plan(at=1000.0, policies=(policy_plan(),), actions=(scale(1, 2),)))
+    assert payable.actions == ()
+    assert refused[0].outcome is Outcome.CONFLICT
+
+
+async def test_no_raise_no_reservation() -> None:
+    api = Api()
+    decided = Plan(at=1000.0, policies=(policy_plan(raised=False),), actions=(scale(3, 2),))
+    assert await policies(api).reserve(decided) == (decided, [])
+    assert api.bodies == []
+
+
+async def test_a_status_is_written_where_it_says_something_new_and_else_once_a_minute() -> None:
+    api = Api()
+    mine = policies(api)
+
+    async def writes(at: float, **changes: Any) -> int:
+        return await mine.report(Plan(at=at, policies=(policy_plan(raised=False, at=at, **changes),)))
+
+    assert [await writes(1000.0), await writes(1010.0), await writes(1050.0)] == [1, 0, 0]
+    assert await writes(1060.0) == 1
+    assert await writes(1062.0, gave_way=(("ml/chat", 2),)) == 1, "who gives way"
+    assert await writes(1064.0, gave_way=(("ml/chat", 2),), per_hour=Decimal(4)) == 0
+    assert await writes(1073.0, gave_way=(("ml/chat", 2),), per_hour=Decimal(4)) == 1, "a rate that moved"
+
+
+async def test_a_policy_that_is_gone_is_forgotten() -> None:
+    api = Api()
+    mine = policies(api)
+    await mine.report(Plan(at=1000.0, policies=(policy_plan(raised=False),)))
+    await mine.report(Plan(at=1010.0))
+    api.version = 5
+    assert await mine.report(Plan(at=1020.0, policies=(policy_plan(raised=False),))) == 1
+
+
+def test_the_next_leader_reads_what_was_written() -> None:
+    written = policy_status(policy_plan(at=3600.0), 2, {}, 3600.0)
+    day = Account(CeilingKind.DAY, 0.0, DAY_S, Decimal("12.345679"))
+    assert saved_of(written) == Saved(3600.0, Decimal("3.00"), (day,))
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {},
+        {"accruedThrough": "yesterday"},
+        {"accruedThrough": "2026-01-01T00:00:00Z", "periods": [{"begin": "x"}]},
+        {"accruedThrough": "2026-01-01T00:00:00Z", "ratePerHour": "a lot"},
+        {"periods": 7},
+    ],
+)
+def test_a_status_that_cannot_be_read_says_nothing(status: dict[str, Any]) -> None:
+    assert saved_of(status) == Saved(0.0, Decimal(0), ())
+
+
+def test_a_snapshot_gets_policies_and_the_prices_of_all_their_periods() -> None:
+    state = snapshot(service(variant("h100", pods(1, 5.0)), spec(labels=(("tier", "gold"),))), pool())
+    priced = msgspec.structs.replace(state, pools=state.pools)
+    mine = policies(Api())
+    observed = mine.observed(priced, [policy(per_day="5"), policy("b", per_month="9")], Held((), {}, True))
+    assert [item.spec.name for item in observed.policies] == ["b", "cap"]
+    assert mine.observed(priced, [], Held((), {}, True)) == priced
