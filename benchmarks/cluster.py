@@ -34,6 +34,7 @@ PLURALS = {
     "Node": "nodes",
     "HorizontalPodAutoscaler": "horizontalpodautoscalers",
 }
+_OF_THE_CLUSTER = ("GPUPool", "CostPolicy")
 _KEPT_EVENTS = 5000
 _VERSION = {"groupVersion": "ebbtide.dev/v1alpha1", "version": "v1alpha1"}
 _GROUP = {"name": "ebbtide.dev", "versions": [_VERSION], "preferredVersion": _VERSION}
@@ -98,8 +99,9 @@ def key_of(item: dict[str, Any]) -> str:
 class Cluster:
     """All of it: handlers, and the state of the fleet."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, policies: int) -> None:
         self.fleet = fleet.services(count)
+        self.policies = policies
         self.objects = Objects()
         self.counts: Counter[str] = Counter()
         self.replicas: dict[str, tuple[fleet.Service, fleet.Variant, list[str]]] = {}  # by namespace/workload
@@ -114,6 +116,8 @@ class Cluster:
             for zone in fleet.ZONES:
                 item = self.objects.put("gpupools", fleet.gpu_pool(hardware, zone))
                 pools[item["metadata"]["name"]] = parse_pool(item)
+        for item in fleet.cost_policies(self.policies, self.fleet):
+            self.objects.put("costpolicies", item)
         for item in fleet.nodes(self.fleet):
             self.objects.put("nodes", item)
         for service in self.fleet:
@@ -216,12 +220,12 @@ class Cluster:
             return _json({"versions": []} if request.path == "/api" else {"groups": [_GROUP]})
         groups = {
             "/apis/apps/v1": ("Deployment", "StatefulSet"),
-            "/apis/ebbtide.dev/v1alpha1": ("InferenceService", "GPUPool"),
+            "/apis/ebbtide.dev/v1alpha1": ("InferenceService", "GPUPool", "CostPolicy"),
         }
         if request.path not in groups:
             return _status(404, f"{request.path} not found")
         verbs = ["get", "list", "watch", "patch"]
-        listed = [(PLURALS[kind], kind, kind != "GPUPool") for kind in groups[request.path]]
+        listed = [(PLURALS[kind], kind, kind not in _OF_THE_CLUSTER) for kind in groups[request.path]]
         scales = [(f"{plural}/scale", "Scale", True) for plural, _, _ in listed if "apps" in request.path]
         resources = [
             {"name": name, "singularName": kind.lower(), "kind": kind, "namespaced": namespaced, "verbs": verbs}
@@ -370,9 +374,9 @@ def _status(code: int, message: str) -> web.Response:
     return web.Response(body=_encode(body), status=code, content_type="application/json")
 
 
-async def serve(count: int) -> None:
+async def serve(count: int, policies: int) -> None:
     """Run until standard input is closed; the first line printed is the address."""
-    cluster = Cluster(count)
+    cluster = Cluster(count, policies)
     runner = web.AppRunner(cluster.application(), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -388,7 +392,9 @@ def main() -> None:
     """The process."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--services", type=int, required=True)
-    asyncio.run(serve(parser.parse_args().services))
+    parser.add_argument("--policies", type=int, required=True)
+    options = parser.parse_args()
+    asyncio.run(serve(options.services, options.policies))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ Each size gets two fresh processes: one that plays the cluster and one that is t
 `benchmarks.measured`); only the second is measured. It is repeated `--repeat` times and the quickest counts, because
 whatever else runs on the machine can only add.
 
-    python -m benchmarks.cycle [--sizes 10,100,1000,10000] [--quick] [--repeat 1] [--json FILE] [--markdown FILE]
+    python -m benchmarks.cycle [--sizes 10,100,1000,10000] [--quick] [--repeat 1] [--policies 0]
+        [--json FILE] [--markdown FILE]
 """
 
 import argparse
@@ -22,10 +23,10 @@ SIZES = (10, 100, 1000, 10_000)
 QUICK = (10, 100)
 
 
-def measure(services: int, cycles: int) -> dict[str, Any]:
+def measure(services: int, cycles: int, policies: int) -> dict[str, Any]:
     """One size once; raises CalledProcessError when the operator's process failed."""
     with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.cluster", "--services", str(services)],
+        [sys.executable, "-m", "benchmarks.cluster", "--services", str(services), "--policies", str(policies)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -44,10 +45,10 @@ def measure(services: int, cycles: int) -> dict[str, Any]:
     return result
 
 
-def best(services: int, cycles: int, repeat: int) -> dict[str, Any]:
+def best(services: int, cycles: int, repeat: int, policies: int) -> dict[str, Any]:
     """The quickest of `repeat` measurements, by the CPU of a steady cycle."""
     cost = report.rows()[0].value
-    return min((measure(services, cycles) for _ in range(repeat)), key=cost)
+    return min((measure(services, cycles, policies) for _ in range(repeat)), key=cost)
 
 
 def _sizes(text: str) -> tuple[int, ...]:
@@ -63,13 +64,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sizes", type=_sizes, help="numbers of services, separated by commas")
     parser.add_argument("--quick", action="store_true", help="10 and 100 services, three cycles")
     parser.add_argument("--cycles", type=int, help="steady cycles a size; the middle one is shown")
+    parser.add_argument("--policies", type=int, default=0, help="CostPolicies, each for one namespace in turn")
     parser.add_argument("--repeat", type=int, default=1, help="times each size is measured; the quickest is shown")
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
     parser.add_argument("--markdown", type=Path, help="write the table to this file")
     options = parser.parse_args(arguments)
     sizes = options.sizes or (QUICK if options.quick else SIZES)
     cycles = options.cycles or (3 if options.quick else 6)
-    results = [best(size, cycles, options.repeat) for size in sizes]
+    results = [best(size, cycles, options.repeat, options.policies) for size in sizes]
     console = Console(width=None if sys.stdout.isatty() else 160)
     report.show(results, console)
     if options.json:

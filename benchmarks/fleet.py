@@ -6,7 +6,7 @@ HPA. Objects are as large as real ones (a pod 4.5 kB, managedFields included): d
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -229,6 +229,20 @@ def gpu_pool(hardware: Hardware, zone: str) -> Object:
         spec["limits"] = {"maxGPUs": 20_000}
     meta = metadata(f"{hardware.name}-{zone}", of="GPUPool")
     return {"apiVersion": "ebbtide.dev/v1alpha1", "kind": "GPUPool", "metadata": meta, "spec": spec}
+
+
+def cost_policies(count: int, fleet: Sequence[Service]) -> Iterator[Object]:
+    """Each for one namespace in turn, with ceilings that leave room: by the hour, the day and the month."""
+    namespaces = sorted({service.namespace for service in fleet})
+    for number in range(count):
+        spec: Object = {
+            "selector": {"namespaces": [namespaces[number % len(namespaces)]]},
+            "currency": "USD",
+            "ceilings": {"perHour": "100000", "perDay": "2000000", "perMonth": "60000000"},
+            "timeZone": "Europe/Berlin",
+        }
+        meta = metadata(f"policy-{number:05d}", of="CostPolicy")
+        yield {"apiVersion": "ebbtide.dev/v1alpha1", "kind": "CostPolicy", "metadata": meta, "spec": spec}
 
 
 def node(hardware: Hardware, zone: str, number: int) -> Object:

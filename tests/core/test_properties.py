@@ -13,6 +13,7 @@ from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import NOT_APPLICABLE, PodPhase
 from ebbtide.model.spec import Mode, Pause, PauseDirection
 from tests.builders import (
+    KV_TOKENS,
     NOW,
     Loop,
     engine,
@@ -317,3 +318,11 @@ def test_f23_backlog_of_closed_loop_clients_does_not_climb_to_the_maximum():
         loop.run(snapshot(service(variant("h100", state), spec(variants=[variant_spec(max_replicas=40)]))))
         replicas = max(1, loop.plan.services[0].variants[0].allowed)
     assert replicas <= 6
+
+
+def test_a_gauge_that_is_hardly_above_nothing_leaves_a_memory_that_can_be_kept():
+    """A KV cache that keeps prefixes of requests that have gone, and 1e-308 of a request in the batch."""
+    idle = pod("a", engine(5.0, running=fresh(1e-308), kv_usage=fresh(0.2)))
+    loop = settled(snapshot(service(variant("h100", (idle,)))), 60)
+    assert msgspec.json.decode(msgspec.json.encode(loop.memory), type=Memory) == loop.memory
+    assert loop.memory.services[0].variants[0].capacity.held_tokens <= KV_TOKENS

@@ -383,20 +383,21 @@ def _learn_held(memory: CapacityMemory, pods: list[EngineReadings], elapsed_s: f
     """KV cache that a request in the batch holds: more than a mean request half way through its answer.
 
     Long answers are in the batch for longer. Of answers of 100 and 1,900 tokens, a half each, 95 % of the batch are
-    long: 905 tokens on average where half a mean answer is 500. Prefixes that requests share count once.
+    long: 905 tokens on average where half a mean answer is 500. Prefixes that requests share count once. What is kept
+    of requests that have gone belongs to none: one that is hardly there at all holds no more than all of the cache.
     """
     full = [
-        (engine.kv_usage.fresh * engine.kv_tokens, engine.running.fresh)
+        (engine.kv_usage.fresh * engine.kv_tokens, engine.running.fresh, engine.kv_tokens)
         for engine in pods
         if engine.kv_usage.fresh and engine.kv_tokens and engine.running.fresh
     ]
-    running = sum(count for _, count in full)
+    running = sum(count for _, count, _ in full)
     if not running:
         return {}
     weight = memory.held_weight * math.exp(-elapsed_s / LENGTH_TAU_S)
     total = weight + running * elapsed_s
-    found = (weight * memory.held_tokens + elapsed_s * sum(tokens for tokens, _ in full)) / total
-    return {"held_tokens": round(found, 1), "held_weight": round(total, 1)}
+    found = (weight * memory.held_tokens + elapsed_s * sum(tokens for tokens, _, _ in full)) / total
+    return {"held_tokens": round(min(found, max(size for _, _, size in full)), 1), "held_weight": round(total, 1)}
 
 
 def _learn_dispersion(

@@ -38,6 +38,8 @@ class Tariff:
         """Price x seconds over [begin_s, end_s); nothing where the end is not after the beginning."""
         found = NOTHING
         for index, (from_s, price) in enumerate(self.steps):
+            if from_s >= end_s and index:
+                break
             until_s = self.steps[index + 1][0] if index + 1 < len(self.steps) else end_s
             first_s = begin_s if index == 0 else max(begin_s, from_s)
             seconds = min(end_s, until_s) - first_s
@@ -80,6 +82,7 @@ class Line:
     free: Decimal = NOTHING  # the same beside all that runs, that which gives way included
     closed_keep: float = -math.inf  # replicas of lower priority than this are let go
     closed_raise: float = -math.inf  # and raised
+    _known: dict[tuple[int, int], Decimal] = field(default_factory=dict)  # what was worked out, by tariff and seconds
 
     @property
     def fits(self) -> bool:
@@ -89,10 +92,14 @@ class Line:
     def takes(self, tariff: Tariff, for_s: float) -> Decimal:
         """Of one GPU from now for `for_s` seconds; of a rate its dearest price."""
         policy = self.policy
-        if self.kind is CeilingKind.HOUR:
-            return tariff.dearest(policy.now_s, policy.now_s + policy.reserve_s) * HOUR_S
         until_s = math.ceil(min(self.end_s, policy.now_s + for_s))
-        return tariff.cost(max(self.begin_s, policy.now_s), until_s)
+        key = id(tariff), until_s
+        if key not in self._known:
+            if self.kind is CeilingKind.HOUR:
+                self._known[key] = tariff.dearest(policy.now_s, self.end_s) * HOUR_S
+            else:
+                self._known[key] = tariff.cost(max(self.begin_s, policy.now_s), until_s)
+        return self._known[key]
 
 
 @dataclass(slots=True)
