@@ -5,6 +5,7 @@ from typing import Any
 from tests.api.bad_case import Bad
 from tests.api.samples import REMOVED, policy
 
+_RAISE = {"perDay": "100", "until": "2026-12-24T18:00:00Z", "by": "ada", "reason": "launch"}
 _MONEY = "must be a decimal string, such as 500 or 1200.50, above 0 and at most 1000000000"
 
 
@@ -76,6 +77,31 @@ POLICIES = (
         "others' pods by labels of services",
         policy(("spec.scope", "AllGPUPods"), ("spec.selector", {"matchLabels": {"tier": "gold"}})),
         ("spec.selector.matchLabels", "is for scope Managed"),
+    ),
+    Bad(
+        "a raise of a ceiling that there is not",
+        policy(("spec.temporaryRaise", {**_RAISE, "perMonth": "5"})),
+        ("spec.temporaryRaise", "can only raise a ceiling that there is"),
+    ),
+    Bad(
+        "a raise of nothing",
+        policy(("spec.temporaryRaise", {key: value for key, value in _RAISE.items() if key != "perDay"})),
+        ("spec.temporaryRaise", "needs one of perHour, perDay and perMonth"),
+    ),
+    Bad(
+        "a raise without an end",
+        policy(("spec.temporaryRaise", {key: value for key, value in _RAISE.items() if key != "until"})),
+        ("spec.temporaryRaise.until", "Required value"),
+    ),
+    Bad(
+        "a raise by nobody",
+        policy(("spec.temporaryRaise", {**_RAISE, "by": ""})),
+        ("spec.temporaryRaise.by", "should be at least 1 chars long"),
+    ),
+    Bad(
+        "a raise until a day",
+        policy(("spec.temporaryRaise", {**_RAISE, "until": "2026-12-24"})),
+        ("spec.temporaryRaise.until", '"2026-12-24"'),
     ),
     Bad(
         "a namespace that is none",

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import Others, Source, Unreadable
-from ebbtide.model.spec import Floor, Mode, PolicyScope
+from ebbtide.model.spec import CeilingKind, Floor, Mode, PolicyScope, TemporaryRaise
+from tests.builders import NOW
 from tests.core.purse import Member, World, policy
 
 
@@ -180,6 +181,18 @@ def test_a_dearer_hour_is_seen_before_it_comes():
     assert world.replicas() == {"chat": 4}
     world.run(1190)
     assert world.replicas() == {"chat": 2}
+
+
+def test_a_raise_for_a_while_ends_by_itself_and_what_it_spent_stays_spent():
+    more = TemporaryRaise(((CeilingKind.HOUR, Decimal(12)),), NOW + 3600.0, "ada", "launch")
+    world = World([Member("chat", 150.0)], [policy(per_hour="12", temporary_raise=more)])
+    world.run(1800)
+    assert world.replicas()["chat"] > 4
+    assert world.policy().reason.text.endswith("; raised by ada until 1970-01-12T14:46:40Z: launch")
+    while world.now_s < NOW + 3600:
+        world.cycle()
+    assert world.replicas() == {"chat": 4}, "no more than afterwards may run, when it ends"
+    assert "raised by" not in world.policy().reason.text
 
 
 def test_what_was_not_counted_yet_is_taken_at_the_last_rate():

@@ -187,6 +187,14 @@ Percent = Annotated[
     ),
 ]
 
+# a moment with an offset that no clock has, or of the year 0, would be stored and could not be read
+_SINCE_1970 = rule(
+    "self >= timestamp('1970-01-01T00:00:00Z')",
+    "must be a moment since 1970 as RFC 3339, such as 2026-12-24T18:00:00Z",
+)
+Moment = Annotated[str, Field(max_length=40, json_schema_extra={"format": "date-time", **rules(_SINCE_1970)})]
+"""A moment that people write."""
+
 ObjectName = Annotated[
     str,
     matching(

@@ -92,10 +92,7 @@ def parse_policy(obj: Mapping[str, Any]) -> m.PolicySpec:
     where = _object_name("CostPolicy", obj)
     metadata = obj["metadata"]
     spec = _validated(api_policy.CostPolicySpec, obj, where)
-    amounts = (spec.ceilings.per_hour, spec.ceilings.per_day, spec.ceilings.per_month)
-    ceilings = tuple(
-        (kind, Decimal(amount)) for kind, amount in zip(m.CeilingKind, amounts, strict=True) if amount is not None
-    )
+    ceilings, more = _amounts(spec.ceilings), spec.temporary_raise
     if not ceilings:
         raise _wrong(f"{where}: spec.ceilings", {}, "needs one of perHour, perDay and perMonth")
     return m.PolicySpec(
@@ -111,7 +108,18 @@ def parse_policy(obj: Mapping[str, Any]) -> m.PolicySpec:
         time_zone=spec.time_zone,
         month_starts_on=spec.month_starts_on,
         floor=spec.floor,
+        temporary_raise=None if more is None else _temporary_raise(more, f"{where}: spec.temporaryRaise"),
     )
+
+
+def _amounts(given: api_policy.Ceilings | api_policy.TemporaryRaise) -> tuple[tuple[m.CeilingKind, Decimal], ...]:
+    amounts = zip(m.CeilingKind, (given.per_hour, given.per_day, given.per_month), strict=True)
+    return tuple((kind, Decimal(amount)) for kind, amount in amounts if amount is not None)
+
+
+def _temporary_raise(more: api_policy.TemporaryRaise, field: str) -> m.TemporaryRaise:
+    until_s = _normalised(parse_rfc3339, more.until, f"{field}.until", "must be RFC 3339")
+    return m.TemporaryRaise(_amounts(more), until_s, more.by, more.reason)
 
 
 def _objectives(objectives: Objectives, where: str) -> m.Objectives:

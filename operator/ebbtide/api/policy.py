@@ -13,6 +13,7 @@ from ebbtide.api.fields import (
     ApiModel,
     Ceiling,
     LabelValue,
+    Moment,
     NamespaceName,
     TimeZone,
     constant,
@@ -29,6 +30,7 @@ from ebbtide.model.spec import CeilingKind, Floor, PolicyScope
 _ONE_CEILING = rule(
     "has(self.perHour) || has(self.perDay) || has(self.perMonth)", "needs one of perHour, perDay and perMonth"
 )
+_CEILINGS = ("perHour", "perDay", "perMonth")
 _NO_LABELS = rule(
     "!has(self.scope) || self.scope != 'AllGPUPods' || !has(self.selector) || !has(self.selector.matchLabels) "
     "|| self.selector.matchLabels.size() == 0",
@@ -61,7 +63,37 @@ class Ceilings(ApiModel, json_schema_extra=rules(_ONE_CEILING)):
     ceiling."""
 
 
-class CostPolicySpec(ApiModel, json_schema_extra=rules(_NO_LABELS)):
+class TemporaryRaise(ApiModel, json_schema_extra=rules(_ONE_CEILING)):
+    """More money for a while, said by somebody: at least one of perHour, perDay and perMonth."""
+
+    per_hour: Ceiling | None = None
+    """What the ceiling perHour is raised by in currency, as a decimal string above 0 and up to 1000000000. Unset: not
+    raised."""
+    per_day: Ceiling | None = None
+    """What the ceiling perDay is raised by in currency, as a decimal string above 0 and up to 1000000000. Unset: not
+    raised."""
+    per_month: Ceiling | None = None
+    """What the ceiling perMonth is raised by in currency, as a decimal string above 0 and up to 1000000000. Unset: not
+    raised."""
+    until: Moment
+    """When it ends by itself, as RFC 3339 such as 2026-12-24T18:00:00Z. What was spent under it stays spent; in the
+    last outageReserve before it replicas go that could not be paid for afterwards. Required."""
+    by: Annotated[str, Field(min_length=1, max_length=128)]
+    """Who raised it, 1 to 128 characters. Required."""
+    reason: Annotated[str, Field(min_length=1, max_length=256)]
+    """Why, 1 to 256 characters. Required."""
+
+
+_RAISED = rule(
+    "!has(self.temporaryRaise) || ("
+    + " && ".join(f"(!has(self.temporaryRaise.{each}) || has(self.ceilings.{each}))" for each in _CEILINGS)
+    + ")",
+    "can only raise a ceiling that there is",
+    field=".temporaryRaise",
+)
+
+
+class CostPolicySpec(ApiModel, json_schema_extra=rules(_NO_LABELS, _RAISED)):
     """What may be spent, and on what."""
 
     selector: Selector = Selector()
@@ -87,6 +119,8 @@ class CostPolicySpec(ApiModel, json_schema_extra=rules(_NO_LABELS)):
     here. Cannot change afterwards. Required."""
     ceilings: Ceilings
     """What may be spent. Required."""
+    temporary_raise: TemporaryRaise | None = None
+    """More money for a while. Unset: the ceilings hold as they are."""
     time_zone: TimeZone = "UTC"
     """Name of an IANA time zone in which days and months begin, such as UTC or Europe/Berlin, up to 64 characters.
     Unset: UTC."""

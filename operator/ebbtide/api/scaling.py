@@ -3,7 +3,7 @@
 Must never accept bounds that contradict each other: what holds then would depend on the order of the guardrails.
 """
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ from ebbtide.api.fields import (
     ApiModel,
     HttpUrl,
     MetricName,
+    Moment,
     duration,
     filled,
     rule,
@@ -86,18 +87,6 @@ _PAUSE_RULES = rules(
 )
 
 
-# a moment with an offset that no clock has, or of the year 0, would be stored and could not be read
-_MOMENT: dict[str, Any] = {
-    "format": "date-time",
-    **rules(
-        rule(
-            "self >= timestamp('1970-01-01T00:00:00Z')",
-            "must be a moment since 1970 as RFC 3339, such as 2026-12-24T18:00:00Z",
-        )
-    ),
-}
-
-
 class Pause(ApiModel, json_schema_extra=_PAUSE_RULES):
     """Hands off. An empty object pauses both directions until it is removed."""
 
@@ -106,7 +95,7 @@ class Pause(ApiModel, json_schema_extra=_PAUSE_RULES):
     replicas: int | None = None
     """Total of replicas to set once and then keep, within minReplicas and maxReplicas of scaling; needs direction All.
     Unset: the present number is kept."""
-    until: Annotated[str, Field(max_length=40, json_schema_extra=_MOMENT)] | None = None
+    until: Moment | None = None
     """When the pause ends by itself, as RFC 3339 such as 2026-12-24T18:00:00Z. Unset: when the pause is removed."""
     reason: Annotated[str, Field(max_length=256)] | None = None
     """Why, for status and Events, up to 256 characters. Unset: no reason is shown."""

@@ -284,6 +284,15 @@ class CeilingKind(StrEnum):
     MONTH = "Month"
 
 
+class TemporaryRaise(Spec, frozen=True):
+    """What ceilings are raised by until `until_unix_s`, by whom and why."""
+
+    amounts: tuple[tuple[CeilingKind, Decimal], ...]
+    until_unix_s: float
+    by: str
+    reason: str
+
+
 class PolicySpec(Spec, frozen=True):
     """One CostPolicy. No `namespaces`: all. `ceilings` are in `currency`, that of HOUR a rate per hour."""
 
@@ -299,6 +308,7 @@ class PolicySpec(Spec, frozen=True):
     time_zone: str = "UTC"
     month_starts_on: int = 1
     floor: Floor = Floor.KEEP_MIN
+    temporary_raise: TemporaryRaise | None = None
 
     def selects(self, namespace: str, labels: tuple[tuple[str, str], ...]) -> bool:
         """Whether a service of that namespace with these labels falls under it."""

@@ -21,7 +21,7 @@ from decimal import Decimal
 
 from ebbtide.core.work import PoolDraft
 from ebbtide.model.snapshot import PolicyState
-from ebbtide.model.spec import CeilingKind
+from ebbtide.model.spec import CeilingKind, TemporaryRaise
 
 HOUR_S = Decimal(3600)
 LEAST_RESERVE_S = 60.0
@@ -138,10 +138,22 @@ class PolicyDraft:
         return ""
 
 
+def running_raise(policy: PolicyDraft) -> TemporaryRaise | None:
+    """What its ceilings are raised by just now; None: they are not.
+
+    They fall by W before that, so that nothing runs then that could not be paid for.
+    """
+    more = policy.state.spec.temporary_raise
+    return None if more is None or policy.now_s + policy.reserve_s >= more.until_unix_s else more
+
+
 def open_policy(state: PolicyState, now_s: float, cycle_s: float, exit_s: float) -> PolicyDraft:
     """Its lines with what was spent; what has not been counted yet is taken at the rate as of then."""
     draft = PolicyDraft(state, math.floor(now_s), exit_s, cycle_s)
-    for kind, ceiling in state.spec.ceilings:
+    raised = running_raise(draft)
+    more = {} if raised is None else dict(raised.amounts)
+    for kind, declared in state.spec.ceilings:
+        ceiling = declared + more.get(kind, NOTHING)
         if kind is CeilingKind.HOUR:
             begin_s = draft.now_s
             draft.lines.append(Line(draft, kind, begin_s, begin_s + draft.reserve_s, ceiling * HOUR_S))

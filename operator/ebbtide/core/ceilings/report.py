@@ -4,7 +4,7 @@ import math
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 
-from ebbtide.core.ceilings.lines import HOUR_S, NOTHING, Line, PolicyDraft
+from ebbtide.core.ceilings.lines import HOUR_S, NOTHING, Line, PolicyDraft, running_raise
 from ebbtide.core.ceilings.stake import Stake
 from ebbtide.model.plan import CeilingPlan, Condition, ConditionStatus, PolicyPlan
 from ebbtide.model.reasons import Code, Reason
@@ -92,7 +92,17 @@ def _within(policy: PolicyDraft, lines: list[Line]) -> Condition:
     given = sum(policy.gave_way.values())
     gave = f"; {len(policy.gave_way)} services do without {_count(given)}" if given else ""
     text = f"{policy.services} services spend {_money(policy.rate * HOUR_S)} {currency} an hour; {said}{gave}"
+    text += _raised(policy)
     return Condition("WithinCeilings", _TRUE, Code.WITHIN_CEILINGS.value, text)
+
+
+def _raised(policy: PolicyDraft) -> str:
+    more = running_raise(policy)
+    return "" if more is None else f"; raised by {more.by} until {_moment(more.until_unix_s)}: {more.reason}"
+
+
+def _moment(at_s: float) -> str:
+    return f"{datetime.fromtimestamp(math.floor(at_s), UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _exceeded(policy: PolicyDraft, line: Line, over: Decimal) -> str:
@@ -104,8 +114,7 @@ def _exceeded(policy: PolicyDraft, line: Line, over: Decimal) -> str:
     if left <= 0:
         since = "it is crossed already"
     else:
-        at_s = policy.now_s + (left / rate if rate > 0 else Decimal(0))
-        since = f"it is crossed from {datetime.fromtimestamp(math.floor(at_s), UTC):%Y-%m-%dT%H:%M:%SZ}"
+        since = f"it is crossed from {_moment(policy.now_s + float(left / rate if rate > 0 else Decimal(0)))}"
     more = f"with {_money(line.spent)} spent that is {_money(over)} more than the {_money(line.ceiling)} {currency}"
     return f"{what}: {more} of {_A[line.kind]} by its end; {since}"
 
