@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebbtide.api import parse_pool, parse_service
+from ebbtide.api import parse_policy, parse_pool, parse_service
 from ebbtide.api.service import InferenceServiceSpec
 from ebbtide.errors import ConfigurationError
 from ebbtide.model.spec import (
@@ -16,13 +16,17 @@ from ebbtide.model.spec import (
     Billing,
     CapacityPrior,
     CapacityType,
+    CeilingKind,
     EngineSpec,
     EngineType,
+    Floor,
     InterruptionTaint,
     Mode,
     Objectives,
     Pause,
     PauseDirection,
+    PolicyScope,
+    PolicySpec,
     PoolSpec,
     Price,
     Provisioning,
@@ -32,12 +36,13 @@ from ebbtide.model.spec import (
     TargetRef,
     Tariff,
     TariffWindow,
+    TemporaryRaise,
     Toleration,
     VariantSpec,
 )
 from ebbtide.units import format_duration
 from tests.api.bad_objects import BUILT, PRICED, TO_ZERO, WINDOW
-from tests.api.samples import FULL_POOL, FULL_SERVICE, REMOVED, changed, pool, service
+from tests.api.samples import FULL_POLICY, FULL_POOL, FULL_SERVICE, REMOVED, changed, policy, pool, service
 
 
 def test_the_smallest_service():
@@ -272,3 +277,52 @@ def test_no_text_as_a_duration_does_more_than_be_refused(text):
         assert parse_service(service(("spec.objectives.timeToFirstToken", text))).objectives.ttft_s > 0
     except ConfigurationError as error:
         assert "spec.objectives.timeToFirstToken" in str(error)
+
+
+def test_the_smallest_policy():
+    assert parse_policy(policy(("metadata.uid", "u1"), ("metadata.generation", 3))) == PolicySpec(
+        name="team-a",
+        uid="u1",
+        generation=3,
+        currency="USD",
+        ceilings=((CeilingKind.DAY, Decimal("500")),),
+        namespaces=(),
+        match_labels=(),
+        scope=PolicyScope.MANAGED,
+        outage_reserve_s=900.0,
+        time_zone="UTC",
+        month_starts_on=1,
+        floor=Floor.KEEP_MIN,
+    )
+
+
+def test_a_policy_with_every_field():
+    parsed = parse_policy(FULL_POLICY)
+    assert parsed.ceilings == (
+        (CeilingKind.HOUR, Decimal("120")),
+        (CeilingKind.DAY, Decimal("1500.50")),
+        (CeilingKind.MONTH, Decimal("30000")),
+    )
+    assert (parsed.namespaces, parsed.match_labels) == (("team-a", "team-b"), (("tier", "gold"),))
+    amounts = tuple(zip(CeilingKind, (Decimal("20"), Decimal("300"), Decimal("1000")), strict=True))
+    assert parsed.temporary_raise == TemporaryRaise(amounts, 1798135200.0, "ada", "launch")
+    assert (parsed.floor, parsed.month_starts_on, parsed.outage_reserve_s) == (Floor.ALLOW_ZERO, 15, 600.0)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("spec.ceilings", {}, "CostPolicy team-a: spec.ceilings: {} is not allowed: needs one of perHour"),
+        ("spec.ceilings.perDay", "12 USD", 'CostPolicy team-a: spec.ceilings.perDay: "12 USD" is not allowed'),
+        ("spec.outageReserve", "soon", 'CostPolicy team-a: spec.outageReserve: "soon" is not allowed'),
+    ],
+)
+def test_a_policy_that_an_older_definition_let_through(path, value, said):
+    with pytest.raises(ConfigurationError) as raised:
+        parse_policy(policy((path, value)))
+    assert str(raised.value).startswith(said)
+
+
+def test_a_service_has_its_labels_sorted():
+    labelled = service(("metadata.labels", {"tier": "gold", "app": "chat"}))
+    assert parse_service(labelled).labels == (("app", "chat"), ("tier", "gold"))

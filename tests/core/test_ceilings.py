@@ -143,6 +143,22 @@ def test_others_pods_count_and_are_paid_first():
     assert world.policy().per_hour == 6 * 3
 
 
+def test_a_gpu_that_is_paid_for_anyway_costs_no_more_when_it_is_used():
+    """A static pool of 40 GPUs whose whole rate is 120 USD an hour, under a ceiling of 121."""
+    world = World([Member("chat", 150.0)], [policy(per_hour="121", scope=PolicyScope.ALL_GPU_PODS)])
+
+    def seen(state):
+        idle = 40 - len(world.members[0].born) - len(world.members[0].leaving)
+        paid = msgspec.structs.replace(state.policies[0], others=(Others("h100", 0, 0, idle),))
+        return msgspec.structs.replace(state, policies=(paid,))
+
+    world.seen = seen
+    world.run(600)
+    assert world.replicas()["chat"] >= 7
+    assert world.policy().per_hour == 120
+    assert world.policy().gave_way == ()
+
+
 @pytest.mark.parametrize(
     ("what", "said"),
     [

@@ -122,7 +122,7 @@ def test_idle_gpus_are_paid_by_a_policy_for_everything_and_by_no_other() -> None
     counts = [shown(NOON + s, node(NOON), holding("a", NOON + 1800, gpus=4), state=state) for s in (0, 1800, 3600)]
     everything = policy(per_day="1", scope=PolicyScope.ALL_GPU_PODS)
     assert spent(run(*counts, spec=everything)) == Decimal("28.80")
-    assert run(*counts, spec=everything).states()[0].others == (Others("h100", 0, 4),)
+    assert run(*counts, spec=everything).states()[0].others == (Others("h100", 0, 0, 4),)
     assert spent(run(*counts)) == Decimal("7.20")
 
 

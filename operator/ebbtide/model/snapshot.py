@@ -201,11 +201,16 @@ class Account(Spec, frozen=True):
 
 
 class Others(Spec, frozen=True):
-    """GPUs of one pool that a policy pays for and nobody of ours holds; `lasting` ones for longer than its reserve."""
+    """GPUs of one pool that a policy pays for and no service holds.
+
+    `lasting` are of others' pods that run for longer than the policy's reserve, `passing` of their other pods, `idle`
+    of nodes that are billed and that nobody holds.
+    """
 
     pool: str
     lasting: int
     passing: int
+    idle: int = 0
 
 
 class PolicyState(Spec, frozen=True):

@@ -58,7 +58,7 @@ class _Book:
     accounts: dict[Key, Decimal] = field(default_factory=dict)
     saved: Saved | None = None  # until what nobody watched is filled in
     rate: Decimal = _NOTHING
-    others: dict[str, tuple[int, int]] = field(default_factory=dict)
+    others: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # see `Others`
     settled: bool = False  # the ledger was asked
     fresh: bool = False  # nobody ever said what it had spent
     marks: dict[int, dict[Key, Decimal]] = field(default_factory=dict)  # what was spent by then, until it is settled
@@ -345,17 +345,17 @@ def _run(book: _Book, item: Holding, at_s: int, costs: _Costs) -> None:
     """It runs now: what it costs an hour, and whether it is somebody else's."""
     book.rate += item.gpus * costs.now(item.payer.pool, book.spec.currency, at_s)
     if not item.payer.service:
-        lasting, passing = book.others.get(item.payer.pool, (0, 0))
+        lasting, passing, idle = book.others.get(item.payer.pool, (0, 0, 0))
         lasts = at_s - item.begin_s >= book.spec.outage_reserve_s
         more = (item.gpus, 0) if lasts else (0, item.gpus)
-        book.others[item.payer.pool] = lasting + more[0], passing + more[1]
+        book.others[item.payer.pool] = lasting + more[0], passing + more[1], idle
 
 
 def _run_idle(book: _Book, pool: str, gpus: int, at_s: int, costs: _Costs) -> None:
-    """Idle GPUs may be taken by the next replica, which then costs nothing more: they are bound for the reserve."""
+    """They may be taken by the next replica, which then costs nothing more."""
     book.rate += gpus * costs.now(pool, book.spec.currency, at_s)
-    lasting, passing = book.others.get(pool, (0, 0))
-    book.others[pool] = lasting, passing + gpus
+    lasting, passing, idle = book.others.get(pool, (0, 0, 0))
+    book.others[pool] = lasting, passing, idle + gpus
 
 
 def _fill_in(book: _Book, at_s: int) -> None:

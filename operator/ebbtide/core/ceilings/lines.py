@@ -112,6 +112,8 @@ class PolicyDraft:
     cycle_s: float
     lines: list[Line] = field(default_factory=list)
     services: int = 0
+    idle: dict[str, int] = field(default_factory=dict)  # GPUs by pool that are paid for and that nobody holds
+    unclaimed: dict[str, int] = field(default_factory=dict)  # of these, while replicas are put on them
     unpriced: dict[str, int] = field(default_factory=dict)  # GPUs in use by pool, of which nobody knows the price
     wrong_currency: set[str] = field(default_factory=set)
     rate: Decimal = NOTHING  # of all that runs now, and of that, what may not be reduced
@@ -119,6 +121,10 @@ class PolicyDraft:
     wanted_rate: Decimal = NOTHING
     gave_way: dict[str, int] = field(default_factory=dict)
     raised: set[str] = field(default_factory=set)
+
+    def has_paid(self, pool: str, gpus: int) -> bool:
+        """Whether so many GPUs of the pool are paid for anyway: a replica on them takes nothing."""
+        return self.unclaimed.get(pool, 0) >= gpus
 
     @property
     def reserve_s(self) -> int:

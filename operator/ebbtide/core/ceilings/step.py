@@ -88,7 +88,8 @@ def _bind_others(policy: PolicyDraft, cycle: Cycle) -> None:
     """What nobody of ours holds: others' pods, idle GPUs."""
     for item in policy.state.others:
         pool = cycle.pools.get(item.pool)
-        tariff, gpus = money.tariff_of(pool, policy.state.spec.currency), item.lasting + item.passing
+        tariff, gpus = money.tariff_of(pool, policy.state.spec.currency), item.lasting + item.passing + item.idle
+        policy.idle[item.pool] = policy.unclaimed[item.pool] = item.idle
         if tariff is None:
             _unpriced(policy, item.pool, gpus, pool is not None and pool.price is not None)
             continue
@@ -98,11 +99,11 @@ def _bind_others(policy: PolicyDraft, cycle: Cycle) -> None:
         policy.wanted_rate += gpus * now
         for line in policy.lines:
             line.bound += item.lasting * line.takes(tariff, line.end_s - policy.now_s)
-            line.bound += item.passing * line.takes(tariff, policy.reserve_s)
+            line.bound += (item.passing + item.idle) * line.takes(tariff, policy.reserve_s)
 
 
 def _bind(stake: Stake, known: _Known) -> None:
-    """Add a service's replicas to the lines of its policies."""
+    """Add a service's replicas to the lines of its policies; one that is raised onto a paid GPU takes nothing."""
     for policy in stake.policies:
         policy.services += 1
         for part in stake.parts:
@@ -117,12 +118,16 @@ def _bind(stake: Stake, known: _Known) -> None:
             policy.rate += holds * now
             policy.fixed_rate += (part.fixed - part.missing + part.leaving + part.terminating) * now
             policy.wanted_rate += max(part.variant.wanted, part.fixed) * now
+            paid = 0
+            while paid < part.raised and policy.has_paid(part.variant.spec.pool, part.gpus):
+                policy.unclaimed[part.variant.spec.pool] -= part.gpus
+                paid += 1
             for line in policy.lines:
                 keep, rise = _takes(line, tariff, part)
                 line.bound += part.fixed * part.gpus * line.takes(tariff, line.end_s - policy.now_s)
                 line.bound += (part.leaving + part.terminating) * part.gpus * line.takes(tariff, exit_s(part.variant))
                 line.kept += (part.floor + part.kept) * keep
-                line.raised += part.raised * rise
+                line.raised += (part.raised - paid) * rise
 
 
 def _takes(line: Line, tariff: Tariff, part: Part) -> tuple[Decimal, Decimal]:
@@ -163,9 +168,17 @@ def _decide(stakes: Iterable[Stake], known: _Known) -> None:
         line.left = line.ceiling - line.spent - line.bound
         line.free = line.left - line.kept
     claims.sort(key=lambda claim: claim.order)
+    _unclaim(claims)
     rising = [claim for claim in claims if _stands(claim, known)]
+    _unclaim(claims)
     for claim in rising:
         _rises(claim, known)
+
+
+def _unclaim(claims: Iterable[_Claim]) -> None:
+    """Nobody is on the GPUs that are paid for anyway yet."""
+    for policy in {id(policy): policy for claim in claims for policy in claim.stake.policies}.values():
+        policy.unclaimed = dict(policy.idle)
 
 
 def _tight(stake: Stake) -> list[Line]:
@@ -197,6 +210,7 @@ def _stands(claim: _Claim, known: _Known) -> bool:
             return False
     for line, keep, _ in needs:
         line.left -= keep
+    _claim_paid(claim)
     return claim.rises
 
 
@@ -210,12 +224,23 @@ def _rises(claim: _Claim, known: _Known) -> None:
             return
     for line, keep, _ in needs:
         line.free -= keep
+    _claim_paid(claim)
+
+
+def _claim_paid(claim: _Claim) -> None:
+    """The replica is put on GPUs that its policies pay for anyway, where there are any."""
+    pool, gpus = claim.part.variant.spec.pool, claim.part.gpus
+    for policy in claim.stake.policies:
+        if claim.rises and policy.has_paid(pool, gpus):
+            policy.unclaimed[pool] -= gpus
 
 
 def _needs(claim: _Claim, known: _Known) -> Iterable[tuple[Line, Decimal, Decimal]]:
     for line in _tight(claim.stake):
         tariff = tariff_for(claim.part, line.policy, known)
-        if tariff is not None:
+        if claim.rises and line.policy.has_paid(claim.part.variant.spec.pool, claim.part.gpus):
+            yield line, money.NOTHING, money.NOTHING
+        elif tariff is not None:
             yield (line, *_takes(line, tariff, claim.part))
 
 
