@@ -209,6 +209,20 @@ def test_a_system_that_our_own_simulator_does_not_have_is_refused(refused) -> No
     assert said.startswith("simulator ebbtide has no meta-llama/Meta-Llama-3.1-8B on 1 x tpu; models of 8B run on 1")
 
 
+@pytest.mark.parametrize(
+    ("option", "objectives"),
+    [
+        ("--ttft-ms", "first token in 1 ms, gap of 50 ms"),
+        ("--itl-ms", "first token in 500 ms, gap of 1 ms"),
+    ],
+)
+def test_objectives_that_no_idle_replica_meets_are_refused(refused, option: str, objectives: str) -> None:
+    assert refused(option, "1") == (
+        f"case good: {objectives}: 100 % of the requests miss that even alone on an idle replica, less than 50 % is "
+        "allowed: raise --ttft-ms or --itl-ms, or take a faster replica"
+    )
+
+
 @pytest.mark.slow
 def test_a_trace_that_needs_more_replicas_than_allowed_is_refused(refused) -> None:
     said = refused("--scale", "20", "--max-replicas", "3")

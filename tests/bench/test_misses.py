@@ -108,6 +108,20 @@ def test_the_table_is_measured_also_where_the_target_cannot_be_bought() -> None:
     assert 0.3 < table.loads[0] / carried(1) < 1.0  # measured around what a replica carries, not at crumbs
 
 
+@pytest.mark.parametrize("p0", [0.5, 0.963, 1.0])
+def test_objectives_that_most_requests_miss_on_idle_replicas_are_refused_before_anything_is_measured(p0: float) -> None:
+    asked: list[Any] = []
+
+    def each(run: Callable[[Any], Any], settings: Iterable[Any]) -> list[Any]:
+        asked.extend(settings)
+        return []
+
+    said = f"first token in 1000 ms, gap of 50 ms: {100 * p0:.3g} % of the requests miss that even alone on an idle"
+    with pytest.raises(ConfigurationError, match=said):
+        measure_misses(Analytic(p0=p0), CASE, SOURCE, seed=1, p0=p0, each=each)
+    assert asked == []
+
+
 @pytest.mark.parametrize(
     ("story", "worth", "weights"),
     [

@@ -121,11 +121,13 @@ def measure_misses(
 ) -> MissTable:
     """Measure the table with fleets of 1 to 16 replicas at 0.4 to 1.5 times what one carries at the case's attainment.
 
-    Where `p0`, the share that cannot be bought, is over half of what is allowed, twice p0 counts as allowed. Traffic
-    is contiguous blocks of `source` at one rate in every minute; `each` is `map`, or one that runs side by side. Chance
-    is taken out where it contradicts what must hold: more load never misses less, and more replicas at the same load
-    per replica never miss more.
+    Where `p0`, the share that cannot be bought, is over half of what is allowed, twice p0 counts as allowed; where
+    that is everything nothing can be told from load, and a ConfigurationError says so. Traffic is contiguous blocks of
+    `source` at one rate in every minute; `each` is `map`, or one that runs side by side. Chance is taken out where it
+    contradicts what must hold: more load never misses less, and more replicas at the same load per replica never miss
+    more.
     """
+    _require_reachable(case, p0)
     fleets = sorted({n for n in FLEETS if n < case.max_replicas} | {min(case.max_replicas, FLEETS[-1])})
 
     def run(setting: tuple[int, float]) -> tuple[int, int]:
@@ -257,6 +259,15 @@ def _first_guess(case: Case, source: Sequence[Request]) -> float:
 def _require_some(case: Case, requests: Sequence[Request]) -> None:
     if not requests:
         raise ConfigurationError(f"case {case.name}: no requests to measure with")
+
+
+def _require_reachable(case: Case, p0: float) -> None:
+    if 2 * p0 >= 1.0:
+        objectives = f"first token in {1000 * case.ttft_s:g} ms, gap of {1000 * case.itl_s:g} ms"
+        raise ConfigurationError(
+            f"case {case.name}: {objectives}: {100 * p0:.3g} % of the requests miss that even alone on an idle "
+            "replica, less than 50 % is allowed: raise --ttft-ms or --itl-ms, or take a faster replica"
+        )
 
 
 def _fleet(case: Case, n: int) -> Case:
