@@ -35,7 +35,7 @@ def test_a_trace_of_requests_is_scored_as_it_is(span) -> None:
     load = load_of(whole, 1.0, 1, seed=7)
     assert load.requests == whole.requests, "the same for every seed"
     assert whole.peak_per_s == pytest.approx(1.0)
-    assert whole.begin_per_s == pytest.approx(1.0)
+    assert whole.begin_per_s(100.0) == pytest.approx(1.0)
 
 
 def test_what_comes_before_training_ends_is_history_with_times_before_zero(span) -> None:
@@ -56,7 +56,7 @@ def test_the_last_of_training_is_what_ebbtide_has_run_before(span) -> None:
     part = span("hour.jsonl", "--train-until", "20m", "--lead-in", "15m")
     before = part.lead_in
     assert before is not None
-    assert (before.length_s, before.begin_per_s, before.lead_in) == (900.0, 1.0, None)
+    assert (before.length_s, before.begin_per_s(100.0), before.lead_in) == (900.0, 1.0, None)
     load = load_of(before, 1.0, 1, seed=-1)
     assert load.requests[0] == Request(0, 0.0, 10, 5) and load.requests[-1].arrival_s == 899.0
     assert {one.prompt_tokens for one in load.requests} == {10, 11}, "what is scored is not in it"
@@ -113,7 +113,7 @@ def test_rates_are_played_with_given_lengths_and_seeds_differ(span) -> None:
     assert part.format == "rate"
     assert part.expected == pytest.approx(3600 * (25 + 26), rel=0.01)
     assert part.peak_per_s == pytest.approx(26.0)
-    assert part.begin_per_s == pytest.approx(25.0)
+    assert part.begin_per_s(100.0) == pytest.approx(25.0)
     assert len(part.training) == 1440
     assert part.training[0].start_s == -86_400.0
     assert part.training[-1].requests == pytest.approx(60 * 24)
@@ -122,6 +122,30 @@ def test_rates_are_played_with_given_lengths_and_seeds_differ(span) -> None:
     assert len(first) == pytest.approx(0.1 * part.expected, rel=0.05)
     assert first != second
     assert {(one.prompt_tokens, one.output_tokens) for one in first} == {(100, 20)}
+
+
+@pytest.mark.parametrize(
+    ("story", "startup_s", "per_s"),
+    [
+        ("a start-up within the first tooth", 60.0, 9.0),
+        ("a whole tooth is its mean, wherever a single second of it stands", 120.0, 8.0),
+        ("a tooth and a half", 180.0, 8.0 + 1.0 / 3.0),
+        ("no longer than the trace", 7200.0, 8.0),
+    ],
+)
+def test_a_fleet_begins_in_balance_with_the_mean_rate_of_the_first_start_up(
+    tmp_path: Path, story: str, startup_s: float, per_s: float
+) -> None:
+    teeth = "".join(f"{120 * i},10\n{120 * i + 119.999},6\n" for i in range(30))
+    (tmp_path / "saw.csv").write_text(f"t_s,rps\n{teeth}")
+    with CliRunner().isolation():
+        context = replay.make_context("replay", ["--trace", str(tmp_path / "saw.csv"), *LENGTHS])
+    assert span_of(ask(context.params)).begin_per_s(startup_s) == pytest.approx(per_s, rel=1e-3), story
+
+
+def test_of_requests_at_least_five_minutes_count_and_a_longer_start_up_counts_whole(span) -> None:
+    late = Span(**{**vars(span("hour.jsonl")), "requests": tuple(Request(i, 240.0 + i, 10, 5) for i in range(360))})
+    assert [late.begin_per_s(startup_s) for startup_s in (60.0, 300.0, 600.0)] == [0.2, 0.2, 0.6]
 
 
 @pytest.mark.parametrize(("factor", "count"), [(1.0, 400), (3.0, 1200), (0.25, 100), (2.5, 1000)])

@@ -9,6 +9,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import msgspec
 
@@ -56,13 +57,18 @@ class Span:
         width = min(_PEAK_MINUTES, len(rates))
         return max(sum(rates[i : i + width]) for i in range(len(rates) - width + 1)) / width
 
-    @property
-    def begin_per_s(self) -> float:
-        """Requests per second in its first five minutes, with which a fleet is in balance when it begins."""
-        length_s = min(_START_S, self.length_s)
+    def begin_per_s(self, startup_s: float) -> float:
+        """Requests per second, on average, until a replica that is ordered at the first second is ready.
+
+        A fleet begins in balance with them. Where requests are counted one by one it is at least five minutes: fewer
+        are chance.
+        """
         if self.curve is None:
+            length_s = min(max(_START_S, startup_s), self.length_s)
             return sum(request.arrival_s < length_s for request in self.requests) / length_s
-        return self.curve.rate(length_s / 2)
+        length_s = min(startup_s, self.length_s)
+        points = traffic.span(self.curve, 0.0, length_s).points
+        return sum((t1 - t0) * (r0 + r1) / 2 for (t0, r0), (t1, r1) in pairwise(points)) / length_s
 
     @property
     def expected(self) -> float:

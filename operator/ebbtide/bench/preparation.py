@@ -51,9 +51,9 @@ def prepare(question: Question, span: Span, runner: Runner, name: str) -> Stage:
         factor = question.peak_replicas * carried / span.peak_per_s
     _require_memory(question, factor * max(span.expected, span.lead_in.expected if span.lead_in else 0.0))
     need = factor * span.peak_per_s / one
-    case = _bounded(question, case, need, factor * span.begin_per_s / one)
+    case = _bounded(question, case, need, factor * span.begin_per_s(case.startup_s[0]) / one)
     if (before := span.lead_in) is not None:
-        began = LeadIn(before.length_s, _start(case, factor * before.begin_per_s / one))
+        began = LeadIn(before.length_s, _start(case, factor * before.begin_per_s(case.startup_s[0]) / one))
         case = msgspec.structs.replace(case, lead_in=began)
     case = _believed(question, case, span, one, table.capacity(1, missable) or one)
     requests, loads = [], []
