@@ -24,7 +24,7 @@ from pathlib import Path
 from benchmarks import robustness
 from ebbtide.bench.question import ABLATIONS
 from ebbtide.bench.report import ATTAINMENT_PICTURE, TIME_PICTURE
-from ebbtide.bench.results import ABLATION, PolicyResult, Results, read
+from ebbtide.bench.results import ABLATION, HELD, PolicyResult, Results, read
 from ebbtide.bench.run import EBBTIDE
 from ebbtide.bench.traffic import Rate
 from ebbtide.cli.bench import INTERRUPTED, STRONGEST
@@ -375,7 +375,8 @@ def _case(case: Case, results: Results, pictures: Path) -> str:
         cost = "not reached" if one.cost_at_target is None else f"{one.cost_at_target:.2f}"
         over = "" if one.over_clairvoyant is None else f"{one.over_clairvoyant:.3f}"
         captured = "" if one.captured is None else f"{one.captured:.2f}"
-        rows.append(f"| {one.name} | {cost} | {over} | {captured} |")
+        held = f" ({one.note.partition(';')[0]})" if one.tuning == HELD else ""
+        rows.append(f"| {one.name}{held} | {cost} | {over} | {captured} |")
     agreement = ""
     if results.agreement is not None and results.agreement.same_order_by_cost is not None:
         agreement = (

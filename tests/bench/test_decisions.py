@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+import msgspec
 import pytest
 from benchmarks import decisions, robustness
 
@@ -67,6 +68,13 @@ def test_the_page_has_a_row_a_case_its_losses_and_pictures(tmp_path: Path, trace
     assert "![replicas over time](page/collapse-replicas.svg)" in page
     assert (tmp_path / "docs" / "page" / "collapse-replicas.svg").exists()
     assert "clairvoyant is" not in page
+
+
+def test_a_rival_that_had_nothing_to_go_by_is_marked_and_beaten_by_nobody(tmp_path: Path, traces: Path) -> None:
+    idle = msgspec.structs.replace(CHEAPER, name="schedule", tuning="held", note="held: no same hour before; measured")
+    _, page = main(tmp_path, traces, "--quick", call=lambda typed: pretended(typed, [], EBBTIDE, DEARER, idle))
+    assert "| schedule (held: no same hour before) | 11.00 |" in page
+    assert "Losses\n\nNone." in page
 
 
 def test_a_case_without_its_trace_is_skipped_and_the_page_says_so(tmp_path: Path, traces: Path) -> None:

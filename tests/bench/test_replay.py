@@ -61,6 +61,14 @@ def test_hindsight_searches_the_knob_until_the_target_lies_between_two_settings(
     assert peak["cost_at_target"] <= cheap
 
 
+def test_a_schedule_that_saw_no_such_hour_is_run_once_and_is_nobody_to_win_against(done: Folder) -> None:
+    schedule = by_name(done.results())["schedule"]
+    assert (schedule["tuning"], {run["knob"] for run in schedule["runs"]}) == ("held", {1.0})
+    report = (done.out / "report.md").read_text()
+    assert "**schedule** (multiple of the same hour's maximum = 1): held: no training; " in report
+    assert "schedule wins" not in report
+
+
 def test_the_fleet_of_one_size_is_a_whole_number_that_was_replayed(done: Folder) -> None:
     static = by_name(done.results())["static-hindsight"]
     enough = [run for run in static["runs"] if run["attainment"] >= 0.99]

@@ -24,6 +24,7 @@ from ebbtide.bench.results import (
     BOUND,
     DEFAULT,
     FROZEN,
+    HELD,
     HINDSIGHT,
     PUBLISHED,
     Agreement,
@@ -169,9 +170,10 @@ def _asking(
     question: Question, stage: Stage, runner: Runner, name: str, frozen: dict[str, float]
 ) -> Callable[[], Found]:
     measure, knob = _policy(stage, runner, name), None if name == EBBTIDE else ALL[name].knob
-    if knob is None or question.tune == HINDSIGHT:
+    held = knob is not None and _held(stage, name)
+    if knob is None or (question.tune == HINDSIGHT and not held):
         return lambda: search(knob, question.attainment, measure)
-    setting = knob.published if question.tune == PUBLISHED else frozen[name]
+    setting = knob.published if held or question.tune == PUBLISHED else frozen[name]
     return lambda: found([Trial(setting, tuple(measure(setting)))], question.attainment, knob.log)
 
 
@@ -262,11 +264,11 @@ def _all(runner: Runner, asked: dict[str, Callable[[], Found]]) -> dict[str, Fou
 
 def _row(question: Question, stage: Stage, name: str, answers: dict[str, Found]) -> PolicyResult:
     target, answer = question.attainment, answers[name]
-    knob, note = _about(stage, name)
+    (knob, note), held = _about(stage, name), _held(stage, name)
     cost = _cost(name, answer, target)
     return PolicyResult(
         name=name,
-        tuning=_tuning(question, name, knob),
+        tuning=HELD if held else _tuning(question, name, knob),
         reached=cost is not None,
         cost_at_target=cost,
         interval=(cost, cost) if name in WHOLE_FLEETS and cost is not None else answer.interval,
@@ -275,7 +277,7 @@ def _row(question: Question, stage: Stage, name: str, answers: dict[str, Found])
         knob=None if knob is None else _setting(question, name, knob, answer),
         knob_name=None if knob is None else knob.name,
         versus=_versus(name, answers, target),
-        note=note,
+        note=f"{held}; {note}" if held else note,
         runs=tuple(
             Run.of(trial.knob, load.seed, one)
             for trial in answer.trials
@@ -306,6 +308,14 @@ def _about(stage: Stage, name: str) -> tuple[Knob | None, str]:
     if name == STATIC:
         return _fleet_knob(stage), "the fleet of one size that meets the target, chosen by who knows the span"
     return ALL[name].knob, ALL[name].note
+
+
+def _held(stage: Stage, name: str) -> str:
+    """Why the rival has nothing to go by in all of the span; empty where it acts."""
+    rival = ALL.get(name)
+    if rival is None or rival.held is None:
+        return ""
+    return rival.held(stage.case, stage.span.training, stage.span.length_s)
 
 
 def _tuning(question: Question, name: str, knob: Knob | None) -> str:

@@ -95,9 +95,14 @@ class Knob(msgspec.Struct, frozen=True):
 
 
 class Rival(msgspec.Struct, frozen=True):
-    """One rival: how to make it for a case and a knob (0.0 where it has none), and how it stands in for what lacks."""
+    """One rival: how to make it for a case and a knob (0.0 where it has none), and how it stands in for what lacks.
+
+    `held`, asked with the case, the minutes of training and the seconds of the scored span, says why at any
+    setting it keeps the fleet that it begins with; empty: it acts.
+    """
 
     name: str
     knob: Knob | None
     make: Callable[[Case, float], Policy]
     note: str = ""
+    held: Callable[[Case, Sequence[Minute], float], str] | None = None

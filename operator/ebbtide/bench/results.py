@@ -15,6 +15,7 @@ from ebbtide.errors import ConfigurationError
 
 HINDSIGHT, FROZEN, PUBLISHED = "hindsight", "frozen", "published"
 DEFAULT = "default"  # there is nothing to tune
+HELD = "held"  # it had nothing to go by and kept the fleet that it began with: the note says why
 BOUND = "bound"  # no policy: it knows the future
 ABLATION = "ablation"  # Ebbtide without one of its parts
 
@@ -91,8 +92,8 @@ class PolicyResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_rival(self) -> bool:
-        """Whether it can win or lose: no bound, and neither Ebbtide nor a part of it."""
-        return self.tuning not in (BOUND, ABLATION, DEFAULT)
+        """Whether it can win or lose: no bound, neither Ebbtide nor a part of it, and not held throughout."""
+        return self.tuning not in (BOUND, ABLATION, DEFAULT, HELD)
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):

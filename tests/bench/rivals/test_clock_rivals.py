@@ -6,7 +6,7 @@ from ebbtide.bench.case import Carries
 from ebbtide.bench.policy import Minute
 from ebbtide.bench.rivals.forecast import Forecast
 from ebbtide.bench.rivals.pastload import PastLoad
-from ebbtide.bench.rivals.schedule import Schedule
+from ebbtide.bench.rivals.schedule import Schedule, held
 from ebbtide.bench.rivals.static import StaticMean, StaticPeak
 from tests.bench.rivals.scenes import case, minutes, seen
 
@@ -111,6 +111,34 @@ def test_the_schedule_learns_the_days_it_runs():
     policy, history = Schedule(case(max_replicas=40), 0.5), minutes(doubled, -DAY_S, DAY_S)
     assert policy.decide(seen(3600.0 * 10, history=minutes(daily, -DAY_S, 0))) == 20
     assert policy.decide(seen(DAY_S + 3600.0 * 10, history=history)) == 40
+
+
+@pytest.mark.parametrize(
+    ("story", "training", "length_h", "why"),
+    [
+        ("no training at all", (0, 0), 1, "held: no training"),
+        ("training in which nothing came", (-48, -36), 1, "held: no training"),
+        ("twelve minutes before an hour", (-0.2, 0), 1, "held: no same hour before"),
+        ("twelve hours before two", (-12, 0), 2, "held: no same hour before"),
+        ("from the twelfth hour on it was seen", (-12, 0), 13, ""),
+        ("the last start-up looks into the next hour", (-22, 0), 1.99, ""),
+        ("a day", (-24, 0), 1, ""),
+        ("yesterday at this hour, and then a gap", (-25, -20), 1, ""),
+        ("eight days ago is forgotten", (-193, -190), 1, "held: no same hour before"),
+        ("the second day has what it ran on the first", (-0.2, 0), 25, ""),
+    ],
+)
+def test_a_schedule_that_saw_no_such_hour_says_that_it_holds_and_does(story, training, length_h, why):
+    begin_s, end_s = (int(3600 * at_h) for at_h in training)
+    rate = 0.0 if end_s == -36 * 3600 else 5.0
+    history, length_s = minutes(lambda t: rate, begin_s, end_s), 3600.0 * length_h
+    assert held(case(), history, length_s) == why, story
+    policy, lived = Schedule(case(), 1.0), minutes(lambda t: 5.0, 0, int(length_s))
+    said = [
+        policy.decide(seen(float(at_s), history=[*history, *lived[: at_s // 60]]))
+        for at_s in range(0, int(length_s), 60)
+    ]
+    assert any(wanted is not None for wanted in said) == (not why), story
 
 
 @pytest.mark.parametrize("policy", [Schedule, Forecast, StaticMean])

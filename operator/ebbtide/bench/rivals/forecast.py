@@ -9,7 +9,7 @@ minutes afterwards. Yesterday 10 requests/s at this hour and 8 in the hour befor
 from ebbtide.bench.case import Case
 from ebbtide.bench.policy import Knob, Observation, Rival
 from ebbtide.bench.rivals.parts import Window, bounded, ceil_of
-from ebbtide.bench.rivals.pastload import DAY_HOURS, HOUR_S, NOTE, PastLoad, replicas_for
+from ebbtide.bench.rivals.pastload import DAY_HOURS, HOUR_S, NOTE, PastLoad, replicas_for, untrained
 
 PATCH_S = 300.0
 FURTHEST = 2.0
@@ -62,5 +62,6 @@ RIVALS = (
         Knob("multiple of the forecast", 1.0, 0.02, 10.0, log=True),
         Forecast,
         f"our own version of a published scheme; {NOTE}; holds without training",
+        untrained,
     ),
 )

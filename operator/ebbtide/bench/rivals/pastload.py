@@ -26,6 +26,11 @@ def replicas_for(case: Case, per_s: float, peak_per_s: float) -> float:
     return per_s / peak_per_s * case.max_replicas
 
 
+def untrained(case: Case, training: Sequence[Minute], length_s: float) -> str:
+    """Why who plans by the clock holds throughout; empty where training saw any request."""
+    return "" if any(minute.requests > 0.0 for minute in training) else "held: no training"
+
+
 class PastLoad:
     """Requests per second of past quarters of an hour, taken in minute by minute."""
 

@@ -10,7 +10,7 @@ training static-mean has nothing to go by and holds.
 from ebbtide.bench.case import Case
 from ebbtide.bench.policy import Knob, Observation, Rival
 from ebbtide.bench.rivals.parts import bounded, ceil_of
-from ebbtide.bench.rivals.pastload import NOTE, PastLoad, replicas_for
+from ebbtide.bench.rivals.pastload import NOTE, PastLoad, replicas_for, untrained
 
 HEADROOM = 1.3
 
@@ -68,5 +68,6 @@ RIVALS = (
         Knob("headroom over the mean", HEADROOM, 0.02, 20.0, log=True),
         StaticMean,
         f"{NOTE}; holds without training",
+        untrained,
     ),
 )
