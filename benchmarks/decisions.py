@@ -311,20 +311,22 @@ def _summary(shown: Sequence[Done]) -> str:
 
 
 def _losses(shown: Sequence[Done]) -> str:
-    lines = [
-        f"- {one.case.name}: {-rival.versus.saving:.1%} dearer than {rival.name} at {rival.versus.attainment:.2%}."
+    """Targets that are missed first; then who is cheaper, also where neither reaches the target."""
+    lines = []
+    for one in shown:
+        own = None if one.results is None else one.results.policy(EBBTIDE)
+        if own is not None and not own.reached:
+            reach = [rival.name for rival in rivals(one.results) if rival.reached] if one.results else []
+            who = f"reached by {', '.join(reach)}" if reach else "no rival reaches it either"
+            lines.append(f"- {one.case.name}: Ebbtide does not reach the target; {who}.")
+    lines += [
+        f"- {one.case.name}: {-rival.versus.saving:.1%} dearer than {rival.name} at {rival.versus.attainment:.2%}"
+        f"{'.' if rival.reached else ', where neither reaches the target.'}"
         for one in shown
         if one.results is not None
         for rival in rivals(one.results)
         if rival.versus is not None and rival.versus.saving < 0
     ]
-    for one in shown:
-        own = None if one.results is None else one.results.policy(EBBTIDE)
-        if own is not None and not own.reached:
-            reach = [rival.name for rival in rivals(one.results) if rival.reached] if one.results else []
-            lines.append(
-                f"- {one.case.name}: Ebbtide does not reach the target; {', '.join(reach) or 'no rival'} does."
-            )
     return "## Losses\n\n" + ("\n".join(lines) or "None.") if shown else ""
 
 

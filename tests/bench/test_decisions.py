@@ -77,6 +77,21 @@ def test_a_rival_that_had_nothing_to_go_by_is_marked_and_beaten_by_nobody(tmp_pa
     assert "Losses\n\nNone." in page
 
 
+def test_a_target_that_is_missed_is_the_first_of_the_losses_and_costs_below_it_are_said_to_be(
+    tmp_path: Path, traces: Path
+) -> None:
+    own = policy("ebbtide", None, [run(0.0, 12.0, 0.97)], tuning="default")
+    beside = policy("hpa-queue", None, [run(0.5, 9.0, 0.96)], (0.96, 9.0, 11.7))
+    _, page = main(tmp_path, traces, "--quick", call=lambda typed: pretended(typed, [], own, beside))
+    losses = page[page.index("## Losses") :].splitlines()[2:6]
+    assert losses == [
+        "- conversation-quick: Ebbtide does not reach the target; no rival reaches it either.",
+        "- collapse: Ebbtide does not reach the target; no rival reaches it either.",
+        "- conversation-quick: 30.0% dearer than hpa-queue at 96.00%, where neither reaches the target.",
+        "- collapse: 30.0% dearer than hpa-queue at 96.00%, where neither reaches the target.",
+    ]
+
+
 def test_a_case_without_its_trace_is_skipped_and_the_page_says_so(tmp_path: Path, traces: Path) -> None:
     (traces / "azure2023_conv.csv").unlink()
     calls: list[list[str]] = []

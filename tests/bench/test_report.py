@@ -34,7 +34,19 @@ def test_without_a_loss_the_nearest_rival_is_named() -> None:
 
 def test_a_target_that_ebbtide_misses_is_said() -> None:
     own = policy("ebbtide", None, [run(0.0, 9.0, 0.98)], tuning="default")
-    assert "**Ebbtide does not reach the target**: 98.000% where 99 % is asked." in report(results(own, DEARER))
+    page = report(results(own, DEARER))
+    assert "**Ebbtide does not reach the target**: 98.000% where 99 % is asked.\n\nRivals that reach it: sched" in page
+
+
+def test_where_nobody_reaches_the_target_costs_are_a_row_of_the_table_and_no_verdict() -> None:
+    own = policy("ebbtide", None, [run(0.0, 9.0, 0.03)], tuning="default")
+    beside = policy("slo-law", None, [run(0.5, 3.0, 0.0002)], (0.0002, 3.0, 8.8))
+    page = report(results(own, beside))
+    verdict = page[page.index("The columns from") : page.index("## Against Ebbtide")]
+    assert "**Ebbtide does not reach the target**: 3.000% where 99 % is asked.\n\nNo rival reaches it." in verdict
+    assert "wins" not in page
+    assert "cheaper" not in verdict
+    assert "| slo-law | 0.02% | 3.00 | 8.80 | -193.3% |" in page
 
 
 def test_policies_stand_in_the_order_of_their_cost_and_those_that_do_not_reach_the_target_last() -> None:

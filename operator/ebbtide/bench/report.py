@@ -148,25 +148,24 @@ def _ebbtide(results: Results) -> PolicyResult | None:
 
 
 def _verdict(results: Results) -> str:
-    """Losses first; then where the target is not reached; then the rest."""
+    """A target that is not reached, and then nothing of costs; losses; the rest."""
     own = _ebbtide(results)
     if own is None:
         return ""
     rivals = [one for one in results.policies if one.is_rival]
-    lost = [(one, one.versus) for one in rivals if one.versus and one.versus.saving < -_A_TIE]
-    lines = [
-        f"**{one.name} wins here**: Ebbtide is {-versus.saving:.1%} dearer at {versus.attainment:.2%}."
-        for one, versus in sorted(lost, key=lambda pair: pair[1].saving)
-    ]
     if not own.reached:
         attained, target = _mean([run.attainment for run in own.runs]), results.case.replica.attainment
-        lines.append(f"**Ebbtide does not reach the target**: {attained:.3%} where {_percent(target)} is asked.")
         reach = [one.name for one in rivals if one.reached]
-        lines.append(f"Rivals that reach it: {', '.join(reach)}." if reach else "No rival reaches it.")
-    compared = [(one, one.versus) for one in rivals if one.versus is not None]
-    if not lost and compared:
-        best = min(compared, key=lambda pair: pair[1].saving)[0]
-        lines.append(f"No rival is cheaper at equal attainment; the nearest is {best.name}.")
+        who = f"Rivals that reach it: {', '.join(reach)}." if reach else "No rival reaches it."
+        return f"**Ebbtide does not reach the target**: {attained:.3%} where {_percent(target)} is asked.\n\n{who}"
+    compared = sorted((one.versus.saving, one.name, one.versus) for one in rivals if one.versus is not None)
+    lines = [
+        f"**{name} wins here**: Ebbtide is {-saving:.1%} dearer at {versus.attainment:.2%}."
+        for saving, name, versus in compared
+        if saving < -_A_TIE
+    ]
+    if not lines and compared:
+        lines.append(f"No rival is cheaper at equal attainment; the nearest is {compared[0][1]}.")
     return "\n\n".join(lines)
 
 
