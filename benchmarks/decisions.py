@@ -383,7 +383,7 @@ def _case(case: Case, results: Results, pictures: Path) -> str:
     if results.agreement is not None and results.agreement.same_order_by_cost is not None:
         agreement = (
             f"\n\nSimulator `{results.agreement.simulator}` puts {results.agreement.same_order_by_cost:.0%} of the "
-            "pairs of policies in the same order by cost."
+            "pairs of policies in the same order by the bills of these settings, whatever they attain there."
         )
     return (
         f"## {case.name}\n\n{case.what[0].upper()}{case.what[1:]}. {traffic.requests[0]:,} requests in "

@@ -77,12 +77,20 @@ def test_seeds_that_gave_the_same_are_said_to_have() -> None:
     assert "seeds 1, 2;" in report(results(other))
 
 
-def test_the_other_simulator_is_a_table_with_ranks() -> None:
-    row = Compared(name="schedule", knob=1.0, cost=14.0, attainment=0.99, other_cost=16.0, other_attainment=0.97)
-    there = Agreement(simulator="ebbtide", policies=(row,), same_order_by_cost=0.75, same_order_by_attainment=None)
+def test_the_other_simulator_is_a_table_with_differences_and_both_orders() -> None:
+    first = Compared(name="schedule", knob=1.0, cost=14.0, attainment=0.99, other_cost=16.1, other_attainment=0.97)
+    second = Compared(name="ebbtide", knob=0.0, cost=12.0, attainment=0.98, other_cost=18.0, other_attainment=0.985)
+    there = Agreement(
+        simulator="ebbtide", policies=(first, second), same_order_by_cost=0.0, same_order_by_attainment=None
+    )
     page = report(results(EBBTIDE, agreement=there))
-    assert "| schedule | 1 | 14.00 | 16.00 | 99.00% | 97.00% |" in page
-    assert "75 % stand in the same order by cost and none (too few) by attainment" in page
+    assert "| schedule | 1 | 14.00 | 16.10 | +15.0% | 99.00% | 97.00% | -2.00 |" in page
+    assert (
+        "0 % of the pairs stand in the same order by bill, the cheapest first: here ebbtide, schedule; there " in page
+    )
+    assert "none (too few) by attainment, the highest first: here schedule, ebbtide; there ebbtide, schedule." in page
+    assert "they are no costs at equal attainment" in page
+    assert "carry over" not in page
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,14 @@
 """Writes report.md from results.json: who pays what for the same attainment, losses of Ebbtide's first of all.
 
-Words and tables only, nothing is computed here that results.json does not hold.
+Words and tables only, nothing is told here that results.json does not hold.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ebbtide.bench.ablations import WHOLE
 from ebbtide.bench.case import Case
 from ebbtide.bench.pictures import pooled
-from ebbtide.bench.results import ABLATION, PolicyResult, Results, Run, Versus
+from ebbtide.bench.results import ABLATION, Agreement, Compared, PolicyResult, Results, Run, Versus
 from ebbtide.bench.run import EBBTIDE
 from ebbtide.units import format_duration
 
@@ -228,18 +228,27 @@ def _agreement(results: Results) -> str:
     if found is None:
         return ""
     rows = [
-        f"## The same in simulator `{found.simulator}`",
-        "| policy | setting | cost here | there | attained here | there |\n|---|---:|---:|---:|---:|---:|\n"
-        + "\n".join(
-            f"| {one.name} | {one.knob:.4g} | {one.cost:.2f} | {one.other_cost:.2f} | {one.attainment:.2%} | "
-            f"{one.other_attainment:.2%} |"
+        "| policy | setting | cost here | there | more there | attained here | there | points more there |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        *(
+            f"| {one.name} | {one.knob:.4g} | {one.cost:.2f} | {one.other_cost:.2f} | "
+            f"{one.other_cost / one.cost - 1.0 if one.cost else 0.0:+.1%} | {one.attainment:.2%} | "
+            f"{one.other_attainment:.2%} | {100 * (one.other_attainment - one.attainment):+.2f} |"
             for one in found.policies
         ),
-        f"Of all pairs of policies, {_percent(found.same_order_by_cost)} stand in the same order by cost and "
-        f"{_percent(found.same_order_by_attainment)} by attainment. Ranks and costs at equal attainment carry over; "
-        "neither simulator's absolute numbers do.",
     ]
-    return "\n\n".join(rows)
+    orders = [
+        f"- {_percent(found.same_order_by_cost)} of the pairs stand in the same order by bill, the cheapest first: "
+        f"here {_order(found, lambda one: one.cost)}; there {_order(found, lambda one: one.other_cost)}.",
+        f"- {_percent(found.same_order_by_attainment)} by attainment, the highest first: "
+        f"here {_order(found, lambda one: -one.attainment)}; there {_order(found, lambda one: -one.other_attainment)}.",
+    ]
+    words = "Bills are of the same setting in both, whatever it attains there: they are no costs at equal attainment."
+    return "\n\n".join((f"## The same in simulator `{found.simulator}`", "\n".join(rows), words, "\n".join(orders)))
+
+
+def _order(found: Agreement, rank: Callable[[Compared], float]) -> str:
+    return ", ".join(one.name for one in sorted(found.policies, key=rank))
 
 
 def _percent(share: float | None) -> str:
