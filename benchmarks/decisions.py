@@ -2,16 +2,18 @@
 
     python -m benchmarks.decisions --traces ../shared/traces            # about an hour on 2 cores
     python -m benchmarks.decisions --quick                              # under ten minutes
-    python -m benchmarks.decisions --full --slice 2/8                   # a part of the whole grid
+    python -m benchmarks.decisions --full --slice 2/8                   # a part of the whole grid, beside the others
     python -m benchmarks.decisions --ablations                          # and what each part is worth
     python -m benchmarks.decisions --robustness                         # and the short cases with faults
 
 A case whose trace is not there is skipped, and the page says so. What was computed is kept: a run that was interrupted
-goes on where it was.
+goes on where it was, and the page of a part also has what other parts left in --out. The quick set has a page of its
+own there.
 """
 
 import argparse
 import math
+import os
 import re
 import shlex
 import shutil
@@ -28,10 +30,12 @@ from ebbtide.bench.results import ABLATION, HELD, PolicyResult, Results, read
 from ebbtide.bench.run import EBBTIDE
 from ebbtide.bench.traffic import Rate
 from ebbtide.cli.bench import INTERRUPTED, STRONGEST
+from ebbtide.errors import ConfigurationError
 from ebbtide.sim.shapes import DAY_S, Bursts, Shape, Step
 
 OUT = Path("out/decisions")
-PAGE = Path("docs/benchmarks/decisions.md")
+PAGE, QUICK_PAGE = Path("docs/benchmarks/decisions.md"), "quick.md"
+GUIDE = Path("docs/bench-replay.md")
 PARTS_TOO = f",{ABLATIONS}"
 IN_DYNAMO = ",dynamo-planner"  # which runs nowhere else
 LARGE = "--model meta-llama/Meta-Llama-3.1-70B --tp 4 --ttft-ms 1000"
@@ -189,12 +193,16 @@ def missing(case: Case, traces: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a case: its results (tuned in hindsight, and frozen where there is a day before), or why not."""
+    """What became of a case: its results (tuned in hindsight, and frozen where there is a day before), or why not.
+
+    `earlier`: another run left them.
+    """
 
     case: Case
     results: Results | None = None
     frozen: Results | None = None
     why_not: str = ""
+    earlier: bool = False
 
 
 def trace_of(case: Case, options: argparse.Namespace) -> Path:
@@ -208,14 +216,16 @@ def trace_of(case: Case, options: argparse.Namespace) -> Path:
 
 
 def with_faults(options: argparse.Namespace, call: Callable[[list[str]], int]) -> list[robustness.Row]:
-    """The short cases under each fault."""
+    """The short cases under each fault; the whole grid's first part runs them, the others show what that one left."""
     asked = []
     for case in quick():
         if missing(case, options.traces) is None:
             trace, folder = trace_of(case, options), options.out / f"{case.name}-faults"
             typed = arguments(case, trace, options.traces, robustness.POLICIES, options.seeds, options.jobs, folder)
             asked.append((case.name, typed[: typed.index("--out")], folder))
-    return robustness.run(asked, call)
+    if options.robustness or options.slice[0] == 1:
+        return robustness.run(asked, call)
+    return robustness.kept(asked)
 
 
 def run(case: Case, options: argparse.Namespace, call: Callable[[list[str]], int]) -> Done:
@@ -245,18 +255,38 @@ def run(case: Case, options: argparse.Namespace, call: Callable[[list[str]], int
     return Done(case, results, read(frozen / "results.json"))
 
 
-def page(done: Sequence[Done], command: str, pictures: Path, faults: Sequence[robustness.Row] = ()) -> str:
-    """The page about all cases. `pictures` is where theirs lie, as seen from the page."""
+def kept(case: Case, options: argparse.Namespace, left_out: str) -> Done:
+    """What another run left of a case; where none did, it was left out by the option `left_out`."""
+    files = options.out / case.name / "results.json", options.out / f"{case.name}-frozen" / "results.json"
+    try:
+        found, frozen = (read(file) if file.is_file() else None for file in files)
+    except ConfigurationError as error:
+        return Done(case, why_not=f"left out by {left_out}; {error}")
+    if found is None:
+        return Done(case, why_not=f"left out by {left_out}")
+    return Done(case, found, frozen if options.full else None, earlier=True)
+
+
+def page(
+    done: Sequence[Done],
+    command: str,
+    pictures: Path,
+    faults: Sequence[robustness.Row] = (),
+    guide: str = f"../{GUIDE.name}",
+) -> str:
+    """The page about all cases. `pictures` is where theirs lie and `guide` the command's, as seen from the page."""
     shown = [one for one in done if one.results is not None]
     parts = [
         "# Decisions: what they cost beside those of others",
         f"Written by `{command}`. Every rival has the setting that would have been right on the test span itself "
-        "(hindsight), which no user can know; Ebbtide runs at its default. [How it is measured](../bench-replay.md).",
+        "(hindsight), which no user can know; Ebbtide runs at its default. "
+        f"[How it is measured]({guide}).",
         _summary(shown) if shown else "No case was run.",
         _losses(shown),
         _frozen(shown),
         _parts(shown),
         robustness.table(faults),
+        _earlier(done),
         _skipped(done),
         *(_case(one.case, one.results, pictures) for one in shown if one.results is not None),
     ]
@@ -365,6 +395,12 @@ def _parts(shown: Sequence[Done]) -> str:
     return f"## What each part is worth\n\n{words}\n\n" + "\n".join(rows)
 
 
+def _earlier(done: Sequence[Done]) -> str:
+    names = [one.case.name for one in done if one.earlier]
+    words = "What other runs of the set left, with the code of then; each case has its command."
+    return f"## From other runs\n\n{words}\n\n" + "\n".join(f"- {name}" for name in names) if names else ""
+
+
 def _skipped(done: Sequence[Done]) -> str:
     lines = [f"- {one.case.name}: {one.why_not}" for one in done if one.why_not]
     return "## Not run\n\n" + "\n".join(lines) if lines else ""
@@ -424,29 +460,34 @@ def main(given: list[str] | None = None, call: Callable[[list[str]], int] = _ebb
     parser.add_argument("--seeds", type=int, help="by default 1, and 5 with --full")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=OUT, help="where each case's own report goes")
-    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--page", type=Path, help=f"by default {PAGE}, and {QUICK_PAGE} in --out with --quick")
     options = parser.parse_args(given)
     options.policies = options.policies or ("all" if options.full else STRONGEST)
     if options.ablations or options.full:
         options.policies += PARTS_TOO
     options.seeds = options.seeds or (5 if options.full else 1)
+    options.page = options.page or (options.out / QUICK_PAGE if options.quick and not options.full else PAGE)
     part, parts = options.slice
-    cases = (grid() if options.full else quick() if options.quick else standard())[part - 1 :: parts]
+    cases = grid() if options.full else quick() if options.quick else standard()
     if unknown := set(options.only or ()) - {case.name for case in cases}:
         parser.error(f"--only {', '.join(sorted(unknown))}: there are {', '.join(case.name for case in cases)}")
-    left_out = "left out by --only"
-    done = [
-        Done(case, why_not=left_out) if options.only and case.name not in options.only else run(case, options, call)
-        for case in cases
-    ]
-    faults = with_faults(options, call) if options.robustness or (options.full and part == 1) else []
+    done = []
+    for number, case in enumerate(cases):
+        if number % parts != part - 1:
+            done.append(kept(case, options, f"--slice {part}/{parts}"))
+        elif options.only and case.name not in options.only:
+            done.append(kept(case, options, "--only"))
+        else:
+            done.append(run(case, options, call))
+    faults = with_faults(options, call) if options.robustness or options.full else []
     folder = options.page.parent / options.page.stem
     folder.mkdir(parents=True, exist_ok=True)
     for one in done:
         for picture in (ATTAINMENT_PICTURE, TIME_PICTURE) if one.results is not None else ():
             shutil.copyfile(options.out / one.case.name / picture, folder / f"{one.case.name}-{picture}")
     words = shlex.join(["python", "-m", "benchmarks.decisions", *(sys.argv[1:] if given is None else given)])
-    options.page.write_text(page(done, words, Path(options.page.stem), faults))
+    guide = os.path.relpath(GUIDE, options.page.parent)
+    options.page.write_text(page(done, words, Path(options.page.stem), faults, guide))
     print(options.page)
     failed = any("status" in one.why_not for one in done) or any(row.status for row in faults)
     return 1 if failed else 0

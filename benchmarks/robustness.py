@@ -49,6 +49,16 @@ def run(cases: Sequence[tuple[str, list[str], Path]], call: Callable[[list[str]]
     return rows
 
 
+def kept(cases: Sequence[tuple[str, list[str], Path]]) -> list[Row]:
+    """What `run` left behind the last time, as far as it came."""
+    return [
+        Row(name, fault, read(file))
+        for name, _, folder in cases
+        for number, fault in enumerate(FAULTS)
+        if (file := folder / f"fault-{number}" / "results.json").is_file()
+    ]
+
+
 def table(rows: Sequence[Row]) -> str:
     """The section of the page; empty without rows."""
     if not rows:

@@ -149,6 +149,51 @@ def test_slices_are_all_of_the_grid_once(tmp_path: Path, traces: Path) -> None:
     assert sorted(whole) == sorted(case.name for case in decisions.grid())
 
 
+def test_the_page_of_each_slice_has_what_the_slices_before_it_left(tmp_path: Path, traces: Path) -> None:
+    cases = [case.name for case in decisions.grid()]
+
+    def page_of(part: int) -> str:
+        found = (CLAIRVOYANT, EBBTIDE, DEARER, without(robustness.WITHOUT, 0.02))
+        slices = ["--full", "--slice", f"{part}/3"]
+        return main(tmp_path, traces, *slices, call=lambda typed: pretended(typed, [], *found))[1]
+
+    first, second, third = page_of(1), page_of(2), page_of(3)
+    assert "## From other runs" not in first
+    assert [f"- {name}: left out by --slice 1/3" in first for name in cases[:3]] == [False, True, True]
+    assert f"- {cases[0]}\n- {cases[3]}\n" in second, "named as of another run"
+    assert "## Not run" not in third
+    assert [name for name in cases if f"| {name} | fake |" in third] == cases
+    assert [page.count("| collapse | none |") for page in (first, second, third)] == [1, 1, 1], "faults too"
+    daily = [case.name for case in decisions.grid() if case.daily]
+    frozen = third[third.index("## Rivals with the settings") : third.index("## What each part")]
+    assert [name for name in daily if f"| {name} | schedule |" in frozen] == daily
+
+
+def test_results_of_another_form_are_said_and_not_shown(tmp_path: Path, traces: Path) -> None:
+    old = tmp_path / "out" / "collapse" / "results.json"
+    old.parent.mkdir(parents=True)
+    old.write_text("{}")
+    only = ["--only", "conversation"]
+    status, page = main(tmp_path, traces, *only, call=lambda typed: pretended(typed, [], EBBTIDE, DEARER))
+    assert status == 0
+    assert f"- collapse: left out by --only; {old}: it is no results.json of" in page
+
+
+def test_the_quick_set_leaves_the_page_of_the_standard_set_alone(
+    tmp_path: Path, traces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for options, where, guide in (
+        ([], Path("docs/benchmarks/decisions.md"), "../bench-replay.md"),
+        (["--quick"], Path("out/decisions/quick.md"), "../../docs/bench-replay.md"),
+    ):
+        typed = ["--traces", str(traces), *options]
+        assert decisions.main(typed, call=lambda typed: pretended(typed, [], EBBTIDE, DEARER)) == 0
+        assert f"[How it is measured]({guide})" in where.read_text()
+        assert where.with_suffix("").joinpath("collapse-replicas.svg").exists()
+    assert "## long-context" in Path("docs/benchmarks/decisions.md").read_text()
+
+
 @pytest.mark.parametrize("text", ["0/3", "4/3", "x", "1/"])
 def test_a_slice_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
