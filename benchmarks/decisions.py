@@ -35,6 +35,8 @@ from ebbtide.sim.shapes import DAY_S, Bursts, Shape, Step
 
 OUT = Path("out/decisions")
 PAGE, QUICK_PAGE = Path("docs/benchmarks/decisions.md"), "quick.md"
+SIZES = (10, 20)  # of the whole grid's peaks, beside each case's own
+ENOUGH_REQUESTS = 20_000
 GUIDE = Path("docs/bench-replay.md")
 PARTS_TOO = f",{ABLATIONS}"
 IN_DYNAMO = ",dynamo-planner"  # which runs nowhere else
@@ -153,7 +155,7 @@ def grid() -> list[Case]:
     """Each case at three sizes, rate traces also with the other two levels of noise."""
     found = []
     for case in CASES:
-        for peak in (case.peak, 10, 20):
+        for peak in (case.peak, *SIZES):
             for noise in (0, 1, 2) if "--input-tokens" in case.options else (1,):
                 name = f"{case.name}-{peak}-noise{noise}"
                 found.append(replace(case, name=name, peak=peak, options=f"{case.options} --noise {noise}"))
@@ -281,6 +283,7 @@ def page(
         f"Written by `{command}`. Every rival has the setting that would have been right on the test span itself "
         "(hindsight), which no user can know; Ebbtide runs at its default. "
         f"[How it is measured]({guide}).",
+        _limits(shown),
         _summary(shown) if shown else "No case was run.",
         _losses(shown),
         _frozen(shown),
@@ -338,6 +341,41 @@ def _summary(shown: Sequence[Done]) -> str:
         "Ebbtide reaches is none of them."
     )
     return "\n".join(rows) + lost + f"\n\n{words}"
+
+
+def _limits(shown: Sequence[Done]) -> str:
+    """What these cases cannot show, in one paragraph."""
+    found = [(one.case, one.results.case) for one in shown if one.results is not None]
+    if not found:
+        return ""
+    seeds, peaks = [len(result.seeds) for _, result in found], [case.peak for case, _ in found]
+    simulators = [f"`{name}`" for name in sorted({result.simulator for _, result in found})]
+    sizes = sorted((min(result.traffic.requests), case.name) for case, result in found)
+    few = [f"{name} ({count:,})" for count, name in sizes if count < ENOUGH_REQUESTS]
+    words = [
+        "One seed a case, so no figure has an interval and some percent may be chance."
+        if max(seeds) == 1
+        else f"{_range(seeds)} seeds a case.",
+        f"Costs are those of simulator {simulators[0]} alone: another only replays settings found in it."
+        if len(simulators) == 1
+        else f"Costs are those of the simulators {' and '.join(simulators)}, each case in one of them.",
+        f"The busiest five minutes need {_range(peaks)} replicas, and each trace is played at one phase: larger "
+        f"fleets ({' and '.join(map(str, SIZES))} replicas) are those of the whole grid."
+        if max(peaks) < max(SIZES)
+        else "",
+        f"With fewer than {ENOUGH_REQUESTS:,} requests, which of them are missed is chance in part: {', '.join(few)}."
+        if few
+        else "",
+        "" if any(one.frozen for one in shown) else "No rival's setting was found on another day and then kept.",
+        "All have one pool at one price: several pools, zero replicas, lost spot nodes, budgets and batch work are in "
+        "none of them.",
+    ]
+    return "**What these cases cannot show.** " + " ".join(word for word in words if word)
+
+
+def _range(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _losses(shown: Sequence[Done]) -> str:

@@ -92,6 +92,26 @@ def test_a_target_that_is_missed_is_the_first_of_the_losses_and_costs_below_it_a
     ]
 
 
+def test_the_page_says_what_its_cases_cannot_show(tmp_path: Path, traces: Path) -> None:
+    def limits(*more: str) -> str:
+        _, page = main(tmp_path, traces, *more, call=lambda typed: pretended(typed, [], EBBTIDE, DEARER))
+        return next(line for line in page.splitlines() if line.startswith("**What these cases cannot show.** "))
+
+    standard = limits()
+    for words in (
+        "2 seeds a case.",
+        "Costs are those of simulator `fake` alone",
+        "The busiest five minutes need 3 to 6 replicas",
+        "which of them are missed is chance in part: code (1,000), collapse (1,000), ",
+        "No rival's setting was found on another day",
+        "several pools, zero replicas, lost spot nodes",
+    ):
+        assert words in standard, words
+    whole = limits("--full")
+    assert "busiest five minutes" not in whole, "20 replicas are in it"
+    assert "No rival's setting" not in whole, "nor are frozen ones left out"
+
+
 def test_a_case_without_its_trace_is_skipped_and_the_page_says_so(tmp_path: Path, traces: Path) -> None:
     (traces / "azure2023_conv.csv").unlink()
     calls: list[list[str]] = []
