@@ -158,6 +158,8 @@ BAD_OPTIONS = {
     "--peak-replicas 0": "--peak-replicas 0: 1 to 512 is allowed",
     "--max-replicas 1000": "--max-replicas 1000: 1 to 512 is allowed",
     "--tp 0": "--tp 0: 1 to 1024 is allowed",
+    "--kv-blocks 0": "--kv-blocks 0: 1 to 1000000 is allowed",
+    "--kv-blocks 1": "--kv-blocks 1: the longest request has 110 tokens, and a replica would hold 64: 2 and more are",
     "--gpu-hour-price free": "--gpu-hour-price free: a price above 0 is allowed, such as 2.50",
     "--gpu-hour-price -1": "--gpu-hour-price -1: a price above 0 is allowed, such as 2.50",
     "--ttft-ms 0": "--ttft-ms 0: above 0 and at most 3.6e+06 ms is allowed",

@@ -2,6 +2,7 @@
 
 import pytest
 
+from ebbtide.bench.case import EngineLimits
 from ebbtide.bench.own import OwnSimulator
 from ebbtide.bench.policy import Observation
 from ebbtide.bench.run import EBBTIDE, HOLD, PATH
@@ -72,6 +73,14 @@ def test_requests_without_any_room_are_missed_and_the_run_ends() -> None:
     requests = [*steady(1.0, 10.0), steady(1.0, 11.0, prompt=500_000)[-1]]
     last = OwnSimulator().run(a_case(), requests, HOLD, 0.0, 1).served[-1]
     assert (last.ttft_s, last.itl_s, last.end_s) == (None, None, None)
+
+
+def test_a_replica_with_less_kv_cache_carries_less() -> None:
+    requests = steady(6.0, 200.0)
+    found = [a_case(engine=EngineLimits(kv_blocks=blocks)) for blocks in (7000, 200)]
+    much, little = (met(OwnSimulator().run(case, requests, HOLD, 0.0, 1), case) for case in found)
+    assert much > 0.9
+    assert little < 0.5
 
 
 def test_ebbtide_grows_with_its_load_and_is_the_same_each_time() -> None:

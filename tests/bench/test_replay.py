@@ -102,6 +102,15 @@ def test_another_objective_and_another_model_name_are_new_runs_and_another_outpu
     assert len(done.runs()) > runs
 
 
+def test_the_kv_cache_of_a_replica_is_as_told(done: Folder) -> None:
+    assert done.results()["case"]["replica"]["engine"]["kv_blocks"] == 7000, "where nothing is said"
+    out = done.path / "cache"
+    run = done.run("--kv-blocks", "4100", "--policies", "ebbtide", "--out", str(out))
+    assert run.returncode == 0, run.stderr
+    assert json.loads((out / "results.json").read_text())["case"]["replica"]["engine"]["kv_blocks"] == 4100
+    assert "262,400 tokens of KV cache" in (out / "report.md").read_text()
+
+
 def test_frozen_settings_come_from_an_earlier_results_file(done: Folder) -> None:
     out = done.path / "frozen"
     run = done.run("--tune", f"frozen:{done.out / 'results.json'}", "--out", str(out))

@@ -62,7 +62,8 @@ def test_the_case_is_told_in_full() -> None:
     page = report(results(EBBTIDE))
     for words in (
         "`monday.csv` (tokens) x 1.5, 2 h, without training, Ebbtide begins cold; 1,000 to 1,100 requests",
-        "tiny on h100_sxm, 1 GPU at 2.50 an hour each; ready 60 to 90 s after the order; 1 to 9 of them",
+        "tiny on h100_sxm, 1 GPU at 2.50 an hour each, 448,000 tokens of KV cache; ready 60 to 90 s after the order; ",
+        "1 to 9 of them",
         "99 % of the submitted requests, over the whole span, with time to first token at most 500ms",
         "0.1 % are missed however many replicas run",
         "ebbtide bench replay --trace monday.csv",

@@ -25,7 +25,7 @@ from ebbtide.bench.store import Store, cache_root
 from ebbtide.bench.workers import Workers
 from ebbtide.errors import ConfigurationError
 
-MOST_JOBS, MOST_SEEDS = 256, 100
+MOST_JOBS, MOST_SEEDS, MOST_KV_BLOCKS = 256, 100, 1_000_000
 _SAY_EVERY_S = 30.0
 
 
@@ -54,6 +54,7 @@ def ask(options: Mapping[str, Any]) -> Question:
         model=o["model"],
         system=o["system"],
         tensor_parallel=question.count("--tp", o["tp"], 1024),
+        kv_blocks=question.count("--kv-blocks", o["kv_blocks"], MOST_KV_BLOCKS),
         gpu_hour_price=question.price(o["gpu_hour_price"]),
         ttft_s=question.number("--ttft-ms", o["ttft_ms"], 0, 3_600_000, "ms") / 1000,
         itl_s=question.number("--itl-ms", o["itl_ms"], 0, 3_600_000, "ms") / 1000,

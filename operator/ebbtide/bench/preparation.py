@@ -4,12 +4,13 @@ Capacity is measured in the simulator with the traffic's own lengths, so that `-
 model and GPU. Impossible input is refused here, before the long part.
 """
 
+import math
 from dataclasses import dataclass
 
 import msgspec
 
 from ebbtide.bench import clairvoyant, misses
-from ebbtide.bench.case import Carries, Case, LeadIn
+from ebbtide.bench.case import Carries, Case, EngineLimits, LeadIn
 from ebbtide.bench.loads import MOST_REQUESTS, Span, load_of
 from ebbtide.bench.question import Question
 from ebbtide.bench.run import HOLD
@@ -40,6 +41,7 @@ class Stage:
 def prepare(question: Question, span: Span, runner: Runner, name: str) -> Stage:
     """Everything up to the policies; ConfigurationError where the simulator or the bounds make it impossible."""
     case = _first_case(question, name)
+    _require_cache(question, case, span)
     probe(runner, case)
     p0 = misses.unbuyable(runner, case, span.lengths, seed=1).share
     table = misses.measure_misses(runner, case, span.lengths, 1, p0, runner.side_by_side)
@@ -86,6 +88,18 @@ def _require_memory(question: Question, expected: float) -> None:
         )
 
 
+def _require_cache(question: Question, case: Case, span: Span) -> None:
+    """An engine refuses what its KV cache can never hold, and Dynamo's replay breaks at it."""
+    scored = (*span.lengths, *(span.lead_in.lengths if span.lead_in else ()))
+    longest = max((one.prompt_tokens + one.output_tokens for one in scored), default=0)
+    if longest > case.engine.kv_tokens:
+        blocks = math.ceil(longest / case.engine.block_size)
+        raise ConfigurationError(
+            f"--kv-blocks {question.kv_blocks}: the longest request has {longest:,} tokens, and a replica would hold "
+            f"{case.engine.kv_tokens:,}: {blocks} and more are allowed"
+        )
+
+
 def _first_case(question: Question, name: str) -> Case:
     return Case(
         name=name,
@@ -100,6 +114,7 @@ def _first_case(question: Question, name: str) -> Case:
         max_replicas=question.max_replicas or misses.FLEETS[-1],
         start_replicas=1,
         metric_delay_s=question.metric_delay_s,
+        engine=EngineLimits(kv_blocks=question.kv_blocks),
     )
 
 

@@ -31,8 +31,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
     Seconds of `start_s` and `train_until_s` count from the first of the trace; what is scored begins at `start_s`, by
     default where training ends, and lasts `hours`, by default to the trace's end. Ebbtide has run the service for the
-    last `lead_in_s` of training. `attainment` is 0..1. `frozen` is the results.json of training days from which
-    settings are taken where `tune` is frozen.
+    last `lead_in_s` of training. A replica's KV cache has `kv_blocks` of 64 tokens. `attainment` is 0..1. `frozen` is
+    the results.json of training days from which settings are taken where `tune` is frozen.
     """
 
     simulator: str
@@ -52,6 +52,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     system: str
     tensor_parallel: int
+    kv_blocks: int
     gpu_hour_price: Decimal
     ttft_s: float
     itl_s: float

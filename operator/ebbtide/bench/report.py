@@ -49,7 +49,8 @@ def _question(results: Results) -> str:
             f"{traffic.hours:.4g} h{trained}, {led}; {_range(traffic.requests)} requests, "
             f"{traffic.peak_per_s:.4g} a second in the busiest five minutes, {lengths}.",
             f"- **Replica**: {replica.model} on {replica.system}, {replica.tensor_parallel} GPU at "
-            f"{replica.gpu_hour_price} an hour each; ready {_range(replica.startup_s)} s after the order; "
+            f"{replica.gpu_hour_price} an hour each, {replica.engine.kv_tokens:,} tokens of KV cache; "
+            f"ready {_range(replica.startup_s)} s after the order; "
             f"{replica.min_replicas} to {replica.max_replicas} of them; one of several carries "
             f"{case.capacity_per_s:.4g} requests/s.",
             f"- **Objective**: {_percent(replica.attainment)} of the submitted requests, over the whole span, with "

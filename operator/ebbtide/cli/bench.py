@@ -56,6 +56,9 @@ Exit codes: 0 done, 2 wrong input, 130 interrupted; the same command goes on fro
 @click.option("--model", default="meta-llama/Meta-Llama-3.1-8B", show_default=True, metavar="NAME")
 @click.option("--system", default="h100_sxm", show_default=True, help="GPU system that the simulator knows.")
 @click.option("--tp", type=int, default=1, show_default=True, help="GPUs of one replica.")
+@click.option(
+    "--kv-blocks", type=int, default=7000, show_default=True, help="KV cache of one replica, in blocks of 64 tokens."
+)
 @click.option("--gpu-hour-price", default="2.50", show_default=True)
 @click.option("--ttft-ms", type=float, default=500.0, show_default=True, help="Objective: time to the first token.")
 @click.option("--itl-ms", type=float, default=50.0, show_default=True, help="Objective: mean gap between tokens.")
