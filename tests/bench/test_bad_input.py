@@ -52,8 +52,8 @@ BAD_TRACES = {
         "",
         "x.csv",
         (),
-        "trace x.csv: header '' is unknown; expected TIMESTAMP,ContextTokens,GeneratedTokens or utc,rpm or t_s,rps or "
-        "t_s and token columns",
+        "trace x.csv: it is empty; expected TIMESTAMP,ContextTokens,GeneratedTokens or utc,rpm or t_s,rps or t_s and "
+        "token columns",
     ),
     "a table without a request": (TOKENS, "x.csv", (), "trace x.csv: it holds no requests"),
     "times that go back": (
@@ -164,8 +164,10 @@ BAD_OPTIONS = {
     "--gpu-hour-price -1": "--gpu-hour-price -1: a price above 0 is allowed, such as 2.50",
     "--ttft-ms 0": "--ttft-ms 0: above 0 and at most 3.6e+06 ms is allowed",
     "--itl-ms inf": "--itl-ms inf: above 0 and at most 3.6e+06 ms is allowed",
-    "--attainment 100": "--attainment 100: above 0 and below 100 percent is allowed",
-    "--attainment 0": "--attainment 0: above 0 and below 100 percent is allowed",
+    "--attainment 100": "--attainment 100: above 1 and below 100 percent is allowed",
+    "--attainment 0": "--attainment 0: above 1 and below 100 percent is allowed",
+    "--attainment 1": "--attainment 1: above 1 and below 100 percent is allowed",
+    "--attainment 0.99": "--attainment 0.99: above 1 and below 100 percent is allowed; a share of 0.99 is written 99",
     "--startup-s 0": "--startup-s 0: above 0 and at most 86400 seconds is allowed",
     "--startup-s 5 --startup-file f": "--startup-s and --startup-file: one of them is allowed",
     "--startup-file none.txt": "--startup-file none.txt: No such file or directory",

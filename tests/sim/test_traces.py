@@ -78,6 +78,7 @@ def test_rates_become_requests_per_second(
     ("name", "lines", "named"),
     [
         ("a.csv", ("when,what", "1,2"), ("when,what", "expected", "utc,rpm")),
+        ("a.csv", (), ("it is empty", "expected", "utc,rpm")),
         ("a.csv", ("t_s,rps", "0,1", "60,many"), ("line 3", "60,many")),
         ("a.csv", ("TIMESTAMP,ContextTokens,GeneratedTokens", "2023-11-16 18:15:46.68,374"), ("line 2",)),
         ("a.jsonl", ('{"timestamp": 0, "input_length": 1}',), ("line 1", "output_length")),

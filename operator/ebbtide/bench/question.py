@@ -154,9 +154,10 @@ def at_least_zero(option: str, value: float, high: float, unit: str) -> float:
 
 
 def share(percent: float) -> float:
-    """Percent of requests that must meet the objectives, as a share; 100 cannot be promised."""
-    if not 0 < percent < 100:
-        raise ConfigurationError(f"--attainment {percent:g}: above 0 and below 100 percent is allowed")
+    """Percent of requests that must meet the objectives, as a share; 100 cannot be promised, and 0.99 is no percent."""
+    if not 1 < percent < 100:
+        meant = f"; a share of {percent:g} is written {100 * percent:g}" if 0 < percent < 1 else ""
+        raise ConfigurationError(f"--attainment {percent:g}: above 1 and below 100 percent is allowed{meant}")
     return float(Decimal(repr(percent)) / 100)
 
 

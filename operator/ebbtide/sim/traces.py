@@ -112,7 +112,8 @@ def _read_csv(path: Path, lines: Iterable[str], strict: bool) -> RequestTrace | 
         columns = {name: _curve(path, kept, i, per_s=1 / 60) for i, name in enumerate(header) if i}
         return RateTrace("prompt tokens", columns)
     expected = "TIMESTAMP,ContextTokens,GeneratedTokens or utc,rpm or t_s,rps or t_s and token columns"
-    raise ConfigurationError(f"trace {path}: header {','.join(header)!r} is unknown; expected {expected}")
+    wrong = f"header {','.join(header)!r} is unknown" if header or any(rows) else "it is empty"
+    raise ConfigurationError(f"trace {path}: {wrong}; expected {expected}")
 
 
 def _csv_requests(path: Path, rows: Iterable[list[str]]) -> list[tuple[float, int, int]]:
