@@ -95,8 +95,9 @@ def test_ebbtide_grows_with_its_load_and_is_the_same_each_time() -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"model": "meta-llama/Meta-Llama-3.1-13B"}, "13B on 1 x a100_sxm"),
+        ({"model": "meta-llama/Meta-Llama-3.1-13B"}, "no model 'meta-llama/Meta-Llama-3.1-13B'; it has: meta-llama/"),
         ({"model": "deepseek-ai/DeepSeek-R1"}, "DeepSeek-R1"),
+        ({"model": "nobody/Foo-8B"}, "no model 'nobody/Foo-8B'; it has: meta-llama/Meta-Llama-3.1-8B, "),
         ({"system": "h999"}, "h999"),
         ({"tensor_parallel": 8}, "8 x a100_sxm"),
     ],

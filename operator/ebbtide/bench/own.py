@@ -15,7 +15,6 @@ from ebbtide.bench.driver import Driver
 from ebbtide.bench.ledger import Life, bill, curve
 from ebbtide.bench.policy import Minute, Rival
 from ebbtide.bench.run import RunResult, Served
-from ebbtide.bench.shown import billions_in
 from ebbtide.clock import monotonic_s
 from ebbtide.errors import ConfigurationError
 from ebbtide.sim.engine import Engine, Outcome
@@ -24,6 +23,15 @@ from ebbtide.sim.requests import Request
 from ebbtide.sim.scrape import Sample, sample_of
 from ebbtide.sim.tables import Table
 
+# models of the case -> size of the emulated engine: dense ones that are near the table's
+_MODELS = {
+    "meta-llama/Meta-Llama-3.1-8B": "8B",
+    "meta-llama/Llama-3.1-8B-Instruct": "8B",
+    "Qwen/Qwen3-8B": "8B",
+    "meta-llama/Meta-Llama-3.1-70B": "70B",
+    "meta-llama/Llama-3.1-70B-Instruct": "70B",
+    "meta-llama/Llama-3.3-70B-Instruct": "70B",
+}
 # systems of the case -> label of the emulated accelerator
 _PRODUCTS = {
     "h100_sxm": "NVIDIA-H100-80GB-HBM3",
@@ -43,9 +51,10 @@ def engine_profile(case: Case) -> EngineProfile:
 
     Speed comes from the table, memory and batch limits from the case.
     """
-    billions = billions_in(case.model)
-    size = "" if billions is None else f"{billions:g}B"
-    found = None
+    size, found = _MODELS.get(case.model, ""), None
+    if not size:
+        known = ", ".join(_MODELS)
+        raise ConfigurationError(f"simulator ebbtide ships no model {case.model!r}; it has: {known}")
     if (size, _PRODUCTS.get(case.system, "")) in known_profiles():
         found = profile(size, _PRODUCTS[case.system])
     if found is None or found.gpus != case.tensor_parallel:
