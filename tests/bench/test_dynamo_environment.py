@@ -133,6 +133,20 @@ def says(kind: str, text: str) -> str:
             "no meta-llama/Meta-Llama-3.1-8B on 1 x a100_sxm: 64 heads by 3",
             id="has no such engine",
         ),
+        pytest.param(
+            says("engine", "Traceback\nException: AIC: compile_engine: num_heads 12 should be divisible by tp_size 5"),
+            ConfigurationError,
+            "^simulator dynamo has no meta-llama/Meta-Llama-3.1-8B on 1 x a100_sxm: --tp must divide the model's 12 "
+            "attention heads: 1, 2, 3, 4, 6, 12 are allowed$",
+            id="cannot split the heads",
+        ),
+        pytest.param(
+            says("engine", "Traceback\nException: AIC: perf data directory not found in /a/b or in /c"),
+            ConfigurationError,
+            "^simulator dynamo has no meta-llama/Meta-Llama-3.1-8B on 1 x a100_sxm: it ships no timings of vLLM for "
+            "this system: choose another --system$",
+            id="has no timings",
+        ),
     ],
 )
 def test_how_a_run_can_fail(tmp_path: Path, body: str, error: type[Exception], words: str) -> None:

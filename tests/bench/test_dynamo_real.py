@@ -86,5 +86,7 @@ def test_a_degree_of_parallelism_that_does_not_divide_the_model_is_refused_with_
     dynamo: DynamoSimulator,
 ) -> None:
     case = a_case(tensor_parallel=3)
-    with pytest.raises(ConfigurationError, match=r"no meta-llama/Meta-Llama-3\.1-8B on 3 x a100_sxm: .*divisible"):
+    with pytest.raises(
+        ConfigurationError, match=r"no meta-llama/Meta-Llama-3\.1-8B on 3 x a100_sxm: --tp must .* 1, 2, 4,"
+    ):
         dynamo.run(case, random_load(1.0, 20.0), HOLD, 0.0, 1)

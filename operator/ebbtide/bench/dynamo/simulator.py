@@ -5,6 +5,7 @@ replica. The same replay is the same to the last digit.
 """
 
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -24,6 +25,9 @@ from ebbtide.sim.requests import Request
 
 # last on the path, so that nothing beside the package can stand in front of the environment's own
 _START = "import sys; sys.path.append(sys.argv[1]); from ebbtide.bench.dynamo.worker import main; main()"
+
+# how the engine model says that heads cannot be split, and that a system has no timings
+_HEADS, _NO_TIMINGS = re.compile(r"num_heads (\d+) should be divisible"), "perf data directory not found"
 
 # two runs share the machine: one thread each, for the planner's predictors would take all cores and be slower
 _SETTINGS = {"HF_HUB_OFFLINE": "1", "DYN_LOG": "error", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -78,9 +82,8 @@ class DynamoSimulator:
             return msgspec.msgpack.decode(path.with_suffix(".out").read_bytes(), type=RunResult)
         if answer.kind == "refused":
             raise ConfigurationError(answer.text)
-        last = answer.text.strip().splitlines()[-1]
         if answer.kind == "engine":
-            raise ConfigurationError(f"simulator dynamo has no {_replica(case)}: {last}")
+            raise ConfigurationError(f"simulator dynamo has no {_replica(case)}: {_reason(answer.text)}")
         raise SimulatorError(f"simulator dynamo broke in case {case.name} under {rival_name}:\n{answer.text}")
 
     def _check(self, case: Case, requests: Sequence[Request]) -> None:
@@ -131,6 +134,18 @@ class DynamoSimulator:
         if worker is not None:
             worker.kill()
             worker.communicate()
+
+
+def _reason(text: str) -> str:
+    """Why the engine model refused, in words of its user; where it is of no known kind, its own last line."""
+    last = text.strip().splitlines()[-1]
+    if found := _HEADS.search(last):
+        heads = int(found[1])
+        allowed = ", ".join(str(count) for count in range(1, heads + 1) if heads % count == 0)
+        return f"--tp must divide the model's {heads} attention heads: {allowed} are allowed"
+    if _NO_TIMINGS in last:
+        return "it ships no timings of vLLM for this system: choose another --system"
+    return last
 
 
 def _replica(case: Case) -> str:
