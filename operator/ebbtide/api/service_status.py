@@ -40,7 +40,7 @@ class CapacityStatus(ApiModel):
     high: Decimal | None = None
     """High end of that range in requests per second, as a decimal string. Unset: not known."""
     source: Name
-    """Where the number comes from: declared, table or observed."""
+    """Where the number comes from: observed, declared, table; assumed where the GPU or the model's size is unknown."""
     evidence: Annotated[str, Field(max_length=512)]
     """The numbers it was derived from, in words, up to 512 characters."""
 
