@@ -30,7 +30,7 @@ def policy(name: str = "cap", **changes: object) -> PolicySpec:
 
 @dataclass
 class Member:
-    """One service of one variant, a GPU a replica. `load` are requests/s."""
+    """One service of one variant, `gpus` a replica. `load` are requests/s."""
 
     name: str
     load: float
@@ -39,6 +39,7 @@ class Member:
     namespace: str = "ml"
     least: int = 1
     most: int = 40
+    gpus: int = 1
     labels: tuple[tuple[str, str], ...] = ()
     born: list[int] = field(default_factory=list)
     leaving: list[int] = field(default_factory=list)  # when they will be gone
@@ -59,11 +60,14 @@ class Member:
                     f"{self.name}-{number}",
                     engine(share) if up else None,
                     phase=phase,
+                    gpus=self.gpus,
                     created_at=float(born),
                     ready_at=float(born + STARTUP_S) if up else None,
                 )
             )
-        gone = [pod(f"{self.name}-x{n}", phase=PodPhase.TERMINATING) for n, _ in enumerate(self.leaving)]
+        gone = [
+            pod(f"{self.name}-x{n}", phase=PodPhase.TERMINATING, gpus=self.gpus) for n, _ in enumerate(self.leaving)
+        ]
         return [*made, *gone]
 
 
@@ -108,6 +112,7 @@ class World:
                     len(member.born),
                     last_write=member.receipt,
                     termination_grace_s=float(EXIT_S),
+                    gpus_per_replica=member.gpus,
                 ),
                 spec(
                     f"{member.namespace}/{member.name}",
@@ -171,7 +176,7 @@ class World:
         price = self.price(self.now_s)
         for item in self.policies:
             gpus = sum(
-                len(member.born) + len(member.leaving)
+                member.gpus * (len(member.born) + len(member.leaving))
                 for member in self.members
                 if item.selects(member.namespace, member.labels)
             )

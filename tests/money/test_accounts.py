@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from ebbtide.model.money import Lifetime, Payer, PriceRecord
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import Account, Others, PoolState
-from ebbtide.model.spec import Billing, CeilingKind, PolicyScope, PolicySpec, Price, Tariff
+from ebbtide.model.spec import Billing, CeilingKind, PolicyScope, PolicySpec, Price, PriceSource, Tariff
 from ebbtide.money.accounts import Accounts, Labels, Saved, Shown, pays
 from ebbtide.money.bill import hours
 from ebbtide.money.lifetimes import Holding
@@ -44,7 +45,7 @@ def shown(
     *holdings: Holding,
     state: PoolState | None = None,
     gone: Mapping[str, float] | None = None,
-    **more: bool,
+    **more: Any,
 ) -> Shown:
     return Shown(float(now_s), (state or priced(),), GOLD, holdings, gone or {}, **more)
 
@@ -87,6 +88,15 @@ STORIES: list[tuple[str, Sequence[Shown], str]] = [
     ("by a clock that is ahead it begins in a moment",
      [shown(NOON, holding("a", NOON + 2)), shown(NOON + 1, holding("a", NOON + 2)),
       shown(NOON + 3602, holding("a", NOON + 2))], "3.60"),
+    ("of a pod that has gone nobody knows whose it was: as at the last count",
+     [shown(NOON, holding("a", NOON)),
+      shown(HOUR, holding("a", NOON, payer=OTHER), gone={"a": NOON + 1800.0})], "1.80"),
+    ("while its service cannot be read it goes on",
+     [shown(NOON, holding("a", NOON)),
+      shown(HOUR, holding("a", NOON, payer=OTHER), unread=frozenset({"ml/chat"}))], "3.60"),
+    ("a pool that is away for two counts, and comes back",
+     [shown(NOON, holding("a", NOON)), shown(NOON + 1800, holding("a", NOON)), shown(NOON + 1810), shown(NOON + 1820),
+      shown(HOUR, holding("a", NOON))], "3.60"),
     ("another service's", [shown(NOON), shown(HOUR, holding("a", NOON, payer=CODE))], "3.60"),
     ("others' pods are not a managed policy's", [shown(NOON), shown(HOUR, holding("a", NOON, payer=OTHER))], "0"),
     ("a price in another currency is not counted",
@@ -165,8 +175,8 @@ def test_a_new_policy_waits_until_the_ledger_was_asked() -> None:
     accounts = run(shown(NOON), shown(HOUR, holding("a", NOON)))
     assert [code for code, _ in accounts.states()[0].faults] == [Code.PENDING]
     ((spec, keys),) = accounts.unsettled()
-    assert accounts.settle(spec.uid, {keys[0]: Decimal("20")}, NOON + 5, 0) == "", "of a moment that was not counted"
-    said = accounts.settle(spec.uid, {keys[0]: Decimal("20")}, HOUR, 0)
+    assert accounts.settle(spec, {keys[0]: Decimal("20")}, NOON + 5, 0) == "", "of a moment that was not counted"
+    said = accounts.settle(spec, {keys[0]: Decimal("20")}, HOUR, 0)
     assert said == "CostPolicy cap: spent by the ledger: Day 3.60 -> 20.00"
     assert accounts.states()[0].faults == ()
     assert accounts.unsettled() == []
@@ -174,10 +184,29 @@ def test_a_new_policy_waits_until_the_ledger_was_asked() -> None:
     assert spent(accounts) == Decimal("23.60")
 
 
+def test_a_policy_that_counts_something_else_by_now_is_asked_for_again() -> None:
+    accounts = run(shown(NOON), shown(HOUR, holding("a", NOON)))
+    ((asked, keys),) = accounts.unsettled()
+    wider = msgspec.structs.replace(asked, namespaces=("ml", "dev"))
+    accounts.count([wider], lambda _: NOTHING, shown(HOUR + 10, holding("a", NOON)))
+    assert accounts.settle(asked, {keys[0]: Decimal("20")}, HOUR, 0) == ""
+    assert [code for code, _ in accounts.states()[0].faults] == [Code.PENDING]
+    accounts.settle(wider, {keys[0]: Decimal("20")}, HOUR + 10, 0)
+    assert spent(accounts) == 20
+
+
+def test_a_source_that_knows_no_price_for_an_hour_does_not_make_it_free() -> None:
+    spec = msgspec.structs.replace(priced().spec, price=Price("USD", source=PriceSource("OpenCost")))
+    known = msgspec.structs.replace(priced(), spec=spec)
+    silent = msgspec.structs.replace(known, price_per_gpu_hour=None)
+    moments = ((0, known), (600, silent), (3600, silent))
+    assert spent(run(*(shown(NOON + s, holding("a", NOON), state=state) for s, state in moments))) == Decimal("3.60")
+
+
 def test_what_the_ledger_says_of_an_earlier_moment_is_added_to_what_came_since() -> None:
     accounts = run(shown(NOON), shown(NOON + 1800, holding("a", NOON)), shown(HOUR, holding("a", NOON)))
     ((spec, keys),) = accounts.unsettled()
-    accounts.settle(spec.uid, {keys[0]: Decimal("10")}, NOON + 1800, 0)
+    accounts.settle(spec, {keys[0]: Decimal("10")}, NOON + 1800, 0)
     assert spent(accounts) == Decimal("11.80")
 
 
@@ -196,7 +225,7 @@ def test_when_a_ledger_may_lower_what_a_status_says(
     day = Account(CeilingKind.DAY, NOON - 43_200.0, NOON + 43_200.0, Decimal("50"))
     accounts = run(shown(NOON), spec=spec, saved=Saved(float(NOON), Decimal(0), (day,)))
     key = next(key for key in accounts.unsettled()[0][1] if key[1] < NOON)
-    accounts.settle(spec.uid, {key: Decimal("40")}, NOON, since_s)
+    accounts.settle(spec, {key: Decimal("40")}, NOON, since_s)
     assert spent(accounts) == Decimal(want), story
 
 

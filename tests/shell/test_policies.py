@@ -9,14 +9,15 @@ import pytest
 
 from ebbtide.act.result import Outcome
 from ebbtide.controller.policies import Policies, saved_of
+from ebbtide.core.conditions import of_unreadable
 from ebbtide.errors import ConflictError, EbbtideError, RetryableError
 from ebbtide.model.plan import Plan, ScaleAction
 from ebbtide.model.reasons import Code, Reason
-from ebbtide.model.snapshot import Account
+from ebbtide.model.snapshot import Account, Unreadable
 from ebbtide.model.spec import CeilingKind, TargetRef
 from ebbtide.money.accounts import Saved
 from ebbtide.observe.holdings import Held
-from ebbtide.record.view import policy_status
+from ebbtide.record.view import policy_status, unreadable_status
 from tests.builders import pods, pool, service, snapshot, spec, variant
 from tests.core.purse import policy
 from tests.shell.world import DAY_S, policy_plan
@@ -153,3 +154,31 @@ def test_a_snapshot_gets_policies_and_the_prices_of_all_their_periods() -> None:
     observed = mine.observed(priced, [policy(per_day="5"), policy("b", per_month="9")], Held((), {}, True))
     assert [item.spec.name for item in observed.policies] == ["b", "cap"]
     assert mine.observed(priced, [], Held((), {}, True)) == priced
+
+
+def test_a_policy_that_cannot_be_read_keeps_what_it_has_spent() -> None:
+    """A newer field, seen by an older operator: its status is the memory of the money."""
+    written = policy_status(policy_plan(at=3600.0), 2, {}, 3600.0)
+    bad = Unreadable("CostPolicy", "cap", "uid-cap", 3, "CostPolicy cap: spec.pacing: 7 is not allowed")
+    after = unreadable_status(of_unreadable(bad), 3, written, 3700.0)
+    assert saved_of(after) == saved_of(written)
+    assert next(item for item in after["conditions"] if item["type"] == "Ready")["reason"] == "InvalidSpec"
+
+
+async def test_what_is_not_known_yet_is_not_said_to_be_nothing() -> None:
+    api = Api()
+    await policies(api).report(Plan(at=1000.0, policies=(policy_plan(raised=False, at=0.0, accrued_through=0.0),)))
+    assert saved_of(api.bodies[0]["status"]).through_s == 0.0
+
+
+async def test_after_a_start_statuses_are_written_in_turns() -> None:
+    class Many(Api):
+        async def apply(self, path: str, body: Mapping[str, Any], **_: Any) -> Mapping[str, Any]:
+            self.bodies.append(body)
+            return {"metadata": {"resourceVersion": "6"}}
+
+    api = Many()
+    mine = policies(api)
+    plans = tuple(policy_plan(raised=False, name=f"p{number:03d}") for number in range(120))
+    assert [await mine.report(Plan(at=1000.0 + 10 * turn, policies=plans)) for turn in range(3)] == [50, 50, 20]
+    assert len({body["metadata"]["name"] for body in api.bodies}) == 120

@@ -220,6 +220,7 @@ def policy_plan(*, raised: bool = True, at: float = 1000.0, **changes: Any) -> P
         "uncontrollable_per_hour": Decimal(0),
         "unpriced_gpus": 0,
         "gave_way": (),
+        "given_up": 0,
         "raised": ("ml/chat",) if raised else (),
         "reason": Reason(Code.WITHIN_CEILINGS, READY.message),
         "conditions": (READY,),

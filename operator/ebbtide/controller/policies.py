@@ -20,7 +20,7 @@ from ebbtide.clock import parse_rfc3339
 from ebbtide.errors import EbbtideError
 from ebbtide.kube.client import KubeClient, resource_path
 from ebbtide.model.plan import Plan, PolicyPlan, ScaleAction
-from ebbtide.model.snapshot import Account, PoolState, Snapshot
+from ebbtide.model.snapshot import SERVICE_KIND, Account, PoolState, Snapshot
 from ebbtide.model.spec import CeilingKind, PolicySpec
 from ebbtide.money import prices
 from ebbtide.money.accounts import Accounts, Key, Labels, Saved, Shown
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 _EVERY_S, _SOON_S = 60.0, 10.0  # a status that says nothing new, and one whose rate moved
 _MOVED = Decimal("0.05")
-_A_SECOND = 5.0  # of such writes
+_A_CYCLE = 50  # writes beside reservations
 _HOUR_S = 3600
 
 RawPolicy = Callable[[str], Mapping[str, Any] | None]
@@ -65,7 +65,7 @@ class Policies:
     def begin_to_lead(self) -> None:
         """Another may have led since."""
         with self._lock:
-            self._accounts.forget()
+            self._accounts = Accounts()
         self._said = {}
 
     def observed(self, snapshot: Snapshot, specs: Iterable[PolicySpec], held: Held) -> Snapshot:
@@ -73,7 +73,7 @@ class Policies:
         policies = sorted(specs, key=lambda spec: spec.name)
         if not policies:
             with self._lock:
-                self._accounts.forget()
+                self._accounts = Accounts()
             return snapshot
         shown = Shown(
             now_s=snapshot.taken_at,
@@ -82,6 +82,7 @@ class Policies:
             holdings=held.holdings,
             gone=held.gone,
             complete=held.complete,
+            unread=frozenset(item.key for item in snapshot.unreadable if item.kind == SERVICE_KIND),
         )
         with self._lock:
             self._accounts.count(policies, self._saved, shown)
@@ -97,7 +98,8 @@ class Policies:
             return []
         found, through_s, since_s = spent(unsettled, labels)
         with self._lock:
-            said = [self._accounts.settle(uid, amounts, through_s, since_s) for uid, amounts in found.items()]
+            asked = [(spec, found[spec.uid]) for spec, _ in unsettled if spec.uid in found]
+            said = [self._accounts.settle(spec, amounts, through_s, since_s) for spec, amounts in asked]
         return [text for text in said if text]
 
     async def reserve(self, decided: Plan) -> tuple[Plan, list[ActResult]]:
@@ -122,9 +124,10 @@ class Policies:
         for name in gone:
             self._said.pop(name)
         news = [policy for policy in decided.policies if self._is_news(policy, decided.at)]
-        others = [policy for policy in decided.policies if policy not in news and self._is_due(policy, decided.at)]
+        new = {policy.name for policy in news}
+        others = [item for item in decided.policies if item.name not in new and self._is_due(item, decided.at)]
         others.sort(key=lambda policy: self._said[policy.name].at_s)
-        errors = await self._write_all([*news, *others[: int(_A_SECOND * 10)]], decided.at)
+        errors = await self._write_all([*news, *others][:_A_CYCLE], decided.at)
         for error in errors:
             if error is not None:
                 log.warning("status of a CostPolicy: %s", error)

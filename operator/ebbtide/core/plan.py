@@ -25,7 +25,6 @@ from ebbtide.core import (
     victims,
     watch,
 )
-from ebbtide.core.ceilings import report
 from ebbtide.core.ceilings import step as ceilings
 from ebbtide.core.forecast import step as forecast
 from ebbtide.core.guardrails import chain, rate
@@ -65,7 +64,7 @@ def plan_with(parts: Parts, snapshot: Snapshot, memory: Memory, now_s: float) ->
         at=now_s,
         services=services,
         pools=tuple(_pool_plan(cycle, name) for name in sorted(cycle.pools)),
-        policies=report.policy_plans(cycle.policies),
+        policies=cycle.policy_plans,
         placements=tuple(cycle.placements),
         actions=actions,
         cluster_conditions=conditions.of_cluster(cycle),

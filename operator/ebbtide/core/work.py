@@ -21,7 +21,7 @@ from ebbtide.model.memory import (
     VariantMemory,
     WorthMemory,
 )
-from ebbtide.model.plan import Capacity, Condition, Demand, Failure, Forecast, PlacementPlan, Step
+from ebbtide.model.plan import Capacity, Condition, Demand, Failure, Forecast, PlacementPlan, PolicyPlan, Step
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import PoolState, ServiceState, Snapshot, VariantState
 from ebbtide.model.spec import VariantSpec
@@ -358,6 +358,7 @@ class Cycle:
     pools: dict[str, PoolDraft] = field(default_factory=dict)
     placements: list[PlacementPlan] = field(default_factory=list)
     policies: "list[PolicyDraft]" = field(default_factory=list)
+    policy_plans: tuple[PolicyPlan, ...] = ()
     reaction_s: float = 40.0  # a rate over the last minute is half a minute old on average, and a cycle passes too
     metrics_down: str = ""  # why Prometheus is out of reach; empty: it is not
     unwatched: dict[str, str] = field(default_factory=dict)  # caches that may show the past, and why

@@ -176,6 +176,7 @@ class PolicyPlan(Spec, frozen=True):
     uncontrollable_per_hour: Decimal
     unpriced_gpus: int
     gave_way: tuple[tuple[str, int], ...]  # (service, replicas that it does without), most first
+    given_up: int
     raised: tuple[str, ...]
     reason: Reason
     conditions: tuple[Condition, ...]

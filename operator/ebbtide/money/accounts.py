@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+import msgspec
+
 from ebbtide.model.money import Payer, PriceStep
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import Account, Others, PolicyState, PoolState
@@ -24,6 +26,7 @@ HOUR_S = Decimal(3600)
 _NOTHING = Decimal(0)
 _SPANS = {CeilingKind.DAY: Span.DAY, CeilingKind.MONTH: Span.MONTH}
 _AHEAD_S = 7200.0  # periods that begin later than this beyond the outage reserve are not looked at
+_AWAY_S = 86_400  # for so long what vanished may come back and not be counted again
 _MARKS = 60  # counts that the ledger may be behind
 
 Key = tuple[CeilingKind, float, float]  # of a period [start_s, end_s)
@@ -47,6 +50,7 @@ class Shown(Spec, frozen=True):
     holdings: Sequence[Holding]
     gone: Mapping[str, float]
     complete: bool = True  # what is not shown does not exist
+    unread: frozenset[str] = frozenset()  # services by namespace/name that cannot be read just now
 
 
 @dataclass(slots=True)
@@ -71,19 +75,23 @@ class Accounts:
         self._books: dict[str, _Book] = {}
         self._until: dict[str, int] = {}  # by uid: until when it is counted
         self._ran: dict[str, Holding] = {}  # pods that ran at the last count
+        self._away: dict[str, int] = {}  # uids that are not shown any more: until when they were counted
+        self._labels: dict[str, Labels] = {}  # of services that cannot be read now, as last read
+        self._listed: dict[str, Decimal] = {}  # by pool: the last price that its source knew
         self._pools: dict[str, PoolState] = {}  # as of the last count: from then on a new price holds
         self.through_s = 0  # unix second up to which all is counted; 0: nothing is yet
-
-    def forget(self) -> None:
-        """Another may have led since: begin with what statuses say."""
-        self._books, self._until, self._ran, self._pools, self.through_s = {}, {}, {}, {}, 0
 
     def count(self, policies: Iterable[PolicySpec], saved: Callable[[PolicySpec], Saved], shown: Shown) -> None:
         """Count what was held up to now. `saved` is asked for policies that are new here."""
         at_s = max(math.floor(shown.now_s), self.through_s)  # a clock that was set back moves nothing backwards
         before_s = self.through_s or at_s
         known = {pool.spec.name: pool for pool in shown.pools}
-        costs = _Costs(self._pools | {name: pool for name, pool in known.items() if name not in self._pools})
+        for pool in shown.pools:
+            if pool.price_per_gpu_hour is not None:
+                self._listed[pool.spec.name] = pool.price_per_gpu_hour
+        costs = _Costs(
+            self._pools | {name: pool for name, pool in known.items() if name not in self._pools}, self._listed
+        )
         self._open(policies, saved, before_s, at_s)
         self._charge(shown, at_s, costs)
         self._charge_idle(shown, before_s, at_s, costs)
@@ -99,17 +107,18 @@ class Accounts:
         """Policies of which the ledger was not asked yet what they have spent, and their periods."""
         return [(book.spec, tuple(book.accounts)) for book in self._books.values() if not book.settled]
 
-    def settle(self, uid: str, spent: Mapping[Key, Decimal], through_s: int, since_s: int) -> str:
+    def settle(self, asked: PolicySpec, spent: Mapping[Key, Decimal], through_s: int, since_s: int) -> str:
         """Take over what was spent up to `through_s` as the ledger knows it, which begins with `since_s`.
 
+        `asked`: the policy as it was when the ledger was asked; one that counts something else by now is asked again.
         Returns what was mended, in words; empty: it was the same to the cent, or cannot be compared yet.
         """
-        book, mended = self._books.get(uid), []
-        if book is None or through_s not in book.marks:
+        book, mended = self._books.get(asked.uid), []
+        if book is None or through_s not in book.marks or _terms(book.spec) != _terms(asked):
             return ""
         for key, amount in spent.items():
             counted = book.marks[through_s].get(key)
-            if counted is None:
+            if counted is None or key not in book.accounts:
                 continue
             exact = amount * HOUR_S
             # of what came before the ledger began, and of services that are gone and have no labels, status knows more
@@ -151,7 +160,7 @@ class Accounts:
             elif _calendar(book.spec) != _calendar(spec):
                 book = _Book(spec, at_s, fresh=True)
             elif _counts(book.spec) != _counts(spec):
-                book.settled = False
+                book.settled, book.fresh, book.marks = False, True, {}
             book.spec = spec
             _roll(book, at_s)
             book.rate, book.others = _NOTHING, {}
@@ -166,28 +175,46 @@ class Accounts:
             for item in shown.holdings
             if item.is_node and costs.by_node(item.payer.pool)
         }
-        books, until, ran = _Index(self._books.values(), shown.labels), {}, {}
+        self._labels = {key: self._labels[key] for key in shown.unread if key in self._labels} | dict(shown.labels)
+        books, until, ran = _Index(self._books.values(), self._labels), {}, {}
         listed = {item.uid for item in shown.holdings}
         # what went while nobody watched ran until now, and goes on where the list may lack it
         vanished = [item for uid, item in self._ran.items() if uid not in listed]
-        for item in (*shown.holdings, *vanished):
+        for each in (*shown.holdings, *vanished):
+            item = self._as_it_ran(each, shown)
             ends = [end for end in (_end_of(item, shown.gone), node_ends.get(item.node)) if end is not None]
             if ends:
                 until_s = min([at_s, *map(math.ceil, ends)])
             else:  # by a clock that is ahead of ours it may begin in a moment
-                until_s = max(at_s, self._until.get(item.uid, math.floor(item.begin_s)))
+                until_s = max(at_s, self._counted(item.uid, math.floor(item.begin_s)))
             until[item.uid] = until_s
             if item.is_node:
                 continue
             for book in books.of(item.payer):
-                from_s = self._until.get(item.uid, max(math.floor(item.begin_s), book.since_s))
+                from_s = self._counted(item.uid, max(math.floor(item.begin_s), book.since_s))
                 if item.uid in self._until or from_s < until_s:  # what ended before the book began is none of it
                     _add(book, item.gpus, item.payer.pool, from_s, until_s, costs)
                 if not ends:
                     _run(book, item, at_s, costs)
             if not ends and (item.uid in listed or not shown.complete):
                 ran[item.uid] = item
+        gone = {uid: end_s for uid, end_s in self._until.items() if uid not in until}
+        self._away = {uid: end_s for uid, end_s in (self._away | gone).items() if end_s > at_s - _AWAY_S}
         self._until, self._ran = until, ran
+
+    def _counted(self, uid: str, begin_s: int) -> int:
+        """Until when it is counted; of one that is new, from when it is to be."""
+        known = self._until.get(uid, self._away.get(uid))
+        return begin_s if known is None else known
+
+    def _as_it_ran(self, item: Holding, shown: Shown) -> Holding:
+        """Whose it is nobody knows once it has gone, nor while its service cannot be read: as at the last count."""
+        ran = self._ran.get(item.uid)
+        if ran is None or item.payer.service or not ran.payer.service:
+            return item
+        gone = item.end_s is not None or item.uid in shown.gone
+        unread = f"{ran.payer.namespace}/{ran.payer.service}" in shown.unread
+        return msgspec.structs.replace(item, payer=ran.payer) if gone or unread else item
 
     def _charge_idle(self, shown: Shown, before_s: int, at_s: int, costs: "_Costs") -> None:
         """Of nodes that are billed, what no pod held since the last count: of policies that pay for everything."""
@@ -216,8 +243,8 @@ class Accounts:
 class _Costs:
     """What a GPU of each pool costs over a span; most spans are those of all pods since the last count."""
 
-    def __init__(self, pools: Mapping[str, PoolState]) -> None:
-        self._pools = pools
+    def __init__(self, pools: Mapping[str, PoolState], listed: Mapping[str, Decimal]) -> None:
+        self._pools, self._listed = pools, listed
         self._known: dict[tuple[str, int, int], Decimal] = {}
 
     def of(self, name: str, currency: str, begin_s: int, end_s: int) -> Decimal:
@@ -246,10 +273,10 @@ class _Costs:
         """The price at that second."""
         return self.of(name, currency, at_s, at_s + 1)
 
-    @staticmethod
-    def _steps(pool: PoolState, begin_s: int, end_s: int) -> Sequence[PriceStep]:
-        if pool.spec.price is not None and pool.spec.price.source is not None:  # as the source says it now
-            return (PriceStep(float(begin_s), pool.price_per_gpu_hour),)
+    def _steps(self, pool: PoolState, begin_s: int, end_s: int) -> Sequence[PriceStep]:
+        if pool.spec.price is not None and pool.spec.price.source is not None:  # as it says now, else as it said last
+            price = pool.price_per_gpu_hour
+            return (PriceStep(float(begin_s), self._listed.get(pool.spec.name) if price is None else price),)
         return prices.steps(pool.spec.name, pool.spec.price, float(begin_s), float(end_s))
 
 
@@ -307,6 +334,10 @@ def _calendar(spec: PolicySpec) -> tuple[object, ...]:
 
 def _counts(spec: PolicySpec) -> tuple[object, ...]:
     return spec.namespaces, spec.match_labels, spec.scope, {kind for kind, _ in spec.ceilings}
+
+
+def _terms(spec: PolicySpec) -> tuple[object, ...]:
+    return *_calendar(spec), *_counts(spec)
 
 
 def _roll(book: _Book, at_s: int) -> None:

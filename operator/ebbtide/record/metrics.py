@@ -311,7 +311,7 @@ def _policy_samples(plan: PolicyPlan, currency: str) -> Iterator[Sample]:
     rates = (("spent", plan.per_hour), ("wanted", plan.wanted_per_hour), ("fixed", plan.uncontrollable_per_hour))
     for what, rate in rates:
         yield "ebbtide_policy_per_hour", (plan.name, what, currency), float(rate)
-    yield "ebbtide_policy_replicas_given_up", (plan.name,), float(sum(count for _, count in plan.gave_way))
+    yield "ebbtide_policy_replicas_given_up", (plan.name,), float(plan.given_up)
     yield "ebbtide_policy_unpriced_gpus", (plan.name,), float(plan.unpriced_gpus)
     for condition in plan.conditions:
         yield "ebbtide_policy_condition", (plan.name, condition.type), float(condition.status.value == "True")

@@ -29,6 +29,7 @@ from ebbtide.model.spec import CeilingKind
 
 MAX_BYTES = 16 * 1024
 MAX_DECISIONS = 10
+_SPENT = ("periods", "accruedThrough", "ratePerHour")
 _SMALLEST = Decimal("0.000001")
 
 # Present on every object from the first visit on, Unknown until looked at
@@ -107,6 +108,8 @@ def unreadable_status(plan: UnreadablePlan, generation: int, previous: Mapping[s
         status |= {"reason": plan.reason.code.value, "message": plan.reason.text[:1024]}
         if previous.get("decisions"):
             status["decisions"] = list(previous["decisions"])
+    if plan.kind == POLICY_KIND:  # what it has spent is remembered here
+        status |= {key: previous[key] for key in _SPENT if key in previous}
     return fitted(status)
 
 

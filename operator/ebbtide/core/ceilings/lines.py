@@ -21,7 +21,7 @@ from decimal import Decimal
 
 from ebbtide.core.work import PoolDraft
 from ebbtide.model.snapshot import PolicyState
-from ebbtide.model.spec import CeilingKind, TemporaryRaise
+from ebbtide.model.spec import Billing, CeilingKind, PolicyScope, Provisioning, TemporaryRaise
 
 HOUR_S = Decimal(3600)
 LEAST_RESERVE_S = 60.0
@@ -80,8 +80,6 @@ class Line:
     granted: Decimal = NOTHING  # what raises that were allowed take once they run
     left: Decimal = NOTHING  # while replicas are chosen: what nobody has taken yet
     free: Decimal = NOTHING  # the same beside all that runs, that which gives way included
-    closed_keep: float = -math.inf  # replicas of lower priority than this are let go
-    closed_raise: float = -math.inf  # and raised
     _known: dict[tuple[int, int], Decimal] = field(default_factory=dict)  # what was worked out, by tariff and seconds
 
     @property
@@ -116,8 +114,10 @@ class PolicyDraft:
     unclaimed: dict[str, int] = field(default_factory=dict)  # of these, while replicas are put on them
     unpriced: dict[str, int] = field(default_factory=dict)  # GPUs in use by pool, of which nobody knows the price
     wrong_currency: set[str] = field(default_factory=set)
+    unread: str = ""  # an InferenceService that may fall under it and cannot be read
     rate: Decimal = NOTHING  # of all that runs now, and of that, what may not be reduced
     fixed_rate: Decimal = NOTHING
+    missing_rate: Decimal = NOTHING  # of minimums that do not run yet
     wanted_rate: Decimal = NOTHING
     gave_way: dict[str, int] = field(default_factory=dict)
     raised: set[str] = field(default_factory=set)
@@ -125,6 +125,14 @@ class PolicyDraft:
     def has_paid(self, pool: str, gpus: int) -> bool:
         """Whether so many GPUs of the pool are paid for anyway: a replica on them takes nothing."""
         return self.unclaimed.get(pool, 0) >= gpus
+
+    def paid_anyway(self, pool: PoolDraft | None) -> bool:
+        """Whether it pays for the pool's nodes as long as they are there, whether anybody holds their GPUs or not."""
+        spec = self.state.spec
+        whole = spec.scope is PolicyScope.ALL_GPU_PODS and not spec.namespaces
+        if pool is None or not whole or pool.state.spec.billing is not Billing.NODE:
+            return False
+        return pool.state.spec.provisioning is Provisioning.STATIC
 
     @property
     def reserve_s(self) -> int:
@@ -136,6 +144,8 @@ class PolicyDraft:
     def refuses(self) -> str:
         """Why nothing under it is raised, whatever is left; empty: nothing forbids it."""
         where = f"CostPolicy {self.state.spec.name}"
+        if self.unread:
+            return f"{where}: what {self.unread} holds is not known, for it cannot be read"
         if self.state.faults:
             return f"{where}: {self.state.faults[0][1]}"
         if self.unpriced:
@@ -155,7 +165,8 @@ def running_raise(policy: PolicyDraft) -> TemporaryRaise | None:
 
 def open_policy(state: PolicyState, now_s: float, cycle_s: float, exit_s: float) -> PolicyDraft:
     """Its lines with what was spent; what has not been counted yet is taken at the rate as of then."""
-    draft = PolicyDraft(state, math.floor(now_s), exit_s, cycle_s)
+    # by a clock that was set back nothing is counted and no period begins again
+    draft = PolicyDraft(state, math.floor(max(now_s, state.through_s)), exit_s, cycle_s)
     raised = running_raise(draft)
     more = {} if raised is None else dict(raised.amounts)
     for kind, declared in state.spec.ceilings:

@@ -45,6 +45,8 @@ def _plan(policy: PolicyDraft) -> PolicyPlan:
     conditions = _conditions(policy, shown)
     first = next((item for item in conditions if item.status is _FALSE), conditions[0])
     ready = Condition("Ready", first.status, first.reason, first.message)
+    # what is not known is not said to be nothing: the next leader would believe it
+    pending = any(code == Code.PENDING.value for code, _ in policy.state.faults)
     gave_way = sorted(policy.gave_way.items(), key=lambda item: (-item[1], item[0]))
     return PolicyPlan(
         name=policy.state.spec.name,
@@ -55,23 +57,20 @@ def _plan(policy: PolicyDraft) -> PolicyPlan:
         uncontrollable_per_hour=policy.fixed_rate,
         unpriced_gpus=sum(policy.unpriced.values()),
         gave_way=tuple(gave_way[:_MOST_NAMED]),
+        given_up=sum(policy.gave_way.values()),
         raised=tuple(sorted(policy.raised)),
         reason=Reason(Code(ready.reason), ready.message),
         conditions=(ready, *conditions),
-        accrued_through=policy.now_s if policy.state.through_s else 0.0,
+        accrued_through=policy.now_s if policy.state.through_s and not pending else 0.0,
     )
 
 
 def _ceiling(line: Line) -> CeilingPlan:
-    bound = line.bound + line.kept + line.granted
-    return CeilingPlan(
-        kind=line.kind,
-        start_s=line.begin_s,
-        end_s=line.end_s,
-        ceiling=line.ceiling / HOUR_S,
-        spent=line.spent / HOUR_S,
-        committed=bound / HOUR_S,
-    )
+    spent, bound = line.spent / HOUR_S, (line.bound + line.kept + line.granted) / HOUR_S
+    if line.kind is CeilingKind.HOUR:
+        spent = line.policy.rate
+        bound = max(NOTHING, bound - spent)
+    return CeilingPlan(line.kind, line.begin_s, line.end_s, line.ceiling / HOUR_S, spent, bound)
 
 
 def _conditions(policy: PolicyDraft, lines: list[Line]) -> tuple[Condition, ...]:
@@ -106,7 +105,7 @@ def _moment(at_s: float) -> str:
 
 
 def _exceeded(policy: PolicyDraft, line: Line, over: Decimal) -> str:
-    currency, rate = policy.state.spec.currency, policy.fixed_rate
+    currency, rate = policy.state.spec.currency, policy.fixed_rate + policy.missing_rate
     what = f"what may not be reduced costs {_money(rate * HOUR_S)} {currency} an hour"
     if line.kind is CeilingKind.HOUR:
         return f"{what}: {_money(over)} more than the {_money(line.ceiling)} {currency} of a rate that are allowed"
@@ -114,7 +113,8 @@ def _exceeded(policy: PolicyDraft, line: Line, over: Decimal) -> str:
     if left <= 0:
         since = "it is crossed already"
     else:
-        since = f"it is crossed from {_moment(policy.now_s + float(left / rate if rate > 0 else Decimal(0)))}"
+        at_s = policy.now_s + float(left / rate) if rate > 0 else math.inf
+        since = f"it is crossed from {_moment(min(at_s, line.end_s))}"
     more = f"with {_money(line.spent)} spent that is {_money(over)} more than the {_money(line.ceiling)} {currency}"
     return f"{what}: {more} of {_A[line.kind]} by its end; {since}"
 

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, field
 from decimal import Decimal
+from enum import StrEnum
 
 from ebbtide.core.ceilings.lines import NOTHING, Line, PolicyDraft, Tariff, tariff_of
 from ebbtide.core.guardrails import bounds, pause, staleness
 from ebbtide.core.guardrails.verdict import dearness
 from ebbtide.core.work import Cycle, Draft, VariantDraft
+from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import PodPhase
 from ebbtide.model.spec import Floor, PauseDirection
 
@@ -22,6 +24,7 @@ class Part:
     runs: int = 0
     fixed: int = 0  # may not be reduced: those that run, and `missing` minimums
     missing: int = 0
+    passing: int = 0  # may not be reduced just now: for as long as somebody else writes, or a rollout lasts
     floor: int = 0  # of those that may, declared minimums that run: the last to go
     kept: int = 0  # others that run and are planned
     spared: int = 0  # of these two, what stays as long as nobody knows what comes
@@ -41,6 +44,7 @@ class Stake:
     parts: list[Part] = field(default_factory=list)
     blocked: Line | None = None  # the line that refused first, and what it would have taken of it
     blocked_need: Decimal = NOTHING
+    refused_by: dict[str, int] = field(default_factory=dict)  # replicas by policy
     waits: bool = False  # for what others give back
     refusal: str = ""
 
@@ -58,21 +62,24 @@ class Stake:
 def stake_of(draft: Draft, policies: list[PolicyDraft], cycle: Cycle) -> Stake:
     """Count the service's replicas."""
     stake = Stake(draft, policies)
-    held, floors = _held(draft, cycle), _floors(draft)
+    stays, floors = _stays(draft, cycle), _floors(draft)
     keeps = any(policy.state.spec.floor is Floor.KEEP_MIN for policy in policies)
     spared = int(staleness.holds(draft, cycle))  # to zero only while it is known what comes
     for variant in sorted(draft.variants, key=dearness):
         gpus = variant.gpus or max((pod.gpus for pod in variant.state.pods), default=0)
         alive, terminating = _pods(variant)
         part = Part(variant, gpus, runs=max(variant.observed, alive), terminating=terminating)
-        if held:
-            part.fixed = part.runs
+        if stays:
+            part.fixed, part.passing = (part.runs, 0) if stays is _Stays.DECLARED else (0, part.runs)
+            writable = draft.no_write is None and draft.failure is None
+            part.raised = max(0, variant.count - part.runs) if writable else 0
         else:
             _count(part, floors[variant.index], keeps=keeps)
             part.spared = min(max(0, spared - part.fixed), part.floor + part.kept)
             spared -= min(spared, part.fixed + part.spared)
-        surge = variant.state.target.surge_replicas if variant.state.target.rolling_out else 0
-        part.runs, part.fixed = part.runs + surge, part.fixed + surge
+        target = variant.state.target
+        surge = max(0, variant.observed + target.surge_replicas - alive) if target.rolling_out else 0
+        part.runs, part.passing = part.runs + surge, part.passing + surge
         if gpus and (part.runs or part.fixed or part.raised or part.terminating):
             stake.parts.append(part)
     return stake
@@ -93,12 +100,20 @@ def tariff_for(part: Part, policy: PolicyDraft, known: dict[tuple[str, str], Tar
     return known[key]
 
 
-def _held(draft: Draft, cycle: Cycle) -> bool:
-    """Nothing of it may be reduced, by declaration or because somebody else writes."""
-    if draft.no_write is not None or draft.failure is not None:
-        return True
+class _Stays(StrEnum):
+    """Why nothing of a service may be reduced."""
+
+    DECLARED = "declared"  # until somebody declares otherwise
+    PASSING = "passing"  # somebody else writes, something is broken: it may be over in a minute
+
+
+def _stays(draft: Draft, cycle: Cycle) -> _Stays | None:
+    """None: it may be reduced."""
     paused = pause.active(draft, cycle.now_s)
-    return paused is not None and paused.direction is not PauseDirection.UP
+    declared = draft.no_write is not None and draft.no_write[0] in (Code.MODE_OFF, Code.MODE_RECOMMEND)
+    if declared or (paused is not None and paused.direction is not PauseDirection.UP):
+        return _Stays.DECLARED
+    return _Stays.PASSING if draft.no_write is not None or draft.failure is not None else None
 
 
 def _pods(variant: VariantDraft) -> tuple[int, int]:

@@ -1,11 +1,11 @@
 """Hold every plan under every ceiling. Lower priorities give way first; what is freed counts once it is free.
 
 First each policy is asked whether all that is planned fits. Where it does not, replicas are taken in order (minimums
-that may go, then by priority, then evenly among equals): each is kept while every ceiling that it falls under can pay
-it for W more, and raised only where it can be paid for as long again and for its start-up. Once a running replica is
-refused, none of lower priority stays; once a raise is, none of lower priority is raised. Then raises are checked once
-more against all that still runs, that which gives way included. A replica that was let go frees W of its rate, and a
-raise takes 2 W and more, so nothing goes to and fro. Must never lower what is fixed.
+that may go, then by priority, then evenly among equals), so that what comes later has what is left: each is kept while
+every ceiling that it falls under can pay it for W more, and raised only where it can be paid for as long again and for
+its start-up. Then raises are checked once more against all that still runs, that which gives way included. A replica
+that was let go frees W of its rate, and a raise takes 2 W and more, so nothing goes to and fro. Must never lower what
+is fixed.
 """
 
 from collections.abc import Iterable
@@ -15,11 +15,11 @@ from decimal import Decimal
 from ebbtide.core import isolation
 from ebbtide.core.ceilings import lines as money
 from ebbtide.core.ceilings.lines import Line, PolicyDraft, Tariff
-from ebbtide.core.ceilings.report import refusal_words
+from ebbtide.core.ceilings.report import policy_plans, refusal_words
 from ebbtide.core.ceilings.stake import Part, Stake, exit_s, stake_of, tariff_for
 from ebbtide.core.work import Cycle, Draft
 from ebbtide.model.reasons import Code
-from ebbtide.model.snapshot import POLICY_KIND
+from ebbtide.model.snapshot import POLICY_KIND, SERVICE_KIND
 
 _Known = dict[tuple[str, str], Tariff | None]
 
@@ -39,12 +39,9 @@ def step(cycle: Cycle) -> None:
 
 
 def _hold(cycle: Cycle) -> None:
-    cycle.policies = [
-        money.open_policy(state, cycle.now_s, cycle.snapshot.cycle_s, _longest_exit_s(cycle))
-        for state in cycle.snapshot.policies
-    ]
     known: _Known = {}
     stakes = _stakes(cycle)
+    _note_unread(cycle)
     for policy in cycle.policies:
         _bind_others(policy, cycle)
     for stake in stakes:
@@ -53,6 +50,7 @@ def _hold(cycle: Cycle) -> None:
     for stake in stakes:
         _apply(stake)
         _note(stake, known)
+    cycle.policy_plans = policy_plans(cycle.policies)
 
 
 def _unknown(cycle: Cycle) -> str:
@@ -63,25 +61,38 @@ def _unknown(cycle: Cycle) -> str:
     return f"{'; '.join(causes)}: nothing is raised until it is known which ceilings hold" if causes else ""
 
 
-def _longest_exit_s(cycle: Cycle) -> float:
-    return max((exit_s(variant) for draft in cycle.drafts for variant in draft.variants), default=0.0)
-
-
 def _stakes(cycle: Cycle) -> list[Stake]:
-    """Services that fall under policies, by the policies' namespaces."""
-    everywhere = [policy for policy in cycle.policies if not policy.state.spec.namespaces]
-    within: dict[str, list[PolicyDraft]] = {}
-    for policy in cycle.policies:
-        for namespace in policy.state.spec.namespaces:
-            within.setdefault(namespace, []).append(policy)
-    found = []
+    """Opens the policies, and finds the services that fall under them, by the policies' namespaces."""
+    states = cycle.snapshot.policies
+    everywhere = [index for index, state in enumerate(states) if not state.spec.namespaces]
+    within: dict[str, list[int]] = {}
+    for index, state in enumerate(states):
+        for namespace in state.spec.namespaces:
+            within.setdefault(namespace, []).append(index)
+    selected: list[tuple[Draft, list[int]]] = []
+    exits_s = [0.0] * len(states)
     for draft in cycle.drafts:
         spec = draft.state.spec
         near = [*everywhere, *within.get(spec.namespace, ())]
-        own = [policy for policy in near if policy.state.spec.selects(spec.namespace, spec.labels)]
-        if own:
-            found.append(stake_of(draft, own, cycle))
-    return found
+        own = [index for index in near if states[index].spec.selects(spec.namespace, spec.labels)]
+        selected += [(draft, own)] if own else []
+        longest_s = max((exit_s(variant) for variant in draft.variants), default=0.0) if own else 0.0
+        for index in own:
+            exits_s[index] = max(exits_s[index], longest_s)
+    cycle.policies = [
+        money.open_policy(state, cycle.now_s, cycle.snapshot.cycle_s, exit_s)
+        for state, exit_s in zip(states, exits_s, strict=True)
+    ]
+    return [stake_of(draft, [cycle.policies[index] for index in own], cycle) for draft, own in selected]
+
+
+def _note_unread(cycle: Cycle) -> None:
+    """What a service that cannot be read holds is not known: nothing is raised where it may fall."""
+    for item in cycle.snapshot.unreadable:
+        for policy in cycle.policies if item.kind == SERVICE_KIND else ():
+            namespaces = policy.state.spec.namespaces
+            if not namespaces or item.key.partition("/")[0] in namespaces:
+                policy.unread = f"{item.kind} {item.key}"
 
 
 def _bind_others(policy: PolicyDraft, cycle: Cycle) -> None:
@@ -116,7 +127,8 @@ def _bind(stake: Stake, known: _Known) -> None:
                 continue
             now = tariff.dearest(policy.now_s, policy.now_s + 1) * part.gpus
             policy.rate += holds * now
-            policy.fixed_rate += (part.fixed - part.missing + part.leaving + part.terminating) * now
+            policy.fixed_rate += (part.fixed - part.missing + part.passing + part.leaving + part.terminating) * now
+            policy.missing_rate += part.missing * now
             policy.wanted_rate += max(part.variant.wanted, part.fixed) * now
             paid = 0
             while paid < part.raised and policy.has_paid(part.variant.spec.pool, part.gpus):
@@ -126,7 +138,11 @@ def _bind(stake: Stake, known: _Known) -> None:
                 keep, rise = _takes(line, tariff, part)
                 line.bound += part.fixed * part.gpus * line.takes(tariff, line.end_s - policy.now_s)
                 line.bound += (part.leaving + part.terminating) * part.gpus * line.takes(tariff, exit_s(part.variant))
-                line.kept += (part.floor + part.kept) * keep
+                line.bound += part.passing * keep
+                if policy.paid_anyway(part.variant.pool):
+                    line.bound += (part.floor + part.kept) * keep
+                else:
+                    line.kept += (part.floor + part.kept) * keep
                 line.raised += (part.raised - paid) * rise
 
 
@@ -158,10 +174,10 @@ def _decide(stakes: Iterable[Stake], known: _Known) -> None:
     """Who gives way where not all fits."""
     claims: list[_Claim] = []
     for stake in stakes:
-        refusals = [policy.refuses for policy in stake.policies if policy.refuses]
-        if refusals:
-            stake.refusal = refusals[0]
-            _refuse_raises(stake)
+        for policy in stake.policies:
+            if policy.refuses:
+                _refuse_raises(stake, policy, stake.parts, policy.refuses)
+            _refuse_unpriced(stake, policy, known)
         if any(not line.fits for policy in stake.policies for line in policy.lines):
             claims += _claims(stake)
     for line in {id(line): line for claim in claims for line in _tight(claim.stake)}.values():
@@ -202,14 +218,12 @@ def _stands(claim: _Claim, known: _Known) -> bool:
     """Take it from every line that is tight, or note that it does not fit; whether it is a raise that fits."""
     needs = list(_needs(claim, known))
     for line, keep, rise in needs:
-        closed = line.closed_raise if claim.rises else line.closed_keep
-        if claim.spared:
-            continue
-        if line.left < (rise if claim.rises else keep) or claim.stake.priority < closed:
-            _refused(claim, line, rise if claim.rises else keep)
+        need = rise if claim.rises else keep
+        if line.left < need and not claim.spared:
+            _refused(claim, line, need)
             return False
-    for line, keep, _ in needs:
-        line.left -= keep
+    for line, keep, rise in needs:
+        line.left -= rise if claim.rises else keep
     _claim_paid(claim)
     return claim.rises
 
@@ -222,8 +236,8 @@ def _rises(claim: _Claim, known: _Known) -> None:
             claim.stake.waits = True
             _refused(claim, line, rise)
             return
-    for line, keep, _ in needs:
-        line.free -= keep
+    for line, _, rise in needs:
+        line.free -= rise
     _claim_paid(claim)
 
 
@@ -238,30 +252,43 @@ def _claim_paid(claim: _Claim) -> None:
 def _needs(claim: _Claim, known: _Known) -> Iterable[tuple[Line, Decimal, Decimal]]:
     for line in _tight(claim.stake):
         tariff = tariff_for(claim.part, line.policy, known)
-        if claim.rises and line.policy.has_paid(claim.part.variant.spec.pool, claim.part.gpus):
+        variant = claim.part.variant
+        paid = line.policy.has_paid(variant.spec.pool, claim.part.gpus)
+        # of a node that stays whoever leaves, nothing is saved by letting go
+        if paid if claim.rises else line.policy.paid_anyway(variant.pool):
             yield line, money.NOTHING, money.NOTHING
         elif tariff is not None:
             yield (line, *_takes(line, tariff, claim.part))
 
 
 def _refused(claim: _Claim, line: Line, need: Decimal) -> None:
-    stake, part = claim.stake, claim.part
+    stake, part, name = claim.stake, claim.part, line.policy.state.spec.name
     if claim.rises:
         part.refused += 1
-        line.closed_raise = max(line.closed_raise, stake.priority)
     else:
         part.out += 1
-        line.closed_keep = max(line.closed_keep, stake.priority)
-        line.closed_raise = max(line.closed_raise, stake.priority)
+    stake.refused_by[name] = stake.refused_by.get(name, 0) + 1
     if stake.blocked is None:
         stake.blocked, stake.blocked_need = line, need
 
 
-def _refuse_raises(stake: Stake) -> None:
+def _refuse_raises(stake: Stake, policy: PolicyDraft, parts: Iterable[Part], why: str) -> None:
     """All of them; of minimums too, for what they cost nobody knows."""
-    for part in stake.parts:
-        part.refused = part.raised + part.missing
-        part.raised = 0
+    for part in parts:
+        more = part.raised + part.missing - part.refused
+        if more > 0:
+            name = policy.state.spec.name
+            part.refused, part.raised = part.refused + more, 0
+            stake.refused_by[name] = stake.refused_by.get(name, 0) + more
+            stake.refusal = stake.refusal or why
+
+
+def _refuse_unpriced(stake: Stake, policy: PolicyDraft, known: _Known) -> None:
+    """Raises of variants of which nobody knows what they cost in the policy's currency."""
+    unpriced = [part for part in stake.parts if tariff_for(part, policy, known) is None]
+    spec, pools = policy.state.spec, ", ".join(sorted({part.variant.spec.pool for part in unpriced}))
+    why = f"CostPolicy {spec.name}: what GPUs of {pools} cost in {spec.currency} is not known"
+    _refuse_raises(stake, policy, unpriced, why)
 
 
 def _apply(stake: Stake) -> None:
@@ -279,9 +306,9 @@ def _apply(stake: Stake) -> None:
 
 def _note(stake: Stake, known: _Known) -> None:
     """What its policies say of it: who gave way, who is raised, and what is bound by that."""
-    without = sum(part.out + part.refused for part in stake.parts)
     raised = any(part.variant.count > part.variant.observed for part in stake.parts)
     for policy in stake.policies:
+        without = stake.refused_by.get(policy.state.spec.name, 0)
         if without:
             policy.gave_way[stake.key] = without
         if raised and stake.draft.no_write is None:
