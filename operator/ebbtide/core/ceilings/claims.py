@@ -1,0 +1,156 @@
+"""Replica by replica, in order, what every ceiling that is tight can pay: who stays, who gives way, who is raised.
+
+Replicas are taken in order: minimums that may go, then by priority, then evenly among equals, so that what comes later
+has what is left. Each is kept while every ceiling that it falls under can pay it for W more, and raised only where it
+can be paid for as long again and for its start-up. Then raises are checked once more against all that still runs, that
+which gives way included: what is freed counts once it is free. A replica that was let go frees W of its rate, and a
+raise takes 2 W and more, so nothing goes to and fro.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+
+from ebbtide.core.ceilings.lines import NOTHING, Line, PolicyDraft, Tariff
+from ebbtide.core.ceilings.stake import Part, Stake, tariff_for
+
+Known = dict[tuple[str, str], Tariff | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """One replica. Ordered by what goes last."""
+
+    order: tuple[bool, int, float, str, int]
+    stake: Stake
+    part: Part
+    rises: bool
+    spared: bool
+
+
+def decide(stakes: Iterable[Stake], known: Known) -> None:
+    """Who gives way where not all fits."""
+    claims: list[_Claim] = []
+    for stake in stakes:
+        for policy in stake.policies:
+            if policy.refuses:
+                _refuse_raises(stake, policy, stake.parts, policy.refuses)
+            _refuse_unpriced(stake, policy, known)
+        if any(not line.fits for policy in stake.policies for line in policy.lines):
+            claims += _claims(stake)
+    for line in {id(line): line for claim in claims for line in _tight(claim.stake)}.values():
+        line.left = line.ceiling - line.spent - line.bound
+        line.free = line.left - line.kept
+    claims.sort(key=lambda claim: claim.order)
+    _unclaim(claims)
+    rising = [claim for claim in claims if _stands(claim, known)]
+    _unclaim(claims)
+    for claim in rising:
+        _rises(claim, known)
+
+
+def _unclaim(claims: Iterable[_Claim]) -> None:
+    """Nobody is on the GPUs that are paid for anyway yet."""
+    for policy in {id(policy): policy for claim in claims for policy in claim.stake.policies}.values():
+        policy.unclaimed = dict(policy.idle)
+
+
+def _tight(stake: Stake) -> list[Line]:
+    return [line for policy in stake.policies for line in policy.lines if not line.fits]
+
+
+def _claims(stake: Stake) -> list[_Claim]:
+    """Its replicas, each with its share of all that are planned, so that equals shrink alike."""
+    found, total, index = [], max(1, sum(part.floor + part.kept + part.raised for part in stake.parts)), 0
+    for rises in (False, True):
+        for part in stake.parts:
+            for number in range(part.raised if rises else part.floor + part.kept):
+                index += 1
+                last = not rises and number < max(part.floor, part.spared)
+                order = (not last, -stake.priority, index / total, stake.key, index)
+                found.append(_Claim(order, stake, part, rises, not rises and number < part.spared))
+    return found
+
+
+def _stands(claim: _Claim, known: Known) -> bool:
+    """Take it from every line that is tight, or note that it does not fit; whether it is a raise that fits."""
+    needs = list(_needs(claim, known))
+    for line, keep, rise in needs:
+        need = rise if claim.rises else keep
+        if line.left < need and need and not claim.spared:
+            _refused(claim, line, need)
+            return False
+    for line, keep, rise in needs:
+        line.left -= rise if claim.rises else keep
+    _claim_paid(claim)
+    return claim.rises
+
+
+def _rises(claim: _Claim, known: Known) -> None:
+    """What gives way still runs: until it is gone its money is not free."""
+    needs = list(_needs(claim, known))
+    for line, _, rise in needs:
+        if line.free < rise and rise:
+            claim.stake.waits = True
+            _refused(claim, line, rise)
+            return
+    for line, _, rise in needs:
+        line.free -= rise
+    _claim_paid(claim)
+
+
+def _claim_paid(claim: _Claim) -> None:
+    """The replica is put on GPUs that its policies pay for anyway, where there are any."""
+    pool, gpus = claim.part.variant.spec.pool, claim.part.gpus
+    for policy in claim.stake.policies:
+        if claim.rises and policy.has_paid(pool, gpus):
+            policy.unclaimed[pool] -= gpus
+
+
+def _needs(claim: _Claim, known: Known) -> Iterable[tuple[Line, Decimal, Decimal]]:
+    for line in _tight(claim.stake):
+        tariff = tariff_for(claim.part, line.policy, known)
+        variant = claim.part.variant
+        paid = line.policy.has_paid(variant.spec.pool, claim.part.gpus)
+        # of a node that stays whoever leaves, nothing is saved by letting go
+        if paid if claim.rises else line.policy.paid_anyway(variant.pool):
+            yield line, NOTHING, NOTHING
+        elif tariff is not None:
+            yield (line, *takes(line, tariff, claim.part))
+
+
+def _refused(claim: _Claim, line: Line, need: Decimal) -> None:
+    stake, part, name = claim.stake, claim.part, line.policy.state.spec.name
+    if claim.rises:
+        part.refused += 1
+    else:
+        part.out += 1
+    stake.refused_by[name] = stake.refused_by.get(name, 0) + 1
+    if stake.blocked is None:
+        stake.blocked, stake.blocked_need = line, need
+
+
+def _refuse_raises(stake: Stake, policy: PolicyDraft, parts: Iterable[Part], why: str) -> None:
+    """All of them; of minimums too, for what they cost nobody knows."""
+    for part in parts:
+        more = part.raised + part.missing - part.refused
+        if more > 0:
+            name = policy.state.spec.name
+            part.refused, part.raised = part.refused + more, 0
+            stake.refused_by[name] = stake.refused_by.get(name, 0) + more
+            stake.refusal = stake.refusal or why
+
+
+def _refuse_unpriced(stake: Stake, policy: PolicyDraft, known: Known) -> None:
+    """Raises of variants of which nobody knows what they cost in the policy's currency."""
+    unpriced = [part for part in stake.parts if tariff_for(part, policy, known) is None]
+    spec, pools = policy.state.spec, ", ".join(sorted({part.variant.spec.pool for part in unpriced}))
+    why = f"CostPolicy {spec.name}: what GPUs of {pools} cost in {spec.currency} is not known"
+    _refuse_raises(stake, policy, unpriced, why)
+
+
+def takes(line: Line, tariff: Tariff, part: Part) -> tuple[Decimal, Decimal]:
+    """(what a running replica takes, what one that is to be raised takes to begin with)."""
+    reserve_s = line.policy.reserve_s
+    keep = part.gpus * line.takes(tariff, reserve_s)
+    return keep, part.gpus * line.takes(tariff, 2 * reserve_s + part.variant.startup_s)
