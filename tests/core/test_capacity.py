@@ -124,6 +124,22 @@ def test_misses_on_idle_replicas_cannot_be_bought_off():
     assert edge.reach(loop.memory.services[0].variants[0].capacity.edge) == pytest.approx(1.0, abs=0.05)
 
 
+@pytest.mark.parametrize(
+    ("story", "missed", "replicas"),
+    [
+        ("nothing is missed anyway", 0.0, 5),
+        ("what is left of the budget is bought more strictly, for the objective can be met", 0.006, 6),
+        ("more is missed than may be: no fleet meets the objective, and none is paid for it", 0.012, 5),
+        ("seven times as much", 0.07, 5),
+    ],
+)
+def test_what_cannot_be_bought_is_made_up_for_only_where_the_objective_can_be_met(story, missed, replicas):
+    """108 requests/s, of which a replica carries 25; 1 % may miss, and so many do on twelve that are a third full."""
+    declared = spec(variants=[variant_spec(max_replicas=40)])
+    state = snapshot(service(variant("h100", pods(12, 9.0, missed=missed)), declared), pool(nodes=40))
+    assert settled(state, 3600).plan.services[0].variants[0].wanted == replicas, story
+
+
 def test_an_objective_that_one_request_alone_exceeds_is_named():
     tight = spec(objectives=Objectives(ttft_s=1.0, itl_s=0.004, attainment=0.99))
     decided = settled(snapshot(service(variant("h100", pods(2, 1.0)), tight)), 600).plan.services[0]

@@ -25,7 +25,7 @@ from ebbtide.core.work import Cycle, Draft
 from ebbtide.model.memory import BudgetMemory
 
 USED = 0.9  # of the budget that is left to buy: the rest is for what forecasts of a day are wrong about
-LEAST_BUYABLE = 0.25  # of what may be missed; where idle replicas miss more, the rest is bought as if it were this
+LEAST_BUYABLE = 0.25  # of what may be missed; where idle replicas miss nearly all of it, that much is left to buy
 PRICE_TAU_S = 6 * 3600.0  # or half a window
 TRIMS = 8.0  # e-folds in six hours, or in a shorter window, at twice the target
 TRIM_S = 6 * 3600.0
@@ -55,7 +55,7 @@ def spending(draft: Draft, outlook: Outlook, rate: float, full: int, cycle: Cycl
     The draft's budget is brought up to date.
     """
     allowed, lost = 1.0 - draft.state.spec.objectives.attainment, anyway(draft)
-    target = max(1e-6, max(LEAST_BUYABLE * allowed, allowed - lost) * USED)
+    target = max(1e-6, buyable(allowed, lost) * USED)
     planned = min(MOST_PLANNED, planned_share(draft.state.spec.objectives.attainment) * draft.doubt)
     old, window_s = draft.memory.budget, draft.state.spec.objectives.window_s
     elapsed_s = clip(cycle.now_s - old.at, 0.0, LONGEST_STEP_S) if old.at else cycle.snapshot.cycle_s
@@ -113,6 +113,15 @@ def note(draft: Draft, outlook: Outlook, spent: Spending, capacity: float, *, at
         plans = (*plans, (due, round(share, 6)))[-2 * KEPT_PLANS :]
     trim = round(clip(budget.trim + change, LEAST_TRIM, MOST_TRIM), 4)
     draft.budget = msgspec.structs.replace(budget, trim=trim, plans=plans)
+
+
+def buyable(allowed: float, lost: float) -> float:
+    """The share that may miss beside what misses anyway, each 0..1.
+
+    1 % may and 0.6 % does anyway: 0.4 %, bought as if nothing else missed. Where 2 % does no fleet meets the objective,
+    and the last misses cost most: 1 % may then miss beside the 2 %, as it would without them.
+    """
+    return allowed if lost >= allowed else max(LEAST_BUYABLE * allowed, allowed - lost)
 
 
 def _mean_load(budget: BudgetMemory, load: float) -> float:
