@@ -294,17 +294,29 @@ def test_the_pipeline_is_a_list_of_named_steps():
     ]
 
 
-@pytest.mark.parametrize("lag_s", [0, 120])
-def test_f15_noisy_constant_load_changes_little(lag_s):
-    """Bounded changes an hour, also when pods take longer than the delay to come."""
+HASTY = "46: with no long horizon on record yet a trend by chance is followed, and a start given up costs little"
+
+
+@pytest.mark.parametrize(
+    ("lag_s", "down_delay_s"),
+    [
+        (0, 60.0),
+        (120, 60.0),
+        (1000, None),
+        (1740, None),
+        pytest.param(1740, 60.0, marks=pytest.mark.xfail(reason=HASTY, strict=True)),
+    ],
+)
+def test_f15_noisy_constant_load_changes_little(lag_s, down_delay_s):
+    """Bounded changes in each hour, also when pods take longer than the delay, or half an hour, to come."""
     from tests.builders import Fleet
 
-    noise = random.Random(11)
-    fleet = Fleet(spec(variants=[variant_spec()], down_delay_s=60.0), {"h100": 3}, startup_s=60.0 + lag_s)
-    for _ in range(360):
+    noise, declared = random.Random(11), spec(variants=[variant_spec()], down_delay_s=down_delay_s)
+    fleet = Fleet(declared, {"h100": 3}, startup_s=60.0 + lag_s)
+    for _ in range(720):
         fleet.cycle(60.0 * noise.uniform(0.8, 1.2))
-    changes = sum(a != b for a, b in zip(fleet.history, fleet.history[1:], strict=False))
-    assert changes <= 12, fleet.history
+    changes = [a != b for a, b in zip(fleet.history, fleet.history[1:], strict=False)]
+    assert max(sum(changes[:360]), sum(changes[360:])) <= 12, fleet.history
 
 
 def test_f23_backlog_of_closed_loop_clients_does_not_climb_to_the_maximum():
