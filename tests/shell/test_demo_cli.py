@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from ebbtide.cli.demo import _trace_requests
+from ebbtide.cli.demo_forecast import forecast_table, in_a_line
 from ebbtide.cli.demo_summary import auto_together, count_writes, effort_sentence, together_sentence
 from ebbtide.cli.demo_table import DemoScreen, say_how_to_look
 from ebbtide.cli.main import cli
@@ -277,6 +278,43 @@ def test_a_terminal_of_118_columns_shows_every_cell_whole() -> None:
     assert text.count("104 (level 27 min)") == text.count("88.1 to 119") == len(shown)
     assert text.count("95 % of 443, 6 %") == len(shown)
     assert text.count("a100 10.9 observed, h100 18.2 declared") == len(shown)
+
+
+FORECAST = {
+    "horizonSeconds": 175,
+    "expected": "0.885",
+    "low": "0.472",
+    "high": "1.31",
+    "method": "level since a change",
+    "score": {"errors": 443, "coverage": "0.951", "pinballMedian": "0.031"},
+}
+SURE = {"requestsPerSecond": "12.3", "low": "9.59", "high": "15.9", "source": "observed"}
+CARRIED = [{"name": "a100", "capacity": SURE}, {"name": "cloud", "capacity": SURE}]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_what_a_narrow_terminal_has_no_room_for_goes_on_in_the_next_line(width: int) -> None:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(forecast_table({"summaries": {"forecast": FORECAST, "variants": CARRIED}}))
+    text = console.export_text()
+    assert "…" not in text
+    words = {*text.split()}
+    assert {"summaries", "0.885", "(level", "since", "175", "0.472", "1.31", "443,", "a100", "cloud"} <= words
+    assert {"service", "in", "range"} <= words, "headers too"
+
+
+@pytest.mark.parametrize(
+    ("forecast", "said"),
+    [
+        (None, "-"),
+        (FORECAST, "0.885 (level since a change), 95 % range 0.472 to 1.31, in range 95 % of 443, 6 % off"),
+        (FORECAST | {"score": None}, "0.885 (level since a change), 95 % range 0.472 to 1.31, not scored yet"),
+    ],
+)
+def test_a_plain_line_says_the_forecast_its_range_and_how_far_to_trust_it(
+    forecast: dict[str, Any] | None, said: str
+) -> None:
+    assert in_a_line(forecast) == said
 
 
 @pytest.fixture

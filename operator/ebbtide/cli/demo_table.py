@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ebbtide.cli.demo_forecast import capacity, expected, forecast_table, score
+from ebbtide.cli.demo_forecast import capacity, forecast_table, in_a_line
 from ebbtide.sandbox.demo_base import RunningDemo, Shown, View
 from ebbtide.units import format_duration
 
@@ -104,7 +104,7 @@ class DemoScreen:
             f"  ITL p95 {_milliseconds(traffic.get('recent_inter_token_latency_s')):>6}"
             f"  met {_percent(traffic.get('met_both')):>6}  {_replicas(view, service.name, status):<24}"
             f"  {status.get('spendPerHour', '?'):>6} $/h  {status.get('reason', '-')}"
-            f"  forecast {expected(status.get('forecast'))}, in range {score(status.get('forecast'))} off"
+            f"  forecast {in_a_line(status.get('forecast'))}"
             f"  carries {capacity(status)}"
         )
 
