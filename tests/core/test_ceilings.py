@@ -1,6 +1,7 @@
 """Ceilings hold, are used, and the first to give way is what matters least."""
 
 from decimal import Decimal
+from itertools import pairwise
 
 import msgspec
 import pytest
@@ -159,17 +160,16 @@ def test_a_gpu_that_is_paid_for_anyway_costs_no_more_when_it_is_used():
     assert world.policy().gave_way == ()
 
 
+def _paused(state, pause):
+    (only,) = state.services
+    scaling = msgspec.structs.replace(only.spec.scaling, pause=pause)
+    paused = msgspec.structs.replace(only, spec=msgspec.structs.replace(only.spec, scaling=scaling))
+    return msgspec.structs.replace(state, services=(paused,))
+
+
 def test_a_pause_that_lets_grow_lets_grow_no_further_than_the_money():
     world = World([Member("chat", 150.0)], [policy(per_hour="12")])
-    down = Pause(PauseDirection.DOWN)
-
-    def seen(state):
-        (only,) = state.services
-        scaling = msgspec.structs.replace(only.spec.scaling, pause=down)
-        paused = msgspec.structs.replace(only, spec=msgspec.structs.replace(only.spec, scaling=scaling))
-        return msgspec.structs.replace(state, services=(paused,))
-
-    world.seen = seen
+    world.seen = lambda state: _paused(state, Pause(PauseDirection.DOWN))
     world.run(900)
     assert world.replicas() == {"chat": 4}
 
@@ -263,15 +263,60 @@ def test_a_clock_that_is_set_back_drops_no_ceiling():
     assert world.replicas() == {"chat": 1}
 
 
-def test_a_service_that_cannot_be_read_stops_raises_where_it_may_fall():
+def test_a_service_of_which_nobody_knows_what_it_holds_stops_raises_under_policies_of_its_namespace():
     world = World([Member("chat", 150.0)], [policy(per_hour="300", namespaces=("ml",))])
-    bad = Unreadable(
-        "InferenceService", "ml/lost", "u", 1, "InferenceService ml/lost: spec.priority: 'x' is not allowed"
+    world.seen = lambda state: msgspec.structs.replace(
+        state, policies=(msgspec.structs.replace(state.policies[0], unread="ml/lost"),)
     )
-    world.seen = lambda state: msgspec.structs.replace(state, unreadable=(bad,))
     world.run(300)
     assert world.replicas() == {"chat": 1}
     assert "what InferenceService ml/lost holds is not known" in world.reason("chat")[1]
+
+
+def test_where_nodes_are_paid_for_whoever_leaves_nobody_is_let_go():
+    """A static pool of 40 GPUs, 120 USD an hour, under a ceiling of 119: less would run, and nothing be saved."""
+    world = World([Member("chat", 60.0, born=[0] * 4)], [policy(per_hour="119", scope=PolicyScope.ALL_GPU_PODS)])
+
+    def seen(state):
+        idle = 40 - len(world.members[0].born) - len(world.members[0].leaving)
+        paid = msgspec.structs.replace(state.policies[0], others=(Others("h100", 0, 0, idle),))
+        return msgspec.structs.replace(state, policies=(paid,))
+
+    world.seen = seen
+    world.run(300)
+    assert world.replicas()["chat"] >= 3
+    assert world.policy().gave_way == ()
+
+
+def test_a_pause_that_lets_grow_is_paid_to_the_end_of_the_day():
+    """What it raises nobody may let go: 20 USD are two hours of three, and one of them runs already."""
+    world = World([Member("chat", 150.0)], [policy(per_day="20")], day_s=7200)
+    world.seen = lambda state: _paused(state, Pause(PauseDirection.DOWN))
+    world.run(7190)
+    assert world.most["cap"] <= 20 * 3600
+    assert world.replicas()["chat"] >= 3
+
+
+def test_a_rival_that_stays_leaves_minimums_paid_for():
+    """36 USD for an hour; a's minimum of five takes 15, whoever writes to it, and b gets what is left of the rest."""
+    members = [Member("a", 60.0, least=5), Member("b", 150.0, priority=1)]
+    world = World(members, [policy(per_day="36")], day_s=3600)
+    world.seen = lambda state: _with_target(state, "ml/a", rivals=("HorizontalPodAutoscaler a",))
+    world.run(3590)
+    assert world.most["cap"] <= 36 * 3600
+
+
+def test_lower_ones_are_not_let_go_twice_over_for_raises_that_are_made_together():
+    low, high = Member("low", 150.0, priority=1), Member("high", 1.0, priority=200)
+    world = World([low, high], [policy(per_day="300", floor=Floor.ALLOW_ZERO)], day_s=86_400, spent="286")
+    world.run(60)
+    before, seen = world.replicas()["low"], []
+    high.load = 60.0
+    for _ in range(30):
+        world.cycle()
+        seen.append(world.replicas()["low"])
+    assert before >= 4
+    assert all(later <= earlier + 1 for earlier, later in pairwise(seen)), seen
 
 
 @pytest.mark.parametrize(

@@ -165,10 +165,19 @@ def test_a_policy_that_cannot_be_read_keeps_what_it_has_spent() -> None:
     assert next(item for item in after["conditions"] if item["type"] == "Ready")["reason"] == "InvalidSpec"
 
 
-async def test_what_is_not_known_yet_is_not_said_to_be_nothing() -> None:
-    api = Api()
-    await policies(api).report(Plan(at=1000.0, policies=(policy_plan(raised=False, at=0.0, accrued_through=0.0),)))
-    assert saved_of(api.bodies[0]["status"]).through_s == 0.0
+def test_what_is_not_known_yet_is_not_said_to_be_nothing() -> None:
+    """The next leader goes on from it, and asks the ledger first."""
+    pending = policy_plan(raised=False, at=3600.0, reason=Reason(Code.PENDING, "what it has cost is not known yet"))
+    saved = saved_of(policy_status(pending, 2, {}, 3600.0))
+    assert (saved.pending, saved.through_s, len(saved.accounts)) == (True, 3600.0, 1)
+
+
+def test_a_service_that_could_not_be_read_since_the_start_is_said_to_policies_of_its_namespace() -> None:
+    bad = Unreadable("InferenceService", "ml/lost", "u", 1, "InferenceService ml/lost: no")
+    state = msgspec.structs.replace(snapshot(service(variant("h100", pods(1, 5.0)))), unreadable=(bad,))
+    specs = [policy("mine", per_day="5", namespaces=("ml",)), policy("all", per_day="5")]
+    observed = policies(Api()).observed(state, specs, Held((), {}, True))
+    assert {item.spec.name: item.unread for item in observed.policies} == {"mine": "ml/lost", "all": ""}
 
 
 async def test_after_a_start_statuses_are_written_in_turns() -> None:

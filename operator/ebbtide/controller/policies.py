@@ -8,7 +8,7 @@ Statuses are the memory of what was spent: the next leader begins with them, and
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -20,7 +20,8 @@ from ebbtide.clock import parse_rfc3339
 from ebbtide.errors import EbbtideError
 from ebbtide.kube.client import KubeClient, resource_path
 from ebbtide.model.plan import Plan, PolicyPlan, ScaleAction
-from ebbtide.model.snapshot import SERVICE_KIND, Account, PoolState, Snapshot
+from ebbtide.model.reasons import Code
+from ebbtide.model.snapshot import SERVICE_KIND, Account, PolicyState, PoolState, Snapshot
 from ebbtide.model.spec import CeilingKind, PolicySpec
 from ebbtide.money import prices
 from ebbtide.money.accounts import Accounts, Key, Labels, Saved, Shown
@@ -86,7 +87,7 @@ class Policies:
         )
         with self._lock:
             self._accounts.count(policies, self._saved, shown)
-            states = self._accounts.states()
+            states = _with_unread(self._accounts.states(), shown.unread - self._accounts.holders)
         pools = tuple(self._priced(pool, policies, snapshot.taken_at) for pool in snapshot.pools)
         return msgspec.structs.replace(snapshot, policies=states, pools=pools)
 
@@ -198,6 +199,18 @@ class Policies:
         return msgspec.structs.replace(pool, steps=self._steps[key])
 
 
+def _with_unread(states: tuple[PolicyState, ...], unread: Collection[str]) -> tuple[PolicyState, ...]:
+    """What a service holds is not known where it could not be read since the start: said to policies of its namespace.
+
+    Others go on: a cluster's policy must not stand still for one object that somebody cannot write.
+    """
+    if not unread:
+        return states
+    first = {key.partition("/")[0]: key for key in sorted(unread, reverse=True)}
+    found = [next((first[name] for name in state.spec.namespaces if name in first), "") for state in states]
+    return tuple(msgspec.structs.replace(state, unread=key) for state, key in zip(states, found, strict=True))
+
+
 def labels_of(snapshot: Snapshot) -> dict[str, Labels]:
     """By namespace/name of the service."""
     return {service.spec.key: service.spec.labels for service in snapshot.services}
@@ -216,8 +229,10 @@ def saved_of(status: Mapping[str, Any]) -> Saved:
             for item in status.get("periods") or ()
             if "begin" in item
         )
-        through = status.get("accruedThrough")
-        return Saved(parse_rfc3339(through) if through else 0.0, Decimal(status.get("ratePerHour", "0")), accounts)
+        through, pending = status.get("accruedThrough"), status.get("reason") == Code.PENDING.value
+        return Saved(
+            parse_rfc3339(through) if through else 0.0, Decimal(status.get("ratePerHour", "0")), accounts, pending
+        )
     except (KeyError, TypeError, ValueError, InvalidOperation):
         return Saved(0.0, Decimal(0), ())
 

@@ -24,7 +24,7 @@ from ebbtide.ledger.store import FILE
 from ebbtide.model.memory import Memory
 from ebbtide.model.plan import Plan
 from ebbtide.model.reasons import Code
-from ebbtide.model.snapshot import SERVICE_KIND, Snapshot, WriteReceipt
+from ebbtide.model.snapshot import POLICY_KIND, POOL_KIND, SERVICE_KIND, Snapshot, WriteReceipt
 from ebbtide.model.spec import PolicySpec
 from ebbtide.observe.gather import Observer
 from ebbtide.observe.holdings import Held
@@ -243,7 +243,10 @@ class Wiring:
         self._say("status writes", report.problem)
 
     def _previous_status(self, kind: str, key: str) -> Mapping[str, Any] | None:
-        raw = self.observer.raw_service(key) if kind == "InferenceService" else self.observer.raw_pool(key)
+        observer = self.observer
+        raw = {SERVICE_KIND: observer.raw_service, POOL_KIND: observer.raw_pool, POLICY_KIND: observer.raw_policy}[
+            kind
+        ](key)
         return None if raw is None else raw.get("status")
 
     async def _own_deployment(self) -> Subject:

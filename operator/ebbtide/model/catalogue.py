@@ -361,7 +361,10 @@ _CONFIGURATION = {
         "Nothing.",
     ),
     Code.PENDING: Entry(
-        (*_FAULT, "CapacityKnown", "TrafficBalanced", "PricesKnown", "RequestsAdmitted"),
+        (
+            *(*_FAULT, "CapacityKnown", "TrafficBalanced", "PricesKnown", "RequestsAdmitted"),
+            *("CostPolicy.WithinCeilings", "CostPolicy.Ready"),
+        ),
         "Not looked at yet, or too little seen to tell.",
         "Nothing; it passes.",
     ),

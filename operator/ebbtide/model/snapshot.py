@@ -221,6 +221,7 @@ class PolicyState(Spec, frozen=True):
     through_s: float = 0.0  # what was spent is counted up to this moment
     per_hour: Decimal = Decimal(0)  # what was spent an hour then
     others: tuple[Others, ...] = ()
+    unread: str = ""  # a service of its namespaces that cannot be read, and of which nobody knows what it holds
     faults: tuple[tuple[str, str], ...] = ()
 
 

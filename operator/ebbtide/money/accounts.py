@@ -39,6 +39,7 @@ class Saved(Spec, frozen=True):
     through_s: float
     per_hour: Decimal
     accounts: tuple[Account, ...]
+    pending: bool = False  # the ledger was to be asked what else it had spent
 
 
 class Shown(Spec, frozen=True):
@@ -102,6 +103,11 @@ class Accounts:
                 while len(book.marks) > _MARKS:
                     book.marks.pop(next(iter(book.marks)))
         self.through_s, self._pools = at_s, known
+
+    @property
+    def holders(self) -> frozenset[str]:
+        """Services by namespace/name whose pods ran at the last count."""
+        return frozenset(_key(item.payer) for item in self._ran.values() if item.payer.service)
 
     def unsettled(self) -> list[tuple[PolicySpec, tuple[Key, ...]]]:
         """Policies of which the ledger was not asked yet what they have spent, and their periods."""
@@ -195,7 +201,7 @@ class Accounts:
                 if item.uid in self._until or from_s < until_s:  # what ended before the book began is none of it
                     _add(book, item.gpus, item.payer.pool, from_s, until_s, costs)
                 if not ends:
-                    _run(book, item, at_s, costs)
+                    _run(book, item, at_s, costs, _key(item.payer) in shown.unread)
             if not ends and (item.uid in listed or not shown.complete):
                 ran[item.uid] = item
         gone = {uid: end_s for uid, end_s in self._until.items() if uid not in until}
@@ -213,8 +219,8 @@ class Accounts:
         if ran is None or item.payer.service or not ran.payer.service:
             return item
         gone = item.end_s is not None or item.uid in shown.gone
-        unread = f"{ran.payer.namespace}/{ran.payer.service}" in shown.unread
-        return msgspec.structs.replace(item, payer=ran.payer) if gone or unread else item
+        known = gone or _key(ran.payer) in shown.unread
+        return msgspec.structs.replace(item, payer=ran.payer) if known else item
 
     def _charge_idle(self, shown: Shown, before_s: int, at_s: int, costs: "_Costs") -> None:
         """Of nodes that are billed, what no pod held since the last count: of policies that pay for everything."""
@@ -298,7 +304,7 @@ class _Index:
         """Those that pay for it."""
         key = payer.namespace, payer.service
         if key not in self._known:
-            labels = self._labels.get(f"{payer.namespace}/{payer.service}", ())
+            labels = self._labels.get(_key(payer), ())
             near = [*self._everywhere, *self._within.get(payer.namespace, ())]
             self._known[key] = [book for book in near if pays(book.spec, payer, labels)]
         return self._known[key]
@@ -319,7 +325,7 @@ def _opened(spec: PolicySpec, saved: Saved, before_s: int) -> _Book:
     if not saved.through_s:
         return _Book(spec, before_s, fresh=True)
     since_s = min(math.floor(saved.through_s), before_s)
-    book = _Book(spec, since_s, saved=saved)
+    book = _Book(spec, since_s, saved=saved, fresh=saved.pending)
     _roll(book, since_s)
     for account in saved.accounts:
         key = account.kind, account.start_s, account.end_s
@@ -372,14 +378,18 @@ def _put(book: _Book, cost: Decimal, at_s: int) -> None:
             book.accounts[key] += cost
 
 
-def _run(book: _Book, item: Holding, at_s: int, costs: _Costs) -> None:
-    """It runs now: what it costs an hour, and whether it is somebody else's."""
+def _run(book: _Book, item: Holding, at_s: int, costs: _Costs, unread: bool) -> None:
+    """It runs now: what it costs an hour, and whether nobody plans for it, as it is somebody else's or `unread`."""
     book.rate += item.gpus * costs.now(item.payer.pool, book.spec.currency, at_s)
-    if not item.payer.service:
+    if unread or not item.payer.service:
         lasting, passing, idle = book.others.get(item.payer.pool, (0, 0, 0))
-        lasts = at_s - item.begin_s >= book.spec.outage_reserve_s
+        lasts = not unread and at_s - item.begin_s >= book.spec.outage_reserve_s
         more = (item.gpus, 0) if lasts else (0, item.gpus)
         book.others[item.payer.pool] = lasting + more[0], passing + more[1], idle
+
+
+def _key(payer: Payer) -> str:
+    return f"{payer.namespace}/{payer.service}"
 
 
 def _run_idle(book: _Book, pool: str, gpus: int, at_s: int, costs: _Costs) -> None:

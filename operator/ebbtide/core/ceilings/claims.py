@@ -2,9 +2,9 @@
 
 Replicas are taken in order: minimums that may go, then by priority, then evenly among equals, so that what comes later
 has what is left. Each is kept while every ceiling that it falls under can pay it for W more, and raised only where it
-can be paid for as long again and for its start-up. Then raises are checked once more against all that still runs, that
-which gives way included: what is freed counts once it is free. A replica that was let go frees W of its rate, and a
-raise takes 2 W and more, so nothing goes to and fro.
+can be paid for as long again and for its start-up (of those that are raised together the longest). Then raises are
+checked once more against all that still runs, that which gives way included: what is freed counts once it is free. A
+replica that was let go frees W of its rate, and a raise takes 2 W and more, so nothing goes to and fro.
 """
 
 from collections.abc import Iterable
@@ -38,19 +38,21 @@ def decide(stakes: Iterable[Stake], known: Known) -> None:
             _refuse_unpriced(stake, policy, known)
         if any(not line.fits for policy in stake.policies for line in policy.lines):
             claims += _claims(stake)
-    for line in {id(line): line for claim in claims for line in _tight(claim.stake)}.values():
-        line.left = line.ceiling - line.spent - line.bound
-        line.free = line.left - line.kept
+    lines = list({id(line): line for claim in claims for line in _tight(claim.stake)}.values())
+    for line in lines:
+        line.open()
     claims.sort(key=lambda claim: claim.order)
-    _unclaim(claims)
+    _unclaim(claims, lines)
     rising = [claim for claim in claims if _stands(claim, known)]
-    _unclaim(claims)
+    _unclaim(claims, lines)
     for claim in rising:
         _rises(claim, known)
 
 
-def _unclaim(claims: Iterable[_Claim]) -> None:
-    """Nobody is on the GPUs that are paid for anyway yet."""
+def _unclaim(claims: Iterable[_Claim], lines: Iterable[Line]) -> None:
+    """Nobody is on the GPUs that are paid for anyway yet, and nothing is raised."""
+    for line in lines:
+        line.margin = NOTHING
     for policy in {id(policy): policy for claim in claims for policy in claim.stake.policies}.values():
         policy.unclaimed = dict(policy.idle)
 
@@ -76,12 +78,14 @@ def _stands(claim: _Claim, known: Known) -> bool:
     """Take it from every line that is tight, or note that it does not fit; whether it is a raise that fits."""
     needs = list(_needs(claim, known))
     for line, keep, rise in needs:
-        need = rise if claim.rises else keep
+        need = keep + line.extra(keep, rise) if claim.rises else keep
         if line.left < need and need and not claim.spared:
             _refused(claim, line, need)
             return False
     for line, keep, rise in needs:
-        line.left -= rise if claim.rises else keep
+        extra = line.extra(keep, rise) if claim.rises else NOTHING
+        line.left -= keep + extra
+        line.margin += extra
     _claim_paid(claim)
     return claim.rises
 
@@ -89,13 +93,16 @@ def _stands(claim: _Claim, known: Known) -> bool:
 def _rises(claim: _Claim, known: Known) -> None:
     """What gives way still runs: until it is gone its money is not free."""
     needs = list(_needs(claim, known))
-    for line, _, rise in needs:
-        if line.free < rise and rise:
+    for line, keep, rise in needs:
+        need = keep + line.extra(keep, rise)
+        if line.free < need and need:
             claim.stake.waits = True
-            _refused(claim, line, rise)
+            _refused(claim, line, need)
             return
-    for line, _, rise in needs:
-        line.free -= rise
+    for line, keep, rise in needs:
+        extra = line.extra(keep, rise)
+        line.free -= keep + extra
+        line.margin += extra
     _claim_paid(claim)
 
 
@@ -152,5 +159,8 @@ def _refuse_unpriced(stake: Stake, policy: PolicyDraft, known: Known) -> None:
 def takes(line: Line, tariff: Tariff, part: Part) -> tuple[Decimal, Decimal]:
     """(what a running replica takes, what one that is to be raised takes to begin with)."""
     reserve_s = line.policy.reserve_s
+    if part.stays:  # once it is there nobody may let it go
+        to_end = part.gpus * line.takes(tariff, line.end_s - line.policy.now_s)
+        return to_end, to_end
     keep = part.gpus * line.takes(tariff, reserve_s)
     return keep, part.gpus * line.takes(tariff, 2 * reserve_s + part.variant.startup_s)

@@ -74,18 +74,30 @@ class Line:
     end_s: int
     ceiling: Decimal
     spent: Decimal = NOTHING
-    bound: Decimal = NOTHING  # what may not be reduced, what leaves and what others hold
+    bound: Decimal = NOTHING  # what may not be reduced, and what others hold
+    leaving: Decimal = NOTHING  # what was told to go
     kept: Decimal = NOTHING  # what runs and may be reduced
     raised: Decimal = NOTHING  # what is to be raised, at what a raise takes to begin with
     granted: Decimal = NOTHING  # what raises that were allowed take once they run
     left: Decimal = NOTHING  # while replicas are chosen: what nobody has taken yet
     free: Decimal = NOTHING  # the same beside all that runs, that which gives way included
+    margin: Decimal = NOTHING  # of what was taken, what raises take to begin with beyond what they take once they run
     _known: dict[tuple[int, int], Decimal] = field(default_factory=dict)  # what was worked out, by tariff and seconds
 
     @property
     def fits(self) -> bool:
         """Whether all that is planned may be."""
-        return self.spent + self.bound + self.kept + self.raised <= self.ceiling
+        return self.spent + self.bound + self.leaving + self.kept + self.raised <= self.ceiling
+
+    def open(self) -> None:
+        """Begin to choose. Of a rate nobody need go for what is on its way out; raises wait for it."""
+        self.left = self.ceiling - self.spent - self.bound
+        self.free = self.left - self.leaving - self.kept
+        self.left -= NOTHING if self.kind is CeilingKind.HOUR else self.leaving
+
+    def extra(self, keep: Decimal, rise: Decimal) -> Decimal:
+        """What a raise takes to begin with beyond `keep`: the largest of those that are made together counts once."""
+        return max(NOTHING, rise - keep - self.margin)
 
     def takes(self, tariff: Tariff, for_s: float) -> Decimal:
         """Of one GPU from now for `for_s` seconds; of a rate its dearest price."""
@@ -114,7 +126,6 @@ class PolicyDraft:
     unclaimed: dict[str, int] = field(default_factory=dict)  # of these, while replicas are put on them
     unpriced: dict[str, int] = field(default_factory=dict)  # GPUs in use by pool, of which nobody knows the price
     wrong_currency: set[str] = field(default_factory=set)
-    unread: str = ""  # an InferenceService that may fall under it and cannot be read
     rate: Decimal = NOTHING  # of all that runs now, and of that, what may not be reduced
     fixed_rate: Decimal = NOTHING
     missing_rate: Decimal = NOTHING  # of minimums that do not run yet
@@ -144,8 +155,8 @@ class PolicyDraft:
     def refuses(self) -> str:
         """Why nothing under it is raised, whatever is left; empty: nothing forbids it."""
         where = f"CostPolicy {self.state.spec.name}"
-        if self.unread:
-            return f"{where}: what {self.unread} holds is not known, for it cannot be read"
+        if self.state.unread:
+            return f"{where}: what InferenceService {self.state.unread} holds is not known, for it cannot be read"
         if self.state.faults:
             return f"{where}: {self.state.faults[0][1]}"
         if self.unpriced:

@@ -45,8 +45,6 @@ def _plan(policy: PolicyDraft) -> PolicyPlan:
     conditions = _conditions(policy, shown)
     first = next((item for item in conditions if item.status is _FALSE), conditions[0])
     ready = Condition("Ready", first.status, first.reason, first.message)
-    # what is not known is not said to be nothing: the next leader would believe it
-    pending = any(code == Code.PENDING.value for code, _ in policy.state.faults)
     gave_way = sorted(policy.gave_way.items(), key=lambda item: (-item[1], item[0]))
     return PolicyPlan(
         name=policy.state.spec.name,
@@ -61,12 +59,12 @@ def _plan(policy: PolicyDraft) -> PolicyPlan:
         raised=tuple(sorted(policy.raised)),
         reason=Reason(Code(ready.reason), ready.message),
         conditions=(ready, *conditions),
-        accrued_through=policy.now_s if policy.state.through_s and not pending else 0.0,
+        accrued_through=policy.now_s if policy.state.through_s else 0.0,
     )
 
 
 def _ceiling(line: Line) -> CeilingPlan:
-    spent, bound = line.spent / HOUR_S, (line.bound + line.kept + line.granted) / HOUR_S
+    spent, bound = line.spent / HOUR_S, (line.bound + line.leaving + line.kept + line.granted) / HOUR_S
     if line.kind is CeilingKind.HOUR:
         spent = line.policy.rate
         bound = max(NOTHING, bound - spent)
@@ -138,7 +136,7 @@ def _selects(policy: PolicyDraft) -> Condition:
 
 def _standing(line: Line) -> str:
     """`480.00 of 500.00 USD a day are spent and 19.20 bound`."""
-    currency, bound = line.policy.state.spec.currency, line.bound + line.kept + line.granted
+    currency, bound = line.policy.state.spec.currency, line.bound + line.leaving + line.kept + line.granted
     if line.kind is CeilingKind.HOUR:
         return f"{_money(bound)} of {_money(line.ceiling)} {currency} an hour are in use"
     spent = f"{_money(line.spent)} of {_money(line.ceiling)} {currency} {_A[line.kind]} are spent"

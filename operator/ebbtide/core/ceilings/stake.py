@@ -24,6 +24,7 @@ class Part:
     runs: int = 0
     fixed: int = 0  # may not be reduced: those that run, and `missing` minimums
     missing: int = 0
+    stays: bool = False  # none of it may be reduced until somebody declares otherwise
     passing: int = 0  # may not be reduced just now: for as long as somebody else writes, or a rollout lasts
     floor: int = 0  # of those that may, declared minimums that run: the last to go
     kept: int = 0  # others that run and are planned
@@ -70,9 +71,9 @@ def stake_of(draft: Draft, policies: list[PolicyDraft], cycle: Cycle) -> Stake:
         alive, terminating = _pods(variant)
         part = Part(variant, gpus, runs=max(variant.observed, alive), terminating=terminating)
         if stays:
-            part.fixed, part.passing = (part.runs, 0) if stays is _Stays.DECLARED else (0, part.runs)
-            writable = draft.no_write is None and draft.failure is None
-            part.raised = max(0, variant.count - part.runs) if writable else 0
+            _hold(part, stays, min(floors[variant.index], part.runs) if keeps else 0)
+            if draft.no_write is None and draft.failure is None:
+                _move(part)
         else:
             _count(part, floors[variant.index], keeps=keeps)
             part.spared = min(max(0, spared - part.fixed), part.floor + part.kept)
@@ -98,6 +99,21 @@ def tariff_for(part: Part, policy: PolicyDraft, known: dict[tuple[str, str], Tar
     if key not in known:
         known[key] = tariff_of(part.variant.pool, key[1])
     return known[key]
+
+
+def _hold(part: Part, stays: "_Stays", floor: int) -> None:
+    """What is declared stays to the end, or its minimum does; what a rollout has beside it passes."""
+    declared = min(part.runs, part.variant.observed)
+    part.stays = stays is _Stays.DECLARED
+    part.fixed = declared if part.stays else min(floor, declared)
+    part.passing = part.runs - part.fixed
+
+
+def _move(part: Part) -> None:
+    """A pause may forbid one direction alone, or be on its way to its own number."""
+    part.raised = max(0, part.variant.count - part.runs)
+    part.leaving = max(0, part.fixed - part.variant.count)
+    part.fixed -= part.leaving
 
 
 class _Stays(StrEnum):

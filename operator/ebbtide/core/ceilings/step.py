@@ -12,7 +12,7 @@ from ebbtide.core.ceilings.report import policy_plans, refusal_words
 from ebbtide.core.ceilings.stake import Stake, exit_s, stake_of, tariff_for
 from ebbtide.core.work import Cycle, Draft
 from ebbtide.model.reasons import Code
-from ebbtide.model.snapshot import POLICY_KIND, SERVICE_KIND
+from ebbtide.model.snapshot import POLICY_KIND
 
 
 def step(cycle: Cycle) -> None:
@@ -32,7 +32,6 @@ def step(cycle: Cycle) -> None:
 def _hold(cycle: Cycle) -> None:
     known: Known = {}
     stakes = _stakes(cycle)
-    _note_unread(cycle)
     for policy in cycle.policies:
         _bind_others(policy, cycle)
     for stake in stakes:
@@ -77,15 +76,6 @@ def _stakes(cycle: Cycle) -> list[Stake]:
     return [stake_of(draft, [cycle.policies[index] for index in own], cycle) for draft, own in selected]
 
 
-def _note_unread(cycle: Cycle) -> None:
-    """What a service that cannot be read holds is not known: nothing is raised where it may fall."""
-    for item in cycle.snapshot.unreadable:
-        for policy in cycle.policies if item.kind == SERVICE_KIND else ():
-            namespaces = policy.state.spec.namespaces
-            if not namespaces or item.key.partition("/")[0] in namespaces:
-                policy.unread = f"{item.kind} {item.key}"
-
-
 def _bind_others(policy: PolicyDraft, cycle: Cycle) -> None:
     """What nobody of ours holds: others' pods, idle GPUs."""
     for item in policy.state.others:
@@ -128,8 +118,8 @@ def _bind(stake: Stake, known: Known) -> None:
             for line in policy.lines:
                 keep, rise = takes(line, tariff, part)
                 line.bound += part.fixed * part.gpus * line.takes(tariff, line.end_s - policy.now_s)
-                line.bound += (part.leaving + part.terminating) * part.gpus * line.takes(tariff, exit_s(part.variant))
-                line.bound += part.passing * keep
+                line.leaving += (part.leaving + part.terminating) * part.gpus * line.takes(tariff, exit_s(part.variant))
+                line.bound += part.passing * part.gpus * line.takes(tariff, policy.reserve_s)
                 if policy.paid_anyway(part.variant.pool):
                     line.bound += (part.floor + part.kept) * keep
                 else:
@@ -172,7 +162,7 @@ def _note(stake: Stake, known: Known) -> None:
                     keep = takes(line, tariff, part)[0]
                     line.granted += granted * keep
                     line.kept -= part.out * keep
-                    line.bound += part.out * part.gpus * line.takes(tariff, exit_s(part.variant))
+                    line.leaving += part.out * part.gpus * line.takes(tariff, exit_s(part.variant))
 
 
 def _raise_nothing(draft: Draft, text: str) -> None:
