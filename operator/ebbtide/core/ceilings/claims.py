@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from ebbtide.core.ceilings.lines import NOTHING, Line, PolicyDraft, Tariff
-from ebbtide.core.ceilings.stake import Part, Stake, tariff_for
-
-Known = dict[tuple[str, str], Tariff | None]
+from ebbtide.core.ceilings.stake import Known, Part, Stake, tariff_for
 
 
 @dataclass(frozen=True, slots=True)

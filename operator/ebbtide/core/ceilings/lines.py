@@ -30,7 +30,10 @@ NOTHING = Decimal(0)
 
 @dataclass(slots=True)
 class Tariff:
-    """What one GPU of a pool costs over time: steps of (from, price), ascending; the last goes on for ever."""
+    """What one GPU of a pool costs over time: steps of (from, price), ascending; the last goes on for ever.
+
+    Lines know by the object itself what they worked out before, so there must be one for each pool and currency.
+    """
 
     steps: Sequence[tuple[int, Decimal]]
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from ebbtide.core.ceilings.lines import NOTHING, Line, PolicyDraft, Tariff, tariff_of
 from ebbtide.core.guardrails import bounds, pause, staleness
 from ebbtide.core.guardrails.verdict import dearness
-from ebbtide.core.work import Cycle, Draft, VariantDraft
+from ebbtide.core.work import Cycle, Draft, PoolDraft, VariantDraft
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import PodPhase
 from ebbtide.model.spec import Floor, PauseDirection
@@ -93,11 +93,20 @@ def exit_s(variant: VariantDraft) -> float:
     return DEFAULT_EXIT_S if grace_s is None else grace_s
 
 
-def tariff_for(part: Part, policy: PolicyDraft, known: dict[tuple[str, str], Tariff | None]) -> Tariff | None:
-    """Of the variant's pool in the policy's currency; `known` are those that were asked for before."""
-    key = part.variant.spec.pool, policy.state.spec.currency
+Known = dict[tuple[str, str], Tariff | None]
+"""Tariffs that were asked for before, by pool and currency: one object each for as long as plans are held."""
+
+
+def tariff_for(part: Part, policy: PolicyDraft, known: Known) -> Tariff | None:
+    """Of the variant's pool in the policy's currency."""
+    return tariff_in(part.variant.spec.pool, part.variant.pool, policy, known)
+
+
+def tariff_in(name: str, pool: PoolDraft | None, policy: PolicyDraft, known: Known) -> Tariff | None:
+    """Of a pool in the policy's currency."""
+    key = name, policy.state.spec.currency
     if key not in known:
-        known[key] = tariff_of(part.variant.pool, key[1])
+        known[key] = tariff_of(pool, key[1])
     return known[key]
 
 

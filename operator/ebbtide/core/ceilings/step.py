@@ -6,10 +6,10 @@ fixed: what nobody may reduce is paid first, and said where it alone crosses a c
 
 from ebbtide.core import isolation
 from ebbtide.core.ceilings import lines as money
-from ebbtide.core.ceilings.claims import Known, decide, takes
+from ebbtide.core.ceilings.claims import decide, takes
 from ebbtide.core.ceilings.lines import PolicyDraft
 from ebbtide.core.ceilings.report import policy_plans, refusal_words
-from ebbtide.core.ceilings.stake import Stake, exit_s, stake_of, tariff_for
+from ebbtide.core.ceilings.stake import Known, Stake, exit_s, stake_of, tariff_for, tariff_in
 from ebbtide.core.work import Cycle, Draft
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import POLICY_KIND
@@ -33,7 +33,7 @@ def _hold(cycle: Cycle) -> None:
     known: Known = {}
     stakes = _stakes(cycle)
     for policy in cycle.policies:
-        _bind_others(policy, cycle)
+        _bind_others(policy, cycle, known)
     for stake in stakes:
         _bind(stake, known)
     decide(stakes, known)
@@ -76,11 +76,11 @@ def _stakes(cycle: Cycle) -> list[Stake]:
     return [stake_of(draft, [cycle.policies[index] for index in own], cycle) for draft, own in selected]
 
 
-def _bind_others(policy: PolicyDraft, cycle: Cycle) -> None:
+def _bind_others(policy: PolicyDraft, cycle: Cycle, known: Known) -> None:
     """What nobody of ours holds: others' pods, idle GPUs."""
     for item in policy.state.others:
         pool = cycle.pools.get(item.pool)
-        tariff, gpus = money.tariff_of(pool, policy.state.spec.currency), item.lasting + item.passing + item.idle
+        tariff, gpus = tariff_in(item.pool, pool, policy, known), item.lasting + item.passing + item.idle
         policy.idle[item.pool] = policy.unclaimed[item.pool] = item.idle
         if tariff is None:
             _unpriced(policy, item.pool, gpus, pool is not None and pool.price is not None)
