@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import Others, Source, Unreadable
-from ebbtide.model.spec import CeilingKind, Floor, Mode, Pause, PauseDirection, PolicyScope, TemporaryRaise
+from ebbtide.model.spec import (
+    CeilingKind,
+    Floor,
+    Mode,
+    Pause,
+    PauseDirection,
+    PolicyScope,
+    Provisioning,
+    TemporaryRaise,
+)
 from tests.builders import NOW
 from tests.core.purse import Member, World, policy
 
@@ -144,16 +153,18 @@ def test_others_pods_count_and_are_paid_first():
     assert world.policy().per_hour == 6 * 3
 
 
+def _with_idle(state, world):
+    """What its one service does not hold of the 40 GPUs is paid for too."""
+    (member,) = world.members
+    others = (Others("h100", 0, 0, 40 - len(member.born) - len(member.leaving)),)
+    return msgspec.structs.replace(state, policies=(msgspec.structs.replace(state.policies[0], others=others),))
+
+
 def test_a_gpu_that_is_paid_for_anyway_costs_no_more_when_it_is_used():
     """A static pool of 40 GPUs whose whole rate is 120 USD an hour, under a ceiling of 121."""
     world = World([Member("chat", 150.0)], [policy(per_hour="121", scope=PolicyScope.ALL_GPU_PODS)])
 
-    def seen(state):
-        idle = 40 - len(world.members[0].born) - len(world.members[0].leaving)
-        paid = msgspec.structs.replace(state.policies[0], others=(Others("h100", 0, 0, idle),))
-        return msgspec.structs.replace(state, policies=(paid,))
-
-    world.seen = seen
+    world.seen = lambda state: _with_idle(state, world)
     world.run(600)
     assert world.replicas()["chat"] >= 7
     assert world.policy().per_hour == 120
@@ -277,15 +288,34 @@ def test_where_nodes_are_paid_for_whoever_leaves_nobody_is_let_go():
     """A static pool of 40 GPUs, 120 USD an hour, under a ceiling of 119: less would run, and nothing be saved."""
     world = World([Member("chat", 60.0, born=[0] * 4)], [policy(per_hour="119", scope=PolicyScope.ALL_GPU_PODS)])
 
-    def seen(state):
-        idle = 40 - len(world.members[0].born) - len(world.members[0].leaving)
-        paid = msgspec.structs.replace(state.policies[0], others=(Others("h100", 0, 0, idle),))
-        return msgspec.structs.replace(state, policies=(paid,))
-
-    world.seen = seen
+    world.seen = lambda state: _with_idle(state, world)
     world.run(300)
     assert world.replicas()["chat"] >= 3
     assert world.policy().gave_way == ()
+
+
+@pytest.mark.parametrize(("ceiling", "nodes"), [("23", 0), ("30", 1), ("50", 2)])
+def test_a_node_that_comes_for_a_replica_is_paid_for_as_a_whole(ceiling, nodes):
+    """Nodes of eight GPUs at 3.00 USD an hour, one GPU a replica: 30 an hour are one node, whatever is wanted on it."""
+    everything = policy(per_hour=ceiling, scope=PolicyScope.ALL_GPU_PODS, floor=Floor.ALLOW_ZERO)
+    world = World([Member("chat", 400.0, least=0)], [everything])
+
+    def seen(state):
+        (member,) = world.members
+        held = len(member.born) + len(member.leaving)
+        there = -(-held // 8)
+        (only,) = state.pools
+        spec = msgspec.structs.replace(only.spec, provisioning=Provisioning.AUTOSCALED)
+        grown = msgspec.structs.replace(only, spec=spec, nodes=only.nodes[:there])
+        others = (Others("h100", 0, 0, 8 * there - held),) if there else ()
+        paid = msgspec.structs.replace(state.policies[0], others=others)
+        return msgspec.structs.replace(state, pools=(grown,), policies=(paid,))
+
+    world.seen = seen
+    for _ in range(90):
+        world.cycle()
+        assert -(-len(world.members[0].born) // 8) <= nodes
+    assert len(world.members[0].born) == 8 * nodes
 
 
 def test_a_pause_that_lets_grow_is_paid_to_the_end_of_the_day():

@@ -105,23 +105,23 @@ def _rises(claim: _Claim, known: Known) -> None:
 
 
 def _claim_paid(claim: _Claim) -> None:
-    """The replica is put on GPUs that its policies pay for anyway, where there are any."""
-    pool, gpus = claim.part.variant.spec.pool, claim.part.gpus
-    for policy in claim.stake.policies:
-        if claim.rises and policy.has_paid(pool, gpus):
-            policy.unclaimed[pool] -= gpus
+    """The replica is put on GPUs that its policies pay for anyway, or brings a node."""
+    for policy in claim.stake.policies if claim.rises else ():
+        policy.put(claim.part.variant.pool, claim.part.gpus)
 
 
 def _needs(claim: _Claim, known: Known) -> Iterable[tuple[Line, Decimal, Decimal]]:
     for line in _tight(claim.stake):
         tariff = tariff_for(claim.part, line.policy, known)
-        variant = claim.part.variant
-        paid = line.policy.has_paid(variant.spec.pool, claim.part.gpus)
+        variant, gpus = claim.part.variant, claim.part.gpus
+        paid = line.policy.has_paid(variant.spec.pool, gpus)
         # of a node that stays whoever leaves, nothing is saved by letting go
         if paid if claim.rises else line.policy.paid_anyway(variant.pool):
             yield line, NOTHING, NOTHING
         elif tariff is not None:
-            yield (line, *takes(line, tariff, claim.part))
+            keep, rise = takes(line, tariff, claim.part)
+            brought = line.policy.comes_with(variant.pool, gpus) if claim.rises else gpus
+            yield line, keep * brought / gpus, rise * brought / gpus
 
 
 def _refused(claim: _Claim, line: Line, need: Decimal) -> None:

@@ -24,6 +24,7 @@ from ebbtide.model.snapshot import PolicyState
 from ebbtide.model.spec import Billing, CeilingKind, PolicyScope, Provisioning, TemporaryRaise
 
 HOUR_S = Decimal(3600)
+NODE_GPUS = 8  # of a node of a pool that has none yet
 LEAST_RESERVE_S = 60.0
 NOTHING = Decimal(0)
 
@@ -127,6 +128,7 @@ class PolicyDraft:
     services: int = 0
     idle: dict[str, int] = field(default_factory=dict)  # GPUs by pool that are paid for and that nobody holds
     unclaimed: dict[str, int] = field(default_factory=dict)  # of these, while replicas are put on them
+    waiting: dict[str, int] = field(default_factory=dict)  # GPUs by pool of replicas that have no node yet
     unpriced: dict[str, int] = field(default_factory=dict)  # GPUs in use by pool, of which nobody knows the price
     wrong_currency: set[str] = field(default_factory=set)
     rate: Decimal = NOTHING  # of all that runs now, and of that, what may not be reduced
@@ -141,12 +143,30 @@ class PolicyDraft:
         return self.unclaimed.get(pool, 0) >= gpus
 
     def paid_anyway(self, pool: PoolDraft | None) -> bool:
-        """Whether it pays for the pool's nodes as long as they are there, whether anybody holds their GPUs or not."""
+        """Whether it pays for the pool's nodes, and they stay whoever leaves."""
+        return self._pays_nodes(pool) and pool is not None and pool.state.spec.provisioning is Provisioning.STATIC
+
+    def comes_with(self, pool: PoolDraft | None, gpus: int) -> int:
+        """GPUs of the nodes that `gpus` more bring where none are free: of nodes that it pays for whole ones."""
+        if pool is None or not self._pays_nodes(pool) or self.paid_anyway(pool):
+            return gpus
+        size = max((node.gpus for node in pool.state.nodes), default=0) or NODE_GPUS
+        return -(-gpus // size) * size
+
+    def _pays_nodes(self, pool: PoolDraft | None) -> bool:
         spec = self.state.spec
         whole = spec.scope is PolicyScope.ALL_GPU_PODS and not spec.namespaces
-        if pool is None or not whole or pool.state.spec.billing is not Billing.NODE:
-            return False
-        return pool.state.spec.provisioning is Provisioning.STATIC
+        return pool is not None and whole and pool.state.spec.billing is Billing.NODE
+
+    def put(self, pool: PoolDraft | None, gpus: int) -> int:
+        """Put a replica on GPUs that are paid for, else on a node that comes for it; the GPUs that this brings."""
+        name = "" if pool is None else pool.name
+        if self.has_paid(name, gpus):
+            self.unclaimed[name] -= gpus
+            return 0
+        brought = self.comes_with(pool, gpus)
+        self.unclaimed[name] = self.unclaimed.get(name, 0) + brought - gpus
+        return brought
 
     @property
     def reserve_s(self) -> int:

@@ -22,6 +22,7 @@ class Part:
     variant: VariantDraft
     gpus: int
     runs: int = 0
+    waiting: int = 0  # of these, without a node so far
     fixed: int = 0  # may not be reduced: those that run, and `missing` minimums
     missing: int = 0
     stays: bool = False  # none of it may be reduced until somebody declares otherwise
@@ -70,6 +71,7 @@ def stake_of(draft: Draft, policies: list[PolicyDraft], cycle: Cycle) -> Stake:
         gpus = variant.gpus or max((pod.gpus for pod in variant.state.pods), default=0)
         alive, terminating = _pods(variant)
         part = Part(variant, gpus, runs=max(variant.observed, alive), terminating=terminating)
+        part.waiting = max(0, part.runs - _bound(variant))
         if stays:
             _hold(part, stays, min(floors[variant.index], part.runs) if keeps else 0)
             if draft.no_write is None and draft.failure is None:
@@ -146,6 +148,12 @@ def _pods(variant: VariantDraft) -> tuple[int, int]:
     per = max(1, variant.state.target.pods_per_replica)
     leaving = sum(pod.phase is PodPhase.TERMINATING for pod in variant.state.pods)
     return (len(variant.state.pods) - leaving) // per, -(-leaving // per)
+
+
+def _bound(variant: VariantDraft) -> int:
+    """Replicas whose pods are on nodes and are not leaving."""
+    bound = sum(bool(pod.node) and pod.phase is not PodPhase.TERMINATING for pod in variant.state.pods)
+    return bound // max(1, variant.state.target.pods_per_replica)
 
 
 def _floors(draft: Draft) -> list[int]:

@@ -34,6 +34,7 @@ def _hold(cycle: Cycle) -> None:
     stakes = _stakes(cycle)
     for policy in cycle.policies:
         _bind_others(policy, cycle, known)
+    _bind_coming(stakes, cycle, known)
     for stake in stakes:
         _bind(stake, known)
     decide(stakes, known)
@@ -94,6 +95,25 @@ def _bind_others(policy: PolicyDraft, cycle: Cycle, known: Known) -> None:
             line.bound += (item.passing + item.idle) * line.takes(tariff, policy.reserve_s)
 
 
+def _bind_coming(stakes: list[Stake], cycle: Cycle, known: Known) -> None:
+    """Replicas without a node take GPUs that are idle; nodes that come for the others bring more than these need."""
+    for stake in stakes:
+        for policy in stake.policies:
+            for part in stake.parts:
+                name = part.variant.spec.pool
+                policy.waiting[name] = policy.waiting.get(name, 0) + part.waiting * part.gpus
+    for policy in cycle.policies:
+        for name, waiting in policy.waiting.items():
+            pool, idle = cycle.pools.get(name), policy.idle.get(name, 0)
+            taken = min(idle, waiting)
+            more = policy.comes_with(pool, waiting - taken) - waiting
+            tariff = tariff_in(name, pool, policy, known)
+            if tariff is not None and more:
+                policy.idle[name] = policy.unclaimed[name] = idle + more
+                for line in policy.lines:
+                    line.bound += more * line.takes(tariff, policy.reserve_s)
+
+
 def _bind(stake: Stake, known: Known) -> None:
     """Add a service's replicas to the lines of its policies; one that is raised onto a paid GPU takes nothing."""
     for policy in stake.policies:
@@ -111,10 +131,7 @@ def _bind(stake: Stake, known: Known) -> None:
             policy.fixed_rate += (part.fixed - part.missing + part.passing + part.leaving + part.terminating) * now
             policy.missing_rate += part.missing * now
             policy.wanted_rate += max(part.variant.wanted, part.fixed) * now
-            paid = 0
-            while paid < part.raised and policy.has_paid(part.variant.spec.pool, part.gpus):
-                policy.unclaimed[part.variant.spec.pool] -= part.gpus
-                paid += 1
+            raised = sum(policy.put(part.variant.pool, part.gpus) for _ in range(part.raised))
             for line in policy.lines:
                 keep, rise = takes(line, tariff, part)
                 line.bound += part.fixed * part.gpus * line.takes(tariff, line.end_s - policy.now_s)
@@ -124,7 +141,7 @@ def _bind(stake: Stake, known: Known) -> None:
                     line.bound += (part.floor + part.kept) * keep
                 else:
                     line.kept += (part.floor + part.kept) * keep
-                line.raised += (part.raised - paid) * rise
+                line.raised += raised * rise / part.gpus
 
 
 def _unpriced(policy: PolicyDraft, pool: str, gpus: int, priced: bool) -> None:
