@@ -88,6 +88,7 @@ class World:
         self.day_s, self.now_s, self.memory = day_s, int(NOW), Memory()
         self.spent = {item.name: Decimal(spent) * 3600 for item in policies}
         self.most = dict(self.spent)  # of any period
+        self.lone = dict.fromkeys(self.spent, Decimal(0))  # of it, what services cost while they had one replica
         self.plan = Plan(at=NOW)
         self.seen: Callable[[Snapshot], Snapshot] = lambda state: state  # what the operator sees instead
 
@@ -181,12 +182,19 @@ class World:
                 if item.selects(member.namespace, member.labels)
             )
             self.spent[item.name] += price * gpus
+            lone = sum(
+                member.gpus
+                for member in self.members
+                if len(member.born) == 1 and item.selects(member.namespace, member.labels)
+            )
+            self.lone[item.name] += price * lone
             self.most[item.name] = max(self.most[item.name], self.spent[item.name])
         self.now_s += 1
         for member in self.members:
             member.leaving = [gone_s for gone_s in member.leaving if gone_s > self.now_s]
         if self.now_s == self.begin_s():
             self.spent = dict.fromkeys(self.spent, Decimal(0))
+            self.lone = dict.fromkeys(self.lone, Decimal(0))
 
     def replicas(self) -> dict[str, int]:
         return {member.name: len(member.born) for member in self.members}
