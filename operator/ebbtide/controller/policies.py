@@ -21,13 +21,13 @@ from ebbtide.errors import EbbtideError
 from ebbtide.kube.client import KubeClient, resource_path
 from ebbtide.model.plan import Plan, PolicyPlan, ScaleAction
 from ebbtide.model.reasons import Code
-from ebbtide.model.snapshot import SERVICE_KIND, Account, PolicyState, PoolState, Snapshot
+from ebbtide.model.snapshot import POLICY_KIND, SERVICE_KIND, Account, PolicyState, PoolState, Snapshot
 from ebbtide.model.spec import CeilingKind, PolicySpec
 from ebbtide.money import prices
 from ebbtide.money.accounts import Accounts, Key, Labels, Saved, Shown
 from ebbtide.money.calendar import Span, period_at, zone_named
 from ebbtide.observe.holdings import Held
-from ebbtide.record.status import API_VERSION, FIELD_MANAGER
+from ebbtide.record.status import API_VERSION, FIELD_MANAGER, PLURALS
 from ebbtide.record.view import policy_status
 
 log = logging.getLogger(__name__)
@@ -147,10 +147,10 @@ class Policies:
         version = said.version if said is not None and ours else str(metadata["resourceVersion"])
         before = said.status if said is not None and ours else raw.get("status") or {}
         status = policy_status(policy, int(metadata.get("generation", 0)), before, now_s)
-        path = resource_path(API_VERSION, "costpolicies", name=policy.name, subresource="status")
+        path = resource_path(API_VERSION, PLURALS[POLICY_KIND], name=policy.name, subresource="status")
         body = {
             "apiVersion": API_VERSION,
-            "kind": "CostPolicy",
+            "kind": POLICY_KIND,
             "metadata": {"name": policy.name, "uid": metadata["uid"], "resourceVersion": version},
             "status": status,
         }

@@ -310,6 +310,11 @@ class PolicySpec(Spec, frozen=True):
     floor: Floor = Floor.KEEP_MIN
     temporary_raise: TemporaryRaise | None = None
 
+    @property
+    def pays_all(self) -> bool:
+        """Whether it pays for everything that holds GPUs, and for nodes' GPUs that nobody holds."""
+        return self.scope is PolicyScope.ALL_GPU_PODS and not self.namespaces
+
     def selects(self, namespace: str, labels: tuple[tuple[str, str], ...]) -> bool:
         """Whether a service of that namespace with these labels falls under it."""
         return (not self.namespaces or namespace in self.namespaces) and set(self.match_labels) <= set(labels)

@@ -224,15 +224,17 @@ class Accounts:
 
     def _charge_idle(self, shown: Shown, before_s: int, at_s: int, costs: "_Costs") -> None:
         """Of nodes that are billed, what no pod held since the last count: of policies that pay for everything."""
-        whole = [book for book in self._books.values() if _pays_all(book.spec)]
+        whole = [book for book in self._books.values() if book.spec.pays_all]
+        if not whole:
+            return
         used: dict[str, int] = defaultdict(int)  # GPU-seconds, and GPUs now, by the node's uid
         holds: dict[str, int] = defaultdict(int)
-        for item in shown.holdings if whole else ():
+        for item in shown.holdings:
             if not item.is_node:
                 begin_s, end_s = max(before_s, math.floor(item.begin_s)), self._until[item.uid]
                 used[item.node] += item.gpus * max(0, end_s - begin_s)
                 holds[item.node] += item.gpus if end_s >= at_s else 0
-        for item in shown.holdings if whole else ():
+        for item in shown.holdings:
             if not item.is_node or not costs.by_node(item.payer.pool):
                 continue
             begin_s, end_s = max(before_s, math.floor(item.begin_s)), self._until[item.uid]
@@ -315,10 +317,6 @@ def pays(spec: PolicySpec, payer: Payer, labels: Labels) -> bool:
     if not payer.service and spec.scope is not PolicyScope.ALL_GPU_PODS:
         return False
     return spec.selects(payer.namespace, labels)
-
-
-def _pays_all(spec: PolicySpec) -> bool:
-    return spec.scope is PolicyScope.ALL_GPU_PODS and not spec.namespaces
 
 
 def _opened(spec: PolicySpec, saved: Saved, before_s: int) -> _Book:

@@ -4,8 +4,8 @@ All money here is in price x GPU-seconds, 3600 times the amount, so that whole p
 
 Of a period [begin, end) a replica takes:
 
-    fixed    rate x (end - now)           what may not be reduced: minimums, services in Recommend, paused, in conflict
-    kept     rate x min(end - now, W)     what runs, and could be let go after an outage of the operator
+    fixed    rate x (end - now)           what may not be reduced: minimums, services in Recommend or Off, paused
+    kept     rate x min(end - now, W)     what else runs, and what a rival or a rollout keeps for the moment
     raised   rate x min(end - now, 2W + start-up)    to begin with; once it is there it is kept as all others
     leaving  rate x min(end - now, exit)  what was told to go
 
@@ -21,7 +21,7 @@ from decimal import Decimal
 
 from ebbtide.core.work import PoolDraft
 from ebbtide.model.snapshot import PolicyState
-from ebbtide.model.spec import Billing, CeilingKind, PolicyScope, Provisioning, TemporaryRaise
+from ebbtide.model.spec import Billing, CeilingKind, Provisioning, TemporaryRaise
 
 HOUR_S = Decimal(3600)
 NODE_GPUS = 8  # of a node of a pool that has none yet
@@ -93,6 +93,11 @@ class Line:
         """Whether all that is planned may be."""
         return self.spent + self.bound + self.leaving + self.kept + self.raised <= self.ceiling
 
+    @property
+    def committed(self) -> Decimal:
+        """What is bound beside what was spent, now that it is decided."""
+        return self.bound + self.leaving + self.kept + self.granted
+
     def open(self) -> None:
         """Begin to choose. Of a rate nobody need go for what is on its way out; raises wait for it."""
         self.left = self.ceiling - self.spent - self.bound
@@ -154,9 +159,7 @@ class PolicyDraft:
         return -(-gpus // size) * size
 
     def _pays_nodes(self, pool: PoolDraft | None) -> bool:
-        spec = self.state.spec
-        whole = spec.scope is PolicyScope.ALL_GPU_PODS and not spec.namespaces
-        return pool is not None and whole and pool.state.spec.billing is Billing.NODE
+        return pool is not None and self.state.spec.pays_all and pool.state.spec.billing is Billing.NODE
 
     def put(self, pool: PoolDraft | None, gpus: int) -> int:
         """Put a replica on GPUs that are paid for, else on a node that comes for it; the GPUs that this brings."""
@@ -183,9 +186,13 @@ class PolicyDraft:
         if self.state.faults:
             return f"{where}: {self.state.faults[0][1]}"
         if self.unpriced:
-            pools = ", ".join(f"{gpus} of {pool}" for pool, gpus in sorted(self.unpriced.items()))
-            return f"{where}: what GPUs cost in {self.state.spec.currency} is not known ({pools} in use)"
+            return f"{where}: what GPUs cost in {self.state.spec.currency} is not known ({self.unpriced_words} in use)"
         return ""
+
+    @property
+    def unpriced_words(self) -> str:
+        """`4 of h100, 2 of l40s`."""
+        return ", ".join(f"{gpus} of {pool}" for pool, gpus in sorted(self.unpriced.items()))
 
 
 def running_raise(policy: PolicyDraft) -> TemporaryRaise | None:

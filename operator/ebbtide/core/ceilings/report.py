@@ -42,7 +42,7 @@ def policy_plans(policies: list[PolicyDraft]) -> tuple[PolicyPlan, ...]:
 
 def _plan(policy: PolicyDraft) -> PolicyPlan:
     shown = [line for line in policy.lines if line.kind is CeilingKind.HOUR or line.begin_s <= policy.now_s]
-    conditions = _conditions(policy, shown)
+    conditions = (_within(policy, shown), _prices(policy), _selects(policy))
     first = next((item for item in conditions if item.status is _FALSE), conditions[0])
     ready = Condition("Ready", first.status, first.reason, first.message)
     gave_way = sorted(policy.gave_way.items(), key=lambda item: (-item[1], item[0]))
@@ -64,15 +64,11 @@ def _plan(policy: PolicyDraft) -> PolicyPlan:
 
 
 def _ceiling(line: Line) -> CeilingPlan:
-    spent, bound = line.spent / HOUR_S, (line.bound + line.leaving + line.kept + line.granted) / HOUR_S
+    spent, bound = line.spent / HOUR_S, line.committed / HOUR_S
     if line.kind is CeilingKind.HOUR:
         spent = line.policy.rate
         bound = max(NOTHING, bound - spent)
     return CeilingPlan(line.kind, line.begin_s, line.end_s, line.ceiling / HOUR_S, spent, bound)
-
-
-def _conditions(policy: PolicyDraft, lines: list[Line]) -> tuple[Condition, ...]:
-    return (_within(policy, lines), _prices(policy), _selects(policy))
 
 
 def _within(policy: PolicyDraft, lines: list[Line]) -> Condition:
@@ -120,8 +116,7 @@ def _exceeded(policy: PolicyDraft, line: Line, over: Decimal) -> str:
 def _prices(policy: PolicyDraft) -> Condition:
     if not policy.unpriced:
         return Condition("PricesKnown", _TRUE, Code.PRICES_KNOWN.value, "every pool in use has a price")
-    pools = ", ".join(f"{gpus} of {name}" for name, gpus in sorted(policy.unpriced.items()))
-    currency = policy.state.spec.currency
+    pools, currency = policy.unpriced_words, policy.state.spec.currency
     code = Code.CURRENCY_DIFFERS if policy.wrong_currency else Code.PRICE_UNKNOWN
     text = f"what GPUs in use cost in {currency} is not known ({pools}): it is not counted, and nothing is raised"
     return Condition("PricesKnown", _FALSE, code.value, text)
@@ -136,7 +131,7 @@ def _selects(policy: PolicyDraft) -> Condition:
 
 def _standing(line: Line) -> str:
     """`480.00 of 500.00 USD a day are spent and 19.20 bound`."""
-    currency, bound = line.policy.state.spec.currency, line.bound + line.leaving + line.kept + line.granted
+    currency, bound = line.policy.state.spec.currency, line.committed
     if line.kind is CeilingKind.HOUR:
         return f"{_money(bound)} of {_money(line.ceiling)} {currency} an hour are in use"
     spent = f"{_money(line.spent)} of {_money(line.ceiling)} {currency} {_A[line.kind]} are spent"
