@@ -6,6 +6,7 @@ from tests.api.bad_case import Bad
 from tests.api.samples import REMOVED, policy
 
 _RAISE = {"perDay": "100", "until": "2026-12-24T18:00:00Z", "by": "ada", "reason": "launch"}
+_THRESHOLD = {"period": "Day", "atPercent": 80, "actions": ["Notify"]}
 _MONEY = "must be a decimal string, such as 500 or 1200.50, above 0 and at most 1000000000"
 
 
@@ -102,6 +103,56 @@ POLICIES = (
         "a raise until a day",
         policy(("spec.temporaryRaise", {**_RAISE, "until": "2026-12-24"})),
         ("spec.temporaryRaise.until", '"2026-12-24"'),
+    ),
+    Bad(
+        "a threshold of a rate",
+        policy(("spec.thresholds", [{**_THRESHOLD, "period": "Hour"}])),
+        ("spec.thresholds[0].period", '"Hour"', '"Day", "Month"'),
+    ),
+    Bad(
+        "a threshold without its ceiling",
+        policy(("spec.thresholds", [{**_THRESHOLD, "period": "Month"}])),
+        ("spec.thresholds", "each needs the ceiling of its period"),
+    ),
+    Bad(
+        "a threshold at nothing",
+        policy(("spec.thresholds", [{**_THRESHOLD, "atPercent": 0}])),
+        ("spec.thresholds[0].atPercent", "greater than or equal to 1"),
+    ),
+    Bad(
+        "a threshold that does nothing",
+        policy(("spec.thresholds", [{**_THRESHOLD, "actions": []}])),
+        ("spec.thresholds[0].actions", "at least 1 items"),
+    ),
+    Bad(
+        "a threshold that does what there is not",
+        policy(("spec.thresholds", [{**_THRESHOLD, "actions": ["Page"]}])),
+        ("spec.thresholds[0].actions[0]", '"Page"', '"Notify", "HoldScaleUp", "LimitLowPriority", "Freeze"'),
+    ),
+    Bad(
+        "the same threshold twice",
+        policy(("spec.thresholds", [_THRESHOLD, {**_THRESHOLD, "actions": ["Freeze"]}])),
+        ("spec.thresholds[1]", "Duplicate value"),
+    ),
+    Bad(
+        "a basis that is none",
+        policy(("spec.thresholds", [{**_THRESHOLD, "basis": "Committed"}])),
+        ("spec.thresholds[0].basis", '"Committed"', '"Spent", "Forecast"'),
+    ),
+    Bad(
+        "a rate alone that is to be paced",
+        policy(("spec.ceilings", {"perHour": "10"}), ("spec.pacing", "Smooth")),
+        ("spec.pacing", "Smooth needs a ceiling perDay or perMonth"),
+    ),
+    Bad(
+        "a pacing that is none",
+        policy(("spec.pacing", "Even")),
+        ("spec.pacing", '"Even"', '"None", "Smooth"'),
+    ),
+    Bad(
+        "an answer to outsiders that is none",
+        policy(("spec.onExternalScale", "Revert")),
+        ("spec.onExternalScale", '"Revert"', '"Compensate", "Correct"'),
     ),
     Bad(
         "a namespace that is none",

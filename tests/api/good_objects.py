@@ -109,6 +109,7 @@ GOOD = (
         "spec": {
             "selector": {"namespaces": [], "matchLabels": {}}, "scope": "Managed", "outageReserve": "15m",
             "currency": "USD", "ceilings": {"perDay": "500"}, "timeZone": "UTC", "monthStartsOn": 1, "floor": "KeepMin",
+            "thresholds": [], "pacing": "None", "onExternalScale": "Compensate",
         },
     }),
     Good("a policy with every field keeps them", FULL_POLICY, {"spec": FULL_POLICY["spec"]}),
@@ -119,6 +120,13 @@ GOOD = (
     Good("a policy by labels", policy(("spec.selector", {"matchLabels": {"example.com/tier": "gold"}})), {
         "spec.selector.matchLabels": {"example.com/tier": "gold"},
     }),
+    Good("at 80 % of a day somebody is told", policy(("spec.thresholds", [
+        {"period": "Day", "atPercent": 80, "actions": ["Notify"]},
+    ])), {"spec.thresholds.0.basis": "Spent"}),
+    Good("a forecast of twice the day freezes", policy(("spec.thresholds", [
+        {"period": "Day", "atPercent": 200, "basis": "Forecast", "actions": ["Freeze"]},
+    ])), {"spec.thresholds.0.atPercent": 200}),
+    Good("money that is to last", policy(("spec.pacing", "Smooth")), {"spec.pacing": "Smooth"}),
     Good("a rate alone", policy(("spec.ceilings", {"perHour": "0.01"})), {"spec.ceilings": {"perHour": "0.01"}}),
     Good("all three ceilings", policy((
         "spec.ceilings", {"perHour": "9", "perDay": "99.5", "perMonth": "1000000000"},

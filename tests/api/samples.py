@@ -219,11 +219,30 @@ FULL_POLICY: Object = {
         "timeZone": "Europe/Berlin",
         "monthStartsOn": 15,
         "floor": "AllowZero",
+        "thresholds": [
+            {"period": "Day", "atPercent": 80, "basis": "Spent", "actions": ["Notify", "HoldScaleUp"]},
+            {"period": "Month", "atPercent": 100, "basis": "Forecast", "actions": ["LimitLowPriority", "Freeze"]},
+        ],
+        "pacing": "Smooth",
+        "onExternalScale": "Correct",
     },
     "status": {
         "observedGeneration": 1,
         "conditions": [_CONDITION],
         "reason": "WithinCeilings",
+        "allowedPerHour": "62.50",
+        "forecastScore": {"days": 12, "meanErrorPercent": 7},
+        "thresholds": [
+            {
+                "period": "Day",
+                "basis": "Spent",
+                "atPercent": 80,
+                "begin": "2026-01-30T23:00:00Z",
+                "reachedAt": "2026-01-31T08:12:00Z",
+                "acting": True,
+            }
+        ],
+        "nextThreshold": {"period": "Month", "basis": "Forecast", "atPercent": 100, "missing": "1200.00"},
         "message": "4 services spend 80.00 EUR/h",
         "accruedThrough": "2026-01-31T09:05:00Z",
         "periods": [
@@ -236,6 +255,12 @@ FULL_POLICY: Object = {
                 "spent": "801.23",
                 "committed": "22.10",
                 "left": "677.17",
+                "forecast": {
+                    "expected": "1650.00",
+                    "low": "1540.25",
+                    "high": "1810.40",
+                    "exceededAt": "2026-01-31T21:10:00Z",
+                },
             },
         ],
         "services": 4,

@@ -141,6 +141,7 @@ class World:
                     for start_s, end_s, days in accounts
                 ),
                 float(self.now_s),
+                reached=next((found.reached for found in self.plan.policies if found.uid == item.uid), ()),
             )
             for item in self.policies
         ]

@@ -12,13 +12,18 @@ from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import Others, Source, Unreadable
 from ebbtide.model.spec import (
     CeilingKind,
+    ExternalScale,
     Floor,
     Mode,
+    Pacing,
     Pause,
     PauseDirection,
     PolicyScope,
     Provisioning,
     TemporaryRaise,
+    Threshold,
+    ThresholdAction,
+    ThresholdBasis,
 )
 from tests.builders import NOW
 from tests.core.purse import Member, World, policy
@@ -437,6 +442,12 @@ def _worlds(draw):
             namespaces=draw(st.sampled_from(((), ("a",), ("b",)))),
             floor=Floor.ALLOW_ZERO,
             outage_reserve_s=float(draw(st.sampled_from((60, 120, 300)))),
+            pacing=draw(st.sampled_from(Pacing)) if "per_day" in kinds else Pacing.NONE,
+            on_external_scale=draw(st.sampled_from(ExternalScale)),
+            thresholds=tuple(
+                Threshold(CeilingKind.DAY, draw(st.integers(10, 120)), draw(st.sampled_from(ThresholdBasis)), (action,))
+                for action in (draw(st.sets(st.sampled_from(ThresholdAction))) if "per_day" in kinds else ())
+            ),
             **{
                 kind: str(draw(st.integers(3, 60) if kind == "per_hour" else st.integers(1, 14)))
                 for kind in sorted(kinds)

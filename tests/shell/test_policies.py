@@ -8,13 +8,13 @@ import msgspec
 import pytest
 
 from ebbtide.act.result import Outcome
-from ebbtide.controller.policies import Policies, saved_of
+from ebbtide.controller.policies import Policies, reached_of, saved_of
 from ebbtide.core.conditions import of_unreadable
 from ebbtide.errors import ConflictError, EbbtideError, RetryableError
 from ebbtide.model.plan import Plan, ScaleAction
 from ebbtide.model.reasons import Code, Reason
-from ebbtide.model.snapshot import Account, Unreadable
-from ebbtide.model.spec import CeilingKind, TargetRef
+from ebbtide.model.snapshot import Account, Reached, Unreadable
+from ebbtide.model.spec import CeilingKind, TargetRef, ThresholdBasis
 from ebbtide.money.accounts import Saved
 from ebbtide.observe.holdings import Held
 from ebbtide.record.view import policy_status, unreadable_status
@@ -191,3 +191,23 @@ async def test_after_a_start_statuses_are_written_in_turns() -> None:
     plans = tuple(policy_plan(raised=False, name=f"p{number:03d}") for number in range(120))
     assert [await mine.report(Plan(at=1000.0 + 10 * turn, policies=plans)) for turn in range(3)] == [50, 50, 20]
     assert len({body["metadata"]["name"] for body in api.bodies}) == 120
+
+
+async def test_a_threshold_that_was_reached_is_known_to_the_next_leader_and_not_said_again() -> None:
+    api = Api()
+    begin_s, at_s = 1_769_731_200.0, 1_769_760_000.0
+    reached = Reached(CeilingKind.DAY, ThresholdBasis.FORECAST, 90, begin_s, at_s, acting=False)
+    status = policy_status(policy_plan(raised=False, reached=(reached,)), 2, {}, at_s)
+    assert status["thresholds"][0]["reachedAt"] == "2026-01-30T08:00:00Z"
+    raw = {**(api.raw("cap") or {}), "status": status}
+    shown = snapshot([], [pool("h100")], taken_at=at_s + 60)
+    found = Policies(api, lambda name: raw).observed(shown, [policy(per_day="100")], Held((), {}, True))  # type: ignore[arg-type]
+    assert found.policies[0].reached == (reached,)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [{}, {"period": "Week"}, {"period": "Day", "basis": "Spent", "atPercent": 80, "begin": "soon"}, {"period": 3}],
+)
+def test_what_a_status_says_of_thresholds_that_cannot_be_read_is_forgotten(item: Mapping[str, Any]) -> None:
+    assert reached_of({"thresholds": [item]}) == ()

@@ -213,6 +213,7 @@ def policy_plan(*, raised: bool = True, at: float = 1000.0, **changes: Any) -> P
     day = CeilingPlan(CeilingKind.DAY, 0.0, DAY_S, Decimal(100), Decimal("12.3456789"), Decimal(5))
     fields: dict[str, Any] = {
         "name": "cap",
+        "uid": "policy-uid",
         "services": 1,
         "ceilings": (day,),
         "per_hour": Decimal(3),

@@ -109,6 +109,12 @@ def parse_policy(obj: Mapping[str, Any]) -> m.PolicySpec:
         month_starts_on=spec.month_starts_on,
         floor=spec.floor,
         temporary_raise=None if more is None else _temporary_raise(more, f"{where}: spec.temporaryRaise"),
+        thresholds=tuple(
+            m.Threshold(m.CeilingKind(each.period.value), each.at_percent, each.basis, tuple(each.actions))
+            for each in spec.thresholds
+        ),
+        pacing=spec.pacing,
+        on_external_scale=spec.on_external_scale,
     )
 
 

@@ -25,7 +25,16 @@ from ebbtide.api.fields import (
     unique,
 )
 from ebbtide.api.status import Conditions, Count, Message, ReasonCode, Timestamp
-from ebbtide.model.spec import CeilingKind, Floor, PolicyScope
+from ebbtide.model.spec import (
+    CalendarPeriod,
+    CeilingKind,
+    ExternalScale,
+    Floor,
+    Pacing,
+    PolicyScope,
+    ThresholdAction,
+    ThresholdBasis,
+)
 
 _ONE_CEILING = rule(
     "has(self.perHour) || has(self.perDay) || has(self.perMonth)", "needs one of perHour, perDay and perMonth"
@@ -36,6 +45,19 @@ _NO_LABELS = rule(
     "|| self.selector.matchLabels.size() == 0",
     "is for scope Managed: the GPU pods of others are selected by namespaces alone",
     field=".selector.matchLabels",
+)
+
+
+_OF_A_CEILING = rule(
+    "!has(self.thresholds) || self.thresholds.all(t, t.period == 'Day' ? has(self.ceilings.perDay) "
+    ": has(self.ceilings.perMonth))",
+    "each needs the ceiling of its period: perDay for Day, perMonth for Month",
+    field=".thresholds",
+)
+_PACED = rule(
+    "!has(self.pacing) || self.pacing != 'Smooth' || has(self.ceilings.perDay) || has(self.ceilings.perMonth)",
+    "Smooth needs a ceiling perDay or perMonth whose money it spreads",
+    field=".pacing",
 )
 
 
@@ -84,6 +106,22 @@ class TemporaryRaise(ApiModel, json_schema_extra=rules(_ONE_CEILING)):
     """Why, 1 to 256 characters. Required."""
 
 
+class Threshold(ApiModel):
+    """At how much of a ceiling something happens; once a period, until it ends or the ceiling is raised."""
+
+    period: CalendarPeriod
+    """Day or Month: of perDay or perMonth. Required."""
+    at_percent: Annotated[int, Field(ge=1, le=1000)]
+    """Percent of the ceiling, 1 to 1000. Required."""
+    basis: ThresholdBasis = ThresholdBasis.SPENT
+    """What is compared with it. Spent: what was spent since the period began. Forecast: what it will have cost by its
+    end if all that is wanted runs from now on; what acts upon it ends once the forecast is 5 % lower. Unset: Spent."""
+    actions: Annotated[tuple[ThresholdAction, ...], Field(min_length=1, max_length=4, json_schema_extra=unique())]
+    """What happens, 1 to 4. Notify: an Event, and a line in status. HoldScaleUp: nothing is raised above its declared
+    minimum. LimitLowPriority: services with a priority below 100, the default, fall to their declared minimums. Freeze:
+    nothing is raised, minimums included. Required."""
+
+
 _RAISED = rule(
     "!has(self.temporaryRaise) || ("
     + " && ".join(f"(!has(self.temporaryRaise.{each}) || has(self.ceilings.{each}))" for each in _CEILINGS)
@@ -93,7 +131,7 @@ _RAISED = rule(
 )
 
 
-class CostPolicySpec(ApiModel, json_schema_extra=rules(_NO_LABELS, _RAISED)):
+class CostPolicySpec(ApiModel, json_schema_extra=rules(_NO_LABELS, _RAISED, _OF_A_CEILING, _PACED)):
     """What may be spent, and on what."""
 
     selector: Selector = Selector()
@@ -129,6 +167,30 @@ class CostPolicySpec(ApiModel, json_schema_extra=rules(_NO_LABELS, _RAISED)):
     floor: Floor = Floor.KEEP_MIN
     """KeepMin: declared minimums run whatever they cost, and are paid first. AllowZero: a ceiling may take them too.
     Unset: KeepMin."""
+    thresholds: Annotated[
+        tuple[Threshold, ...], Field(max_length=16, json_schema_extra=keyed_by("period", "basis", "atPercent"))
+    ] = ()
+    """What happens at which share of a ceiling, up to 16, unique by period, basis and atPercent. Unset: nothing but
+    what the ceilings do."""
+    pacing: Pacing = Pacing.NONE
+    """Smooth: the rate is held to what lasts to the end of the period with the demand that is forecast by weekday and
+    hour, so that no money is gone on the 20th. None: nothing but the ceilings. Unset: None."""
+    on_external_scale: ExternalScale = ExternalScale.COMPENSATE
+    """Who gives way where somebody else scales a target up and a ceiling binds. Compensate: what matters least, as
+    always. Correct: what was raised. Unset: Compensate."""
+
+
+class ForecastStatus(ApiModel):
+    """What a period will have cost by its end if all that is wanted runs from now on, in the policy's currency."""
+
+    expected: Amount
+    """In the middle, in the currency, as a decimal string."""
+    low: Amount
+    """In one of ten cases less, in the currency, as a decimal string."""
+    high: Amount
+    """In one of ten cases more, in the currency, as a decimal string."""
+    exceeded_at: Timestamp | None = None
+    """When the expected course reaches the ceiling, as RFC 3339. Unset: not before the end."""
 
 
 class PeriodStatus(ApiModel):
@@ -149,6 +211,47 @@ class PeriodStatus(ApiModel):
     what was allowed for outageReserve."""
     left: Amount
     """What is left for more in the currency, as a decimal string; 0 where nothing is."""
+    forecast: ForecastStatus | None = None
+    """What the period will have cost by its end. Unset: of Hour, and before something was seen."""
+
+
+class ReachedStatus(ApiModel):
+    """A threshold that was reached in the present period."""
+
+    period: CalendarPeriod
+    """Day or Month."""
+    basis: ThresholdBasis
+    """Spent or Forecast."""
+    at_percent: Count
+    """Percent of the ceiling."""
+    begin: Timestamp
+    """When the period began, as RFC 3339."""
+    reached_at: Timestamp
+    """When it was reached, as RFC 3339."""
+    acting: bool
+    """Whether its actions hold now."""
+
+
+class NextThreshold(ApiModel):
+    """The threshold that is reached next."""
+
+    period: CalendarPeriod
+    """Day or Month."""
+    basis: ThresholdBasis
+    """Spent or Forecast."""
+    at_percent: Count
+    """Percent of the ceiling."""
+    missing: Amount
+    """What is missing to it in the currency, as a decimal string."""
+
+
+class ScoreStatus(ApiModel):
+    """How good forecasts of what is wanted in the next 24 hours were."""
+
+    days: Count
+    """Days that were forecast and then seen to their end, up to 30."""
+    mean_error_percent: Count
+    """By how many percent of what came they were off in the mean, as a whole number."""
 
 
 class GaveWay(ApiModel):
@@ -184,6 +287,20 @@ class CostPolicyStatus(ApiModel):
     wanted_per_hour: Amount | None = None
     """What the services would cost an hour in the currency without the policy, as a decimal string. Unset: not
     looked at yet."""
+    allowed_per_hour: Amount | None = None
+    """What may be spent an hour now in the currency, as a decimal string: the rate to which pacing holds, or perHour
+    where that is less. Unset: neither holds."""
+    forecast_score: ScoreStatus | None = None
+    """How good the forecasts of cost were. Unset: none has been seen to its end."""
+    thresholds: (
+        Annotated[
+            tuple[ReachedStatus, ...], Field(max_length=16, json_schema_extra=keyed_by("period", "basis", "atPercent"))
+        ]
+        | None
+    ) = None
+    """Thresholds that were reached in the present periods, unique by period, basis and atPercent. Unset: none."""
+    next_threshold: NextThreshold | None = None
+    """The threshold to which least is missing. Unset: none is left."""
     uncontrollable_per_hour: Amount | None = None
     """What of the present rate in the currency Ebbtide may not reduce, as a decimal string: minimums under KeepMin,
     services that are not in mode Auto, paused or in conflict, and others' pods. Unset: not looked at yet."""

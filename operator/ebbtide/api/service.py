@@ -22,7 +22,7 @@ from ebbtide.api.fields import (
 from ebbtide.api.scaling import Scaling
 from ebbtide.api.service_status import InferenceServiceStatus
 from ebbtide.api.variant import Variant
-from ebbtide.model.spec import Mode
+from ebbtide.model.spec import DEFAULT_PRIORITY, Mode
 
 
 class Model(ApiModel):
@@ -133,7 +133,7 @@ class InferenceServiceSpec(ApiModel, json_schema_extra=_SPEC_RULES):
     """The model that is served. Required."""
     objectives: Objectives = Objectives()
     """Latency that requests should have. Unset: first token within 1s, 50ms between tokens, for 99 percent."""
-    priority: Annotated[int, Field(ge=0, le=1000)] = 100
+    priority: Annotated[int, Field(ge=0, le=1000)] = DEFAULT_PRIORITY
     """Who gets GPUs first when they run short, 0 to 1000; the higher number wins. Unset: 100."""
     variants: Annotated[tuple[Variant, ...], Field(min_length=1, max_length=16, json_schema_extra=_VARIANTS)]
     """The ways to run this service, 1 to 16, unique by name; the cheapest mix that carries the load is used.

@@ -21,8 +21,8 @@ from ebbtide.errors import EbbtideError
 from ebbtide.kube.client import KubeClient, resource_path
 from ebbtide.model.plan import Plan, PolicyPlan, ScaleAction
 from ebbtide.model.reasons import Code
-from ebbtide.model.snapshot import POLICY_KIND, SERVICE_KIND, Account, PolicyState, PoolState, Snapshot
-from ebbtide.model.spec import CeilingKind, PolicySpec
+from ebbtide.model.snapshot import POLICY_KIND, SERVICE_KIND, Account, PolicyState, PoolState, Reached, Snapshot
+from ebbtide.model.spec import CeilingKind, PolicySpec, ThresholdBasis
 from ebbtide.money import prices
 from ebbtide.money.accounts import Accounts, Key, Labels, Saved, Shown
 from ebbtide.money.calendar import Span, period_at, zone_named
@@ -62,12 +62,13 @@ class Policies:
         self._lock = threading.Lock()
         self._said: dict[str, _Said] = {}
         self._steps: dict[tuple[object, ...], Any] = {}
+        self._reached: dict[str, tuple[Reached, ...]] = {}  # thresholds by the policy's uid, as last decided
 
     def begin_to_lead(self) -> None:
         """Another may have led since."""
         with self._lock:
             self._accounts = Accounts()
-        self._said = {}
+        self._said, self._reached = {}, {}
 
     def observed(self, snapshot: Snapshot, specs: Iterable[PolicySpec], held: Held) -> Snapshot:
         """The snapshot with what every policy has spent up to its moment; blocks."""
@@ -88,6 +89,7 @@ class Policies:
         with self._lock:
             self._accounts.count(policies, self._saved, shown)
             states = _with_unread(self._accounts.states(), shown.unread - self._accounts.holders)
+        states = tuple(msgspec.structs.replace(state, reached=self._reached_of(state.spec)) for state in states)
         pools = tuple(self._priced(pool, policies, snapshot.taken_at) for pool in snapshot.pools)
         return msgspec.structs.replace(snapshot, policies=states, pools=pools)
 
@@ -121,6 +123,7 @@ class Policies:
 
     async def report(self, decided: Plan) -> int:
         """Write the statuses that say something new, and some of the others in turn; returns how many."""
+        self._reached = {policy.uid: policy.reached for policy in decided.policies}
         gone = self._said.keys() - {policy.name for policy in decided.policies}
         for name in gone:
             self._said.pop(name)
@@ -180,10 +183,19 @@ class Policies:
         return now_s - said.at_s >= (_SOON_S if moved else _EVERY_S)
 
     def _saved(self, spec: PolicySpec) -> Saved:
+        return saved_of(self._status(spec))
+
+    def _status(self, spec: PolicySpec) -> Mapping[str, Any]:
+        """As the watch shows it; nothing where it is another policy's of the same name."""
         raw = self._raw(spec.name)
-        status = (raw or {}).get("status") or {}
         mine = raw is not None and raw["metadata"].get("uid") == spec.uid
-        return saved_of(status) if mine else saved_of({})
+        return ((raw or {}).get("status") or {}) if mine else {}
+
+    def _reached_of(self, spec: PolicySpec) -> tuple[Reached, ...]:
+        """As last decided here, else as the status says."""
+        if spec.uid not in self._reached:
+            self._reached[spec.uid] = reached_of(self._status(spec))
+        return self._reached[spec.uid]
 
     def _priced(self, pool: PoolState, policies: list[PolicySpec], now_s: float) -> PoolState:
         """With the steps of its price to the end of every policy's periods, worked out once an hour."""
@@ -237,6 +249,19 @@ def saved_of(status: Mapping[str, Any]) -> Saved:
         return Saved(0.0, Decimal(0), ())
 
 
+def reached_of(status: Mapping[str, Any]) -> tuple[Reached, ...]:
+    """The thresholds that a policy's status says were reached; those that can be read."""
+    found = []
+    for item in status.get("thresholds") or ():
+        try:
+            period, basis = CeilingKind(item["period"]), ThresholdBasis(item["basis"])
+            begin_s, at_s = parse_rfc3339(item["begin"]), parse_rfc3339(item["reachedAt"])
+            found.append(Reached(period, basis, int(item["atPercent"]), begin_s, at_s, bool(item["acting"])))
+        except (KeyError, TypeError, ValueError):
+            continue
+    return tuple(found)
+
+
 def _ends(policies: Iterable[PolicySpec], now_s: int) -> list[float]:
     """When the next day and month end, where policies need them; a day at least."""
     found = [now_s + 2.0 * 86_400]
@@ -252,7 +277,8 @@ def _decided(status: Mapping[str, Any]) -> tuple[object, ...]:
     conditions = tuple((item["type"], item["status"], item["reason"]) for item in status.get("conditions") or ())
     periods = tuple((item["period"], item.get("begin"), item["ceiling"]) for item in status.get("periods") or ())
     gave_way = tuple((item["service"], item["replicas"]) for item in status.get("gaveWay") or ())
-    return conditions, periods, gave_way, status.get("services"), status.get("unpricedGPUs")
+    reached = tuple((item["atPercent"], item["begin"], item["acting"]) for item in status.get("thresholds") or ())
+    return conditions, periods, gave_way, reached, status.get("services"), status.get("unpricedGPUs")
 
 
 def _not_reserved(action: ScaleAction, policy: str, error: EbbtideError) -> ActResult:

@@ -84,14 +84,17 @@ def _decide(draft: Draft, cycle: Cycle) -> tuple[Code, str]:
     return _standing(draft, cycle)
 
 
+_MONEY = frozenset({Code.CEILING_REACHED, Code.CEILING_PACED, Code.THRESHOLD_REACHED})
+
+
 def _moving(draft: Draft) -> tuple[Code, str]:
     old, new = draft.observed, draft.total
     move = f"{old} -> {new}"
     limit = f" ({draft.limits[-1][1]})" if draft.limits else ""
     if draft.pausing and draft.limits and draft.limits[-1][0] is Code.PAUSED:
         return Code.PAUSED, f"{move}: {draft.limits[-1][1]}"
-    if new < old and draft.limits and draft.limits[-1][0] is Code.CEILING_REACHED:
-        return Code.CEILING_REACHED, f"{move}: {draft.limits[-1][1]}"
+    if new < old and draft.limits and draft.limits[-1][0] in _MONEY:
+        return draft.limits[-1][0], f"{move}: {draft.limits[-1][1]}"
     if old == 0 and draft.demand.queue > 0.0:
         return Code.FIRST_REQUEST, f"{move}: the gateway holds {draft.demand.queue:.0f} requests"
     if new == 0:

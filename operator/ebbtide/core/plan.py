@@ -33,7 +33,7 @@ from ebbtide.core.work import Cycle, Draft, VariantDraft, public_demand
 from ebbtide.model.memory import MEMORY_VERSION, Memory, Recommendation, ServiceMemory, VariantMemory
 from ebbtide.model.plan import Failure, Plan, PoolPlan, ScaleAction, ServicePlan, Step, VariantPlan
 from ebbtide.model.reasons import Code, Reason
-from ebbtide.model.snapshot import POOL_KIND, SERVICE_KIND, PodPhase, ServiceState, Snapshot
+from ebbtide.model.snapshot import POLICY_KIND, POOL_KIND, SERVICE_KIND, PodPhase, ServiceState, Snapshot
 from ebbtide.model.spec import CapacityType
 
 _Work = Callable[[Cycle], None]
@@ -312,11 +312,16 @@ def _remember(cycle: Cycle) -> Memory:
     services += [memory for memory in cycle.memory.services if (SERVICE_KIND, memory.key) in unread]
     kept = [pool.memory for pool in cycle.pools.values()]
     kept += [memory for memory in cycle.memory.pools if (POOL_KIND, memory.name) in unread]
+    policies = list(cycle.memory.policies if cycle.policy_memories is None else cycle.policy_memories)
+    unread_uids = {item.uid for item in cycle.snapshot.unreadable if item.kind == POLICY_KIND}
+    known = {memory.uid for memory in policies}
+    policies += [item for item in cycle.memory.policies if item.uid in unread_uids - known]
     return Memory(
         version=MEMORY_VERSION,
         started_at=cycle.memory.started_at,
         services=tuple(sorted(services, key=lambda memory: memory.key)),
         pools=tuple(sorted(kept, key=lambda memory: memory.name)),
+        policies=tuple(sorted(policies, key=lambda memory: memory.uid)),
     )
 
 

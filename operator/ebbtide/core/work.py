@@ -15,6 +15,7 @@ from ebbtide.model.memory import (
     BudgetMemory,
     ForecastMemory,
     Memory,
+    PolicyMemory,
     PoolMemory,
     Recommendation,
     ServiceMemory,
@@ -359,6 +360,7 @@ class Cycle:
     placements: list[PlacementPlan] = field(default_factory=list)
     policies: "list[PolicyDraft]" = field(default_factory=list)
     policy_plans: tuple[PolicyPlan, ...] = ()
+    policy_memories: list[PolicyMemory] | None = None  # None: as before
     reaction_s: float = 40.0  # a rate over the last minute is half a minute old on average, and a cycle passes too
     metrics_down: str = ""  # why Prometheus is out of reach; empty: it is not
     unwatched: dict[str, str] = field(default_factory=dict)  # caches that may show the past, and why

@@ -205,6 +205,18 @@ _LIMITS = {
         "The text names the policy and what is left. Raise `spec.ceilings` of the policy or `spec.priority` of the "
         "service, or wait for the next period.",
     ),
+    Code.CEILING_PACED: Entry(
+        (DECISION, "Limited"),
+        "A CostPolicy with `pacing: Smooth` holds the rate to what lasts to the end of the period.",
+        "The text names the policy, the rate and what is left. Raise the ceiling or `spec.priority` of the service, or "
+        "set `pacing: None` to spend the money as it is wanted.",
+    ),
+    Code.THRESHOLD_REACHED: Entry(
+        (DECISION, "Limited"),
+        "A share of a ceiling that a CostPolicy names in `spec.thresholds` is spent, or forecast to be.",
+        "The text says what acts upon it and until when. Raise the ceiling for a while (`spec.temporaryRaise`), or "
+        "edit the threshold's actions.",
+    ),
     Code.POLICIES_UNKNOWN: Entry(
         (DECISION, "Limited"),
         "CostPolicies cannot be watched, one cannot be read, or what GPUs under it cost is not known: nobody knows "

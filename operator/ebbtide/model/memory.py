@@ -3,7 +3,7 @@
 Arrays are short and bounded; a service's memory is a few KB at most.
 """
 
-from ebbtide.model.spec import Spec
+from ebbtide.model.spec import CeilingKind, Spec
 
 MEMORY_VERSION = 5
 
@@ -225,6 +225,40 @@ class PoolMemory(Spec, frozen=True):
     node_hours: float = 0.0
 
 
+class OutlookMemory(Spec, frozen=True, array_like=True):
+    """What a period will have cost by its end, as last worked out; money as floats, for it is a forecast."""
+
+    kind: CeilingKind
+    start_s: float
+    ceiling: float
+    expected: float
+    low: float
+    high: float
+    exceeded_s: float = 0.0  # when the expected course reaches the ceiling; 0: not before the end
+    allowed_per_hour: float = -1.0  # the rate that lasts to the end; negative: all that is wanted does
+
+
+class PolicyMemory(Spec, frozen=True):
+    """One policy: what its services want to spend by the hour of the week, and how well that was foreseen."""
+
+    uid: str
+    rates: bytes = b""  # mean cost an hour by hour of the week (UTC), packed (see core.ceilings.outlook)
+    at: float = 0.0  # when something was last noted
+    slot: int = 0  # the hour that runs now (unix hours), and what was wanted in it so far
+    slot_cost: float = 0.0  # cost an hour x seconds
+    slot_s: float = 0.0
+    level: float = 0.0  # cost an hour, smoothed over one
+    came: float = 0.0  # what was wanted, and what was expected of these hours before they began; decayed over a day
+    expected: float = 0.0
+    said_at: float = 0.0  # when the next 24 hours were last forecast, as how much, and what came of it
+    said: float = 0.0
+    since_cost: float = 0.0
+    since_s: float = 0.0
+    errors: tuple[float, ...] = ()  # logarithms of what came over what was said
+    outlooks: tuple[OutlookMemory, ...] = ()
+    turn_at: float = 0.0  # when they were worked out
+
+
 class Memory(Spec, frozen=True):
     """All of it. An unknown version is dropped, and the next cycles hold until enough is known again."""
 
@@ -232,3 +266,4 @@ class Memory(Spec, frozen=True):
     started_at: float = 0.0
     services: tuple[ServiceMemory, ...] = ()
     pools: tuple[PoolMemory, ...] = ()
+    policies: tuple[PolicyMemory, ...] = ()

@@ -4,7 +4,8 @@ from decimal import Decimal
 from enum import StrEnum
 
 from ebbtide.model.reasons import Reason
-from ebbtide.model.spec import CeilingKind, Spec, TargetRef
+from ebbtide.model.snapshot import Reached
+from ebbtide.model.spec import CeilingKind, Spec, TargetRef, Threshold
 
 
 class ConditionStatus(StrEnum):
@@ -165,10 +166,29 @@ class CeilingPlan(Spec, frozen=True):
         return max(Decimal(0), self.ceiling - self.spent - self.committed)
 
 
+class Outlook(Spec, frozen=True):
+    """What a period will have cost by its end if all that is wanted runs from now on, in the policy's currency."""
+
+    kind: CeilingKind
+    start_s: float
+    expected: Decimal
+    low: Decimal  # in one of ten cases less
+    high: Decimal  # in one of ten cases more
+    exceeded_s: float | None  # when the expected course reaches the ceiling
+
+
+class NextThreshold(Spec, frozen=True):
+    """The threshold to which least is missing, and how much."""
+
+    threshold: Threshold
+    missing: Decimal
+
+
 class PolicyPlan(Spec, frozen=True):
     """One policy: where its ceilings stand with this plan carried out. `raised`: services that this plan raises."""
 
     name: str
+    uid: str
     services: int
     ceilings: tuple[CeilingPlan, ...]
     per_hour: Decimal
@@ -181,6 +201,13 @@ class PolicyPlan(Spec, frozen=True):
     reason: Reason
     conditions: tuple[Condition, ...]
     accrued_through: float = 0.0
+    outlooks: tuple[Outlook, ...] = ()
+    allowed_per_hour: Decimal | None = None  # None: neither pacing nor a rate's ceiling holds
+    scored_days: int = 0  # forecasts of a day that were seen to their end, and by what share they were off
+    mean_error: float = 0.0
+    reached: tuple[Reached, ...] = ()
+    newly_reached: tuple[tuple[Reached, str], ...] = ()  # in this cycle, in words
+    next_threshold: NextThreshold | None = None
 
 
 class PlacementPlan(Spec, frozen=True):

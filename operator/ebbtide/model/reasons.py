@@ -49,6 +49,8 @@ class Code(StrEnum):
     POLICIES_UNKNOWN = "PoliciesUnknown"
     # policies
     WITHIN_CEILINGS = "WithinCeilings"
+    CEILING_PACED = "CeilingPaced"
+    THRESHOLD_REACHED = "ThresholdReached"
     CEILING_EXCEEDED = "CeilingExceeded"
     SELECTS_NOTHING = "SelectsNothing"
     CURRENCY_DIFFERS = "CurrencyDiffers"

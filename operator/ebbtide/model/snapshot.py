@@ -7,7 +7,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from ebbtide.model.money import PriceStep
-from ebbtide.model.spec import CeilingKind, PolicySpec, PoolSpec, ServiceSpec, Spec
+from ebbtide.model.spec import CeilingKind, PolicySpec, PoolSpec, ServiceSpec, Spec, ThresholdBasis
 
 
 class Quality(StrEnum):
@@ -200,6 +200,17 @@ class Account(Spec, frozen=True):
     spent: Decimal
 
 
+class Reached(Spec, frozen=True):
+    """A threshold that was reached in the period that began at `start_s`, and whether its actions hold."""
+
+    period: CeilingKind
+    basis: ThresholdBasis
+    percent: int
+    start_s: float
+    at_s: float
+    acting: bool
+
+
 class Others(Spec, frozen=True):
     """GPUs of one pool that a policy pays for and no service holds.
 
@@ -221,6 +232,7 @@ class PolicyState(Spec, frozen=True):
     through_s: float = 0.0  # what was spent is counted up to this moment
     per_hour: Decimal = Decimal(0)  # what was spent an hour then
     others: tuple[Others, ...] = ()
+    reached: tuple[Reached, ...] = ()  # thresholds, as last decided
     unread: str = ""  # a service of its namespaces that cannot be read, and of which nobody knows what it holds
     faults: tuple[tuple[str, str], ...] = ()
 

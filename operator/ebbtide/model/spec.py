@@ -262,6 +262,10 @@ class PoolSpec(Spec, frozen=True):
     tolerations: tuple[Toleration, ...] = ()
 
 
+DEFAULT_PRIORITY = 100
+"""Of a service that declares none."""
+
+
 class PolicyScope(StrEnum):
     """What a CostPolicy counts."""
 
@@ -293,6 +297,52 @@ class TemporaryRaise(Spec, frozen=True):
     reason: str
 
 
+class CalendarPeriod(StrEnum):
+    """The ceilings of which a share can be spent."""
+
+    DAY = "Day"
+    MONTH = "Month"
+
+
+class ThresholdBasis(StrEnum):
+    """What a threshold compares with the ceiling."""
+
+    SPENT = "Spent"
+    FORECAST = "Forecast"  # what the period will have cost by its end if all that is wanted runs from now on
+
+
+class ThresholdAction(StrEnum):
+    """What happens once a threshold is reached."""
+
+    NOTIFY = "Notify"
+    HOLD_SCALE_UP = "HoldScaleUp"  # nothing is raised above its declared minimum
+    LIMIT_LOW_PRIORITY = "LimitLowPriority"  # services below the default priority fall to their minimums
+    FREEZE = "Freeze"  # nothing at all is raised
+
+
+class Threshold(Spec, frozen=True):
+    """At `percent` of the ceiling of `period` (DAY or MONTH) `actions` begin."""
+
+    period: CeilingKind
+    percent: int
+    basis: ThresholdBasis
+    actions: tuple[ThresholdAction, ...]
+
+
+class Pacing(StrEnum):
+    """How the money of a period is spread over it."""
+
+    NONE = "None"
+    SMOOTH = "Smooth"  # so that it lasts to the end for what is forecast
+
+
+class ExternalScale(StrEnum):
+    """Who gives way where somebody else raised a target and a ceiling binds."""
+
+    COMPENSATE = "Compensate"  # as always: what matters least
+    CORRECT = "Correct"  # what was raised
+
+
 class PolicySpec(Spec, frozen=True):
     """One CostPolicy. No `namespaces`: all. `ceilings` are in `currency`, that of HOUR a rate per hour."""
 
@@ -309,6 +359,9 @@ class PolicySpec(Spec, frozen=True):
     month_starts_on: int = 1
     floor: Floor = Floor.KEEP_MIN
     temporary_raise: TemporaryRaise | None = None
+    thresholds: tuple[Threshold, ...] = ()
+    pacing: Pacing = Pacing.NONE
+    on_external_scale: ExternalScale = ExternalScale.COMPENSATE
 
     @property
     def pays_all(self) -> bool:

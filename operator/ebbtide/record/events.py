@@ -48,6 +48,8 @@ BY_CODE: Mapping[Code, tuple[str, str]] = {
     Code.PLAN_FAILED: ("Warning", "PlanFailed"),
     Code.PRICE_UNKNOWN: ("Warning", "PriceMissing"),
     Code.CEILING_REACHED: ("Warning", "Limited"),
+    Code.CEILING_PACED: ("Warning", "Limited"),
+    Code.THRESHOLD_REACHED: ("Warning", "Limited"),
     Code.POLICIES_UNKNOWN: ("Warning", "Held"),
     Code.PAUSED: ("Normal", "Paused"),
     Code.TARGET_CONFLICT: ("Warning", "ConflictDetected"),
@@ -103,8 +105,7 @@ def cycle_events(
         spec = specs.get(service_plan.key)
         if spec is not None and spec.mode is not Mode.OFF:
             notes += _of_service(spec, service_plan, shared)
-    uids = {policy.spec.name: policy.spec.uid for policy in snapshot.policies}
-    notes += [note for policy in plan.policies for note in _of_policy(policy, uids.get(policy.name, ""))]
+    notes += [note for policy in plan.policies for note in _of_policy(policy)]
     unread = {(item.kind, item.key): item for item in snapshot.unreadable}
     for refused in plan.unreadable:
         found = unread.get((refused.kind, refused.key))
@@ -141,12 +142,15 @@ def _of_service(spec: ServiceSpec, plan: ServicePlan, shared: set[str]) -> Itera
         yield Note(_subject(spec), "Normal", "Recommended", "Recommend", text, topic=", ".join(moves))
 
 
-def _of_policy(plan: PolicyPlan, uid: str) -> Iterator[Note]:
+def _of_policy(plan: PolicyPlan) -> Iterator[Note]:
     """What keeps a ceiling from being held, and that somebody gives way."""
-    subject = Subject("ebbtide.dev/v1alpha1", "CostPolicy", "", plan.name, uid)
+    subject = Subject("ebbtide.dev/v1alpha1", "CostPolicy", "", plan.name, plan.uid)
     for condition in plan.conditions:
         if condition.status is ConditionStatus.FALSE and condition.type != "Ready":
             yield Note(subject, "Warning", condition.reason, "Observe", condition.message, topic=condition.reason)
+    for reached, text in plan.newly_reached:
+        topic = f"{reached.period.value} {reached.basis.value} {reached.percent} {reached.start_s:.0f}"
+        yield Note(subject, "Warning", Code.THRESHOLD_REACHED.value, "Observe", text, topic=topic)
     if plan.gave_way:
         who = ", ".join(f"{service} without {replicas}" for service, replicas in plan.gave_way)
         text = f"{plan.reason.text}: {who}"

@@ -101,6 +101,25 @@ CATALOGUE: tuple[Described, ...] = (
         ("policy", "what", "currency"),
         "Money per hour under a CostPolicy: spent now, wanted without it, or fixed (what may not be reduced).",
     ),
+    Described(
+        "ebbtide_policy_forecast",
+        "plan",
+        ("policy", "period", "what", "currency"),
+        "What a period will have cost by its end if all that is wanted runs: expected, and in one of ten cases less "
+        "(low) or more (high).",
+    ),
+    Described(
+        "ebbtide_policy_forecast_error_ratio",
+        "plan",
+        ("policy",),
+        "By what share of what came forecasts of a day's cost were off in the mean.",
+    ),
+    Described(
+        "ebbtide_policy_threshold_acting",
+        "plan",
+        ("policy", "period", "basis", "percent"),
+        "1 while the actions of a threshold that was reached hold.",
+    ),
     Described("ebbtide_policy_replicas_given_up", "plan", ("policy",), "Replicas that services do without."),
     Described("ebbtide_policy_unpriced_gpus", "plan", ("policy",), "GPUs in use whose price is not known."),
     Described(
@@ -311,6 +330,17 @@ def _policy_samples(plan: PolicyPlan, currency: str) -> Iterator[Sample]:
     rates = (("spent", plan.per_hour), ("wanted", plan.wanted_per_hour), ("fixed", plan.uncontrollable_per_hour))
     for what, rate in rates:
         yield "ebbtide_policy_per_hour", (plan.name, what, currency), float(rate)
+    if plan.allowed_per_hour is not None:
+        yield "ebbtide_policy_per_hour", (plan.name, "allowed", currency), float(plan.allowed_per_hour)
+    for outlook in plan.outlooks:
+        for what in ("expected", "low", "high"):
+            amount = float(getattr(outlook, what))
+            yield "ebbtide_policy_forecast", (plan.name, outlook.kind.value, what, currency), amount
+    if plan.scored_days:
+        yield "ebbtide_policy_forecast_error_ratio", (plan.name,), plan.mean_error
+    for reached in plan.reached:
+        labels = (plan.name, reached.period.value, reached.basis.value, str(reached.percent))
+        yield "ebbtide_policy_threshold_acting", labels, float(reached.acting)
     yield "ebbtide_policy_replicas_given_up", (plan.name,), float(plan.given_up)
     yield "ebbtide_policy_unpriced_gpus", (plan.name,), float(plan.unpriced_gpus)
     for condition in plan.conditions:

@@ -24,6 +24,7 @@ from ebbtide.model.memory import (
     BudgetMemory,
     ForecastMemory,
     Memory,
+    PolicyMemory,
     PoolMemory,
     ServiceMemory,
     WorthMemory,
@@ -40,7 +41,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
 )
 
-_T = TypeVar("_T", ServiceMemory, PoolMemory)
+_Kept = ServiceMemory | PoolMemory | PolicyMemory
+_T = TypeVar("_T", ServiceMemory, PoolMemory, PolicyMemory)
 
 _BUSY_S = 5.0
 # At 10,000 services all rows change every cycle (each gets a new sample): 2,000 of a few KB a cycle keep the disk at
@@ -71,11 +73,12 @@ class Store:
                 return self._drop_memory(version)
             services = self._read_all("service", ServiceMemory)
             pools = self._read_all("pool", PoolMemory)
+            policies = self._read_all("policy", PolicyMemory)
             started_at = float(self.get("memory.started_at") or 0.0)
         except (msgspec.DecodeError, ValueError) as error:
             self.notice = f"{self.path}: remembered data cannot be read ({error}); starting without it"
             return self._drop_memory(None)
-        return Memory(started_at=started_at, services=services, pools=pools)
+        return Memory(started_at=started_at, services=services, pools=pools, policies=policies)
 
     def save_memory(self, memory: Memory, everything: bool = False) -> int:
         """Writes the rows that changed and removes those that are gone, in one transaction; returns rows written.
@@ -83,9 +86,10 @@ class Store:
         Above `max_rows_per_save` changed rows, the decisive ones go first and then those unwritten for longest;
         `everything` (on a graceful stop) writes them all.
         """
-        items: list[tuple[str, str, ServiceMemory | PoolMemory]] = [
+        items: list[tuple[str, str, _Kept]] = [
             *(("service", service.key, service) for service in memory.services),
             *(("pool", pool.name, pool) for pool in memory.pools),
+            *(("policy", policy.uid, policy) for policy in memory.policies),
         ]
         changed = [row for row in map(self._changed, items) if row is not None]
         if not everything and len(changed) > self._max_rows:
@@ -139,7 +143,7 @@ class Store:
 
     # -- memory rows
 
-    def _changed(self, item: tuple[str, str, ServiceMemory | PoolMemory]) -> "_Row | None":
+    def _changed(self, item: tuple[str, str, _Kept]) -> "_Row | None":
         kind, key, value = item
         before = self._written.get((kind, key))
         digest = _digest(msgspec.msgpack.encode(value))
@@ -255,7 +259,7 @@ class _Row(msgspec.Struct, frozen=True):
     kind: str
     key: str
     core: bytes
-    value: ServiceMemory | PoolMemory
+    value: _Kept
     digest: bytes
     decisive: bool
     written_at_save: int
@@ -265,17 +269,19 @@ def _digest(body: bytes) -> bytes:
     return hashlib.blake2b(body, digest_size=16).digest()
 
 
-def _core(value: ServiceMemory | PoolMemory) -> bytes:
+def _core(value: _Kept) -> bytes:
     return _digest(msgspec.msgpack.encode(_decisive(value)))
 
 
-def _decisive(value: ServiceMemory | PoolMemory) -> ServiceMemory | PoolMemory:
+def _decisive(value: _Kept) -> _Kept:
     """The value without what is merely measured: losing a minute of samples costs accuracy, the rest costs moves.
 
     What is measured is listed and the rest decides, so that a new field errs on the side of being written.
     """
     if isinstance(value, PoolMemory):
         return value
+    if isinstance(value, PolicyMemory):
+        return PolicyMemory(value.uid, rates=value.rates, errors=value.errors)
     variants = tuple(
         msgspec.structs.replace(variant, capacity=type(variant.capacity)(backoff_until=variant.capacity.backoff_until))
         for variant in value.variants

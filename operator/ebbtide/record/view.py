@@ -4,7 +4,7 @@ Numbers become integers or decimal strings (the API has no floats); an object is
 explains, never what decides.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_UP, Decimal
 from typing import Any
 
@@ -17,6 +17,7 @@ from ebbtide.model.plan import (
     Condition,
     ConditionStatus,
     Forecast,
+    Outlook,
     PolicyPlan,
     PoolPlan,
     ServicePlan,
@@ -24,7 +25,7 @@ from ebbtide.model.plan import (
     VariantPlan,
 )
 from ebbtide.model.reasons import Code
-from ebbtide.model.snapshot import POLICY_KIND, POOL_KIND, SERVICE_KIND, PoolState
+from ebbtide.model.snapshot import POLICY_KIND, POOL_KIND, SERVICE_KIND, PoolState, Reached
 from ebbtide.model.spec import CeilingKind
 
 MAX_BYTES = 16 * 1024
@@ -141,7 +142,7 @@ def policy_status(plan: PolicyPlan, generation: int, previous: Mapping[str, Any]
         "conditions": conditions(plan.conditions, POLICY_CONDITIONS, previous, generation, now_s),
         "reason": plan.reason.code.value,
         "message": plan.reason.text[:1024],
-        "periods": [_ceiling(item) for item in plan.ceilings],
+        "periods": [_ceiling(item, plan.outlooks) for item in plan.ceilings],
         "services": plan.services,
         "ratePerHour": _exact(plan.per_hour),
         "wantedPerHour": _exact(plan.wanted_per_hour),
@@ -149,6 +150,21 @@ def policy_status(plan: PolicyPlan, generation: int, previous: Mapping[str, Any]
     }
     if plan.accrued_through:
         status["accruedThrough"] = rfc3339(plan.accrued_through)
+    if plan.allowed_per_hour is not None:
+        status["allowedPerHour"] = _exact(plan.allowed_per_hour)
+    if plan.scored_days:
+        error = min(round(plan.mean_error * 100), 1_000_000)
+        status["forecastScore"] = {"days": plan.scored_days, "meanErrorPercent": error}
+    if plan.reached:
+        status["thresholds"] = [_reached(item) for item in plan.reached]
+    if plan.next_threshold is not None:
+        nearest = plan.next_threshold.threshold
+        status["nextThreshold"] = {
+            "period": nearest.period.value,
+            "basis": nearest.basis.value,
+            "atPercent": nearest.percent,
+            "missing": _exact(plan.next_threshold.missing),
+        }
     if plan.unpriced_gpus:
         status["unpricedGPUs"] = plan.unpriced_gpus
     if plan.gave_way:
@@ -156,11 +172,28 @@ def policy_status(plan: PolicyPlan, generation: int, previous: Mapping[str, Any]
     return status
 
 
-def _ceiling(item: CeilingPlan) -> Status:
+def _reached(item: Reached) -> Status:
+    return {
+        "period": item.period.value,
+        "basis": item.basis.value,
+        "atPercent": item.percent,
+        "begin": rfc3339(item.start_s),
+        "reachedAt": rfc3339(item.at_s),
+        "acting": item.acting,
+    }
+
+
+def _ceiling(item: CeilingPlan, outlooks: Iterable[Outlook]) -> Status:
     amounts = {"ceiling": item.ceiling, "spent": item.spent, "committed": item.committed, "left": item.left}
     shown: Status = {"period": item.kind.value, **{name: _exact(amount) for name, amount in amounts.items()}}
     if item.kind is not CeilingKind.HOUR:
         shown |= {"begin": rfc3339(item.start_s), "end": rfc3339(item.end_s)}
+        for outlook in outlooks:
+            if (outlook.kind, outlook.start_s) == (item.kind, item.start_s):
+                amounts = {"expected": outlook.expected, "low": outlook.low, "high": outlook.high}
+                shown["forecast"] = {name: _exact(amount) for name, amount in amounts.items()}
+                if outlook.exceeded_s is not None:
+                    shown["forecast"]["exceededAt"] = rfc3339(outlook.exceeded_s)
     return shown
 
 

@@ -1,10 +1,11 @@
 """Replica by replica, in order, what every ceiling that is tight can pay: who stays, who gives way, who is raised.
 
-Replicas are taken in order: minimums that may go, then by priority, then evenly among equals, so that what comes later
-has what is left. Each is kept while every ceiling that it falls under can pay it for W more, and raised only where it
-can be paid for as long again and for its start-up (of those that are raised together the longest). Then raises are
-checked once more against all that still runs, that which gives way included: what is freed counts once it is free. A
-replica that was let go frees W of its rate, and a raise takes 2 W and more, so nothing goes to and fro.
+Replicas are taken in order: minimums that may go, then by priority, then evenly among equals, then what somebody else
+raised where a policy says Correct, so that what comes later has what is left. Each is kept while every ceiling that it
+falls under can pay it for W more, and raised only where it can be paid for as long again and for its start-up (of those
+that are raised together the longest). Then raises are checked once more against all that still runs, that which gives
+way included: what is freed counts once it is free. A replica that was let go frees W of its rate, and a raise takes 2 W
+and more, so nothing goes to and fro. Before all that comes what thresholds that were reached say.
 """
 
 from collections.abc import Iterable
@@ -13,13 +14,15 @@ from decimal import Decimal
 
 from ebbtide.core.ceilings.lines import NOTHING, Line, PolicyDraft, Tariff
 from ebbtide.core.ceilings.stake import Known, Part, Stake, tariff_for
+from ebbtide.model.reasons import Code
+from ebbtide.model.spec import DEFAULT_PRIORITY, ThresholdAction
 
 
 @dataclass(frozen=True, slots=True)
 class _Claim:
     """One replica. Ordered by what goes last."""
 
-    order: tuple[bool, int, float, str, int]
+    order: tuple[int, int, float, str, int]
     stake: Stake
     part: Part
     rises: bool
@@ -32,8 +35,9 @@ def decide(stakes: Iterable[Stake], known: Known) -> None:
     for stake in stakes:
         for policy in stake.policies:
             if policy.refuses:
-                _refuse_raises(stake, policy, stake.parts, policy.refuses)
+                _refuse_raises(stake, policy, stake.parts, _unknown(policy.refuses))
             _refuse_unpriced(stake, policy, known)
+            _act(stake, policy)
         if any(not line.fits for policy in stake.policies for line in policy.lines):
             claims += _claims(stake)
     lines = list({id(line): line for claim in claims for line in _tight(claim.stake)}.values())
@@ -66,8 +70,10 @@ def _claims(stake: Stake) -> list[_Claim]:
         for part in stake.parts:
             for number in range(part.raised if rises else part.floor + part.kept):
                 index += 1
-                last = not rises and number < max(part.floor, part.spared)
-                order = (not last, -stake.priority, index / total, stake.key, index)
+                least = max(part.floor, part.spared)
+                foreign = not rises and number >= max(least, part.floor + part.kept - part.foreign)
+                rank = 2 if foreign else int(rises or number >= least)
+                order = (rank, -stake.priority, index / total, stake.key, index)
                 found.append(_Claim(order, stake, part, rises, not rises and number < part.spared))
     return found
 
@@ -76,7 +82,7 @@ def _stands(claim: _Claim, known: Known) -> bool:
     """Take it from every line that is tight, or note that it does not fit; whether it is a raise that fits."""
     needs = list(_needs(claim, known))
     for line, keep, rise in needs:
-        need = keep + line.extra(keep, rise) if claim.rises else keep
+        need = keep + line.extra(keep, rise) + line.slack if claim.rises else keep
         if line.left < need and need and not claim.spared:
             _refused(claim, line, need)
             return False
@@ -135,15 +141,45 @@ def _refused(claim: _Claim, line: Line, need: Decimal) -> None:
         stake.blocked, stake.blocked_need = line, need
 
 
-def _refuse_raises(stake: Stake, policy: PolicyDraft, parts: Iterable[Part], why: str) -> None:
-    """All of them; of minimums too, for what they cost nobody knows."""
+def _act(stake: Stake, policy: PolicyDraft) -> None:
+    """What thresholds that were reached do."""
+    acts, name = policy.acting, policy.state.spec.name
+    if ThresholdAction.LIMIT_LOW_PRIORITY in acts and stake.priority < DEFAULT_PRIORITY:
+        why = f"{acts[ThresholdAction.LIMIT_LOW_PRIORITY]}; a priority of {stake.priority} is below {DEFAULT_PRIORITY}"
+        for part in stake.parts:
+            least = max(0, part.spared - part.floor)
+            if part.kept > least:
+                part.out, part.kept = part.out + part.kept - least, least
+                stake.refused_by[name] = stake.refused_by.get(name, 0) + part.out
+        _refuse_raises(stake, policy, stake.parts, _reached(name, why), minimums=False)
+        if any(part.out for part in stake.parts):
+            stake.held = stake.held or _reached(name, why)
+    if ThresholdAction.HOLD_SCALE_UP in acts:
+        why = acts[ThresholdAction.HOLD_SCALE_UP]
+        _refuse_raises(stake, policy, stake.parts, _reached(name, why), minimums=False)
+    if ThresholdAction.FREEZE in acts:
+        _refuse_raises(stake, policy, stake.parts, _reached(name, acts[ThresholdAction.FREEZE]))
+
+
+def _unknown(why: str) -> tuple[Code, str]:
+    return Code.POLICIES_UNKNOWN, f"{why}: nothing under it is raised"
+
+
+def _reached(policy: str, why: str) -> tuple[Code, str]:
+    return Code.THRESHOLD_REACHED, f"CostPolicy {policy}: {why}"
+
+
+def _refuse_raises(
+    stake: Stake, policy: PolicyDraft, parts: Iterable[Part], why: tuple[Code, str], *, minimums: bool = True
+) -> None:
+    """All of them; of minimums too where nobody knows what they cost."""
     for part in parts:
-        more = part.raised + part.missing - part.refused
+        more = part.raised + (part.missing if minimums else 0) - part.refused
         if more > 0:
             name = policy.state.spec.name
             part.refused, part.raised = part.refused + more, 0
             stake.refused_by[name] = stake.refused_by.get(name, 0) + more
-            stake.refusal = stake.refusal or why
+            stake.held = stake.held or why
 
 
 def _refuse_unpriced(stake: Stake, policy: PolicyDraft, known: Known) -> None:
@@ -151,7 +187,7 @@ def _refuse_unpriced(stake: Stake, policy: PolicyDraft, known: Known) -> None:
     unpriced = [part for part in stake.parts if tariff_for(part, policy, known) is None]
     spec, pools = policy.state.spec, ", ".join(sorted({part.variant.spec.pool for part in unpriced}))
     why = f"CostPolicy {spec.name}: what GPUs of {pools} cost in {spec.currency} is not known"
-    _refuse_raises(stake, policy, unpriced, why)
+    _refuse_raises(stake, policy, unpriced, _unknown(why))
 
 
 def takes(line: Line, tariff: Tariff, part: Part) -> tuple[Decimal, Decimal]:

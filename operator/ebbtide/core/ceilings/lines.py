@@ -19,14 +19,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from msgspec.structs import replace
+
+from ebbtide.core import turns
+from ebbtide.core.ceilings import outlook
 from ebbtide.core.work import PoolDraft
-from ebbtide.model.snapshot import PolicyState
-from ebbtide.model.spec import Billing, CeilingKind, Provisioning, TemporaryRaise
+from ebbtide.model.memory import OutlookMemory, PolicyMemory
+from ebbtide.model.plan import NextThreshold
+from ebbtide.model.snapshot import PolicyState, Reached
+from ebbtide.model.spec import Billing, CeilingKind, Pacing, Provisioning, TemporaryRaise, ThresholdAction
 
 HOUR_S = Decimal(3600)
 NODE_GPUS = 8  # of a node of a pool that has none yet
 LEAST_RESERVE_S = 60.0
 NOTHING = Decimal(0)
+_SMALLEST, _SLACK = Decimal("0.000001"), Decimal("0.1")
 
 
 @dataclass(slots=True)
@@ -81,6 +88,8 @@ class Line:
     bound: Decimal = NOTHING  # what may not be reduced, and what others hold
     leaving: Decimal = NOTHING  # what was told to go
     kept: Decimal = NOTHING  # what runs and may be reduced
+    paced: "Line | None" = None  # the period whose money this rate spreads
+    slack: Decimal = NOTHING  # what is kept beyond the ceiling of a paced rate: it moves a little all the time
     raised: Decimal = NOTHING  # what is to be raised, at what a raise takes to begin with
     granted: Decimal = NOTHING  # what raises that were allowed take once they run
     left: Decimal = NOTHING  # while replicas are chosen: what nobody has taken yet
@@ -91,7 +100,18 @@ class Line:
     @property
     def fits(self) -> bool:
         """Whether all that is planned may be."""
-        return self.spent + self.bound + self.leaving + self.kept + self.raised <= self.ceiling
+        stays = self.spent + self.bound + self.leaving + self.kept
+        return stays + self.raised <= self.ceiling + (NOTHING if self.raised else self.slack)
+
+    @property
+    def is_rate(self) -> bool:
+        """Whether it is of what runs at a moment."""
+        return self.kind is CeilingKind.HOUR
+
+    @property
+    def is_now(self) -> bool:
+        """Whether it is of the present period."""
+        return not self.is_rate and self.begin_s <= self.policy.now_s < self.end_s
 
     @property
     def committed(self) -> Decimal:
@@ -100,8 +120,8 @@ class Line:
 
     def open(self) -> None:
         """Begin to choose. Of a rate nobody need go for what is on its way out; raises wait for it."""
-        self.left = self.ceiling - self.spent - self.bound
-        self.free = self.left - self.leaving - self.kept
+        self.left = self.ceiling + self.slack - self.spent - self.bound
+        self.free = self.left - self.slack - self.leaving - self.kept
         self.left -= NOTHING if self.kind is CeilingKind.HOUR else self.leaving
 
     def extra(self, keep: Decimal, rise: Decimal) -> Decimal:
@@ -142,6 +162,12 @@ class PolicyDraft:
     wanted_rate: Decimal = NOTHING
     gave_way: dict[str, int] = field(default_factory=dict)
     raised: set[str] = field(default_factory=set)
+    memory: PolicyMemory = field(default_factory=lambda: PolicyMemory(""))
+    outlooks: tuple[OutlookMemory, ...] = ()
+    reached: list[Reached] = field(default_factory=list)
+    newly_reached: list[tuple[Reached, str]] = field(default_factory=list)
+    acting: dict[ThresholdAction, str] = field(default_factory=dict)  # why
+    next_threshold: NextThreshold | None = None
 
     def has_paid(self, pool: str, gpus: int) -> bool:
         """Whether so many GPUs of the pool are paid for anyway: a replica on them takes nothing."""
@@ -204,10 +230,13 @@ def running_raise(policy: PolicyDraft) -> TemporaryRaise | None:
     return None if more is None or policy.now_s + policy.reserve_s >= more.until_unix_s else more
 
 
-def open_policy(state: PolicyState, now_s: float, cycle_s: float, exit_s: float) -> PolicyDraft:
+def open_policy(
+    state: PolicyState, now_s: float, cycle_s: float, exit_s: float, memory: PolicyMemory | None = None
+) -> PolicyDraft:
     """Its lines with what was spent; what has not been counted yet is taken at the rate as of then."""
     # by a clock that was set back nothing is counted and no period begins again
-    draft = PolicyDraft(state, math.floor(max(now_s, state.through_s)), exit_s, cycle_s)
+    now_s = math.floor(max(now_s, state.through_s))
+    draft = PolicyDraft(state, now_s, exit_s, cycle_s, memory=memory or PolicyMemory(state.spec.uid))
     raised = running_raise(draft)
     more = {} if raised is None else dict(raised.amounts)
     for kind, declared in state.spec.ceilings:
@@ -221,4 +250,27 @@ def open_policy(state: PolicyState, now_s: float, cycle_s: float, exit_s: float)
                 late_s = max(0, min(draft.now_s, end_s) - max(begin_s, int(state.through_s)))
                 spent = account.spent * HOUR_S + state.per_hour * late_s
                 draft.lines.append(Line(draft, kind, begin_s, end_s, ceiling * HOUR_S, spent))
+    _look_ahead(draft)
     return draft
+
+
+def _look_ahead(draft: PolicyDraft) -> None:
+    """What the present periods will have cost by their ends, worked out once a minute; and the rate that lasts."""
+    lines = [line for line in draft.lines if line.is_now]
+    known = {(item.kind, item.start_s, item.ceiling): item for item in draft.memory.outlooks}
+    keys = [(line.kind, float(line.begin_s), float(line.ceiling / HOUR_S)) for line in lines]
+    memory, now_s = draft.memory, float(draft.now_s)
+    if keys != list(known) or turns.comes(memory.uid, memory.turn_at, now_s, outlook.EVERY_S):
+        found = [
+            outlook.outlook(memory, kind, (start_s, float(line.end_s)), float(line.spent / HOUR_S), ceiling, now_s)
+            for line, (kind, start_s, ceiling) in zip(lines, keys, strict=True)
+        ]
+        memory = replace(memory, outlooks=tuple(found), turn_at=now_s)
+    draft.memory, draft.outlooks = memory, memory.outlooks
+    if draft.state.spec.pacing is Pacing.SMOOTH:
+        for line, item in zip(lines, draft.outlooks, strict=True):
+            if item.allowed_per_hour >= 0:
+                rate = Decimal(item.allowed_per_hour).quantize(_SMALLEST) * HOUR_S
+                paced = Line(draft, CeilingKind.HOUR, draft.now_s, draft.now_s + draft.reserve_s, rate, paced=line)
+                paced.slack = rate * _SLACK
+                draft.lines.append(paced)

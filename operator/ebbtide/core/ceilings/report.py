@@ -1,38 +1,52 @@
 """What is said of ceilings: on services that do without replicas, and on the policies themselves."""
 
 import math
-from datetime import UTC, datetime
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import Decimal
 
+from ebbtide.core.ceilings import outlook
 from ebbtide.core.ceilings.lines import HOUR_S, NOTHING, Line, PolicyDraft, running_raise
 from ebbtide.core.ceilings.stake import Stake
-from ebbtide.model.plan import CeilingPlan, Condition, ConditionStatus, PolicyPlan
+from ebbtide.core.ceilings.words import A_PERIOD, moment, money, replicas
+from ebbtide.model.memory import OutlookMemory
+from ebbtide.model.plan import CeilingPlan, Condition, ConditionStatus, Outlook, PolicyPlan
 from ebbtide.model.reasons import Code, Reason
 from ebbtide.model.spec import CeilingKind
 
+_CENT = Decimal("0.01")
 _TRUE, _FALSE = ConditionStatus.TRUE, ConditionStatus.FALSE
-_PLACES = Decimal("0.01")
-_A = {CeilingKind.HOUR: "an hour", CeilingKind.DAY: "a day", CeilingKind.MONTH: "a month"}
 _MOST_NAMED = 20
 
 
 def refusal_words(stake: Stake) -> tuple[Code, str]:
     """`CostPolicy a: 480.00 of 500.00 USD a day are spent and 19.20 bound; a replica takes 1.34 of ..., 0.80`."""
-    if stake.refusal and stake.blocked is None:
-        return Code.POLICIES_UNKNOWN, f"{stake.refusal}: nothing under it is raised"
+    if stake.held and stake.blocked is None:
+        return stake.held
     line = stake.blocked
     if line is None:
         raise AssertionError("nothing refused it")
     spec = line.policy.state.spec
-    left = _money(max(NOTHING, line.free if stake.waits else line.left))
-    takes = f"a replica takes {_money(stake.blocked_need)} of what is left, {left}"
-    text = f"CostPolicy {spec.name}: {_standing(line)}; {takes}"
+    if line.paced is not None:
+        return Code.CEILING_PACED, _paced_words(stake, line, line.paced)
+    left = money(max(NOTHING, line.free if stake.waits else line.left))
+    takes = f"a replica takes {money(stake.blocked_need)} of what is left, {left}"
+    return Code.CEILING_REACHED, f"CostPolicy {spec.name}: {_standing(line)}; {takes}{_given_up(stake)}"
+
+
+def _given_up(stake: Stake) -> str:
     let_go = sum(part.out for part in stake.parts)
     if let_go:
-        text += f"; {_count(let_go)} given up"
-    elif stake.waits:
-        text += ", until what gives way is gone"
-    return Code.CEILING_REACHED, text
+        return f"; {replicas(let_go)} given up"
+    return ", until what gives way is gone" if stake.waits else ""
+
+
+def _paced_words(stake: Stake, line: Line, period: Line) -> str:
+    """`CostPolicy a: paced to 12.00 USD an hour, so that 300.00 of 500.00 USD a month last until ...`."""
+    spec = line.policy.state.spec
+    rate, left = money(line.ceiling), money(max(NOTHING, period.ceiling - period.spent))
+    of = f"{left} of {money(period.ceiling)} {spec.currency} {A_PERIOD[period.kind]}"
+    until = f"so that {of} last until {moment(period.end_s)}"
+    takes = f"{money(line.committed)} are in use and a replica takes {money(stake.blocked_need)}"
+    return f"CostPolicy {spec.name}: paced to {rate} {spec.currency} an hour {until}; {takes}{_given_up(stake)}"
 
 
 def policy_plans(policies: list[PolicyDraft]) -> tuple[PolicyPlan, ...]:
@@ -41,13 +55,14 @@ def policy_plans(policies: list[PolicyDraft]) -> tuple[PolicyPlan, ...]:
 
 
 def _plan(policy: PolicyDraft) -> PolicyPlan:
-    shown = [line for line in policy.lines if line.kind is CeilingKind.HOUR or line.begin_s <= policy.now_s]
+    shown = [line for line in policy.lines if line.paced is None and line.begin_s <= policy.now_s]
     conditions = (_within(policy, shown), _prices(policy), _selects(policy))
     first = next((item for item in conditions if item.status is _FALSE), conditions[0])
     ready = Condition("Ready", first.status, first.reason, first.message)
     gave_way = sorted(policy.gave_way.items(), key=lambda item: (-item[1], item[0]))
     return PolicyPlan(
         name=policy.state.spec.name,
+        uid=policy.state.spec.uid,
         services=policy.services,
         ceilings=tuple(_ceiling(line) for line in shown),
         per_hour=policy.rate,
@@ -60,7 +75,19 @@ def _plan(policy: PolicyDraft) -> PolicyPlan:
         reason=Reason(Code(ready.reason), ready.message),
         conditions=(ready, *conditions),
         accrued_through=policy.now_s if policy.state.through_s else 0.0,
+        outlooks=tuple(_outlook(item) for item in policy.outlooks if policy.memory.at),
+        allowed_per_hour=min((line.ceiling / HOUR_S for line in policy.lines if line.is_rate), default=None),
+        scored_days=len(policy.memory.errors),
+        mean_error=outlook.mean_error(policy.memory),
+        reached=tuple(policy.reached),
+        newly_reached=tuple(policy.newly_reached),
+        next_threshold=policy.next_threshold,
     )
+
+
+def _outlook(item: OutlookMemory) -> Outlook:
+    expected, low, high = (Decimal(each).quantize(_CENT) for each in (item.expected, item.low, item.high))
+    return Outlook(item.kind, item.start_s, expected, low, high, item.exceeded_s or None)
 
 
 def _ceiling(line: Line) -> CeilingPlan:
@@ -83,34 +110,30 @@ def _within(policy: PolicyDraft, lines: list[Line]) -> Condition:
     currency = policy.state.spec.currency
     said = "; ".join(_standing(line) for line in lines)
     given = sum(policy.gave_way.values())
-    gave = f"; {len(policy.gave_way)} services do without {_count(given)}" if given else ""
-    text = f"{policy.services} services spend {_money(policy.rate * HOUR_S)} {currency} an hour; {said}{gave}"
+    gave = f"; {len(policy.gave_way)} services do without {replicas(given)}" if given else ""
+    text = f"{policy.services} services spend {money(policy.rate * HOUR_S)} {currency} an hour; {said}{gave}"
     text += _raised(policy)
     return Condition("WithinCeilings", _TRUE, Code.WITHIN_CEILINGS.value, text)
 
 
 def _raised(policy: PolicyDraft) -> str:
     more = running_raise(policy)
-    return "" if more is None else f"; raised by {more.by} until {_moment(more.until_unix_s)}: {more.reason}"
-
-
-def _moment(at_s: float) -> str:
-    return f"{datetime.fromtimestamp(math.floor(at_s), UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return "" if more is None else f"; raised by {more.by} until {moment(more.until_unix_s)}: {more.reason}"
 
 
 def _exceeded(policy: PolicyDraft, line: Line, over: Decimal) -> str:
     currency, rate = policy.state.spec.currency, policy.fixed_rate + policy.missing_rate
-    what = f"what may not be reduced costs {_money(rate * HOUR_S)} {currency} an hour"
+    what = f"what may not be reduced costs {money(rate * HOUR_S)} {currency} an hour"
     if line.kind is CeilingKind.HOUR:
-        return f"{what}: {_money(over)} more than the {_money(line.ceiling)} {currency} of a rate that are allowed"
+        return f"{what}: {money(over)} more than the {money(line.ceiling)} {currency} of a rate that are allowed"
     left = line.ceiling - line.spent
     if left <= 0:
         since = "it is crossed already"
     else:
         at_s = policy.now_s + float(left / rate) if rate > 0 else math.inf
-        since = f"it is crossed from {_moment(min(at_s, line.end_s))}"
-    more = f"with {_money(line.spent)} spent that is {_money(over)} more than the {_money(line.ceiling)} {currency}"
-    return f"{what}: {more} of {_A[line.kind]} by its end; {since}"
+        since = f"it is crossed from {moment(min(at_s, line.end_s))}"
+    more = f"with {money(line.spent)} spent that is {money(over)} more than the {money(line.ceiling)} {currency}"
+    return f"{what}: {more} of {A_PERIOD[line.kind]} by its end; {since}"
 
 
 def _prices(policy: PolicyDraft) -> Condition:
@@ -133,14 +156,6 @@ def _standing(line: Line) -> str:
     """`480.00 of 500.00 USD a day are spent and 19.20 bound`."""
     currency, bound = line.policy.state.spec.currency, line.committed
     if line.kind is CeilingKind.HOUR:
-        return f"{_money(bound)} of {_money(line.ceiling)} {currency} an hour are in use"
-    spent = f"{_money(line.spent)} of {_money(line.ceiling)} {currency} {_A[line.kind]} are spent"
-    return f"{spent} and {_money(bound)} bound"
-
-
-def _money(amount: Decimal) -> str:
-    return str((amount / HOUR_S).quantize(_PLACES, ROUND_HALF_EVEN))
-
-
-def _count(replicas: int) -> str:
-    return "1 replica" if replicas == 1 else f"{replicas} replicas"
+        return f"{money(bound)} of {money(line.ceiling)} {currency} an hour are in use"
+    spent = f"{money(line.spent)} of {money(line.ceiling)} {currency} {A_PERIOD[line.kind]} are spent"
+    return f"{spent} and {money(bound)} bound"

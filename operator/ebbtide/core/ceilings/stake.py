@@ -10,7 +10,7 @@ from ebbtide.core.guardrails.verdict import dearness
 from ebbtide.core.work import Cycle, Draft, PoolDraft, VariantDraft
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import PodPhase
-from ebbtide.model.spec import Floor, PauseDirection
+from ebbtide.model.spec import ExternalScale, Floor, PauseDirection
 
 DEFAULT_EXIT_S = 30.0  # Kubernetes' own grace
 
@@ -29,6 +29,7 @@ class Part:
     passing: int = 0  # may not be reduced just now: for as long as somebody else writes, or a rollout lasts
     floor: int = 0  # of those that may, declared minimums that run: the last to go
     kept: int = 0  # others that run and are planned
+    foreign: int = 0  # of those that are kept, raised by somebody else and the first to go, where a policy says so
     spared: int = 0  # of these two, what stays as long as nobody knows what comes
     raised: int = 0  # to be raised, those within `fixed` not counted
     leaving: int = 0  # of `runs`, not planned any more
@@ -48,7 +49,7 @@ class Stake:
     blocked_need: Decimal = NOTHING
     refused_by: dict[str, int] = field(default_factory=dict)  # replicas by policy
     waits: bool = False  # for what others give back
-    refusal: str = ""
+    held: tuple[Code, str] | None = None  # why raises are refused whatever is left
 
     @property
     def key(self) -> str:
@@ -66,6 +67,7 @@ def stake_of(draft: Draft, policies: list[PolicyDraft], cycle: Cycle) -> Stake:
     stake = Stake(draft, policies)
     stays, floors = _stays(draft, cycle), _floors(draft)
     keeps = any(policy.state.spec.floor is Floor.KEEP_MIN for policy in policies)
+    corrects = any(policy.state.spec.on_external_scale is ExternalScale.CORRECT for policy in policies)
     spared = int(staleness.holds(draft, cycle))  # to zero only while it is known what comes
     for variant in sorted(draft.variants, key=dearness):
         gpus = variant.gpus or max((pod.gpus for pod in variant.state.pods), default=0)
@@ -80,12 +82,20 @@ def stake_of(draft: Draft, policies: list[PolicyDraft], cycle: Cycle) -> Stake:
             _count(part, floors[variant.index], keeps=keeps)
             part.spared = min(max(0, spared - part.fixed), part.floor + part.kept)
             spared -= min(spared, part.fixed + part.spared)
+            part.foreign = min(part.kept, _added(variant)) if corrects else 0
         target = variant.state.target
         surge = max(0, variant.observed + target.surge_replicas - alive) if target.rolling_out else 0
         part.runs, part.passing = part.runs + surge, part.passing + surge
         if gpus and (part.runs or part.fixed or part.raised or part.terminating):
             stake.parts.append(part)
     return stake
+
+
+def _added(variant: VariantDraft) -> int:
+    """Replicas by which somebody else raised the target last, where we have not moved it since."""
+    memory = variant.memory
+    moved = memory.write_at is not None and memory.write_at > (memory.drifted_at or 0.0)
+    return 0 if memory.drifted_at is None or moved else max(0, memory.drifted_by)
 
 
 def exit_s(variant: VariantDraft) -> float:

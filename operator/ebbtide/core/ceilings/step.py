@@ -6,6 +6,7 @@ fixed: what nobody may reduce is paid first, and said where it alone crosses a c
 
 from ebbtide.core import isolation
 from ebbtide.core.ceilings import lines as money
+from ebbtide.core.ceilings import outlook, thresholds
 from ebbtide.core.ceilings.claims import decide, takes
 from ebbtide.core.ceilings.lines import PolicyDraft
 from ebbtide.core.ceilings.report import policy_plans, refusal_words
@@ -37,11 +38,16 @@ def _hold(cycle: Cycle) -> None:
     _bind_coming(stakes, cycle, known)
     for stake in stakes:
         _bind(stake, known)
+    for policy in cycle.policies:
+        thresholds.judge(policy)
     decide(stakes, known)
     for stake in stakes:
         _apply(stake)
         _note(stake, known)
     cycle.policy_plans = policy_plans(cycle.policies)
+    cycle.policy_memories = [
+        outlook.note(policy.memory, float(policy.wanted_rate), float(policy.now_s)) for policy in cycle.policies
+    ]
 
 
 def _unknown(cycle: Cycle) -> str:
@@ -70,8 +76,9 @@ def _stakes(cycle: Cycle) -> list[Stake]:
         longest_s = max((exit_s(variant) for variant in draft.variants), default=0.0) if own else 0.0
         for index in own:
             exits_s[index] = max(exits_s[index], longest_s)
+    remembered = {memory.uid: memory for memory in cycle.memory.policies}
     cycle.policies = [
-        money.open_policy(state, cycle.now_s, cycle.snapshot.cycle_s, exit_s)
+        money.open_policy(state, cycle.now_s, cycle.snapshot.cycle_s, exit_s, remembered.get(state.spec.uid))
         for state, exit_s in zip(states, exits_s, strict=True)
     ]
     return [stake_of(draft, [cycle.policies[index] for index in own], cycle) for draft, own in selected]

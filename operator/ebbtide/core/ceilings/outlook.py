@@ -1,0 +1,168 @@
+"""What services will want to spend: learnt by the hour of the week, with its range, its record, and what lasts.
+
+Noted is what all would cost an hour without the policy, so that holding back is not taken for a want of demand.
+
+    rate(h)     of the same hour of the week; else of the newest day that has this hour; else the mean of what was seen,
+                on the first half day what is wanted now
+    expected    spent + g x sum of rate(h),  g: what came over what was expected of it, over about a day
+    low, high   spent + g x sum of rate(h) x exp(-+1.28 s),  s the mean error of a day's forecast, as a logarithm
+    allowed     the level L at which the sum of min(L, low rate(h)) is what is left; none where all of it is less
+
+A day's error is taken to last for the period: days of one month err alike. Worked example: 24 USD are left for 4 hours
+of which 3, 5, 10 and 10 USD are wanted: 3 and 5 are granted, and 8 in each of the others. The level is water-filling.
+Hours are of UTC, so that a shape is learnt anew for some days where clocks change.
+"""
+
+import math
+import struct
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from ebbtide.model.memory import OutlookMemory, PolicyMemory
+from ebbtide.model.spec import CeilingKind
+
+EVERY_S = 60.0  # outlooks are worked out anew
+_HOUR_S, _DAY_S, _WEEK_H = 3600, 86_400.0, 168
+_PACKED = struct.Struct(f"<{_WEEK_H}f")
+_UNKNOWN = -1.0
+_NEW = 0.5  # of an hour of the week that was seen before, how much the newest counts
+_SEEN_S = 600.0  # of an hour, to be taken for all of it
+_GAP_S = 300.0  # longer ones between two cycles are nobody's demand
+_TENTH = 1.2816  # standard deviations to the tenth part of a normal distribution
+_DOUBT, _DOUBTS = 0.2, 2.0  # the error that is expected before any was seen, and for how many days it counts
+_FADES = 0.8  # a day's error, per day
+_DAYS = 30
+_HALF_A_DAY = 12  # hours that must be known before their mean says more of the others than what is wanted now
+_TREND_H = 2.0  # hours for which g stays 1 whatever comes
+
+
+def note(memory: PolicyMemory, wanted_per_hour: float, now_s: float) -> PolicyMemory:
+    """With what is wanted at `now_s`, as cost an hour, since the last note; a longer gap counts for nothing."""
+    passed_s = now_s - memory.at
+    if not memory.at or not 0 <= passed_s <= _GAP_S:
+        first = {} if memory.at else {"level": wanted_per_hour}
+        memory, passed_s = replace(memory, at=now_s, **first), 0.0
+    memory = _said(_closed(memory, int(now_s) // _HOUR_S), now_s)
+    return replace(
+        memory,
+        at=now_s,
+        slot_cost=memory.slot_cost + wanted_per_hour * passed_s,
+        slot_s=memory.slot_s + passed_s,
+        level=memory.level + (wanted_per_hour - memory.level) * min(1.0, passed_s / _HOUR_S),
+        since_cost=memory.since_cost + wanted_per_hour * passed_s,
+        since_s=memory.since_s + passed_s,
+    )
+
+
+def outlook(
+    memory: PolicyMemory, kind: CeilingKind, span_s: tuple[float, float], spent: float, ceiling: float, now_s: float
+) -> OutlookMemory:
+    """Of the period [start, end) with `spent` so far. Where nothing was noted yet what is left is spread evenly."""
+    start_s, end_s = span_s
+    left = ceiling - spent
+    if not memory.at:
+        even = max(0.0, left) * _HOUR_S / max(1.0, end_s - now_s)
+        return OutlookMemory(kind, start_s, ceiling, spent, spent, spent, 0.0, even)
+    hours = _ahead(memory, now_s, end_s)
+    more = sum(seconds * rate for seconds, rate in hours) / _HOUR_S
+    factor = math.exp(_TENTH * error(memory))
+    return OutlookMemory(
+        kind,
+        start_s,
+        ceiling,
+        spent + more,
+        spent + more / factor,
+        spent + more * factor,
+        _reaches(hours, left, now_s),
+        _lasting([(seconds, rate / factor) for seconds, rate in hours], left),
+    )
+
+
+def error(memory: PolicyMemory) -> float:
+    """Mean error of a day's forecast, as a logarithm: 0.1 is about 10 %. The newest count most."""
+    weights = [_FADES**age for age in range(len(memory.errors))]
+    squares = sum(weight * each**2 for weight, each in zip(weights, reversed(memory.errors), strict=True))
+    return math.sqrt((squares + _DOUBTS * _DOUBT**2) / (sum(weights) + _DOUBTS))
+
+
+def mean_error(memory: PolicyMemory) -> float:
+    """By what share of what came a day's forecast was off in the mean; 0 where none was seen to its end."""
+    return sum(abs(math.expm1(-each)) for each in memory.errors) / max(1, len(memory.errors))
+
+
+def _closed(memory: PolicyMemory, hour: int) -> PolicyMemory:
+    """With the hour that is over among the rates, and compared with what was expected of it."""
+    if hour == memory.slot:
+        return memory
+    if memory.slot_s >= _SEEN_S:
+        rates, place = _unpacked(memory.rates), memory.slot % _WEEK_H
+        mean, before = memory.slot_cost / memory.slot_s, _rate(rates, memory.slot)
+        fades = math.exp(-max(1, hour - memory.slot) / 24.0)
+        if before is not None:
+            memory = replace(memory, came=memory.came * fades + mean, expected=memory.expected * fades + before)
+        known = rates[place] != _UNKNOWN
+        rates[place] = rates[place] + _NEW * (mean - rates[place]) if known else mean
+        memory = replace(memory, rates=_PACKED.pack(*rates))
+    return replace(memory, slot=hour, slot_cost=0.0, slot_s=0.0)
+
+
+def _said(memory: PolicyMemory, now_s: float) -> PolicyMemory:
+    """Once a day: what was said of it is compared with what came, and the next one is forecast."""
+    if memory.said_at and 0 <= now_s - memory.said_at < _DAY_S:
+        return memory
+    if memory.since_s >= 0.9 * _DAY_S and memory.since_cost > 0 and memory.said > 0:
+        came = memory.since_cost / memory.since_s * _DAY_S / _HOUR_S
+        memory = replace(memory, errors=(*memory.errors, math.log(came / memory.said))[-_DAYS:])
+    hours = _ahead(memory, now_s, now_s + _DAY_S)
+    said = sum(seconds * rate for seconds, rate in hours) / _HOUR_S
+    return replace(memory, said_at=now_s, said=said, since_cost=0.0, since_s=0.0)
+
+
+def _ahead(memory: PolicyMemory, now_s: float, end_s: float) -> list[tuple[float, float]]:
+    """(seconds, cost an hour) of each hour from now to the end."""
+    rates = _unpacked(memory.rates)
+    known = [rate for rate in rates if rate != _UNKNOWN]
+    usual = sum(known) / len(known) if len(known) >= _HALF_A_DAY else memory.level
+    trend = min(4.0, max(0.25, (memory.came + _TREND_H * usual) / (memory.expected + _TREND_H * usual))) if usual else 1
+    first, last = int(now_s) // _HOUR_S, math.ceil(end_s / _HOUR_S)
+    found = []
+    for hour in range(first, last):
+        seconds = min(end_s, (hour + 1.0) * _HOUR_S) - max(now_s, float(hour * _HOUR_S))
+        rate = _rate(rates, hour)
+        now = memory.slot_cost / memory.slot_s if hour == first and memory.slot_s >= _SEEN_S else None
+        found.append((seconds, now if now is not None else trend * (usual if rate is None else rate)))
+    return found
+
+
+def _rate(rates: Sequence[float], hour: int) -> float | None:
+    """Of the same hour of the week, else of the newest day before that has this hour; None: of no day."""
+    for days in (0, *range(1, 7)):
+        found = float(rates[(hour - 24 * days) % _WEEK_H])
+        if found != _UNKNOWN:
+            return found
+    return None
+
+
+def _reaches(hours: Sequence[tuple[float, float]], left: float, now_s: float) -> float:
+    """When what is left is gone (unix seconds); 0: not before the end."""
+    at_s, rest = now_s, left * _HOUR_S
+    for seconds, rate in hours:
+        if rate > 0 and rate * seconds >= rest:
+            return at_s + max(0.0, rest) / rate
+        at_s, rest = at_s + seconds, rest - rate * seconds
+    return at_s if rest < 0 else 0.0
+
+
+def _lasting(hours: Sequence[tuple[float, float]], left: float) -> float:
+    """The highest cost an hour that lasts to the end; negative: all that is wanted does."""
+    rest, seconds = max(0.0, left) * _HOUR_S, sum(each for each, _ in hours)
+    for length, rate in sorted(hours, key=lambda each: each[1]):
+        if rate * seconds > rest:
+            return rest / seconds
+        rest, seconds = rest - rate * length, seconds - length
+    return -1.0
+
+
+def _unpacked(rates: bytes) -> list[float]:
+    return list(_PACKED.unpack(rates)) if len(rates) == _PACKED.size else [_UNKNOWN] * _WEEK_H

@@ -1,0 +1,26 @@
+"""Money and moments of ceilings, as people read them."""
+
+import math
+from datetime import UTC, datetime
+from decimal import ROUND_HALF_EVEN, Decimal
+
+from ebbtide.core.ceilings.lines import HOUR_S
+from ebbtide.model.spec import CeilingKind
+
+_PLACES = Decimal("0.01")
+A_PERIOD = {CeilingKind.HOUR: "an hour", CeilingKind.DAY: "a day", CeilingKind.MONTH: "a month"}
+
+
+def money(amount: Decimal) -> str:
+    """Price x GPU-seconds as an amount: 4320000 -> `1200.00`."""
+    return str((amount / HOUR_S).quantize(_PLACES, ROUND_HALF_EVEN))
+
+
+def moment(at_s: float) -> str:
+    """Unix seconds as RFC 3339."""
+    return f"{datetime.fromtimestamp(math.floor(at_s), UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def replicas(count: int) -> str:
+    """`1 replica`, `2 replicas`."""
+    return "1 replica" if count == 1 else f"{count} replicas"

@@ -1,0 +1,288 @@
+"""What a period will cost: learnt by the hour, with a range, a record of its own, and the rate that lasts."""
+
+import math
+from decimal import Decimal
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ebbtide.core.ceilings import outlook
+from ebbtide.model.memory import PolicyMemory
+from ebbtide.model.reasons import Code
+from ebbtide.model.snapshot import Reached
+from ebbtide.model.spec import CeilingKind, ExternalScale, Pacing, Threshold, ThresholdAction, ThresholdBasis
+from tests.builders import NOW
+from tests.core.purse import Member, World, policy
+
+DAY_S, HOUR_S = 86_400, 3600
+MIDNIGHT_S = 20_000 * DAY_S
+SPENT, FORECAST = ThresholdBasis.SPENT, ThresholdBasis.FORECAST
+HOLD, LIMIT, FREEZE = ThresholdAction.HOLD_SCALE_UP, ThresholdAction.LIMIT_LOW_PRIORITY, ThresholdAction.FREEZE
+
+
+def office(at_s: float) -> float:
+    """10 USD an hour from 9 to 17, 2 otherwise."""
+    return 10.0 if 9 <= at_s % DAY_S / HOUR_S < 17 else 2.0
+
+
+def watched(days: float, wanted=office, since_s: float = MIDNIGHT_S) -> tuple[PolicyMemory, float]:
+    """A memory that noted `wanted` each minute, and when."""
+    memory, at_s = PolicyMemory("u"), since_s
+    while at_s < since_s + days * DAY_S:
+        memory = outlook.note(memory, wanted(at_s), at_s)
+        at_s += 60.0
+    return memory, at_s
+
+
+def of_day(memory: PolicyMemory, now_s: float, spent: float = 0.0, ceiling: float = 1000.0):
+    start_s = now_s // DAY_S * DAY_S
+    return outlook.outlook(memory, CeilingKind.DAY, (start_s, start_s + DAY_S), spent, ceiling, now_s)
+
+
+def test_after_a_day_the_next_one_is_known_by_its_hours():
+    memory, now_s = watched(1.0)
+    found = of_day(memory, now_s)
+    assert found.expected == pytest.approx(8 * 10 + 16 * 2, rel=0.03)
+    assert found.low < found.expected < found.high
+
+
+def test_in_the_first_hours_what_was_wanted_goes_on():
+    memory, now_s = watched(0.125)  # until 3 in the morning
+    assert of_day(memory, now_s).expected == pytest.approx(21 * 2, rel=0.01)
+
+
+def test_a_weekend_is_learnt_after_a_week():
+    def wanted(at_s: float) -> float:
+        return 1.0 if at_s // DAY_S % 7 in (2, 3) else 10.0
+
+    memory, now_s = watched(14.0, wanted)
+    found = outlook.outlook(memory, CeilingKind.MONTH, (now_s, now_s + 7 * DAY_S), 0.0, 1e6, now_s)
+    assert found.expected == pytest.approx(24 * (5 * 10 + 2 * 1), rel=0.02)
+
+
+def test_a_day_that_costs_more_than_was_expected_raises_what_is_expected_of_the_rest():
+    memory, now_s = watched(7.0)
+    for minute in range(12 * 60):
+        memory = outlook.note(memory, 2 * office(now_s + minute * 60), now_s + minute * 60)
+    found = of_day(memory, now_s + 12 * HOUR_S)
+    rest = 5 * 10 + 7 * 2
+    assert 1.2 * rest < found.expected < 2.2 * rest
+
+
+def test_days_that_were_foreseen_narrow_the_range():
+    (young, young_at_s), (old, old_at_s) = watched(2.0), watched(20.0)
+    widths = [item.high / item.low for item in (of_day(young, young_at_s), of_day(old, old_at_s))]
+    assert widths[1] < widths[0]
+    assert len(old.errors) >= 17
+    assert outlook.mean_error(old) < 0.2
+
+
+def test_days_that_were_not_foreseen_widen_it_and_it_is_said_by_how_much_they_were_off():
+    memory, now_s = watched(9.0, lambda at_s: 10.0 if at_s // DAY_S % 2 else 1.0)
+    found = of_day(memory, now_s)
+    assert found.high / found.low > 3
+    assert outlook.mean_error(memory) > 0.5
+
+
+def test_what_nobody_watched_is_no_demand_of_zero():
+    memory, now_s = watched(2.0)
+    before = of_day(memory, now_s).expected
+    later = outlook.note(memory, office(now_s), now_s + 7 * DAY_S)  # away for a week
+    assert of_day(later, now_s + 7 * DAY_S).expected == pytest.approx(before, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("ceiling", "hours"), [(112.0, None), (72.0, 9 + (72 - 18) / 10), (18.0, 9.0), (0.0, 0.0), (500.0, None)]
+)
+def test_when_the_money_is_gone_is_said_to_the_minute(ceiling, hours):
+    """2 USD an hour until 9 in the morning, 10 afterwards: 72 USD are gone at 14:24."""
+    memory, now_s = watched(7.0)
+    found = of_day(memory, now_s, ceiling=ceiling + 1e-6)
+    if hours is None:
+        assert found.exceeded_s == 0.0 or found.exceeded_s > now_s + 23 * HOUR_S
+    else:
+        assert found.exceeded_s == pytest.approx(now_s + hours * HOUR_S, abs=120)
+
+
+def test_the_rate_that_lasts_fills_up_like_water():
+    hours = [(3600.0, rate) for rate in (10.0, 3.0, 10.0, 5.0)]
+    assert outlook._lasting(hours, 24.0) == pytest.approx(8.0)
+    assert outlook._lasting(hours, 28.0) < 0
+    assert outlook._lasting(hours, 0.0) == 0.0
+
+
+@given(
+    rates=st.lists(st.floats(0.0, 1000.0), min_size=1, max_size=50),
+    lengths=st.lists(st.floats(1.0, 3600.0), min_size=50, max_size=50),
+    left=st.floats(0.0, 1e5),
+)
+@settings(deadline=None)
+def test_at_the_rate_that_lasts_what_is_left_is_spent_and_no_more(rates, lengths, left):
+    hours = list(zip(lengths, rates, strict=False))
+    level = outlook._lasting(hours, left)
+    wanted = sum(seconds * rate for seconds, rate in hours) / 3600
+    if level < 0:
+        assert wanted <= left * (1 + 1e-9) + 1e-9
+    else:
+        spent = sum(seconds * min(rate, level) for seconds, rate in hours) / 3600
+        assert spent == pytest.approx(left, rel=1e-6, abs=1e-6)
+
+
+@given(
+    moves=st.lists(st.tuples(st.floats(0.0, 1e7), st.floats(-1e5, 1e6)), min_size=1, max_size=40),
+    spent=st.floats(0.0, 1e6),
+)
+@settings(deadline=None)
+def test_whatever_is_wanted_and_whenever_numbers_stay_numbers(moves, spent):
+    memory, at_s = PolicyMemory("u"), float(MIDNIGHT_S)
+    for wanted, by_s in moves:
+        at_s = max(0.0, at_s + by_s)
+        memory = outlook.note(memory, wanted, at_s)
+    found = of_day(memory, at_s, spent)
+    assert spent - 1e-6 <= found.low <= found.expected <= found.high < math.inf
+    assert found.allowed_per_hour < math.inf
+    assert len(memory.rates) <= 672
+    assert len(memory.errors) <= 30
+
+
+# -- pacing
+
+
+def paced(**changes: object) -> World:
+    """Demand for 8 replicas of 3.00 USD/h all along, and money for half of it."""
+    cap = policy(per_day="24", pacing=Pacing.SMOOTH, outage_reserve_s=60.0, **changes)
+    return World([Member("chat", 120.0)], [cap], day_s=7200)
+
+
+def test_paced_money_lasts_to_the_end_and_is_used():
+    world, seen = paced(), []
+    for _ in range(715):
+        world.cycle()
+        seen.append(len(world.members[0].born) + len(world.members[0].leaving))
+    assert min(seen[200:]) >= 3  # unpaced there are 8 in the first hour, and one in the second
+    assert max(seen) <= 5
+    assert Decimal("0.95") <= world.most["cap"] / 3600 / 24 <= 1
+
+
+def test_pacing_does_not_go_to_and_fro():
+    world, seen = paced(), []
+    for _ in range(600):
+        world.cycle()
+        seen.append(len(world.members[0].born))
+    changes = sum(before != after for before, after in pairwise(seen[30:]))
+    assert changes <= 8
+
+
+def test_who_is_held_back_by_pacing_is_told_the_rate_and_what_is_left():
+    world = paced()
+    world.run(1200)
+    code, text = world.reason("chat")
+    assert code == Code.CEILING_PACED.value
+    assert "CostPolicy cap: paced to 1" in text
+    assert "of 24.00 USD a day last until 1970-01-12T15:46:40Z" in text
+    assert 11 < world.policy().allowed_per_hour < 15
+
+
+def test_with_money_for_all_nothing_is_held_back():
+    world = World([Member("chat", 60.0)], [policy(per_day="1000", pacing=Pacing.SMOOTH)])
+    world.run(900)
+    assert world.replicas()["chat"] >= 3
+    assert world.policy().allowed_per_hour is None
+
+
+# -- thresholds
+
+
+def at(percent: int, *actions: ThresholdAction, basis: ThresholdBasis = SPENT) -> Threshold:
+    return Threshold(CeilingKind.DAY, percent, basis, actions or (ThresholdAction.NOTIFY,))
+
+
+def test_a_threshold_is_reached_once_a_period_and_said_with_the_numbers():
+    world = World([Member("chat", 15.0)], [policy(per_day="10", thresholds=(at(50),))], spent="4.995")
+    news = [text for _ in range(30) for _, text in world.cycle().policies[0].newly_reached]
+    assert news == ["5.00 of 10.00 USD a day are spent, 50 % and more"]
+    assert world.policy().reached == (Reached(CeilingKind.DAY, SPENT, 50, NOW, world.policy().reached[0].at_s, True),)
+    assert world.policy().next_threshold is None
+
+
+def test_the_next_threshold_is_the_one_to_which_least_is_missing():
+    world = World([Member("chat", 1.0)], [policy(per_day="100", thresholds=(at(90), at(80)))], spent="60")
+    world.run(10)
+    found = world.policy().next_threshold
+    assert (found.threshold.percent, found.missing) == (80, Decimal(20))
+
+
+def test_scale_up_is_held_from_a_threshold_to_the_end_of_the_day():
+    world = World([Member("chat", 150.0)], [policy(per_day="100", thresholds=(at(50, HOLD),))], spent="60", day_s=900)
+    world.run(600)
+    assert world.replicas() == {"chat": 1}
+    code, text = world.reason("chat")
+    assert code == Code.THRESHOLD_REACHED.value
+    assert "60." in text
+    assert "of 100.00 USD a day are spent, 50 % and more: HoldScaleUp until 1970-01-12T14:01:40Z" in text
+    world.run(600)  # another day
+    assert world.replicas()["chat"] > 4
+
+
+def test_a_hold_lets_declared_minimums_be_raised_and_a_freeze_does_not():
+    for action, expected in ((HOLD, 3), (FREEZE, 1)):
+        member = Member("chat", 1.0, least=3, born=[int(NOW) - 4000])
+        world = World([member], [policy(per_day="100", thresholds=(at(50, action),))], spent="60")
+        world.run(120)
+        assert world.replicas() == {"chat": expected}, action
+
+
+def test_low_priority_falls_to_its_minimum_and_the_default_does_not():
+    low = Member("low", 60.0, priority=99, born=[int(NOW) - 4000] * 5)
+    usual = Member("usual", 60.0, born=[int(NOW) - 4000] * 5)
+    world = World([low, usual], [policy(per_day="1000", thresholds=(at(50, LIMIT),))], spent="600")
+    world.run(60)
+    assert world.replicas() == {"low": 1, "usual": 5}
+    assert "a priority of 99 is below 100" in world.reason("low")[1]
+    assert world.policy().gave_way[0][0] == "ml/low"
+
+
+def test_a_forecast_acts_while_it_is_above_and_a_little_longer():
+    cap = policy(per_day="130", thresholds=(at(100, HOLD, basis=FORECAST),))
+    world = World([Member("chat", 45.0)], [cap], day_s=86_400)
+    world.run(300)  # 2 replicas of 3.00 USD are wanted, or 3: 144 a day and more
+    held = world.replicas()
+    world.members[0].load = 150.0
+    world.run(300)
+    assert world.replicas() == held
+    assert world.policy().reached[0].acting
+    assert (
+        "USD a day are forecast by its end, 100 % and more: HoldScaleUp while that is forecast"
+        in (world.reason("chat")[1])
+    )
+    world.members[0].load = 1.0
+    world.run(5 * 3600)
+    assert not world.policy().reached[0].acting
+
+
+def test_a_raised_ceiling_ends_what_acts_and_says_nothing_twice():
+    world = World([Member("chat", 60.0)], [policy(per_day="100", thresholds=(at(50, HOLD),))], spent="60")
+    world.run(60)
+    world.policies = [policy(per_day="1000", thresholds=(at(50, HOLD),))]
+    news = [text for _ in range(60) for _, text in world.cycle().policies[0].newly_reached]
+    assert news == []
+    assert world.replicas()["chat"] >= 3
+    assert not world.policy().reached[0].acting
+
+
+# -- somebody else scales
+
+
+@pytest.mark.parametrize(("does", "low", "high"), [(ExternalScale.COMPENSATE, 1, 5), (ExternalScale.CORRECT, 3, 3)])
+def test_who_gives_way_where_somebody_else_raises_a_target(does, low, high):
+    """The rate pays for six; `high` is raised from 2 to 5 by hand beside 3 of `low`."""
+    old = int(NOW) - 4000
+    members = [Member("low", 50.0, priority=10, born=[old] * 3), Member("high", 25.0, priority=200, born=[old] * 2)]
+    world = World(members, [policy(per_hour="18", on_external_scale=does)])
+    world.run(300)
+    assert world.replicas() == {"low": 3, "high": 2}
+    members[1].born += [world.now_s] * 3
+    world.run(30)
+    assert world.replicas() == {"low": low, "high": high}
