@@ -29,7 +29,7 @@ def test_the_demo_ends_with_a_summary_and_writes_only_where_it_may(tmp_path: Pat
     # renewals of the Lease every few seconds, and Events, statuses and scales beside them
     assert 10 < summary["lease_renewals"] < summary["api_writes"]
     lines = done.stdout.splitlines()
-    assert any(line.startswith("KUBECONFIG=") and line.endswith("get infs,gpool,pods -A") for line in lines)
+    assert any(line.startswith("KUBECONFIG=") and line.endswith("get infs,gpool,costp,pods -A") for line in lines)
     assert f"{summary['lease_renewals']} of them renewals of its Lease." in " ".join(done.stdout.split())
     services = {service["name"]: service for service in summary["services"]}
     assert set(services) == {"chat", "summaries", "drafts", "pilot", "legacy"}
@@ -39,3 +39,20 @@ def test_the_demo_ends_with_a_summary_and_writes_only_where_it_may(tmp_path: Pat
     assert services["pilot"]["writes_to_target"] == 0
     assert services["legacy"]["writes_to_target"] == 0
     assert sum(services[name]["writes_to_target"] for name in ("chat", "summaries", "drafts")) > 0
+
+
+@pytest.mark.full
+@pytest.mark.timeout(420)
+def test_the_demo_under_a_ceiling_spends_no_more_and_the_least_important_gives_way_first(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    argv = [sys.executable, "-m", "ebbtide", "demo", "--scenario", "budget", "--duration", "2m", "--plain"]
+    done = subprocess.run([*argv, "--json", str(out)], capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    summary = json.loads(out.read_text())
+    assert summary["problems"] == []
+    assert float(summary["spent"]) <= float(summary["ceiling"])
+    assert summary["gave_way_in_order"][0] == "backfill"
+    services = {service["name"]: service for service in summary["services"]}
+    assert services["chat"]["did_without"] <= services["backfill"]["did_without"]
+    assert "backfill without" in done.stdout
+    assert "CostPolicy today" in done.stdout

@@ -149,7 +149,7 @@ def test_the_command_to_look_with_is_one_line_that_runs(
     kubeconfig, cached = Path(f"/{'a-long-folder/' * 12}[admin] kubeconfig"), Path("/cache/kubernetes-1.36/kubectl")
     output = io.StringIO()
     say_how_to_look(Console(file=output, width=120, highlight=False), kubeconfig, cached)
-    command = f"KUBECONFIG='{kubeconfig}' {'kubectl' if on_path else cached} get infs,gpool,pods -A"
+    command = f"KUBECONFIG='{kubeconfig}' {'kubectl' if on_path else cached} get infs,gpool,costp,pods -A"
     assert command in output.getvalue().splitlines()
 
 

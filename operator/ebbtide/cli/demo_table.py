@@ -140,7 +140,7 @@ def say_how_to_look(console: Console, kubeconfig: Path, kubectl: Path) -> None:
     """A command to copy, unbroken whatever the width, with `kubectl` only where a shell would find one."""
     program = "kubectl" if shutil.which("kubectl") else shlex.quote(str(kubectl))
     console.print("look yourself meanwhile (Ctrl-C ends the demo):")
-    command = f"KUBECONFIG={shlex.quote(str(kubeconfig))} {program} get infs,gpool,pods -A"
+    command = f"KUBECONFIG={shlex.quote(str(kubeconfig))} {program} get infs,gpool,costp,pods -A"
     console.print(command, soft_wrap=True, markup=False)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from ebbtide.clock import monotonic_s
+from ebbtide.clock import monotonic_s, unix_time_s
 from ebbtide.errors import SandboxError
 from ebbtide.sandbox import showcase
 from ebbtide.sandbox.demo_base import Pace, RunningDemo
@@ -29,6 +29,7 @@ class DemoOptions:
     name: str = "demo"
     pace: Pace = field(default_factory=Pace)
     chat_requests: tuple[Request, ...] | None = None
+    budget: bool = False  # `--scenario budget`
 
     def sandbox(self, progress: Progress) -> SandboxConfig:
         """The control plane it runs on: the demo's nodes and exactly the RBAC that the operator ships with."""
@@ -48,10 +49,16 @@ class Demo(RunningDemo):
 
     def __init__(self, sandbox: Sandbox, options: DemoOptions, progress: Progress) -> None:
         self.options = options
-        self.services = fleet.services(options.duration_s, options.seed)
+        self.services = self.fleet_of(options)
         prices = {pool.name: Decimal(pool.per_gpu_hour) for pool in fleet.POOLS}
         super().__init__(sandbox, self.services, prices, options.pace, progress)
         self.duration_s = options.duration_s
+        self.counts_from_s = 0.0  # unix seconds of second 0, once it has started
+
+    @staticmethod
+    def fleet_of(options: DemoOptions) -> tuple[ShowcaseService, ...]:
+        """The services that run."""
+        return fleet.services(options.duration_s, options.seed)
 
     @property
     def activator_url(self) -> str:
@@ -75,6 +82,7 @@ class Demo(RunningDemo):
         The operator comes when a whole window of rates is of this load: one that fills up looks like a steep rise.
         """
         began_s = monotonic_s()
+        self.counts_from_s = unix_time_s() + fleet.WARM_UP_S
         for service in self.services:
             stream = self.requests(service)
             before = [r for r in stream if r.arrival_s < 0.0]

@@ -94,6 +94,7 @@ class RunningDemo(ABC):
         self._client = KubeClient(sandbox.admin_kubeconfig)
         self._http: aiohttp.ClientSession | None = None
         self._prices = prices
+        self._environment: dict[str, str] = {}  # of the operator, beside its settings
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()
@@ -179,7 +180,9 @@ class RunningDemo(ABC):
 
     async def start_operator(self, within_s: float) -> None:
         """Start it with exactly the rights that it ships with; SandboxError when it is not ready in time."""
-        self.sandbox.spawn("operator", [sys.executable, "-m", "ebbtide", "operator"], self._operator_settings())
+        self.sandbox.spawn(
+            "operator", [sys.executable, "-m", "ebbtide", "operator"], self._operator_settings() | self._environment
+        )
         await self._until("the operator", f"http://127.0.0.1:{self._operator_port}/readyz", within_s)
 
     async def until_ready(self, expected: int, within_s: float) -> None:

@@ -5,7 +5,7 @@ Everything comes from `sim.showcase`, so that what runs here is what the static 
 
 from typing import Any
 
-from ebbtide.model.spec import Mode, PoolSpec, ServiceSpec, VariantSpec
+from ebbtide.model.spec import DEFAULT_PRIORITY, Mode, PoolSpec, ServiceSpec, VariantSpec
 from ebbtide.sandbox.nodes import NodePool
 from ebbtide.sim import showcase
 from ebbtide.sim.showcase import NAMESPACE, ShowcasePool, ShowcaseService
@@ -133,6 +133,8 @@ def inference_service(service: ShowcaseService, activator_url: str) -> dict[str,
         "variants": [_variant(variant) for variant in spec.variants],
         "scaling": _scaling(spec),
     }
+    if spec.priority != DEFAULT_PRIORITY:
+        body["priority"] = spec.priority
     if spec.mode is not Mode.RECOMMEND:  # the default, which the demo's user did not write
         body["mode"] = spec.mode.value
     return {

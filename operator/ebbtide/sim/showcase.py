@@ -17,6 +17,7 @@ from decimal import Decimal
 import msgspec
 
 from ebbtide.model.spec import (
+    DEFAULT_PRIORITY,
     Activator,
     CapacityType,
     Mode,
@@ -97,6 +98,7 @@ class ShowcaseService(msgspec.Struct, frozen=True):
     startup_s: float
     scale_to_zero: bool = False
     rival_hpa: bool = False
+    priority: int = DEFAULT_PRIORITY
 
 
 POOLS = (
@@ -189,7 +191,7 @@ def service_spec(service: ShowcaseService, activator_url: str) -> ServiceSpec:
         model_name="llama-3-8b",
         model_parameters_billion=8.0,
         objectives=Objectives(ttft_s=2.0, itl_s=0.05, attainment=0.97),
-        priority=100,
+        priority=service.priority,
         variants=tuple(
             VariantSpec(
                 name=pool.split("-", maxsplit=1)[0],
@@ -231,15 +233,53 @@ def shifted(stream: Sequence[Request], by_s: float) -> list[Request]:
     return [msgspec.structs.replace(request, arrival_s=request.arrival_s + by_s) for request in stream]
 
 
-def scenario(duration_s: float, seed: int) -> Scenario:
-    """The whole demo in virtual time."""
+def budget_services(duration_s: float, seed: int) -> tuple[ShowcaseService, ...]:
+    """Those of `--scenario budget`: three that matter more and less, each on GPUs of its own."""
+    draw = random.Random(f"{seed}/budget")
+    rise = _curve([(0.5, 1.0), (0.75, 0.97), (1.0, 0.92)], duration_s, draw.uniform(70.0, 74.0))
+    return (
+        ShowcaseService(
+            name="chat",
+            story="priority 300: people wait for it",
+            engine="vllm",
+            mode=Mode.AUTO,
+            variants=(("a100-on-prem", 8, 5),),
+            shape=rise,
+            startup_s=draw.uniform(30.0, 40.0),
+            priority=300,
+        ),
+        ShowcaseService(
+            name="summaries",
+            story="priority 100, the default",
+            engine="trtllm",
+            mode=Mode.AUTO,
+            variants=(("l40s-on-demand", 8, 6),),
+            shape=Constant(per_second=draw.uniform(30.0, 32.0)),
+            startup_s=draw.uniform(30.0, 40.0),
+        ),
+        ShowcaseService(
+            name="backfill",
+            story="priority 10: whenever there is money",
+            engine="vllm",
+            mode=Mode.AUTO,
+            variants=(("cloud-a100", 4, 3),),
+            shape=Constant(per_second=draw.uniform(32.0, 34.0)),
+            startup_s=draw.uniform(30.0, 40.0),
+            priority=10,
+        ),
+    )
+
+
+def scenario(duration_s: float, seed: int, chosen: Sequence[ShowcaseService] | None = None) -> Scenario:
+    """The whole demo in virtual time; of those services, unset of `services`."""
     products = {pool.name: pool.product for pool in POOLS}
     return Scenario(
         seed=seed,
         duration_s=duration_s,
         pools={pool.name: (pool.spec(), pool.nodes, pool.gpus) for pool in POOLS},
         services=tuple(
-            _service_scenario(service, products, duration_s, seed) for service in services(duration_s, seed)
+            _service_scenario(service, products, duration_s, seed)
+            for service in (services(duration_s, seed) if chosen is None else chosen)
         ),
     )
 

@@ -1,0 +1,188 @@
+"""The demo with a ceiling: a day that ends with the load, and 70 % of the money that would be spent until then.
+
+Time runs as it does. What makes the day end with the load is a time zone of the demo's own, written for the operator
+alone; what was spent of the day before is written into the policy's status, as the operator itself would have. What
+would be spent comes from the same fleet in virtual time, without a ceiling.
+"""
+
+import math
+import os
+import struct
+import zoneinfo
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from ebbtide.clock import parse_rfc3339, rfc3339, unix_time_s
+from ebbtide.model.spec import CeilingKind
+from ebbtide.sandbox.demo import Demo, DemoOptions
+from ebbtide.sandbox.demo_base import View
+from ebbtide.sandbox.download import Progress
+from ebbtide.sandbox.sandbox import Sandbox
+from ebbtide.sim import showcase as fleet
+from ebbtide.sim.showcase import POOL_LABEL, ShowcaseService
+
+POLICY, CURRENCY, SHARE, SEEDED = "today", "USD", Decimal("0.70"), Decimal("40.00")
+_ZONE = "Demo/Today"
+_DAY_S = 86_400
+_CENT = Decimal("0.01")
+_PATH = f"/apis/ebbtide.dev/v1alpha1/costpolicies/{POLICY}"
+
+
+@dataclass
+class Life:
+    """One pod: bound at `begin_s`, last seen at `seen_s` (unix seconds), at so much an hour."""
+
+    begin_s: float
+    seen_s: float
+    per_hour: Decimal
+
+
+@dataclass
+class Money:
+    """What there is, and what was seen of it. `counted` adds up the pods that were seen, from outside."""
+
+    ceiling: Decimal
+    unconstrained: Decimal  # what the fleet would cost from `begin_s` to the end of the day
+    begin_s: float
+    end_s: float
+    status: Mapping[str, Any] = field(default_factory=dict)  # of the policy, as last seen on that day
+    gave_way: dict[str, int] = field(default_factory=dict)  # the most replicas that each did without, in order
+    since_s: dict[str, float] = field(default_factory=dict)  # second of the load at which it first did
+    lives: dict[str, Life] = field(default_factory=dict)
+
+    @property
+    def counted(self) -> Decimal:
+        """What the pods have cost since `begin_s`, to the second."""
+        total = Decimal(0)
+        for life in self.lives.values():
+            seconds = min(life.seen_s, self.end_s) - max(life.begin_s, self.begin_s)
+            total += Decimal(max(0, math.floor(seconds))) * life.per_hour / 3600
+        return total
+
+    @property
+    def spent(self) -> Decimal:
+        """Of the day, as the policy's status says."""
+        return next((Decimal(row["spent"]) for row in self.status.get("periods", ())), SEEDED)
+
+
+class BudgetDemo(Demo):
+    """The running demo under a ceiling. `gpu_hours`: by pool, without one. `money` is there once it has started."""
+
+    money: Money
+
+    def __init__(
+        self, sandbox: Sandbox, options: DemoOptions, progress: Progress, gpu_hours: Mapping[str, float]
+    ) -> None:
+        super().__init__(sandbox, options, progress)
+        self._gpu_hours = gpu_hours
+
+    @staticmethod
+    def fleet_of(options: DemoOptions) -> tuple[ShowcaseService, ...]:
+        """Three services that matter more and less."""
+        return fleet.budget_services(options.duration_s, options.seed)
+
+    async def start_operator(self, within_s: float) -> None:
+        """The policy and what was spent of its day come first; the day ends with the load."""
+        now_s, end_s = unix_time_s(), math.ceil(self.counts_from_s + self.duration_s)
+        bill = self._unconstrained(self.counts_from_s - now_s)
+        self.money = Money((SEEDED + SHARE * bill).quantize(_CENT), bill, now_s, float(end_s))
+        zone = self.sandbox.directory / "zoneinfo" / _ZONE
+        zone.parent.mkdir(parents=True, exist_ok=True)
+        zone.write_bytes(time_zone(end_s))
+        self._environment = {"PYTHONTZPATH": os.pathsep.join([str(zone.parent.parent), *zoneinfo.TZPATH])}
+        self.sandbox.apply(_policy(self.money.ceiling))
+        body = {"apiVersion": "ebbtide.dev/v1alpha1", "kind": "CostPolicy", "metadata": {"name": POLICY}}
+        seeded = {**body, "status": _seeded(self.money)}
+        await self._client.apply(f"{_PATH}/status", seeded, field_manager="demo", force=True)
+        self._progress(
+            f"CostPolicy {POLICY}: {self.money.ceiling} {CURRENCY} a day, {SEEDED} of it spent; until the day ends "
+            f"with the load {bill.quantize(_CENT)} would be, and {SHARE:.0%} of that is there"
+        )
+        await super().start_operator(within_s)
+
+    def _unconstrained(self, before_s: float) -> Decimal:
+        """What the fleet would cost: as it is for `before_s`, then as in virtual time."""
+        first = sum(
+            (self._prices[pool] * start for service in self.services for pool, _, start in service.variants), Decimal(0)
+        )
+        later = sum((self._prices[pool] * Decimal(hours) for pool, hours in self._gpu_hours.items()), Decimal(0))
+        return first * Decimal(max(0.0, before_s)) / 3600 + later
+
+    async def _view(self, elapsed_s: float, step_s: float) -> View:
+        view = await super()._view(elapsed_s, step_s)
+        policies = await self._client.get("/apis/ebbtide.dev/v1alpha1/costpolicies")
+        status: Mapping[str, Any] = next((item.get("status", {}) for item in policies["items"]), {})
+        if parse_rfc3339(status.get("accruedThrough", rfc3339(0))) <= self.money.end_s and self._is_of_today(status):
+            self.money.status = status
+            for row in status.get("gaveWay", ()):
+                name = row["service"].partition("/")[2]
+                self.money.since_s.setdefault(name, max(0.0, elapsed_s))
+                self.money.gave_way[name] = max(row["replicas"], self.money.gave_way.get(name, 0))
+        return view
+
+    def _is_of_today(self, status: Mapping[str, Any]) -> bool:
+        return all(parse_rfc3339(row["end"]) <= self.money.end_s for row in status.get("periods", ()) if "end" in row)
+
+    def _account(self, pods: list[dict[str, Any]], step_s: float) -> None:
+        super()._account(pods, step_s)
+        now_s = unix_time_s()
+        for pod in pods:
+            bound = [item for item in pod.get("status", {}).get("conditions", ()) if item["type"] == "PodScheduled"]
+            if pod["spec"].get("nodeName") and bound:
+                begin_s = parse_rfc3339(bound[0]["lastTransitionTime"])
+                price = self._prices[pod["spec"]["nodeSelector"][POOL_LABEL]]
+                life = self.money.lives.setdefault(pod["metadata"]["uid"], Life(begin_s, now_s, price))
+                life.seen_s = now_s
+
+
+def time_zone(midnight_s: int) -> bytes:
+    """A TZif file of a zone in which a day begins at `midnight_s` (unix seconds), of one offset for ever.
+
+    Source: RFC 9636. Offsets lie within a day of UTC: 12:00 UTC is midnight 12 hours ahead.
+    """
+    offset_s = -midnight_s % _DAY_S
+    name = b"TODAY\0"
+    counts = (0, 0, 0, 0, 1, len(name))  # of marks UT and standard, leap seconds, transitions, types, characters
+    return struct.pack(">4s1s15x6l", b"TZif", b"\0", *counts) + struct.pack(">l?B", offset_s, False, 0) + name
+
+
+def _policy(ceiling: Decimal) -> dict[str, Any]:
+    return {
+        "apiVersion": "ebbtide.dev/v1alpha1",
+        "kind": "CostPolicy",
+        "metadata": {"name": POLICY},
+        "spec": {
+            "currency": CURRENCY,
+            "ceilings": {"perDay": str(ceiling)},
+            "timeZone": _ZONE,
+            "outageReserve": "0s",
+        },
+    }
+
+
+def _seeded(money: Money) -> dict[str, Any]:
+    """As the operator would have left it a moment ago."""
+    day = {
+        "period": CeilingKind.DAY.value,
+        "begin": rfc3339(money.end_s - _DAY_S),
+        "end": rfc3339(money.end_s),
+        "ceiling": str(money.ceiling),
+        "spent": str(SEEDED),
+        "committed": "0.00",
+        "left": str(money.ceiling - SEEDED),
+    }
+    return {"accruedThrough": rfc3339(money.begin_s), "ratePerHour": "0.00", "periods": [day]}
+
+
+def verdict(money: Money, met: Mapping[str, float], needed: float) -> list[str]:
+    """What did not come out as it should, in words; `met` are shares of requests by service."""
+    problems = []
+    if money.spent > money.ceiling:
+        problems.append(f"{money.spent} of {money.ceiling} {CURRENCY} were spent")
+    if SEEDED + money.counted > money.ceiling + _CENT:
+        problems.append(f"{(SEEDED + money.counted).quantize(_CENT)} {CURRENCY} were counted from outside")
+    if met.get("chat", 0.0) < needed:
+        problems.append(f"chat met both objectives for {met.get('chat', 0.0):.1%}, not {needed:.0%}")
+    return problems

@@ -1,0 +1,103 @@
+"""The demo under a ceiling: a day that ends with the load, money that is counted from outside, and what is said."""
+
+import io
+from datetime import UTC, datetime
+from decimal import Decimal
+from zoneinfo import ZoneInfo
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from ebbtide.cli.demo import demo
+from ebbtide.cli.demo_budget import _bar, report
+from ebbtide.money.calendar import Span, period_at
+from ebbtide.sandbox.demo import DemoOptions
+from ebbtide.sandbox.demo_budget import SEEDED, Life, Money, time_zone, verdict
+from ebbtide.sandbox.demo_reference import references
+
+BEGIN_S = 1_790_000_000.0
+
+
+def money(ceiling: str = "44.20", spent: str = "42.10", **status: object) -> Money:
+    day = {"period": "Day", "spent": spent, "committed": "1.05"}
+    found = Money(Decimal(ceiling), Decimal("6.00"), BEGIN_S, BEGIN_S + 300)
+    found.status = {"periods": [day], "ratePerHour": "21.55", **status}
+    return found
+
+
+@pytest.mark.parametrize("midnight", ["00:00:00", "03:17:41", "12:00:00", "23:59:59"])
+def test_the_day_ends_when_the_load_does(midnight: str) -> None:
+    end_s = int(datetime.fromisoformat(f"2026-11-23T{midnight}+00:00").timestamp())
+    zone = ZoneInfo.from_file(io.BytesIO(time_zone(end_s)), "Demo/Today")
+    day = period_at(Span.DAY, zone, end_s - 1.0)
+    assert (day.start_s, day.end_s) == (end_s - 86_400, end_s)
+    assert datetime.fromtimestamp(end_s, UTC).astimezone(zone).time().isoformat() == "00:00:00"
+
+
+def test_pods_are_counted_from_their_binding_to_the_end_of_the_day() -> None:
+    found = money()
+    found.lives = {
+        "before": Life(BEGIN_S - 100, BEGIN_S + 30, Decimal(36)),  # 30 s
+        "within": Life(BEGIN_S + 10, BEGIN_S + 70.9, Decimal(36)),  # 60 s
+        "beyond": Life(BEGIN_S + 290, BEGIN_S + 400, Decimal(72)),  # 10 s
+        "another day's": Life(BEGIN_S + 301, BEGIN_S + 400, Decimal(72)),
+    }
+    assert found.counted == Decimal("0.30") + Decimal("0.60") + Decimal("0.20")
+
+
+@pytest.mark.parametrize(
+    ("spent", "counted_s", "met", "problem"),
+    [
+        ("44.20", 0, 1.0, None),
+        ("44.21", 0, 1.0, "44.21 of 44.20 USD were spent"),
+        ("44.00", 100, 1.0, "50.00 USD were counted from outside"),
+        ("44.00", 10, 0.96, "chat met both objectives for 96.0%, not 97%"),
+    ],
+)
+def test_what_did_not_come_out_as_it_should_is_said(
+    spent: str, counted_s: int, met: float, problem: str | None
+) -> None:
+    found = money(spent=spent)
+    found.lives = {"a": Life(BEGIN_S, BEGIN_S + counted_s, Decimal(360))}
+    assert verdict(found, {"chat": met}, 0.97) == ([] if problem is None else [problem])
+
+
+def test_the_bar_shows_what_is_spent_bound_and_left_and_who_gives_way() -> None:
+    gave_way = [{"service": "demo/backfill", "replicas": 2}]
+    assert _bar(money(gaveWay=gave_way)) == (
+        "█" * 20 + "▒" * 10 + "░" * 10 + " 42.10 of 44.20 USD are spent, 1.05 bound, 1.05 left; 21.55 an hour; "
+        "backfill without 2"
+    )
+    assert _bar(Money(Decimal("44.20"), Decimal(6), BEGIN_S, BEGIN_S + 300)).endswith("nobody gives way")
+
+
+def test_the_report_says_what_was_spent_and_who_gave_way_first() -> None:
+    row = {"name": "chat", "priority": 300, "requests": 10, "met_both": 1.0, "met_both_after_60s": 0.99}
+    rest = {"replicas_min": 5, "replicas_max": 8, "did_without": 0, "did_without_from_s": None, "cost": "0.50"}
+    money_of = {"ceiling": "44.20", "spent": "44.10", "counted_from_outside": "44.10", "unconstrained": "6.00"}
+    effort = {"cycles": 9, "cycle_seconds_p50": 0.1, "cycle_seconds_p99": 0.2, "promql_queries_per_cycle": 7.0}
+    document = {
+        **{**money_of, "used_share": 0.976, "services": [row | rest], "gave_way_in_order": ["backfill", "summaries"]},
+        **{**effort, "api_writes": 4, "lease_renewals": 1, "duration_s": 300.0, "problems": ["too much"]},
+    }
+    out = io.StringIO()
+    report(Console(file=out, width=200), document)
+    assert "Of 44.20 USD of the day 44.10 were spent (44.10 counted from outside): 97.6% of the 70%" in out.getvalue()
+    assert "First to give way: backfill, then summaries." in out.getvalue()
+    assert "not as it should be: too much" in out.getvalue()
+
+
+@pytest.mark.parametrize(("option", "why"), [("--trace", "whose load is part of its ceiling")])
+def test_what_does_not_go_together_is_refused(option: str, why: str) -> None:
+    answer = CliRunner().invoke(demo, ["--scenario", "budget", option, __file__])
+    assert (answer.exit_code, why in answer.output) == (2, True)
+
+
+@pytest.mark.slow
+def test_without_a_ceiling_all_three_meet_their_objectives_and_cost_something() -> None:
+    found = references(DemoOptions(duration_s=60.0, budget=True))
+    assert found.static == {}
+    assert set(found.gpu_hours) == {"a100-on-prem", "l40s-on-demand", "cloud-a100"}
+    assert all(0.02 < hours < 0.2 for hours in found.gpu_hours.values())
+    assert SEEDED > 0
