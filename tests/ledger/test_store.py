@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from ebbtide.errors import ConfigurationError, ConflictError, RetryableError
 from ebbtide.ledger import schema
 from ebbtide.ledger.store import KEEP_RAW_S, Ledger
-from ebbtide.model.money import Lifetime, Payer, PriceRecord
-from ebbtide.model.spec import Billing, Price, Tariff
+from ebbtide.model.money import LabelsRecord, Lifetime, Payer, PolicyRecord, PriceRecord, UsageRow
+from ebbtide.model.spec import Billing, CeilingKind, PolicySpec, Price, Tariff
 from ebbtide.money.bill import HOUR_S, hours
 from tests.ledger import postgres
 
@@ -196,6 +196,77 @@ def test_the_lock_of_one_that_stands_still_is_waited_for_some_seconds(server: st
         connection.execute(schema_row)
         with pytest.raises(RetryableError, match="lock timeout"):
             second.lead(T0)
+
+
+BUDGET = PolicySpec("budget", "uid", 1, "USD", ((CeilingKind.DAY, Decimal(100)),), ("ml",), (("team", "search"),))
+
+
+def test_usage_is_kept_by_hour_and_payer_and_written_again_it_counts_once(where: Path | str) -> None:
+    ledger = Ledger(where)
+    epoch = ledger.lead(T0)
+    first = UsageRow(T0, CHAT, 1_800_000, 360_000, 14_400, 14_400, 7_200, 1_800_000, 90_000, 0, 0, 5, 4)
+    whole = UsageRow(T0, Payer("", "ml", "chat"), watched_s=3600, acting_s=3000)
+    ledger.write(epoch, T0 + 3000, [], usage=[msgspec.structs.replace(first, input_tokens=7), whole])
+    for _ in range(2):
+        ledger.write(epoch, T0 + 3600, [], usage=[first])
+    ledger.write(epoch, T0 + 4000, [])
+    assert ledger.usage(T0, T0 + HOUR_S) == (whole, first)
+    assert ledger.usage(T0 + 1, T0 + HOUR_S) == ledger.usage(T0 - HOUR_S, T0) == ()
+    assert (ledger.usage_s, ledger.watermark_s) == (T0 + 3600, T0 + 4000), "between them nothing is counted yet"
+
+
+def test_what_policies_select_is_kept_with_its_time(where: Path | str) -> None:
+    ledger = Ledger(where)
+    records = [PolicyRecord(BUDGET, T0), PolicyRecord(BUDGET, T0 + 60, gone=True)]
+    labels = [LabelsRecord("ml/chat", T0 + 9, (("team", "search"),)), LabelsRecord("ml/chat", T0 + 70)]
+    ledger.write(ledger.lead(T0), T0 + 90, [], selections=[*records, *labels])
+    again = Ledger(where, read_only=True)
+    assert (again.policies(), again.labels()) == (tuple(records), tuple(labels))
+
+
+def test_a_usage_that_another_leader_would_write_is_refused(where: Path | str) -> None:
+    old = Ledger(where)
+    epoch = old.lead(T0)
+    Ledger(where).lead(T0)
+    with pytest.raises(ConflictError):
+        old.write(epoch, T0 + 60, [], usage=[UsageRow(T0, CHAT, 1)])
+    assert old.usage(T0, T0 + HOUR_S) == ()
+
+
+def made_by_version_1(where: Path | str) -> None:
+    """As the first schema left it: without the tables that came with the second."""
+    ledger = Ledger(where)
+    ledger.write(ledger.lead(T0), T0 + 3600, [life("a", 0, 3600)], [PRICED])
+    with ledger._engine.begin() as connection:
+        schema.metadata.drop_all(connection, tables=[schema.usage, schema.policy, schema.labels])
+        connection.execute(sa.update(schema.meta).where(schema.meta.c.key == "version").values(value="1"))
+    ledger.close()
+
+
+def test_a_ledger_of_version_1_is_read_as_it_is_and_taken_over_whole(where: Path | str) -> None:
+    made_by_version_1(where)
+    reader = Ledger(where, read_only=True)
+    assert (reader.usage(0, T0 + DAY_S), reader.policies(), reader.labels(), reader.usage_s) == ((), (), (), 0)
+    assert total(reader, 0, 3600) == Decimal(10)
+    reader.close()
+    ledger = Ledger(where)
+    assert total(ledger, 0, 3600) == Decimal(10), "what it knew stays"
+    epoch = ledger.lead(T0 + 4000)
+    assert epoch == 2 and ledger.since_s == T0
+    ledger.write(epoch, T0 + 4000, [], usage=[UsageRow(T0, CHAT, 5)], selections=[PolicyRecord(BUDGET, T0)])
+    assert ledger.usage(T0, T0 + HOUR_S) == (UsageRow(T0, CHAT, 5),)
+    assert Ledger(where).policies() == (PolicyRecord(BUDGET, T0),), "opened once more nothing is made anew"
+
+
+def test_lifetimes_of_a_span_are_those_that_ran_in_it(where: Path | str) -> None:
+    ledger = Ledger(where)
+    epoch = ledger.lead(T0)
+    ledger.write(epoch, T0 + 600, [life("a", 0, 100), life("b", 50), life("c", 200, 300)], [PRICED])
+    assert {item.uid for item in ledger.lifetimes(T0 + 100, T0 + 200)} == {"b"}
+    assert {item.uid for item in ledger.lifetimes(T0, T0 + 201)} == {"a", "b", "c"}
+    assert ledger.raw_s == 0
+    ledger.roll_up(epoch, T0 + DAY_S + KEEP_RAW_S)
+    assert ledger.raw_s > T0
 
 
 def test_a_newer_schema_is_left_alone(where: Path | str) -> None:

@@ -10,10 +10,21 @@ import pytest
 from ebbtide.controller.metering import Metering
 from ebbtide.errors import RetryableError
 from ebbtide.ledger.store import Ledger
-from ebbtide.model.money import Payer
-from ebbtide.model.snapshot import Snapshot
-from ebbtide.model.spec import Billing, Price, Tariff
+from ebbtide.model.memory import ForecastMemory, Memory, ServiceMemory
+from ebbtide.model.money import Payer, UsageRow
+from ebbtide.model.snapshot import (
+    POLICY_KIND,
+    EngineReadings,
+    PolicyState,
+    Quality,
+    Reading,
+    Snapshot,
+    Unreadable,
+)
+from ebbtide.model.spec import Billing, PolicySpec, Price, Tariff
 from ebbtide.money.lifetimes import Holding
+from ebbtide.money.selections import payers
+from ebbtide.money.totals import totals
 from ebbtide.observe.holdings import Held
 from ebbtide.record.metrics import Metrics
 from tests.shell import world
@@ -187,3 +198,160 @@ async def test_a_price_that_is_edited_twice_in_a_second_blocks_nothing(where: Pa
         assert await metering.count(at(0, price), seen("a"))
     tariffs = [record.price.tariff for record in Ledger(where).prices() if record.price]
     assert [str(tariff.base) for tariff in tariffs if tariff] == ["1.00", "2.00", "3.00"]
+
+
+SERVED = Payer("h100", "team", "chat", "h100", "llama-3-8b")
+
+
+def serving(second: int, outputs: float = 100.0, **changes: Any) -> Snapshot:
+    """One pod of the service, and what its engine says."""
+    read = Reading(Quality.FRESH, outputs, 1.0)
+    engine = EngineReadings("vLLM", prompt_tokens=read, generation_tokens=read)
+    pods = (world.pod("a", uid="a", gpus=4, engine=engine),)
+    spec = world.service_spec(labels=(("rev", "7"), ("team", "search")))
+    service = world.service_state(spec, world.variant_state(pods=pods))
+    return msgspec.structs.replace(at(second), services=(service,), **changes)
+
+
+def bound(begin: int = 0) -> Held:
+    return Held((Holding("a", SERVED, 4, float(T0 + begin), None, "n"),), {}, True)
+
+
+def used(where: Path) -> UsageRow:
+    ledger = Ledger(where)
+    rows = [row for row in ledger.usage(T0, T0 + 7200) if row.payer == SERVED]
+    ledger.close()
+    return UsageRow(
+        T0,
+        SERVED,
+        *(sum(getattr(row, name) for row in rows) for name in UsageRow.__struct_fields__[2:]),
+    )
+
+
+async def test_tokens_of_each_second_are_counted_once(where: Path) -> None:
+    metering = Metering(where, Metrics())
+    for second in range(0, 601, 10):
+        await metering.count(serving(second), bound())
+    assert (used(where).output_tokens, used(where).seen_gpu_s) == (60_000, 2400)
+
+
+async def test_tokens_are_written_with_the_plan_and_what_an_input_token_weighs(where: Path) -> None:
+    metering = Metering(where, Metrics())
+    memory = Memory(services=(ServiceMemory("team/chat", ForecastMemory(prompt_weight=0.25)),))
+    for second in range(0, 61, 10):
+        await metering.count(serving(second), bound(), world.plan(), memory)
+    found = used(where)
+    assert (found.weighed_tokens, found.weighed_work) == (6000, 1500)
+    assert (found.rated_gpu_s, found.used_gpu_s) == (240, 225), "9 requests/s of 4 x 2.4"
+
+
+async def test_who_takes_over_within_the_window_leaves_no_gap(where: Path) -> None:
+    """Usage is written every half minute: what the one before had not written is in the first rate of the next."""
+    first = Metering(where, Metrics())
+    for second in range(0, 101, 10):
+        await first.count(serving(second), bound())
+    second = Metering(where, Metrics())
+    for after in (120, 130, 160):
+        await second.count(serving(after), bound())
+    assert (used(where).output_tokens, used(where).seen_gpu_s) == (16_000, 640)
+
+
+async def test_an_hour_without_an_operator_is_a_gap(where: Path) -> None:
+    await Metering(where, Metrics()).count(serving(0), bound())
+    later = Metering(where, Metrics())
+    await later.count(serving(3000), bound())
+    await later.count(serving(3030), bound())
+    assert used(where).seen_gpu_s == 4 * 90, "the window of the first rate, and what came after"
+    ledger = Ledger(where)
+    assert sum(row.gpu_seconds for row in ledger.rows(T0, T0 + 3030)) == 4 * 3030, "it is paid all the same"
+
+
+async def test_tokens_while_a_database_is_gone_are_written_later(where: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metering = Metering(where, Metrics())
+    await metering.count(serving(0), bound())
+
+    def gone(*_: Any, **__: Any) -> None:
+        raise RetryableError("ledger: the server closed the connection. Nothing was written; it is tried again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "ends", gone)
+        for second in range(10, 1801, 10):
+            await metering.count(serving(second), bound())
+    for second in range(1810, 3601, 10):
+        await metering.count(serving(second), bound())
+    assert used(where).output_tokens == 360_000
+
+
+async def test_an_overtaken_leader_drops_what_the_other_counted(where: Path) -> None:
+    old, new = Metering(where, Metrics()), Metering(where, Metrics())
+    await old.count(serving(0), bound())
+    for second in range(0, 301, 10):
+        await new.count(serving(second), bound())
+    await old.count(serving(300), bound())
+    old.begin_to_lead()
+    for second in range(310, 601, 10):
+        await old.count(serving(second), bound())
+    assert used(where).output_tokens == 60_000
+
+
+def policy(name: str = "cap", **changes: Any) -> PolicyState:
+    return PolicyState(msgspec.structs.replace(world.POLICY, name=name, **changes))
+
+
+def recorded(where: Path) -> list[tuple[str, int, bool, tuple[str, ...]]]:
+    return [
+        (record.spec.name, record.from_s - T0, record.gone, record.spec.namespaces)
+        for record in Ledger(where).policies()
+    ]
+
+
+async def test_policies_are_recorded_when_they_select_something_else(where: Path) -> None:
+    metering = Metering(where, Metrics())
+    steps: list[tuple[int, tuple[PolicyState, ...]]] = [
+        (0, (policy(),)),
+        (10, (policy(outage_reserve_s=60.0),)),  # selects the same
+        (20, (policy(namespaces=("ml",)),)),
+        (30, ()),
+        (40, (policy(namespaces=("ml",)),)),
+    ]
+    for second, states in steps:
+        await metering.count(serving(second, policies=states), bound())
+    await Metering(where, Metrics()).count(serving(50, policies=steps[-1][1]), bound())
+    assert recorded(where) == [
+        ("cap", 0, False, ()),
+        ("cap", 20, False, ("ml",)),
+        ("cap", 30, True, ("ml",)),
+        ("cap", 40, False, ("ml",)),
+    ]
+
+
+async def test_a_policy_that_cannot_be_read_selects_what_it_did(where: Path) -> None:
+    metering = Metering(where, Metrics())
+    await metering.count(serving(0, policies=(policy(),)), bound())
+    broken = Unreadable(POLICY_KIND, "cap", "policy-uid", 2, "spec.currency: Input should be a string")
+    await metering.count(serving(10, policies=(), unreadable=(broken,)), bound())
+    assert [gone for _, _, gone, _ in recorded(where)] == [False]
+
+
+async def test_only_labels_by_which_policies_select_are_recorded(where: Path) -> None:
+    metering = Metering(where, Metrics())
+    await metering.count(serving(0, policies=(policy(),)), bound())
+    assert Ledger(where).labels() == ()
+    await metering.count(serving(10, policies=(policy(match_labels=(("team", "search"),)),)), bound())
+    await metering.count(serving(20, policies=()), bound())
+    (record,) = Ledger(where).labels()
+    assert (record.service, record.labels) == ("team/chat", (("team", "search"),)), "kept after the policy has gone"
+
+
+async def test_a_report_by_policy_is_what_the_policys_own_account_asks_for(where: Path) -> None:
+    """The same rows, selectors and sums as those by which status is mended."""
+    metering = Metering(where, Metrics())
+    spec: PolicySpec = policy(match_labels=(("team", "search"),)).spec
+    for second in (0, 1800, 3600):
+        await metering.count(serving(second, policies=(PolicyState(spec),)), bound())
+    key = (spec.ceilings[0][0], float(T0), float(T0 + 86_400))
+    spent, through_s, _ = metering.spent([(spec, (key,))], {"team/chat": (("team", "search"),)})
+    ledger = Ledger(where)
+    _, paying = payers(ledger.policies(), ledger.labels(), T0, through_s)
+    found = {total.key: total.cost for total in totals(ledger.rows(T0, through_s), ["policy"], paying)}
+    assert found == {("cap",): spent[spec.uid][key]} == {("cap",): Decimal(10)}

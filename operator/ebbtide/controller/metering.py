@@ -15,15 +15,21 @@ import msgspec
 
 from ebbtide.errors import ConflictError, EbbtideError
 from ebbtide.ledger.store import Ledger
-from ebbtide.model.money import HourRow, Lifetime, Listed, PriceRecord
-from ebbtide.model.snapshot import PoolState, Snapshot
+from ebbtide.model.memory import Memory
+from ebbtide.model.money import HourRow, LabelsRecord, Lifetime, Listed, PolicyRecord, PriceRecord
+from ebbtide.model.plan import Plan
+from ebbtide.model.snapshot import POLICY_KIND, PoolState, Snapshot
 from ebbtide.model.spec import PolicySpec
 from ebbtide.money.accounts import Key, Labels, pays
+from ebbtide.money.bill import HOUR_S
 from ebbtide.money.lifetimes import Holding, advance
+from ebbtide.money.selections import changes
+from ebbtide.money.usage import Tally
 from ebbtide.observe.holdings import Held
 from ebbtide.record.metrics import Metrics
 
 ROLL_EVERY_S = 600.0
+USAGE_EVERY_S = 30  # half of the rates' window: who takes over makes up for what was not written
 
 
 class Metering:
@@ -41,15 +47,26 @@ class Metering:
         self._ends: dict[str, int] = {}  # of uids that are shown and were counted already
         self._begun_s = 0.0
         self._roll_at = 0.0
+        self._tally = Tally()
+        self._tallied_s = 0  # usage is counted up to here, and written up to there
+        self._usage_s = 0
+        self._policies: dict[str, PolicyRecord] = {}
+        self._labels: dict[str, LabelsRecord] = {}
+        self._selections: list[PolicyRecord | LabelsRecord] = []  # not written yet
 
     def begin_to_lead(self) -> None:
         """Start from what the ledger says: another may have written it since."""
         self._epoch = 0
 
-    async def count(self, snapshot: Snapshot, held: Held) -> bool:
-        """Take in what ran at the snapshot's moment; whether what went by then may be forgotten."""
+    async def count(
+        self, snapshot: Snapshot, held: Held, plan: Plan | None = None, memory: Memory | None = None
+    ) -> bool:
+        """Take in what ran at the snapshot's moment; whether what went by then may be forgotten.
+
+        `plan` and `memory` are of the same cycle: without them it is not known how much of replicas was used.
+        """
         try:
-            await asyncio.to_thread(self._count, snapshot, held)
+            await asyncio.to_thread(self._count, snapshot, held, plan, memory)
         except EbbtideError as error:
             self._metrics.ledger_failures.inc()
             self.notice = str(error)
@@ -86,9 +103,10 @@ class Metering:
                 amounts[key] = _cost(rows[from_s], spec, labels)
         return found, through_s, since_s
 
-    def _count(self, snapshot: Snapshot, held: Held) -> None:
+    def _count(self, snapshot: Snapshot, held: Held, plan: Plan | None, memory: Memory | None) -> None:
         ledger, now_s = self._opened(snapshot.taken_at), snapshot.taken_at
         shown = [self._since(holding) for holding in held.holdings]
+        self._note_usage(snapshot, shown, held.complete, plan, memory)  # first: it needs no database
         unknown = {holding.uid for holding in shown} - self._running.keys()
         self._ends = {uid: end_s for uid, end_s in self._ends.items() if uid in unknown}
         self._ends |= ledger.ends(unknown - self._ends.keys())
@@ -98,10 +116,22 @@ class Metering:
         self._ends |= {item.uid: item.end_s for item in changed if item.end_s is not None}
         self._unwritten.update({(item.uid, item.begin_s): item for item in changed})
         self._note_prices(snapshot)
+        self._note_selections(snapshot)
+        due = self._tallied_s >= self._usage_s + USAGE_EVERY_S or self._tallied_s // HOUR_S > self._usage_s // HOUR_S
         if not self._may_write():
             raise ConflictError("ledger: the lease went while counting; nothing was written")
-        ledger.write(self._epoch, math.floor(now_s), self._unwritten.values(), self._unwritten_prices.values())
-        self._unwritten, self._unwritten_prices = {}, {}
+        ledger.write(
+            self._epoch,
+            math.floor(now_s),
+            self._unwritten.values(),
+            self._unwritten_prices.values(),
+            selections=self._selections,
+            usage=self._tally.changed() if due else None,
+        )
+        self._unwritten, self._unwritten_prices, self._selections = {}, {}, []
+        if due:
+            self._tally.written(self._tallied_s)
+            self._usage_s = self._tallied_s
         if now_s >= self._roll_at:
             more = ledger.roll_up(self._epoch, now_s)
             self._roll_at = now_s if more else now_s + ROLL_EVERY_S
@@ -123,8 +153,37 @@ class Metering:
             self._prices = {record.pool: record for record in self._ledger.prices()}
             self._unwritten_prices = {}
             self._begun_s = float(self._ledger.since_s)
+            self._take_up_usage(self._ledger)
             self._epoch = epoch
         return self._ledger
+
+    def _take_up_usage(self, ledger: Ledger) -> None:
+        """What was counted here and not written is another leader's time, or lost: it is a gap."""
+        self._usage_s = self._tallied_s = ledger.usage_s or ledger.since_s
+        self._tally = Tally(ledger.usage(self._usage_s // HOUR_S * HOUR_S, self._usage_s + HOUR_S))
+        self._policies = {record.spec.name: record for record in ledger.policies()}
+        self._labels = {record.service: record for record in ledger.labels()}
+        self._selections = []
+
+    def _note_usage(
+        self, snapshot: Snapshot, shown: Sequence[Holding], complete: bool, plan: Plan | None, memory: Memory | None
+    ) -> None:
+        weights = {item.key: item.forecast.prompt_weight for item in memory.services} if memory is not None else {}
+        self._tally.count(snapshot, shown, self._tallied_s, plan, weights, complete=complete)
+        self._tallied_s = max(self._tallied_s, math.floor(snapshot.taken_at))
+
+    def _note_selections(self, snapshot: Snapshot) -> None:
+        """Records of policies and labels that are other than before; one that cannot be read stays as it was."""
+        unread = {item.key for item in snapshot.unreadable if item.kind == POLICY_KIND}
+        labels = {service.spec.key: service.spec.labels for service in snapshot.services}
+        specs = [policy.spec for policy in snapshot.policies]
+        at_s = math.floor(snapshot.taken_at)
+        for record in list(changes(self._policies, self._labels, specs, unread, labels, at_s)):
+            if isinstance(record, PolicyRecord):
+                self._policies[record.spec.name] = record
+            else:
+                self._labels[record.service] = record
+            self._selections.append(record)
 
     def _since(self, holding: Holding) -> Holding:
         """From when the ledger began: nobody knows who held what before."""

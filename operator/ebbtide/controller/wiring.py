@@ -204,7 +204,7 @@ class Wiring:
 
     async def _report(self, finished: Finished) -> None:
         if self._counting is None or self._counting.done():  # else what runs now is counted in the next cycle
-            self._counting = asyncio.create_task(self._count(finished.snapshot, self._held), name="ledger")
+            self._counting = asyncio.create_task(self._count(finished, self._held, self._remembered), name="ledger")
         results = [result for result in finished.results if isinstance(result, ActResult)]
         for result in results:
             self._metrics.writes.labels(result.what, result.outcome.value).inc()
@@ -217,11 +217,12 @@ class Wiring:
         sent = await self._events.emit(notes, finished.now_s)
         self._metrics.writes.labels("event", "done").inc(sent)
 
-    async def _count(self, snapshot: Snapshot, held: Held | None) -> None:
+    async def _count(self, finished: Finished, held: Held | None, memory: Memory | None) -> None:
         try:
-            if held is not None and await self._metering.count(snapshot, held):
+            if held is not None and await self._metering.count(finished.snapshot, held, finished.plan, memory):
                 self.observer.counted(held)
-                mended = await asyncio.to_thread(self._policies.settle, self._metering.spent, labels_of(snapshot))
+                labels = labels_of(finished.snapshot)
+                mended = await asyncio.to_thread(self._policies.settle, self._metering.spent, labels)
                 for text in mended:
                     log.warning("%s", text)
             self._say_notices()

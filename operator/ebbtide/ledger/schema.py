@@ -2,10 +2,27 @@
 
 from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Integer, MetaData, String, Table, Text
 
-VERSION = 1
+# 1: until 0.1. 2: tables `usage`, `policy` and `labels`; a ledger of version 1 gets them empty, and nothing is made up
+# for the time before.
+VERSION = 2
+
+# the counts of model.money.UsageRow
+USAGE = (
+    "input_tokens",
+    "output_tokens",
+    "seen_gpu_s",
+    "rated_gpu_s",
+    "used_gpu_s",
+    "weighed_tokens",
+    "weighed_work",
+    "watched_s",
+    "acting_s",
+    "held_gpu_s",
+    "advised_gpu_s",
+)
 
 metadata = MetaData()
-# version, epoch of the leader, watermark and how far hours are rolled up
+# version, epoch of the leader, watermark, how far hours are rolled up and usage is written
 meta = Table("meta", metadata, Column("key", String(32), primary_key=True), Column("value", Text, nullable=False))
 payer = Table(
     "payer",
@@ -43,4 +60,25 @@ hour = Table(
     Column("currency", String(3), primary_key=True),
     Column("gpu_seconds", BigInteger, nullable=False),
     Column("estimated_s", BigInteger, nullable=False),
+)
+usage = Table(
+    "usage",
+    metadata,
+    Column("hour_s", BigInteger, primary_key=True, autoincrement=False),
+    Column("payer_id", ForeignKey("payer.id"), primary_key=True),
+    *(Column(name, BigInteger, nullable=False) for name in USAGE),
+)
+policy = Table(
+    "policy",
+    metadata,
+    Column("name", String(253), primary_key=True),
+    Column("from_s", BigInteger, primary_key=True, autoincrement=False),
+    Column("body", Text, nullable=False),
+)
+labels = Table(
+    "labels",
+    metadata,
+    Column("service", String(320), primary_key=True),
+    Column("from_s", BigInteger, primary_key=True, autoincrement=False),
+    Column("body", Text, nullable=False),
 )

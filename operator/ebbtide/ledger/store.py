@@ -21,7 +21,7 @@ from sqlalchemy.engine import URL, make_url
 from ebbtide.aside import move_aside
 from ebbtide.errors import ConfigurationError, ConflictError, RetryableError
 from ebbtide.ledger import schema
-from ebbtide.model.money import HourRow, Lifetime, Payer, PriceRecord
+from ebbtide.model.money import HourRow, LabelsRecord, Lifetime, Payer, PolicyRecord, PriceRecord, UsageRow
 from ebbtide.money.bill import HOUR_S, hours
 
 FILE = "ledger.sqlite"  # in the operator's data folder, where no URL is given
@@ -95,15 +95,80 @@ class Ledger:
             found = _lifetimes(connection, schema.lifetime.c.end_s.is_(None))
         return {item.uid: msgspec.structs.replace(item, seen_s=max(item.seen_s, seen_s)) for item in found}
 
+    def lifetimes(self, from_s: int, to_s: int) -> tuple[Lifetime, ...]:
+        """What ran at some time of [from_s, to_s), as far as it is kept (see `raw_s`)."""
+        table = schema.lifetime.c
+        with self._transaction(reads=True) as connection:
+            alive = (table.begin_s < to_s) & (table.end_s.is_(None) | (table.end_s > from_s))
+            return tuple(_lifetimes(connection, alive))
+
+    @property
+    def raw_s(self) -> int:
+        """Unix second before which lifetimes that ended are no longer kept; 0: all are."""
+        with self._transaction(reads=True) as connection:
+            return int(_get(connection, "raw") or 0)
+
     def prices(self) -> tuple[PriceRecord, ...]:
         """Every price record, sorted by pool and time."""
         with self._transaction(reads=True) as connection:
             return _prices(connection)
 
-    def write(self, epoch: int, at_s: int, changed: Iterable[Lifetime], records: Iterable[PriceRecord] = ()) -> None:
+    def policies(self) -> tuple[PolicyRecord, ...]:
+        """Every policy record, sorted by name and time."""
+        with self._transaction(reads=True) as connection:
+            if not self._has_usage(connection):
+                return ()
+            table = schema.policy.c
+            rows = connection.execute(sa.select(table.body).order_by(table.name, table.from_s))
+            return tuple(msgspec.json.decode(row.body, type=PolicyRecord) for row in rows)
+
+    def labels(self) -> tuple[LabelsRecord, ...]:
+        """Every record of services' labels, sorted by service and time."""
+        with self._transaction(reads=True) as connection:
+            if not self._has_usage(connection):
+                return ()
+            table = schema.labels.c
+            rows = connection.execute(sa.select(table.body).order_by(table.service, table.from_s))
+            return tuple(msgspec.json.decode(row.body, type=LabelsRecord) for row in rows)
+
+    @property
+    def usage_s(self) -> int:
+        """Unix second up to which usage was written; 0: none ever was."""
+        with self._transaction(reads=True) as connection:
+            return int(_get(connection, "usage") or 0)
+
+    def usage(self, from_s: int, to_s: int) -> tuple[UsageRow, ...]:
+        """Usage of the hours that begin in [from_s, to_s), sorted."""
+        with self._transaction(reads=True) as connection:
+            if not self._has_usage(connection):
+                return ()
+            within = (schema.usage.c.hour_s >= from_s) & (schema.usage.c.hour_s < to_s)
+            query = sa.select(schema.usage, schema.payer.c.body).join(schema.payer).where(within)
+            rows = [
+                UsageRow(
+                    row.hour_s,
+                    msgspec.json.decode(row.body, type=Payer),
+                    **{name: row._mapping[name] for name in schema.USAGE},
+                )
+                for row in connection.execute(query)
+            ]
+        return tuple(sorted(rows))
+
+    def write(
+        self,
+        epoch: int,
+        at_s: int,
+        changed: Iterable[Lifetime],
+        records: Iterable[PriceRecord] = (),
+        *,
+        selections: Iterable[PolicyRecord | LabelsRecord] = (),
+        usage: Iterable[UsageRow] | None = None,
+    ) -> None:
         """What began, ended or was priced since the last call, as of `at_s`, in one transaction.
 
-        Raises ConflictError where another leader has begun an epoch since.
+        `selections` are new records of what policies select. `usage`: rows as they are by now, whole; None: those that
+        there are stay the last word up to when they were written. Raises ConflictError where another leader has begun
+        an epoch since.
         """
         with self._transaction() as connection:
             self._check(connection, epoch)
@@ -119,6 +184,12 @@ class Ledger:
             if news_s < rolled_s:  # hours whose lifetimes are no longer kept stay as they are
                 _put(connection, "rolled", str(max(news_s // HOUR_S * HOUR_S, int(_get(connection, "raw") or 0))))
             _put(connection, "watermark", str(max(at_s, int(_get(connection, "watermark") or 0))))
+            _select(connection, selections)
+            if usage is not None:
+                worked = list(usage)
+                ids = _payer_ids(connection, {row.payer for row in worked})
+                _replace(connection, schema.usage, ("hour_s", "payer_id"), [_usage(row, ids) for row in worked])
+                _put(connection, "usage", str(max(at_s, int(_get(connection, "usage") or 0))))
 
     def roll_up(self, epoch: int, now_s: float, keep_raw_s: float = KEEP_RAW_S) -> int:
         """Work out hours that are over, six at most, and forget lifetimes that ended long ago; returns rows made."""
@@ -208,6 +279,10 @@ class Ledger:
                 f"{schema.VERSION}. Run that release, or name another database"
             )
 
+    def _has_usage(self, connection: sa.Connection) -> bool:
+        """A ledger that only an older Ebbtide has written yet has no such tables, and who reads makes none."""
+        return int(_get(connection, "version") or schema.VERSION) >= 2
+
     def _opened(self) -> sa.Engine:
         if self._url.get_backend_name() == "sqlite" and self._url.database:
             path = Path(self._url.database)
@@ -221,9 +296,10 @@ class Ledger:
         with engine.begin() as connection:
             schema.metadata.create_all(connection)
             self._check_version(connection)
-            for key, value in (("version", str(schema.VERSION)), ("epoch", "0")):
-                if _get(connection, key) is None:
-                    _put(connection, key, value)
+            if _get(connection, "epoch") is None:
+                _put(connection, "epoch", "0")
+            # version 1 had fewer tables, which `create_all` has made by now; what is in the others stays as it is
+            _put(connection, "version", str(schema.VERSION))
         return engine
 
 
@@ -336,6 +412,27 @@ def _hour(row: HourRow, ids: Mapping[Payer, int]) -> Row:
     fields = msgspec.structs.asdict(row)
     price = fields.pop("price")
     return {"payer_id": ids[fields.pop("payer")], "price": "" if price is None else str(price), **fields}
+
+
+def _usage(row: UsageRow, ids: Mapping[Payer, int]) -> Row:
+    return {
+        "hour_s": row.hour_s,
+        "payer_id": ids[row.payer],
+        **{name: getattr(row, name) for name in schema.USAGE},
+    }
+
+
+def _select(connection: sa.Connection, records: Iterable[PolicyRecord | LabelsRecord]) -> None:
+    of_policies: list[Row] = []
+    of_labels: list[Row] = []
+    for record in records:
+        row = {"from_s": record.from_s, "body": msgspec.json.encode(record).decode()}
+        if isinstance(record, PolicyRecord):
+            of_policies.append({"name": record.spec.name, **row})
+        else:
+            of_labels.append({"service": record.service, **row})
+    _replace(connection, schema.policy, ("name", "from_s"), of_policies)
+    _replace(connection, schema.labels, ("service", "from_s"), of_labels)
 
 
 def _lifetimes(connection: sa.Connection, which: sa.ColumnElement[bool]) -> list[Lifetime]:

@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 
-from ebbtide.model.spec import Billing, Price, Spec
+from ebbtide.model.spec import Billing, PolicySpec, Price, Spec
 
 
 class PriceStep(Spec, frozen=True):
@@ -87,3 +87,40 @@ class HourRow(Spec, frozen=True, order=True):
     def cost(self) -> Decimal | None:
         """In `currency`; None where the price is unknown."""
         return None if self.price is None else self.price * self.gpu_seconds / 3600
+
+
+class PolicyRecord(Spec, frozen=True):
+    """What a CostPolicy selects from `from_s` (unix seconds) on, until its next record; `gone`: there is none now."""
+
+    spec: PolicySpec
+    from_s: int
+    gone: bool = False
+
+
+class LabelsRecord(Spec, frozen=True):
+    """Labels of a service (namespace/name) from `from_s` (unix seconds) on: those by which any policy selects."""
+
+    service: str
+    from_s: int
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+class UsageRow(Spec, frozen=True, order=True):
+    """What was seen of one payer's work in one hour (unix seconds of its beginning). What was not seen is in no count.
+
+    A service has a row without pool and variant too, of the time in which it was watched, with or without pods.
+    """
+
+    hour_s: int
+    payer: Payer
+    input_tokens: int = 0
+    output_tokens: int = 0
+    seen_gpu_s: int = 0  # GPU-seconds whose tokens are in it, of those that are billed
+    rated_gpu_s: int = 0  # of these, those of which it is known how much of what a replica carries was used
+    used_gpu_s: int = 0  # GPU-seconds that the same work takes on full replicas
+    weighed_tokens: int = 0  # input tokens while it was known how much work one makes, and
+    weighed_work: int = 0  # the output tokens that make as much work as these
+    watched_s: int = 0  # of a service
+    acting_s: int = 0  # of a service: watched in mode Auto
+    held_gpu_s: int = 0  # GPU-seconds while the service was in Recommend, and
+    advised_gpu_s: int = 0  # those that were recommended for the same time

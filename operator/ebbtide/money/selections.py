@@ -1,0 +1,73 @@
+"""Which policies pay for what, as the ledger keeps it: a report of last month uses what policies selected then.
+
+A report takes each policy as it last was in the reported time, and applies that to all of it. That is what the policy's
+own status does after an edit: it asks the ledger what all of its periods have cost by what it selects now.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+
+from ebbtide.model.money import LabelsRecord, Payer, PolicyRecord
+from ebbtide.model.spec import PolicySpec
+from ebbtide.money.accounts import Labels, pays
+
+Payers = Callable[[Payer], tuple[str, ...]]  # names of the policies that pay
+
+
+def changes(
+    known: Mapping[str, PolicyRecord],
+    known_labels: Mapping[str, LabelsRecord],
+    policies: Iterable[PolicySpec],
+    unread: Collection[str],
+    labels: Mapping[str, Labels],
+    at_s: int,
+) -> Iterator[PolicyRecord | LabelsRecord]:
+    """Records that are new at `at_s` (unix seconds). `unread`: policies that cannot be read and stay as they were.
+
+    Of labels, by namespace/name of the service, only those are kept by which a policy selects or ever did.
+    """
+    specs = {spec.name: spec for spec in policies}
+    for name, spec in specs.items():
+        old = known.get(name)
+        if old is None or old.gone or _terms(old.spec) != _terms(spec):
+            yield PolicyRecord(spec, at_s if old is None else max(at_s, old.from_s + 1))
+    for name, old in known.items():
+        if not old.gone and name not in specs and name not in unread:
+            yield PolicyRecord(old.spec, max(at_s, old.from_s + 1), gone=True)
+    selecting = [*specs.values(), *(record.spec for record in known.values())]
+    keys = {key for spec in selecting for key, _ in spec.match_labels}
+    if not keys:
+        return
+    for service, pairs in labels.items():
+        kept = tuple(pair for pair in pairs if pair[0] in keys)
+        before = known_labels.get(service)
+        if (before.labels if before is not None else ()) != kept:
+            yield LabelsRecord(service, at_s if before is None else max(at_s, before.from_s + 1), kept)
+
+
+def payers(
+    policies: Iterable[PolicyRecord], labels: Iterable[LabelsRecord], from_s: float, to_s: float
+) -> tuple[tuple[PolicySpec, ...], Payers]:
+    """(the policies that there were at some time of [from_s, to_s), which of them pay for a payer)."""
+    last: dict[str, PolicyRecord] = {}
+    for record in sorted(policies, key=lambda record: record.from_s):
+        if record.from_s < to_s:
+            last[record.spec.name] = record
+    specs = tuple(last[name].spec for name in sorted(last) if not (last[name].gone and last[name].from_s <= from_s))
+    of_service: dict[str, Labels] = {}
+    for each in sorted(labels, key=lambda each: each.from_s):
+        if each.from_s < to_s:
+            of_service[each.service] = each.labels
+    known: dict[tuple[str, str], tuple[str, ...]] = {}
+
+    def names(payer: Payer) -> tuple[str, ...]:
+        key = payer.namespace, payer.service
+        if key not in known:
+            found = of_service.get(f"{payer.namespace}/{payer.service}", ())
+            known[key] = tuple(spec.name for spec in specs if pays(spec, payer, found))
+        return known[key]
+
+    return specs, names
+
+
+def _terms(spec: PolicySpec) -> tuple[object, ...]:
+    return spec.currency, spec.namespaces, spec.match_labels, spec.scope
