@@ -169,6 +169,21 @@ def test_what_was_recommended(story: str, mode: Mode, plan: Plan | None, held_s:
     assert only(tally, SERVICE).acting_s == (10 if mode is Mode.AUTO else 0)
 
 
+def test_nothing_is_recommended_where_one_variants_size_is_not_known() -> None:
+    """Fewer of the known one would seem to be a saving."""
+    tally, one = Tally(), pod(reads=engine())
+    known = world.variant_state(target=world.target_state(gpus_per_replica=4), pods=(one,))
+    spec = world.service_spec(mode=Mode.RECOMMEND, variants=(world.variant_spec(), world.variant_spec("spot")))
+    shown = msgspec.structs.replace(
+        world.snapshot(world.service_state(spec, known, world.variant_state("spot"))), taken_at=T0 + 100.0
+    )
+    plan = world.plan(
+        world.service_plan(variants=(world.variant_plan(wanted=0, allowed=0), world.variant_plan("spot", wanted=2)))
+    )
+    tally.count(shown, held(one), T0 + 90, plan)
+    assert [(row.held_gpu_s, row.advised_gpu_s) for row in tally.changed()] == [(0, 0), (0, 0)]
+
+
 def test_a_list_with_holes_watches_no_service() -> None:
     tally, one = Tally(), pod(reads=engine())
     tally.count(seen(T0 + 100, one), held(one), T0 + 90, complete=False)

@@ -5,14 +5,16 @@ of which the cost is not known.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
+from itertools import product
 
-from ebbtide.model.money import HourRow
+from ebbtide.model.money import HourRow, Payer
 from ebbtide.model.spec import Spec
+from ebbtide.money.selections import Payers
 
-BY = ("service", "team", "namespace", "model", "pool", "variant")
-IDLE, OTHERS, NONE = "(idle)", "(other pods)", "(none)"
+BY = ("service", "team", "namespace", "model", "pool", "variant", "policy")
+IDLE, OTHERS, NONE, NO_POLICY = "(idle)", "(other pods)", "(none)", "(no policy)"
 
 
 class Total(Spec, frozen=True):
@@ -29,14 +31,23 @@ class Total(Spec, frozen=True):
     estimated_gpu_hours: Decimal
 
 
-def totals(rows: Iterable[HourRow], by: Sequence[str]) -> tuple[Total, ...]:
-    """The rows by `by` (names of BY) and currency, dearest first. Money is multiplied once for each price."""
+def nobody(_payer: Payer) -> tuple[str, ...]:
+    """Of a ledger that knows no policies."""
+    return ()
+
+
+def totals(rows: Iterable[HourRow], by: Sequence[str], payers: Payers = nobody) -> tuple[Total, ...]:
+    """The rows by `by` (names of BY) and currency, dearest first. Money is multiplied once for each price.
+
+    By policy, what several policies pay for is counted under each: these totals add up to more than it cost.
+    """
     seconds: dict[tuple[tuple[str, ...], str], dict[Decimal | None, int]] = defaultdict(lambda: defaultdict(int))
     unseen: dict[tuple[tuple[str, ...], str], int] = defaultdict(int)
     for row in rows:
-        where = tuple(_part(row, name) for name in by), row.currency
-        seconds[where][row.price] += row.gpu_seconds
-        unseen[where] += row.estimated_s
+        for key in keys(row.payer, by, payers, idle=row.idle):
+            where = key, row.currency
+            seconds[where][row.price] += row.gpu_seconds
+            unseen[where] += row.estimated_s
     found = [
         Total(
             key,
@@ -51,10 +62,17 @@ def totals(rows: Iterable[HourRow], by: Sequence[str]) -> tuple[Total, ...]:
     return tuple(sorted(found, key=lambda total: (total.currency, -total.cost, -total.gpu_hours, total.key)))
 
 
-def _part(row: HourRow, name: str) -> str:
-    value: str = getattr(row.payer, name)
+def keys(payer: Payer, by: Sequence[str], payers: Payers = nobody, *, idle: bool = False) -> Iterator[tuple[str, ...]]:
+    """Under which keys it is counted: one, and by policy one for each that pays."""
+    return product(*(_parts(payer, name, payers, idle=idle) for name in by))
+
+
+def _parts(payer: Payer, name: str, payers: Payers, *, idle: bool) -> tuple[str, ...]:
+    if name == "policy":
+        return payers(payer) or (NO_POLICY,)
+    value: str = getattr(payer, name)
     if value:
-        return f"{row.payer.namespace}/{value}" if name == "service" else value
-    if row.idle:
-        return IDLE
-    return NONE if row.payer.service else OTHERS
+        return (f"{payer.namespace}/{value}" if name == "service" else value,)
+    if idle:
+        return (IDLE,)
+    return (NONE if payer.service else OTHERS,)

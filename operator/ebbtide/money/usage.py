@@ -129,18 +129,22 @@ class Tally:
                         _add(self._row(hour_s, held.payer), held.gpus, seconds, tokens, used, weight)
 
     def _advise(self, service: ServiceState, span: _Span, plan: ServicePlan) -> None:
-        """What was recommended: the more of what is wanted and of what the next step would leave."""
+        """What was recommended: the more of what is wanted and of what the next step would leave.
+
+        Nothing where it is not known of each variant: fewer of one may mean more of another.
+        """
         told = {item.name: item for item in plan.variants}
         sizes = {spec.name: spec.gpus_per_replica for spec in service.spec.variants}
         pools = {spec.name: spec.pool for spec in service.spec.variants}
+        gpus = {item.name: sizes.get(item.name) or item.target.gpus_per_replica or 0 for item in service.variants}
+        if not all(gpus[variant.name] and variant.name in told for variant in service.variants):
+            return
         for variant in service.variants:
-            said, gpus = told.get(variant.name), sizes.get(variant.name) or variant.target.gpus_per_replica
-            if said is None or not gpus:
-                continue
+            said = told[variant.name]
             held = [span.holds[pod.uid] for pod in variant.pods if pod.uid in span.holds]
             payer = held[0].payer if held else _payer(service, pools.get(variant.name, ""), variant.name)
             for hour_s, seconds in span.pieces():
-                self._row(hour_s, payer).advised_gpu_s += _replicas(said) * gpus * seconds
+                self._row(hour_s, payer).advised_gpu_s += _replicas(said) * gpus[variant.name] * seconds
             for item in held:
                 for hour_s, seconds in span.pieces(item.begin_s):
                     self._row(hour_s, item.payer).held_gpu_s += item.gpus * seconds

@@ -1,0 +1,150 @@
+"""Rows of the ledger as FOCUS 1.2 (FinOps Open Cost and Usage Specification): one for each hour, payer and price.
+
+They are estimates and no invoice: `x_Estimate` says so in each row, and BilledCost is 0, for the sum of that has to be
+what invoices of the account say, and there are none. What the GPUs cost at the prices that pools declare is in
+ListCost, ContractedCost and EffectiveCost. Whoever has the cloud's own rows of the same nodes uses one of the two.
+
+An empty cell is null. Columns that FOCUS does not define begin with `x_`. Hours and months are half-open, in UTC.
+"""
+
+import json
+from datetime import UTC, datetime
+from decimal import ROUND_HALF_EVEN, Decimal
+
+from ebbtide.model.money import HourRow
+from ebbtide.money.bill import HOUR_S
+
+PRICING_UNIT = "GPU-Hours"
+MANDATORY = (
+    "BilledCost",
+    "BillingAccountId",
+    "BillingAccountName",
+    "BillingCurrency",
+    "BillingPeriodEnd",
+    "BillingPeriodStart",
+    "ChargeCategory",
+    "ChargeClass",
+    "ChargeDescription",
+    "ChargePeriodEnd",
+    "ChargePeriodStart",
+    "ContractedCost",
+    "EffectiveCost",
+    "InvoiceIssuerName",
+    "ListCost",
+    "PricingQuantity",
+    "PricingUnit",
+    "ProviderName",
+    "PublisherName",
+    "ServiceCategory",
+    "ServiceName",
+)
+_MORE = (
+    "ChargeFrequency",
+    "ConsumedQuantity",
+    "ConsumedUnit",
+    "ContractedUnitPrice",
+    "ListUnitPrice",
+    "ResourceId",
+    "ResourceName",
+    "ResourceType",
+    "Tags",
+)
+_OWN = (
+    "x_Estimate",
+    "x_EstimatedGpuHours",
+    "x_Idle",
+    "x_Model",
+    "x_Namespace",
+    "x_Pool",
+    "x_Service",
+    "x_Team",
+    "x_Variant",
+)
+COLUMNS = (*sorted((*MANDATORY, *_MORE)), *_OWN)
+
+# A GPU-second is 0.000277..., which has no end: so many digits of hours leave 10,000 rows exact to a billionth
+_QUANTITY = Decimal("0.000000000001")
+_ISSUER = "Ebbtide"
+
+
+def cells(row: HourRow, account: str) -> dict[str, str]:
+    """One row by column. Its price must be known: FOCUS has no row without a cost."""
+    if row.price is None:
+        raise ValueError(f"hour {row.hour_s}: a row without a price is no FOCUS row")
+    quantity = (Decimal(row.gpu_seconds) / HOUR_S).quantize(_QUANTITY, ROUND_HALF_EVEN)
+    amount, hours, price = _number(quantity * row.price), _number(quantity), _number(row.price)
+    payer = row.payer
+    name, category, kind, resource = _what(row)
+    begin, end = _month(row.hour_s)
+    known = {
+        "BilledCost": "0",
+        "BillingAccountId": account,
+        "BillingAccountName": account,
+        "BillingCurrency": row.currency,
+        "BillingPeriodEnd": end,
+        "BillingPeriodStart": begin,
+        "ChargeCategory": "Usage",
+        "ChargeDescription": f"{name}: {quantity:.2f} GPU-hours in pool {payer.pool}. An estimate, not invoiced",
+        "ChargeFrequency": "Usage-Based",
+        "ChargePeriodEnd": _moment(row.hour_s + HOUR_S),
+        "ChargePeriodStart": _moment(row.hour_s),
+        "ConsumedQuantity": hours,
+        "ConsumedUnit": PRICING_UNIT,
+        "ContractedCost": amount,
+        "ContractedUnitPrice": price,
+        "EffectiveCost": amount,
+        "InvoiceIssuerName": _ISSUER,
+        "ListCost": amount,
+        "ListUnitPrice": price,
+        "PricingQuantity": hours,
+        "PricingUnit": PRICING_UNIT,
+        "ProviderName": _ISSUER,
+        "PublisherName": _ISSUER,
+        "ResourceId": f"{account}/{resource}",
+        "ResourceName": resource.rpartition("/")[2],
+        "ResourceType": kind,
+        "ServiceCategory": category,
+        "ServiceName": name,
+        "Tags": json.dumps({"team": payer.team}) if payer.team else "",
+        "x_Estimate": "true",
+        "x_EstimatedGpuHours": _number((Decimal(row.estimated_s) / HOUR_S).quantize(_QUANTITY, ROUND_HALF_EVEN)),
+        "x_Idle": "true" if row.idle else "false",
+        "x_Model": payer.model,
+        "x_Namespace": payer.namespace,
+        "x_Pool": payer.pool,
+        "x_Service": payer.service,
+        "x_Team": payer.team,
+        "x_Variant": payer.variant,
+    }
+    return {column: known.get(column, "") for column in COLUMNS}
+
+
+def _what(row: HourRow) -> tuple[str, str, str, str]:
+    """(name of the service in the sense of FOCUS, its category, kind and path of the resource)."""
+    payer = row.payer
+    if payer.service:
+        path = f"inferenceservices/{payer.namespace}/{payer.service}"
+        return "LLM inference", "AI and Machine Learning", "InferenceService", path
+    if row.idle:
+        return "Idle GPUs", "Compute", "GPUPool", f"gpupools/{payer.pool}"
+    return "Other GPU pods", "Compute", "Namespace", f"namespaces/{payer.namespace}"
+
+
+def _month(at_s: int) -> tuple[str, str]:
+    first = datetime.fromtimestamp(at_s, UTC).replace(day=1, hour=0, minute=0, second=0)
+    after = first.replace(year=first.year + first.month // 12, month=first.month % 12 + 1)
+    return _text(first), _text(after)
+
+
+def _moment(at_s: int) -> str:
+    return _text(datetime.fromtimestamp(at_s, UTC))
+
+
+def _text(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _number(amount: Decimal) -> str:
+    """Digits and a point alone, without zeros at the end."""
+    text = f"{amount:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,0 +1,199 @@
+"""What was saved against a fleet that never scales, and what would be: two figures that are never added.
+
+The static fleet of a service is the most GPUs that it held at once, for ten minutes or longer, in the seven days before
+the reported time: whoever does not scale needs that for good. Ten minutes, because a rollout holds old and new pods
+beside each other for a while, and nobody would buy GPUs for that.
+
+*Realised* is what that fleet would have cost less what the service's GPUs did cost, of the time in which Ebbtide
+watched the service in mode Auto and of no other; what nobody watched is no saving. *Potential* is what GPUs cost while
+the service was in Recommend, less what those would have cost that Ebbtide recommended for the same time: it supposes
+that demand would have been the same.
+
+Worked example: 8 GPUs at 2.50 USD were held at once last week. Today 4 were held for 24 hours, of which 18 were watched
+in Auto: 18 h x (8 - 4) x 2.50 = 180 USD are realised, and nothing is said of the other six hours.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from itertools import pairwise
+
+from ebbtide.model.money import HourRow, Lifetime, Payer, PriceRecord, UsageRow
+from ebbtide.model.spec import Spec
+from ebbtide.money.bill import HOUR_S, hours
+
+STATIC_S, HELD_S = 7 * 86_400, 600  # where the static fleet is looked for, and how long it was held at least
+
+_NOTHING, _HOUR = Decimal(0), Decimal(HOUR_S)
+Fleet = Mapping[str, int]  # GPUs by pool
+
+
+class Saving(Spec, frozen=True):
+    """One service (namespace/name). Costs are in `currency`; None: not known, or there was no such time.
+
+    `gpus`: of the static fleet, 0: none was seen. `acting_hours`: watched in Auto with a static fleet and all prices
+    known: `baseline_cost` and `cost` are of these. `advised_hours`: GPU-hours held in Recommend, of which `potential`
+    would have been saved.
+    """
+
+    service: str
+    currency: str
+    gpus: int
+    watched_hours: Decimal
+    acting_hours: Decimal
+    baseline_cost: Decimal | None
+    cost: Decimal | None
+    advised_hours: Decimal
+    potential: Decimal | None
+
+    @property
+    def realised(self) -> Decimal | None:
+        """Negative: it cost more than the static fleet would have."""
+        return None if self.baseline_cost is None or self.cost is None else self.baseline_cost - self.cost
+
+
+def savings(
+    rows: Iterable[HourRow],
+    usage: Sequence[UsageRow],
+    records: Iterable[PriceRecord],
+    static: Mapping[str, Fleet],
+    from_s: int,
+    to_s: int,
+) -> tuple[Saving, ...]:
+    """Of every service that was watched, by name. All is of [from_s, to_s), of which the ledger knows everything."""
+    by_service: dict[str, list[UsageRow]] = defaultdict(list)
+    for each in usage:
+        by_service[_service(each.payer)].append(each)
+    costs: dict[tuple[str, int], list[HourRow]] = defaultdict(list)
+    for row in rows:
+        costs[_service(row.payer), row.hour_s].append(row)
+    pools = {pool for fleet in static.values() for pool in fleet} | {each.payer.pool for each in usage}
+    prices = _prices(pools, records, from_s, to_s)
+    found = []
+    for service, seen in sorted(by_service.items()):
+        fleet = static.get(service, {})
+        currency = _currency(fleet, seen, prices)
+        baseline, cost, acting_s = _NOTHING, _NOTHING, 0
+        for each in seen:
+            share = Decimal(each.acting_s) / _length(each.hour_s, from_s, to_s)
+            wanted = _fleet_cost(fleet, each.hour_s, prices, currency)
+            spent = _spent(costs.get((service, each.hour_s), ()), currency)
+            if each.acting_s and wanted is not None and spent is not None:
+                baseline, cost, acting_s = baseline + wanted * share, cost + spent * share, acting_s + each.acting_s
+        potential, held_s = _potential(seen, prices, currency)
+        found.append(
+            Saving(
+                service,
+                currency,
+                sum(fleet.values()),
+                Decimal(sum(each.watched_s for each in seen)) / _HOUR,
+                Decimal(acting_s) / _HOUR,
+                baseline if acting_s else None,
+                cost if acting_s else None,
+                Decimal(held_s) / _HOUR,
+                potential,
+            )
+        )
+    return tuple(found)
+
+
+def fleets(lifetimes: Iterable[Lifetime], from_s: int, to_s: int) -> dict[str, dict[str, int]]:
+    """The static fleet of each service by what ran in [from_s, to_s): GPUs by pool."""
+    by_service: dict[str, list[Lifetime]] = defaultdict(list)
+    for item in lifetimes:
+        if item.payer.service and not item.is_node:
+            by_service[_service(item.payer)].append(item)
+    found = {service: _most(items, from_s, to_s) for service, items in by_service.items()}
+    return {service: fleet for service, fleet in found.items() if fleet}
+
+
+def _most(items: Sequence[Lifetime], from_s: int, to_s: int) -> dict[str, int]:
+    """GPUs by pool at the most that was held for HELD_S."""
+    moves: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for item in items:
+        begin_s, end_s = max(item.begin_s, from_s), min(to_s if item.end_s is None else item.end_s, to_s)
+        if begin_s < end_s:
+            moves[begin_s][item.payer.pool] += item.gpus
+            moves[end_s][item.payer.pool] -= item.gpus
+    pieces: list[tuple[int, dict[str, int]]] = []  # (seconds, what was held)
+    now: dict[str, int] = defaultdict(int)
+    for begin_s, end_s in pairwise(sorted(moves)):
+        for pool, gpus in moves[begin_s].items():
+            now[pool] += gpus
+        pieces.append((end_s - begin_s, {pool: gpus for pool, gpus in now.items() if gpus}))
+    for level in sorted({sum(held.values()) for _, held in pieces}, reverse=True):
+        lasted_s, least = 0, dict[str, int]()
+        for seconds, held in pieces:
+            total = sum(held.values())
+            lasted_s, least = (lasted_s + seconds, held if total == level else least) if total >= level else (0, {})
+            if lasted_s >= HELD_S and least:
+                return least
+    return {}
+
+
+def _service(payer: Payer) -> str:
+    return f"{payer.namespace}/{payer.service}" if payer.service else ""
+
+
+def _length(hour_s: int, from_s: int, to_s: int) -> int:
+    """Seconds of the hour that are reported."""
+    return max(1, min(to_s, hour_s + HOUR_S) - max(from_s, hour_s))
+
+
+_Prices = Mapping[tuple[str, int], tuple[Decimal, str, int]]  # by pool and hour: cost of a GPU, currency, of seconds
+
+
+def _prices(pools: Iterable[str], records: Iterable[PriceRecord], from_s: int, to_s: int) -> _Prices:
+    """Of one GPU through each hour; those of which a price is unknown, or whose currency changes, are left out."""
+    one = [Lifetime(pool, Payer(pool), 1, from_s, to_s, to_s) for pool in sorted(pools) if pool]
+    found: dict[tuple[str, int], tuple[Decimal, str, int]] = {}
+    wrong = set()
+    for row in hours(one, records, from_s, to_s):
+        key = row.payer.pool, row.hour_s
+        cost, currency, seconds = found.get(key, (_NOTHING, row.currency, 0))
+        if row.cost is None or currency != row.currency:
+            wrong.add(key)
+        else:
+            found[key] = cost + row.cost, currency, seconds + row.gpu_seconds
+    return {key: value for key, value in found.items() if key not in wrong}
+
+
+def _currency(fleet: Fleet, seen: Sequence[UsageRow], prices: _Prices) -> str:
+    pools = {*fleet, *(each.payer.pool for each in seen)}
+    known = sorted((hour_s, currency) for (pool, hour_s), (_, currency, _) in prices.items() if pool in pools)
+    return known[-1][1] if known else ""
+
+
+def _fleet_cost(fleet: Fleet, hour_s: int, prices: _Prices, currency: str) -> Decimal | None:
+    """All through the hour, as far as it is reported; None: there is none, or a price is not known."""
+    known = [(prices.get((pool, hour_s)), gpus) for pool, gpus in fleet.items()]
+    if not known or any(price is None or price[1] != currency for price, _ in known):
+        return None
+    return sum((price[0] * gpus for price, gpus in known if price is not None), _NOTHING)
+
+
+def _spent(rows: Iterable[HourRow], currency: str) -> Decimal | None:
+    total = _NOTHING
+    for row in rows:
+        if row.cost is None or row.currency != currency:
+            return None
+        total += row.cost
+    return total
+
+
+def _potential(seen: Sequence[UsageRow], prices: _Prices, currency: str) -> tuple[Decimal | None, int]:
+    """(what would have been saved, of so many GPU-seconds)."""
+    by_hour: dict[int, list[UsageRow]] = defaultdict(list)
+    for each in seen:
+        if each.held_gpu_s or each.advised_gpu_s:
+            by_hour[each.hour_s].append(each)
+    saved, held_s, known = _NOTHING, 0, False
+    for hour_s, rows in by_hour.items():
+        found = [(each, prices.get((each.payer.pool, hour_s))) for each in rows]
+        if any(price is None or price[1] != currency for _, price in found):
+            continue  # what would be cheaper elsewhere is not known where one of the two has no price
+        for each, price in found:
+            if price is not None:
+                saved += price[0] * (each.held_gpu_s - each.advised_gpu_s) / price[2]
+                held_s, known = held_s + each.held_gpu_s, True
+    return (saved if known else None), held_s

@@ -1,0 +1,76 @@
+"""What policies selected when: as they last were in the reported time, by the rule of the ceilings themselves."""
+
+from decimal import Decimal
+
+import pytest
+
+from ebbtide.model.money import HourRow, LabelsRecord, Payer, PolicyRecord
+from ebbtide.model.spec import CeilingKind, PolicyScope, PolicySpec
+from ebbtide.money.selections import changes, payers
+from ebbtide.money.totals import NO_POLICY, totals
+
+CHAT, CODE, JOB, NODE = Payer("h100", "ml", "chat"), Payer("h100", "dev", "code"), Payer("h100", "dev"), Payer("h100")
+
+
+def spec(name: str, *namespaces: str, labels: dict[str, str] | None = None, everything: bool = False) -> PolicySpec:
+    scope = PolicyScope.ALL_GPU_PODS if everything else PolicyScope.MANAGED
+    ceilings = ((CeilingKind.DAY, Decimal(100)),)
+    return PolicySpec(name, name, 1, "USD", ceilings, namespaces, tuple((labels or {}).items()), scope)
+
+
+def record(known: PolicySpec, from_s: int = 0, *, gone: bool = False) -> PolicyRecord:
+    return PolicyRecord(known, from_s, gone)
+
+
+SEARCH = LabelsRecord("ml/chat", 0, (("team", "search"),))
+
+
+@pytest.mark.parametrize(
+    ("story", "records", "labels", "want"),
+    [
+        ("one for all services", [record(spec("all"))], [], {CHAT: ("all",), CODE: ("all",), JOB: (), NODE: ()}),
+        ("by namespace", [record(spec("ml", "ml"))], [], {CHAT: ("ml",), CODE: ()}),
+        ("under two at once, sorted", [record(spec("ml", "ml")), record(spec("all"))], [], {CHAT: ("all", "ml")}),
+        ("everything that holds GPUs", [record(spec("gpus", everything=True))], [],
+         {CHAT: ("gpus",), JOB: ("gpus",), NODE: ("gpus",)}),
+        ("everything of a namespace: no node is in one", [record(spec("dev", "dev", everything=True))], [],
+         {CHAT: (), JOB: ("dev",), NODE: ()}),
+        ("by label", [record(spec("s", labels={"team": "search"}))], [SEARCH], {CHAT: ("s",), CODE: ()}),
+        ("a label that was taken away", [record(spec("s", labels={"team": "search"}))],
+         [SEARCH, LabelsRecord("ml/chat", 50)], {CHAT: ()}),
+        ("a label that is taken away later", [record(spec("s", labels={"team": "search"}))],
+         [SEARCH, LabelsRecord("ml/chat", 100)], {CHAT: ("s",)}),
+        ("edited within: as it was last", [record(spec("p", "ml")), record(spec("p", "dev"), 60)], [],
+         {CHAT: (), CODE: ("p",)}),
+        ("edited later: as it was then", [record(spec("p", "ml")), record(spec("p", "dev"), 100)], [], {CHAT: ("p",)}),
+        ("made later", [record(spec("p"), 100)], [], {CHAT: ()}),
+        ("gone within: it was there", [record(spec("p")), record(spec("p"), 60, gone=True)], [], {CHAT: ("p",)}),
+        ("gone before", [record(spec("p")), record(spec("p"), 10, gone=True)], [], {CHAT: ()}),
+    ],
+)  # fmt: skip
+def test_who_pays_in_a_report_of_10_to_100(story, records, labels, want) -> None:  # type: ignore[no-untyped-def]
+    _, paying = payers(records, labels, 10, 100)
+    assert {payer: paying(payer) for payer in want} == want, story
+
+
+def test_what_several_pay_for_is_counted_under_each_and_what_nobody_does_is_said() -> None:
+    _, paying = payers([record(spec("all")), record(spec("ml", "ml"))], [], 10, 100)
+    rows = [HourRow(0, payer, payer is NODE, Decimal("2.50"), "USD", 3600) for payer in (CHAT, CODE, NODE)]
+    found = {total.key[0]: total.cost for total in totals(rows, ["policy"], paying)}
+    assert found == {"all": 5, "ml": Decimal("2.5"), NO_POLICY: Decimal("2.5")}
+    both = {total.key: total.cost for total in totals(rows, ["policy", "namespace"], paying)}
+    assert both[("all", "ml")] == both[("ml", "ml")] == Decimal("2.5")
+
+
+def test_nothing_is_recorded_twice() -> None:
+    known = {"p": record(spec("p", labels={"team": "x"}), 5)}
+    first = list(changes(known, {}, [known["p"].spec], (), {"ml/chat": (("team", "x"), ("rev", "1"))}, 5))
+    assert first == [LabelsRecord("ml/chat", 5, (("team", "x"),))]
+    again = changes(known, {"ml/chat": first[0]}, [known["p"].spec], (), {"ml/chat": (("team", "x"),)}, 6)  # type: ignore[dict-item]
+    assert list(again) == []
+
+
+def test_two_edits_within_a_second_keep_their_order() -> None:
+    known = {"p": record(spec("p"), 5)}
+    (edited,) = changes(known, {}, [spec("p", "ml")], (), {}, 5)
+    assert isinstance(edited, PolicyRecord) and edited.from_s == 6
