@@ -1,28 +1,39 @@
-"""`ebbtide cost`: what GPUs cost, by service, team, model or pool, from the ledger."""
+"""`ebbtide cost`: what GPUs and tokens cost, by service, team, model, pool or policy, from the ledger."""
 
 import csv
-import json
 import os
-import sys
-from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from ebbtide.clock import rfc3339, unix_time_s
+from ebbtide.cli.cost_report import Report, Span, minute, of_savings, of_totals, of_units, show
+from ebbtide.clock import unix_time_s
 from ebbtide.errors import ConfigurationError
 from ebbtide.ledger.store import FILE, Ledger
-from ebbtide.money.calendar import Span, period_at, zone_named
-from ebbtide.money.totals import BY, Total, totals
+from ebbtide.money import focus
+from ebbtide.money.bill import HOUR_S
+from ebbtide.money.calendar import Span as Kind
+from ebbtide.money.calendar import period_at, zone_named
+from ebbtide.money.savings import STATIC_S, fleets, savings
+from ebbtide.money.selections import Payers, payers
+from ebbtide.money.totals import BY, nobody, totals
+from ebbtide.money.units import units
 
 PERIODS = "today, yesterday, month, last-month, 2026-01-31, 2026-01 or 2026-01-01..2026-01-31"
-_PLACES = Decimal("0.000001")
-_COLUMNS = ("currency", "cost", "gpu_hours", "unknown_gpu_hours", "estimated_gpu_hours")
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What was asked for: names of BY, and [begin_s, end_s) in unix seconds."""
+
+    by: tuple[str, ...]
+    begin_s: float
+    end_s: float
 
 
 @click.command()
@@ -33,54 +44,154 @@ _COLUMNS = ("currency", "cost", "gpu_hours", "unknown_gpu_hours", "estimated_gpu
 @click.option(
     "--time-zone", default="UTC", show_default=True, help="Whose days and months they are, such as Europe/Berlin."
 )
+@click.option("--tokens", is_flag=True, help="What a million input and output tokens cost, on two bases.")
+@click.option("--savings", "saved", is_flag=True, help="By service, what was saved against a fleet that never scales.")
+@click.option("--focus", "focus_to", metavar="FILE|-", help="Write FOCUS 1.2 rows as CSV; - is stdout.")
+@click.option("--account", default="ebbtide", show_default=True, help="BillingAccountId and -Name of FOCUS rows.")
 @click.option("-o", "--output", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)
 @click.option(
     "--ledger",
     envvar="EBBTIDE_LEDGER",
     help="File or URL of the ledger. Unset: EBBTIDE_LEDGER, else ledger.sqlite in EBBTIDE_DATA_DIR.",
 )
-def cost(by: str, period: str, time_zone: str, output: str, ledger: str | None) -> None:
+def cost(
+    by: str,
+    period: str,
+    time_zone: str,
+    tokens: bool,
+    saved: bool,
+    focus_to: str | None,
+    account: str,
+    output: str,
+    ledger: str | None,
+) -> None:
     """What GPUs cost: those that services hold, those of others, and those that nobody holds.
 
     Costs are of list prices as pools declare them, to the second; no invoice knows of them.
     """
-    names = _names(by)
+    if sum((tokens, saved, focus_to is not None)) > 1:
+        raise click.UsageError("--tokens, --savings and --focus are three reports: ask for one at a time")
+    if saved and by != "service":
+        raise click.UsageError(f'--by: "{by}" is not allowed with --savings: a static fleet is one of a service')
+    if not account.strip():
+        raise click.UsageError(
+            f'--account: "{account}" is not allowed: FOCUS wants a name, such as that of the cluster'
+        )
     zone = zone_named(time_zone)
     if zone is None:
         raise click.UsageError(f'--time-zone: "{time_zone}" is no time zone: write one such as Europe/Berlin or UTC')
     now_s = unix_time_s()
     begin_s, end_s = _span(period, zone, now_s)
-    end_s = min(end_s, now_s)
-    if begin_s >= end_s:
+    if begin_s >= min(end_s, now_s):
         raise click.UsageError(f'--period: "{period}" has not begun')
+    asked = _Asked(_names(by), begin_s, min(end_s, now_s))
     database = _opened(ledger)
     try:
-        written_s, since_s = database.watermark_s, database.since_s
-        found = totals(database.rows(int(begin_s), min(int(end_s), written_s)), names) if written_s > begin_s else ()
+        if focus_to is not None:
+            _write_focus(database, asked, account, focus_to)
+            return
+        report: Callable[[Ledger, _Asked], tuple[Report, Span]]
+        report = _tokens if tokens else _savings if saved else _costs
+        found, reported = report(database, asked)
+        show(found, output, reported)
     finally:
         database.close()
-    if output == "table":
-        _print(found, names, max(begin_s, since_s), end_s, written_s)
-        if begin_s < since_s:
-            click.echo(f"The ledger begins at {_minute(since_s)} UTC: what ran before is not in it.")
-        return
-    shown = [_plain(total, names) for total in found]
-    if output == "json":
-        span = {
-            "from": rfc3339(begin_s),
-            "to": rfc3339(end_s),
-            "ledgerFrom": rfc3339(since_s),
-            "writtenUntil": rfc3339(written_s),
-        }
-        click.echo(json.dumps({**span, "totals": shown}, indent=2))
-        return
-    writer = csv.DictWriter(sys.stdout, [*names, *_COLUMNS], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(shown)
 
 
-def _names(by: str) -> list[str]:
-    names = [name.strip() for name in by.split(",") if name.strip()]
+def _costs(ledger: Ledger, asked: _Asked) -> tuple[Report, Span]:
+    written_s = ledger.watermark_s
+    rows = ledger.rows(int(asked.begin_s), min(int(asked.end_s), written_s)) if written_s > asked.begin_s else ()
+    paying, notes = _policies(ledger, asked)
+    span = Span(asked.begin_s, asked.end_s, ledger.since_s, written_s)
+    return of_totals(totals(rows, asked.by, paying), totals(rows, ()), asked.by, notes), span
+
+
+def _tokens(ledger: Ledger, asked: _Asked) -> tuple[Report, Span]:
+    from_s, to_s = _whole_hours(asked, ledger.usage_s)
+    rows = ledger.rows(from_s, to_s) if from_s < to_s else ()
+    usage = ledger.usage(from_s, to_s)
+    paying, notes = _policies(ledger, asked)
+    ours = tuple(row for row in rows if row.payer.service)
+    rest = {total.currency: total.cost for total in totals((row for row in rows if row.idle), ()) if total.cost}
+    notes += tuple(
+        f"GPUs of nodes that nobody held cost {amount:,.2f} {currency}: they are in no price of a token."
+        for currency, amount in sorted(rest.items())
+    )
+    if not ledger.usage_s:
+        notes += ("The ledger knows no tokens yet: it counts them since an Ebbtide that does has led.",)
+    report = of_units(units(rows, usage, asked.by, paying), units(ours, usage, ()), asked.by, notes)
+    return report, Span(from_s, max(from_s, to_s), ledger.since_s, ledger.usage_s)
+
+
+def _savings(ledger: Ledger, asked: _Asked) -> tuple[Report, Span]:
+    from_s, to_s = _whole_hours(asked, ledger.usage_s)
+    from_s = max(from_s, ledger.since_s)
+    span = Span(from_s, max(from_s, to_s), ledger.since_s, ledger.usage_s)
+    if from_s >= to_s:
+        return of_savings((), ()), span
+    before_s = max(from_s - STATIC_S, ledger.since_s)
+    static = fleets(ledger.lifetimes(before_s, from_s), before_s, from_s)
+    rows = ledger.rows(from_s, to_s)
+    found = savings(rows, ledger.usage(from_s // HOUR_S * HOUR_S, to_s), ledger.prices(), static, from_s, to_s)
+    notes = [
+        "Saved: in time that was watched in mode Auto, against the most GPUs that the service held at once for ten "
+        f"minutes from {minute(before_s)} to {minute(from_s)} UTC. What nobody watched is in neither figure.",
+        "What an HPA would have run is not said: it acts within minutes, and the ledger keeps tokens by the hour.",
+    ]
+    if from_s - before_s < STATIC_S:
+        notes.append(f"The ledger knows {(from_s - before_s) / 86_400:.1f} of the 7 days before.")
+    if ledger.raw_s > before_s:
+        notes.append(f"What ended before {minute(ledger.raw_s)} UTC is no longer kept one by one: it may be more.")
+    idle = {total.currency: total.cost for total in totals((row for row in rows if row.idle), ()) if total.cost}
+    notes += [
+        f"Nodes' GPUs that nobody held cost {amount:,.2f} {currency} in that time: what is saved on nodes that stay is "
+        "paid there."
+        for currency, amount in sorted(idle.items())
+    ]
+    return of_savings(found, notes), span
+
+
+def _write_focus(ledger: Ledger, asked: _Asked, account: str, path: str) -> None:
+    """Whole hours that are over and begin within the period, so that exports of two days are that of both."""
+    from_s, to_s = _whole_hours(asked, ledger.watermark_s // HOUR_S * HOUR_S)
+    rows = ledger.rows(from_s, to_s) if from_s < to_s else ()
+    known = [row for row in rows if row.price is not None and row.currency]
+    try:
+        with click.open_file(path, "w", encoding="utf-8", atomic=True) as target:
+            writer = csv.DictWriter(target, focus.COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(focus.cells(row, account) for row in known)
+    except OSError as error:
+        raise ConfigurationError(f"--focus {path}: {error.strerror}. Name a file in a writable directory") from error
+    hours = Decimal(sum(row.gpu_seconds for row in rows) - sum(row.gpu_seconds for row in known)) / HOUR_S
+    click.echo(f"{len(known)} rows of the hours from {minute(from_s)} to {minute(max(from_s, to_s))} UTC.", err=True)
+    if hours:
+        click.echo(f"{hours:,.2f} GPU-hours whose price nobody knows are left out: no row may lack a cost.", err=True)
+
+
+def _policies(ledger: Ledger, asked: _Asked) -> tuple[Payers, tuple[str, ...]]:
+    if "policy" not in asked.by:
+        return nobody, ()
+    records = ledger.policies()
+    _, paying = payers(records, ledger.labels(), asked.begin_s, asked.end_s)
+    notes = [
+        "What several policies pay for is counted under each, so these add up to more than the total. Each policy "
+        "selects as it last did in that time."
+    ]
+    first_s = min((record.from_s for record in records), default=None)
+    if first_s is None or first_s >= asked.end_s:
+        notes.append("The ledger knows of no policy in that time.")
+    return paying, tuple(notes)
+
+
+def _whole_hours(asked: _Asked, written_s: int) -> tuple[int, int]:
+    """Of the hours that begin within the period, as far as they were written."""
+    from_s, to_s = (-(-int(at_s) // HOUR_S) * HOUR_S for at_s in (asked.begin_s, asked.end_s))
+    return from_s, min(to_s, written_s)
+
+
+def _names(by: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in by.split(",") if name.strip())
     unknown = [name for name in names if name not in BY]
     if unknown or not names:
         raise click.UsageError(f'--by: "{by}" is not allowed: {", ".join(BY)} are, several with commas')
@@ -89,13 +200,13 @@ def _names(by: str) -> list[str]:
 
 def _span(period: str, zone: ZoneInfo, now_s: float) -> tuple[float, float]:
     """[begin, end) in unix seconds."""
-    today = period_at(Span.DAY, zone, now_s)
-    month = period_at(Span.MONTH, zone, now_s)
+    today = period_at(Kind.DAY, zone, now_s)
+    month = period_at(Kind.MONTH, zone, now_s)
     named = {
         "today": (today.start_s, today.end_s),
-        "yesterday": (period_at(Span.DAY, zone, today.start_s - 1.0).start_s, today.start_s),
+        "yesterday": (period_at(Kind.DAY, zone, today.start_s - 1.0).start_s, today.start_s),
         "month": (month.start_s, month.end_s),
-        "last-month": (period_at(Span.MONTH, zone, month.start_s - 1.0).start_s, month.start_s),
+        "last-month": (period_at(Kind.MONTH, zone, month.start_s - 1.0).start_s, month.start_s),
     }
     if period in named:
         return named[period]
@@ -108,8 +219,8 @@ def _span(period: str, zone: ZoneInfo, now_s: float) -> tuple[float, float]:
 
 def _day(text: str, zone: ZoneInfo) -> tuple[float, float]:
     """The day 2026-01-31, or the month 2026-01."""
-    span = Span.MONTH if len(text) == len("2026-01") else Span.DAY
-    day = date.fromisoformat(f"{text}-01" if span is Span.MONTH else text)
+    span = Kind.MONTH if len(text) == len("2026-01") else Kind.DAY
+    day = date.fromisoformat(f"{text}-01" if span is Kind.MONTH else text)
     noon_s = datetime(day.year, day.month, day.day, 12, tzinfo=zone).timestamp()
     found = period_at(span, zone, noon_s)
     return found.start_s, found.end_s
@@ -124,36 +235,3 @@ def _opened(ledger: str | None) -> Ledger:
             f"ledger {path}: there is no such file. Name the operator's with --ledger FILE, or its URL"
         )
     return Ledger(path, read_only=True)
-
-
-def _plain(total: Total, names: Sequence[str]) -> dict[str, str]:
-    amounts = (total.cost, total.gpu_hours, total.unknown_gpu_hours, total.estimated_gpu_hours)
-    texts = (total.currency, *(f"{amount.quantize(_PLACES):f}" for amount in amounts))
-    return dict(zip(names, total.key, strict=True)) | dict(zip(_COLUMNS, texts, strict=True))
-
-
-def _print(found: Sequence[Total], names: Sequence[str], begin_s: float, end_s: float, written_s: float) -> None:
-    console = Console()
-    console.print(f"From {_minute(begin_s)} to {_minute(min(end_s, max(written_s, begin_s)))} UTC", highlight=False)
-    if not found:
-        console.print("No GPUs were held in that time, as far as the ledger goes.")
-        return
-    table = Table(box=None, pad_edge=False)
-    for name in names:
-        table.add_column(name)
-    for name in ("cost", "GPU-hours", "price unknown", "estimated"):
-        table.add_column(name, justify="right")
-    for total in found:
-        amount = f"{total.cost:,.2f} {total.currency}" if total.currency else "unknown"
-        hours = (total.gpu_hours, total.unknown_gpu_hours, total.estimated_gpu_hours)
-        table.add_row(*total.key, amount, *(f"{each:,.2f}" if each else "" for each in hours))
-    for currency in sorted({total.currency for total in found if total.currency}):
-        whole = sum((total.cost for total in found if total.currency == currency), Decimal(0))
-        table.add_row(*["total", *[""] * (len(names) - 1)], f"{whole:,.2f} {currency}", "", "", "", style="bold")
-    console.print(table)
-    if end_s - written_s > timedelta(minutes=5).total_seconds():
-        console.print(f"The ledger was last written at {_minute(written_s)} UTC: what ran since is not in it.")
-
-
-def _minute(at_s: float) -> str:
-    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,212 @@
+"""How the reports of `ebbtide cost` look: a table for people, JSON and CSV with all digits for programs."""
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from ebbtide.clock import rfc3339
+from ebbtide.money.savings import Saving
+from ebbtide.money.totals import Total
+from ebbtide.money.units import PerMillion, Unit
+
+_PLACES = Decimal("0.000001")
+Cells = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """`fields` are rows with all digits, `shown` the same for people under `headers`; `notes` are said to both."""
+
+    list_name: str
+    names: Sequence[str]
+    fields: Sequence[Cells]
+    headers: Sequence[str]
+    shown: Sequence[Sequence[str]]
+    last: Sequence[Sequence[str]] = ()  # lines of the table that add the others up
+    notes: Sequence[str] = field(default_factory=tuple)
+    nothing: str = "No GPUs were held in that time, as far as the ledger goes."
+
+
+@dataclass(frozen=True)
+class Span:
+    """[begin_s, end_s) as asked for, from when the ledger counts, and up to when it was written; unix seconds."""
+
+    begin_s: float
+    end_s: float
+    since_s: int
+    written_s: int
+
+
+def of_totals(found: Sequence[Total], whole: Sequence[Total], by: Sequence[str], notes: Sequence[str]) -> Report:
+    """What it cost. `whole`: by currency, each GPU-second once."""
+    names = (*by, "currency", "cost", "gpu_hours", "unknown_gpu_hours", "estimated_gpu_hours")
+    fields, shown = [], []
+    for total in found:
+        hours = (total.gpu_hours, total.unknown_gpu_hours, total.estimated_gpu_hours)
+        fields.append(_row(names, *total.key, total.currency, *map(_digits, (total.cost, *hours))))
+        amount = f"{total.cost:,.2f} {total.currency}" if total.currency else "unknown"
+        shown.append([*total.key, amount, *(f"{each:,.2f}" if each else "" for each in hours)])
+    last = [_whole(by, each.cost, each.currency, 3) for each in whole if each.currency]
+    return Report(
+        "totals", names, fields, (*by, "cost", "GPU-hours", "price unknown", "estimated"), shown, last, tuple(notes)
+    )
+
+
+def of_units(found: Sequence[Unit], whole: Sequence[Unit], by: Sequence[str], notes: Sequence[str]) -> Report:
+    """What tokens cost. `whole`: of all services by currency, each GPU-second once."""
+    bases = tuple(f"{basis}_per_million_{of}" for basis in ("allocation", "usage") for of in ("input", "output", "all"))
+    names = (*by, "currency", "cost", "input_tokens", "output_tokens", *bases, "idle_share", "token_coverage")
+    fields = []
+    for unit in found:
+        prices = (*_prices(unit.allocation), *_prices(unit.usage))
+        numbers = (str(unit.input_tokens), str(unit.output_tokens), *map(_maybe, (*prices, unit.idle, unit.coverage)))
+        fields.append(_row(names, *unit.key, unit.currency, _digits(unit.cost), *numbers))
+    headers = (*by, "cost", "M in", "M out", "allocation in / out", "usage in / out", "idle", "seen")
+    last = [["all services", *[""] * (len(by) - 1), *_unit(each)] for each in whole if each.currency]
+    said = (
+        "In and out: money for a million input and output tokens. Allocation: of all GPU time that was held; usage: as "
+        "if replicas had been full. Idle: what of the cost that leaves. Seen: GPU time whose tokens are known; prices "
+        "are of that part.",
+        *notes,
+    )
+    return Report("tokens", names, fields, headers, [[*unit.key, *_unit(unit)] for unit in found], last, said)
+
+
+def of_savings(found: Sequence[Saving], notes: Sequence[str]) -> Report:
+    """What was saved, and what could be."""
+    names = (
+        "service",
+        "currency",
+        "baseline_gpus",
+        "watched_hours",
+        "realised_hours",
+        "realised_baseline_cost",
+        "realised_cost",
+        "realised_saving",
+        "potential_gpu_hours",
+        "potential_saving",
+    )
+    fields, shown = [], []
+    for each in found:
+        realised, potential = each.realised, each.potential
+        money = (each.baseline_cost, each.cost, realised)
+        fields.append(
+            _row(
+                names,
+                each.service,
+                each.currency,
+                str(each.gpus),
+                _digits(each.watched_hours),
+                _digits(each.acting_hours),
+                *map(_maybe, money),
+                _digits(each.advised_hours),
+                _maybe(potential),
+            )
+        )
+        shown.append(
+            [
+                each.service,
+                str(each.gpus) if each.gpus else "none seen",
+                f"{each.acting_hours:,.1f} h",
+                *(_money(amount, each.currency) for amount in (*money, potential)),
+            ]
+        )
+    headers = ("service", "static GPUs", "in Auto", "static cost", "cost", "saved", "Recommend would save")
+    return Report("savings", names, fields, headers, shown, (), tuple(notes), "No service was watched in that time.")
+
+
+def show(report: Report, output: str, span: Span) -> None:
+    """Print it as `table`, `json` or `csv`; with CSV the notes go to stderr."""
+    if output == "table":
+        _print(report, span)
+    elif output == "json":
+        times = {
+            "from": rfc3339(span.begin_s),
+            "to": rfc3339(span.end_s),
+            "ledgerFrom": rfc3339(span.since_s),
+            "writtenUntil": rfc3339(span.written_s),
+        }
+        notes = {"notes": list(report.notes)} if report.notes else {}
+        click.echo(json.dumps({**times, report.list_name: list(report.fields), **notes}, indent=2))
+    else:
+        writer = csv.DictWriter(sys.stdout, report.names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(report.fields)
+        for note in report.notes:
+            click.echo(note, err=True)
+
+
+def minute(at_s: float) -> str:
+    """2026-01-31 12:00, in UTC."""
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _print(report: Report, span: Span) -> None:
+    console = Console()
+    begin_s = max(span.begin_s, span.since_s)
+    end_s = min(span.end_s, max(span.written_s, begin_s))
+    console.print(f"From {minute(begin_s)} to {minute(end_s)} UTC", highlight=False)
+    if report.fields:
+        table = Table(box=None, pad_edge=False)
+        texts = sum(1 for header in report.headers if header in report.names)
+        for number, header in enumerate(report.headers):
+            table.add_column(header, justify="left" if number < texts and header != "cost" else "right")
+        for cells in report.shown:
+            table.add_row(*cells)
+        for cells in report.last:
+            table.add_row(*cells, style="bold")
+        console.print(table)
+    else:
+        console.print(report.nothing)
+    for note in report.notes:
+        console.print(note, highlight=False)
+    if report.fields and span.end_s - span.written_s > 300:
+        console.print(f"The ledger was last written at {minute(span.written_s)} UTC: what ran since is not in it.")
+    if span.begin_s < span.since_s:
+        console.print(f"The ledger begins at {minute(span.since_s)} UTC: what ran before is not in it.")
+
+
+def _row(names: Sequence[str], *values: str) -> Cells:
+    return dict(zip(names, values, strict=True))
+
+
+def _whole(by: Sequence[str], cost: Decimal, currency: str, blanks: int) -> list[str]:
+    return ["total", *[""] * (len(by) - 1), f"{cost:,.2f} {currency}", *[""] * blanks]
+
+
+def _unit(unit: Unit) -> list[str]:
+    amount = f"{unit.cost:,.2f} {unit.currency}" if unit.currency else "unknown"
+    tokens = [f"{count / 1e6:,.2f}" if count else "" for count in (unit.input_tokens, unit.output_tokens)]
+    shares = [f"{share:.0%}" if share is not None else "" for share in (unit.idle, unit.coverage)]
+    return [amount, *tokens, _pair(unit.allocation), _pair(unit.usage), *shares]
+
+
+def _pair(price: PerMillion) -> str:
+    """One for both where it is not known how much work an input token makes."""
+    if price.input is None and price.output is None:
+        return "" if price.both is None else f"{price.both:,.2f} either"
+    return " / ".join("-" if each is None else f"{each:,.2f}" for each in (price.input, price.output))
+
+
+def _prices(price: PerMillion) -> tuple[Decimal | None, ...]:
+    return price.input, price.output, price.both
+
+
+def _digits(amount: Decimal) -> str:
+    return f"{amount.quantize(_PLACES):f}"
+
+
+def _maybe(amount: Decimal | None) -> str:
+    return "" if amount is None else _digits(amount)
+
+
+def _money(amount: Decimal | None, currency: str) -> str:
+    return "" if amount is None else f"{amount:,.2f} {currency}"
