@@ -13,7 +13,7 @@ from ebbtide.errors import ConfigurationError, ConflictError, RetryableError
 from ebbtide.ledger import schema
 from ebbtide.ledger.store import KEEP_RAW_S, Ledger
 from ebbtide.model.money import LabelsRecord, Lifetime, Payer, PolicyRecord, PriceRecord, UsageRow
-from ebbtide.model.spec import Billing, CeilingKind, PolicySpec, Price, Tariff
+from ebbtide.model.spec import Billing, PolicyScope, Price, Tariff
 from ebbtide.money.bill import HOUR_S, hours
 from tests.ledger import postgres
 
@@ -198,7 +198,7 @@ def test_the_lock_of_one_that_stands_still_is_waited_for_some_seconds(server: st
             second.lead(T0)
 
 
-BUDGET = PolicySpec("budget", "uid", 1, "USD", ((CeilingKind.DAY, Decimal(100)),), ("ml",), (("team", "search"),))
+BUDGET = PolicyRecord("budget", T0, "USD", ("ml",), (("team", "search"),), PolicyScope.ALL_GPU_PODS)
 
 
 def test_usage_is_kept_by_hour_and_payer_and_written_again_it_counts_once(where: Path | str) -> None:
@@ -217,7 +217,7 @@ def test_usage_is_kept_by_hour_and_payer_and_written_again_it_counts_once(where:
 
 def test_what_policies_select_is_kept_with_its_time(where: Path | str) -> None:
     ledger = Ledger(where)
-    records = [PolicyRecord(BUDGET, T0), PolicyRecord(BUDGET, T0 + 60, gone=True)]
+    records = [BUDGET, msgspec.structs.replace(BUDGET, from_s=T0 + 60, gone=True)]
     labels = [LabelsRecord("ml/chat", T0 + 9, (("team", "search"),)), LabelsRecord("ml/chat", T0 + 70)]
     ledger.write(ledger.lead(T0), T0 + 90, [], selections=[*records, *labels])
     again = Ledger(where, read_only=True)
@@ -253,9 +253,9 @@ def test_a_ledger_of_version_1_is_read_as_it_is_and_taken_over_whole(where: Path
     assert total(ledger, 0, 3600) == Decimal(10), "what it knew stays"
     epoch = ledger.lead(T0 + 4000)
     assert epoch == 2 and ledger.since_s == T0
-    ledger.write(epoch, T0 + 4000, [], usage=[UsageRow(T0, CHAT, 5)], selections=[PolicyRecord(BUDGET, T0)])
+    ledger.write(epoch, T0 + 4000, [], usage=[UsageRow(T0, CHAT, 5)], selections=[BUDGET])
     assert ledger.usage(T0, T0 + HOUR_S) == (UsageRow(T0, CHAT, 5),)
-    assert Ledger(where).policies() == (PolicyRecord(BUDGET, T0),), "opened once more nothing is made anew"
+    assert Ledger(where).policies() == (BUDGET,), "opened once more nothing is made anew"
 
 
 def test_lifetimes_of_a_span_are_those_that_ran_in_it(where: Path | str) -> None:

@@ -19,7 +19,7 @@ def spec(name: str, *namespaces: str, labels: dict[str, str] | None = None, ever
 
 
 def record(known: PolicySpec, from_s: int = 0, *, gone: bool = False) -> PolicyRecord:
-    return PolicyRecord(known, from_s, gone)
+    return PolicyRecord(known.name, from_s, "USD", known.namespaces, known.match_labels, known.scope, gone)
 
 
 SEARCH = LabelsRecord("ml/chat", 0, (("team", "search"),))

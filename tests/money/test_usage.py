@@ -210,3 +210,20 @@ def test_however_often_one_looks_it_is_the_same(steps: list[int], rate: float) -
     rows = [row for row in tally.changed() if row.payer == CHAT]
     assert sum(row.seen_gpu_s for row in rows) == 4 * (now_s - T0)
     assert abs(sum(row.input_tokens for row in rows) - rate * (now_s - T0)) <= 1.0
+
+
+@given(st.lists(st.integers(0, 5000), min_size=60, max_size=60), st.sampled_from([5, 10, 20, 30]))
+def test_what_a_counter_counted_is_what_is_in_the_ledger(minutes: list[int], step_s: int) -> None:
+    """An engine's counter, read as the mean of the last minute: only at both ends may half a window be missing."""
+    counter = [0]
+    for rate in minutes:
+        for _ in range(60):
+            counter.append(counter[-1] + rate)
+    tally, one = Tally(), pod()
+    for second in range(step_s, 3601, step_s):
+        mean = (counter[second] - counter[max(0, second - 60)]) / 60.0
+        shown = pod(reads=engine(mean, mean))
+        tally.count(seen(T0 + second, shown), held(one), T0 + second - step_s)
+    found = sum(row.output_tokens for row in tally.changed() if row.payer == CHAT)
+    last_minute = counter[3600] - counter[3540]
+    assert counter[3600] - last_minute <= found <= counter[3600] + 1 + minutes[0] * step_s

@@ -13,7 +13,7 @@ from ebbtide.cli import cost as module
 from ebbtide.cli.main import cli
 from ebbtide.ledger.store import Ledger
 from ebbtide.model.money import LabelsRecord, Lifetime, Payer, PolicyRecord, PriceRecord, UsageRow
-from ebbtide.model.spec import Billing, CeilingKind, PolicySpec, Price, Tariff
+from ebbtide.model.spec import Billing, Price, Tariff
 
 NOW_S = 1_768_478_400  # 15 January 2026, 12:00 UTC
 DAY_S = 86_400
@@ -124,10 +124,9 @@ def busy(ledger: Path) -> Path:
         UsageRow(today + hour * 3600, Payer("", "ml", "chat", "", "llama", "search"), watched_s=3600, acting_s=3600)
         for hour in range(10)
     ]
-    ceilings = ((CeilingKind.MONTH, Decimal(1000)),)
     policies = [
-        PolicyRecord(PolicySpec("all", "u1", 1, "USD", ceilings), NOW_S - 30 * DAY_S),
-        PolicyRecord(PolicySpec("search", "u2", 1, "USD", ceilings, (), (("team", "search"),)), NOW_S - 30 * DAY_S),
+        PolicyRecord("all", NOW_S - 30 * DAY_S, "USD"),
+        PolicyRecord("search", NOW_S - 30 * DAY_S, "USD", (), (("team", "search"),)),
     ]
     labels = [LabelsRecord("ml/chat", NOW_S - 30 * DAY_S, (("team", "search"),))]
     node = Lifetime("n", Payer("nodes"), 8, today, NOW_S, is_node=True)

@@ -299,10 +299,7 @@ def policy(name: str = "cap", **changes: Any) -> PolicyState:
 
 
 def recorded(where: Path) -> list[tuple[str, int, bool, tuple[str, ...]]]:
-    return [
-        (record.spec.name, record.from_s - T0, record.gone, record.spec.namespaces)
-        for record in Ledger(where).policies()
-    ]
+    return [(record.name, record.from_s - T0, record.gone, record.namespaces) for record in Ledger(where).policies()]
 
 
 async def test_policies_are_recorded_when_they_select_something_else(where: Path) -> None:

@@ -161,7 +161,7 @@ class Metering:
         """What was counted here and not written is another leader's time, or lost: it is a gap."""
         self._usage_s = self._tallied_s = ledger.usage_s or ledger.since_s
         self._tally = Tally(ledger.usage(self._usage_s // HOUR_S * HOUR_S, self._usage_s + HOUR_S))
-        self._policies = {record.spec.name: record for record in ledger.policies()}
+        self._policies = {record.name: record for record in ledger.policies()}
         self._labels = {record.service: record for record in ledger.labels()}
         self._selections = []
 
@@ -180,7 +180,7 @@ class Metering:
         at_s = math.floor(snapshot.taken_at)
         for record in list(changes(self._policies, self._labels, specs, unread, labels, at_s)):
             if isinstance(record, PolicyRecord):
-                self._policies[record.spec.name] = record
+                self._policies[record.name] = record
             else:
                 self._labels[record.service] = record
             self._selections.append(record)

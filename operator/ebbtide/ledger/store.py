@@ -428,7 +428,7 @@ def _select(connection: sa.Connection, records: Iterable[PolicyRecord | LabelsRe
     for record in records:
         row = {"from_s": record.from_s, "body": msgspec.json.encode(record).decode()}
         if isinstance(record, PolicyRecord):
-            of_policies.append({"name": record.spec.name, **row})
+            of_policies.append({"name": record.name, **row})
         else:
             of_labels.append({"service": record.service, **row})
     _replace(connection, schema.policy, ("name", "from_s"), of_policies)

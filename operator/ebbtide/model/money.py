@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 
-from ebbtide.model.spec import Billing, PolicySpec, Price, Spec
+from ebbtide.model.spec import Billing, PolicyScope, PolicySpec, Price, Spec
 
 
 class PriceStep(Spec, frozen=True):
@@ -90,11 +90,23 @@ class HourRow(Spec, frozen=True, order=True):
 
 
 class PolicyRecord(Spec, frozen=True):
-    """What a CostPolicy selects from `from_s` (unix seconds) on, until its next record; `gone`: there is none now."""
+    """What a CostPolicy selects from `from_s` (unix seconds) on, until its next record; `gone`: there is none now.
 
-    spec: PolicySpec
+    Fields of its own, as in PolicySpec: that one changes with the plan, and a ledger is read for years.
+    """
+
+    name: str
     from_s: int
+    currency: str
+    namespaces: tuple[str, ...] = ()
+    match_labels: tuple[tuple[str, str], ...] = ()
+    scope: PolicyScope = PolicyScope.MANAGED
     gone: bool = False
+
+    @property
+    def spec(self) -> PolicySpec:
+        """With what decides who pays, and nothing else."""
+        return PolicySpec(self.name, "", 0, self.currency, (), self.namespaces, self.match_labels, self.scope)
 
 
 class LabelsRecord(Spec, frozen=True):

@@ -6,6 +6,8 @@ own status does after an edit: it asks the ledger what all of its periods have c
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
+import msgspec
+
 from ebbtide.model.money import LabelsRecord, Payer, PolicyRecord
 from ebbtide.model.spec import PolicySpec
 from ebbtide.money.accounts import Labels, pays
@@ -28,13 +30,15 @@ def changes(
     specs = {spec.name: spec for spec in policies}
     for name, spec in specs.items():
         old = known.get(name)
-        if old is None or old.gone or _terms(old.spec) != _terms(spec):
-            yield PolicyRecord(spec, at_s if old is None else max(at_s, old.from_s + 1))
+        from_s = at_s if old is None else max(at_s, old.from_s + 1)
+        made = PolicyRecord(name, from_s, spec.currency, spec.namespaces, spec.match_labels, spec.scope)
+        if old is None or msgspec.structs.replace(old, from_s=from_s) != made:
+            yield made
     for name, old in known.items():
         if not old.gone and name not in specs and name not in unread:
-            yield PolicyRecord(old.spec, max(at_s, old.from_s + 1), gone=True)
-    selecting = [*specs.values(), *(record.spec for record in known.values())]
-    keys = {key for spec in selecting for key, _ in spec.match_labels}
+            yield msgspec.structs.replace(old, from_s=max(at_s, old.from_s + 1), gone=True)
+    selecting: list[PolicySpec | PolicyRecord] = [*specs.values(), *known.values()]
+    keys = {key for each in selecting for key, _ in each.match_labels}
     if not keys:
         return
     for service, pairs in labels.items():
@@ -51,7 +55,7 @@ def payers(
     last: dict[str, PolicyRecord] = {}
     for record in sorted(policies, key=lambda record: record.from_s):
         if record.from_s < to_s:
-            last[record.spec.name] = record
+            last[record.name] = record
     specs = tuple(last[name].spec for name in sorted(last) if not (last[name].gone and last[name].from_s <= from_s))
     of_service: dict[str, Labels] = {}
     for each in sorted(labels, key=lambda each: each.from_s):
@@ -67,7 +71,3 @@ def payers(
         return known[key]
 
     return specs, names
-
-
-def _terms(spec: PolicySpec) -> tuple[object, ...]:
-    return spec.currency, spec.namespaces, spec.match_labels, spec.scope
