@@ -6,7 +6,7 @@ from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Integer, MetaDat
 # for the time before.
 VERSION = 2
 
-# the counts of model.money.UsageRow
+# the counts of model.money.UsageRow, in its order
 USAGE = (
     "input_tokens",
     "output_tokens",

@@ -2,7 +2,8 @@
 
 Lifetimes and price records are the truth; hours are worked out from them (`money.bill`) once they are over, and again
 when something about them becomes known late. So a row that was lost or is in doubt can always be made anew for as long
-as lifetimes are kept. Each transaction checks the leader's epoch: one that was stopped and comes back cannot write.
+as lifetimes are kept. Usage cannot: its rows are written whole, so that writing one twice counts once, and what nobody
+saw is in none. Each transaction checks the leader's epoch: one that was stopped and comes back cannot write.
 
 Threads: calls block; they belong in `asyncio.to_thread`.
 """
@@ -143,14 +144,12 @@ class Ledger:
             if not self._has_usage(connection):
                 return ()
             within = (schema.usage.c.hour_s >= from_s) & (schema.usage.c.hour_s < to_s)
-            query = sa.select(schema.usage, schema.payer.c.body).join(schema.payer).where(within)
+            counts = [schema.usage.c[name] for name in schema.USAGE]
+            query = sa.select(schema.usage.c.hour_s, schema.payer.c.body, *counts).join(schema.payer).where(within)
+            # by position: a month of 200 services are 300,000 rows, and names cost more than all the rest
             rows = [
-                UsageRow(
-                    row.hour_s,
-                    msgspec.json.decode(row.body, type=Payer),
-                    **{name: row._mapping[name] for name in schema.USAGE},
-                )
-                for row in connection.execute(query)
+                UsageRow(hour_s, msgspec.json.decode(body, type=Payer), *seen)
+                for hour_s, body, *seen in connection.execute(query)
             ]
         return tuple(sorted(rows))
 
