@@ -260,7 +260,8 @@ def _look_ahead(draft: PolicyDraft) -> None:
     known = {(item.kind, item.start_s, item.ceiling): item for item in draft.memory.outlooks}
     keys = [(line.kind, float(line.begin_s), float(line.ceiling / HOUR_S)) for line in lines]
     memory, now_s = draft.memory, float(draft.now_s)
-    if keys != list(known) or turns.comes(memory.uid, memory.turn_at, now_s, outlook.EVERY_S):
+    every_s = outlook.every_s(memory, min((line.end_s - now_s for line in lines), default=0.0))
+    if keys != list(known) or turns.comes(memory.uid, memory.turn_at, now_s, every_s):
         found = [
             outlook.outlook(memory, kind, (start_s, float(line.end_s)), float(line.spent / HOUR_S), ceiling, now_s)
             for line, (kind, start_s, ceiling) in zip(lines, keys, strict=True)

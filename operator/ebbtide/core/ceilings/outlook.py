@@ -16,13 +16,13 @@ Hours are of UTC, so that a shape is learnt anew for some days where clocks chan
 import math
 import struct
 from collections.abc import Sequence
+from operator import itemgetter
 
 from msgspec.structs import replace
 
 from ebbtide.model.memory import OutlookMemory, PolicyMemory
 from ebbtide.model.spec import CeilingKind
 
-EVERY_S = 60.0  # outlooks are worked out anew
 _HOUR_S, _DAY_S, _WEEK_H = 3600, 86_400.0, 168
 _PACKED = struct.Struct(f"<{_WEEK_H}f")
 _UNKNOWN = -1.0
@@ -53,6 +53,14 @@ def note(memory: PolicyMemory, wanted_per_hour: float, now_s: float) -> PolicyMe
         since_cost=memory.since_cost + wanted_per_hour * passed_s,
         since_s=memory.since_s + passed_s,
     )
+
+
+def every_s(memory: PolicyMemory, left_s: float) -> float:
+    """How often outlooks are worked out anew while the nearest period has `left_s`: once in a hundredth of that.
+
+    Between a minute and ten, and each minute before a day was seen to its end.
+    """
+    return min(600.0, max(60.0, left_s / 100)) if memory.errors else 60.0
 
 
 def outlook(
@@ -126,22 +134,21 @@ def _ahead(memory: PolicyMemory, now_s: float, end_s: float) -> list[tuple[float
     usual = sum(known) / len(known) if len(known) >= _HALF_A_DAY else memory.level
     trend = min(4.0, max(0.25, (memory.came + _TREND_H * usual) / (memory.expected + _TREND_H * usual))) if usual else 1
     first, last = int(now_s) // _HOUR_S, math.ceil(end_s / _HOUR_S)
-    found = []
-    for hour in range(first, last):
-        seconds = min(end_s, (hour + 1.0) * _HOUR_S) - max(now_s, float(hour * _HOUR_S))
-        rate = _rate(rates, hour)
-        now = memory.slot_cost / memory.slot_s if hour == first and memory.slot_s >= _SEEN_S else None
-        found.append((seconds, now if now is not None else trend * (usual if rate is None else rate)))
+    if last <= first:
+        return []
+    week = [trend * (usual if rate is None else rate) for rate in (_rate(rates, hour) for hour in range(_WEEK_H))]
+    found = [(float(_HOUR_S), week[hour % _WEEK_H]) for hour in range(first, last)]
+    now = memory.slot_cost / memory.slot_s if memory.slot_s >= _SEEN_S else found[0][1]
+    found[0] = (min(end_s, (first + 1.0) * _HOUR_S) - now_s, now)
+    if last > first + 1:
+        found[-1] = (end_s - (last - 1.0) * _HOUR_S, found[-1][1])
     return found
 
 
 def _rate(rates: Sequence[float], hour: int) -> float | None:
     """Of the same hour of the week, else of the newest day before that has this hour; None: of no day."""
-    for days in (0, *range(1, 7)):
-        found = float(rates[(hour - 24 * days) % _WEEK_H])
-        if found != _UNKNOWN:
-            return found
-    return None
+    known = (rates[(hour - 24 * days) % _WEEK_H] for days in range(7))
+    return next((rate for rate in known if rate != _UNKNOWN), None)
 
 
 def _reaches(hours: Sequence[tuple[float, float]], left: float, now_s: float) -> float:
@@ -157,7 +164,7 @@ def _reaches(hours: Sequence[tuple[float, float]], left: float, now_s: float) ->
 def _lasting(hours: Sequence[tuple[float, float]], left: float) -> float:
     """The highest cost an hour that lasts to the end; negative: all that is wanted does."""
     rest, seconds = max(0.0, left) * _HOUR_S, sum(each for each, _ in hours)
-    for length, rate in sorted(hours, key=lambda each: each[1]):
+    for length, rate in sorted(hours, key=itemgetter(1)):
         if rate * seconds > rest:
             return rest / seconds
         rest, seconds = rest - rate * length, seconds - length
