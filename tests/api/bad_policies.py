@@ -105,6 +105,16 @@ POLICIES = (
         ("spec.temporaryRaise.until", '"2026-12-24"'),
     ),
     Bad(
+        "an exchange rate of nothing",
+        policy(("spec.exchangeRates", [{"currency": "EUR", "rate": "0"}])),
+        ("spec.exchangeRates[0].rate", '"0"', "such as 1.08"),
+    ),
+    Bad(
+        "an exchange rate of what is no currency",
+        policy(("spec.exchangeRates", [{"currency": "euro", "rate": "1.08"}])),
+        ("spec.exchangeRates[0].currency", '"euro"', "ISO 4217"),
+    ),
+    Bad(
         "a threshold of a rate",
         policy(("spec.thresholds", [{**_THRESHOLD, "period": "Hour"}])),
         ("spec.thresholds[0].period", '"Hour"', '"Day", "Month"'),

@@ -207,6 +207,7 @@ FULL_POLICY: Object = {
         "scope": "Managed",
         "outageReserve": "10m",
         "currency": "EUR",
+        "exchangeRates": [{"currency": "USD", "rate": "0.92"}],
         "ceilings": {"perHour": "120", "perDay": "1500.50", "perMonth": "30000"},
         "temporaryRaise": {
             "perHour": "20",

@@ -482,3 +482,12 @@ def test_no_ceiling_is_crossed_whatever_is_wanted_and_whenever_the_operator_is_a
             for kind, ceiling in item.ceilings:
                 if kind.value == "Day":
                     assert world.spent[item.name] - world.lone[item.name] <= ceiling * 3600
+
+
+def test_a_pool_in_another_currency_is_held_under_the_ceiling_by_the_stated_rate():
+    """3.00 USD are 2.40 EUR: a rate of 12 EUR pays for five replicas. Without a rate nothing is raised."""
+    for rates, expected in ((((("USD", Decimal("0.8"))),), 5), ((), 1)):
+        world = World([Member("chat", 150.0)], [policy(per_hour="12", currency="EUR", exchange_rates=rates)])
+        world.run(600)
+        assert world.replicas() == {"chat": expected}
+    assert world.policy().conditions[0].reason == Code.CURRENCY_DIFFERS.value

@@ -292,3 +292,19 @@ def test_the_account_is_the_ledgers_bill(
     bill = sum((row.cost or Decimal(0) for row in rows), Decimal(0))
     if late == 0 or len(set(prices)) == 1:  # else what is taken back has the price of when it was counted
         assert abs(spent(accounts) - bill) < Decimal("0.000002")
+
+
+def test_another_currency_counts_by_the_stated_rate_and_without_one_not_at_all() -> None:
+    counts = [shown(NOON, state=priced(currency="EUR")), shown(HOUR, holding("a", NOON), state=priced(currency="EUR"))]
+    stated = policy(per_day="100", exchange_rates=(("EUR", Decimal("1.10")),))
+    assert spent(run(*counts, spec=stated)) == Decimal("3.96")
+    assert run(*counts, spec=stated).states()[0].per_hour == Decimal("3.96")
+    assert spent(run(*counts)) == 0
+
+
+def test_a_changed_rate_holds_from_then_on() -> None:
+    accounts, state = Accounts(), priced(currency="EUR")
+    for at_s, rate in ((NOON, "1.00"), (NOON + 1800, "1.00"), (HOUR, "2.00")):
+        spec = policy(per_day="100", exchange_rates=(("EUR", Decimal(rate)),))
+        accounts.count([spec], lambda _: NOTHING, shown(at_s, holding("a", NOON), state=state))
+    assert spent(accounts) == Decimal("1.80") + Decimal("3.60")

@@ -167,6 +167,9 @@ Ceiling = Annotated[str, decimal("0", "1000000000", "such as 500 or 1200.50")]
 Amount = Annotated[str, Field(max_length=24, pattern=DECIMAL_PATTERN)]
 """An amount of money that the operator writes into a status, next to its currency."""
 
+Worth = Annotated[str, decimal("0", "1000000000", "such as 1.08")]
+"""What one unit of a currency is worth in another."""
+
 Electricity = Annotated[str, decimal("0", "100", "such as 0.21")]
 """An amount of money for a kWh, next to its currency."""
 

@@ -115,6 +115,7 @@ def parse_policy(obj: Mapping[str, Any]) -> m.PolicySpec:
         ),
         pacing=spec.pacing,
         on_external_scale=spec.on_external_scale,
+        exchange_rates=tuple(sorted((each.currency, Decimal(each.rate)) for each in spec.exchange_rates)),
     )
 
 

@@ -16,6 +16,7 @@ from ebbtide.api.fields import (
     Moment,
     NamespaceName,
     TimeZone,
+    Worth,
     constant,
     duration,
     keyed_by,
@@ -69,6 +70,20 @@ class Selector(ApiModel):
     match_labels: Annotated[dict[str, LabelValue], Field(max_length=16, json_schema_extra=LABEL_KEYS)] = Field({})
     """Labels that the services carry, up to 16 with keys of up to 317 and values of up to 63 characters; all must
     match. Unset: services with any labels."""
+
+
+class ExchangeRate(ApiModel):
+    """What a pool's currency is worth in the policy's."""
+
+    currency: Annotated[
+        str,
+        matching("^[A-Z]*$", 3, "must be the three capital letters of an ISO 4217 currency, such as EUR"),
+        Field(min_length=3),
+    ]
+    """ISO 4217 code of the other currency, 3 capital letters such as EUR. Required."""
+    rate: Worth
+    """What one unit of it is worth in the policy's currency, as a decimal string above 0 and up to 1000000000, such as
+    "1.08". Required."""
 
 
 class Ceilings(ApiModel, json_schema_extra=rules(_ONE_CEILING)):
@@ -153,8 +168,12 @@ class CostPolicySpec(ApiModel, json_schema_extra=rules(_NO_LABELS, _RAISED, _OF_
         ),
         Field(min_length=3),
     ]
-    """ISO 4217 code of the ceilings, 3 capital letters such as USD. The price of a pool in another currency is unknown
-    here. Cannot change afterwards. Required."""
+    """ISO 4217 code of the ceilings, 3 capital letters such as USD. Cannot change afterwards. Required."""
+    exchange_rates: Annotated[
+        tuple[ExchangeRate, ...], Field(max_length=16, json_schema_extra=keyed_by("currency"))
+    ] = ()
+    """What other currencies are worth in currency, up to 16, unique by currency. A changed rate holds for what is spent
+    from then on. Unset: the price of a pool in another currency is unknown here."""
     ceilings: Ceilings
     """What may be spent. Required."""
     temporary_raise: TemporaryRaise | None = None

@@ -206,8 +206,9 @@ def _cost(rows: Iterable[HourRow], spec: PolicySpec, labels: Mapping[str, Labels
     seconds: dict[Decimal, int] = defaultdict(int)
     for row in rows:
         of_service = labels.get(f"{row.payer.namespace}/{row.payer.service}", ())
-        if row.price is not None and row.currency == spec.currency and pays(spec, row.payer, of_service):
-            seconds[row.price] += row.gpu_seconds
+        worth = spec.worth(row.currency)
+        if row.price is not None and worth is not None and pays(spec, row.payer, of_service):
+            seconds[row.price * worth] += row.gpu_seconds
     return sum((price * count for price, count in seconds.items()), Decimal(0)) / 3600
 
 

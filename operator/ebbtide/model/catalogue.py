@@ -247,7 +247,7 @@ _POLICIES = {
         ("CostPolicy.PricesKnown", "CostPolicy.Ready"),
         "A pool in use has its price in another currency than the policy: what it costs is not counted, and nothing "
         "under the policy is raised.",
-        "Give the pool and the policy the same currency.",
+        "Give the pool and the policy the same currency, or name its worth in `spec.exchangeRates`.",
     ),
 }
 

@@ -362,6 +362,11 @@ class PolicySpec(Spec, frozen=True):
     thresholds: tuple[Threshold, ...] = ()
     pacing: Pacing = Pacing.NONE
     on_external_scale: ExternalScale = ExternalScale.COMPENSATE
+    exchange_rates: tuple[tuple[str, Decimal], ...] = ()  # of another currency, what one unit of it is worth
+
+    def worth(self, currency: str) -> Decimal | None:
+        """What one unit of it is worth in the policy's own; None: nobody said."""
+        return Decimal(1) if currency == self.currency else dict(self.exchange_rates).get(currency)
 
     @property
     def pays_all(self) -> bool:

@@ -127,8 +127,9 @@ class Accounts:
             if counted is None or key not in book.accounts:
                 continue
             exact = amount * HOUR_S
-            # of what came before the ledger began, and of services that are gone and have no labels, status knows more
-            if since_s > key[1] or book.spec.match_labels:
+            # of what came before the ledger began, of services that are gone and have no labels, and of what was spent
+            # at another exchange rate, status knows more
+            if since_s > key[1] or book.spec.match_labels or book.spec.exchange_rates:
                 exact = max(exact, counted)
             if abs(exact - counted) >= HOUR_S / 100:
                 mended.append(f"{key[0].value} {counted / HOUR_S:.2f} -> {exact / HOUR_S:.2f}")
@@ -242,7 +243,7 @@ class Accounts:
             free = item.gpus - holds[item.uid]
             for book in whole:
                 if end_s > begin_s and idle > 0:
-                    price = costs.of(item.payer.pool, book.spec.currency, begin_s, end_s) / (end_s - begin_s)
+                    price = costs.of(item.payer.pool, book.spec, begin_s, end_s) / (end_s - begin_s)
                     _put(book, price * idle, begin_s)
                 if free > 0 and end_s >= at_s:
                     _run_idle(book, item.payer.pool, free, at_s, costs)
@@ -255,13 +256,17 @@ class _Costs:
         self._pools, self._listed = pools, listed
         self._known: dict[tuple[str, int, int], Decimal] = {}
 
-    def of(self, name: str, currency: str, begin_s: int, end_s: int) -> Decimal:
-        """Price x seconds over [begin_s, end_s), negative backwards; 0 where it is unknown in that currency."""
+    def of(self, name: str, spec: PolicySpec, begin_s: int, end_s: int) -> Decimal:
+        """Price x seconds over [begin_s, end_s) in the policy's currency, negative backwards; 0 where it is unknown."""
         pool = self._pools.get(name)
-        if pool is None or pool.spec.price is None or pool.spec.price.currency != currency or begin_s == end_s:
+        worth = None if pool is None or pool.spec.price is None else spec.worth(pool.spec.price.currency)
+        if pool is None or worth is None or begin_s == end_s:
             return _NOTHING
-        if begin_s > end_s:
-            return -self.of(name, currency, end_s, begin_s)
+        cost = self._own(name, pool, min(begin_s, end_s), max(begin_s, end_s)) * worth
+        return cost if begin_s < end_s else -cost
+
+    def _own(self, name: str, pool: PoolState, begin_s: int, end_s: int) -> Decimal:
+        """In the pool's own currency."""
         key = name, begin_s, end_s
         if key not in self._known:
             steps = self._steps(pool, begin_s, end_s)
@@ -277,9 +282,9 @@ class _Costs:
         pool = self._pools.get(name)
         return pool is not None and pool.spec.billing is Billing.NODE
 
-    def now(self, name: str, currency: str, at_s: int) -> Decimal:
+    def now(self, name: str, spec: PolicySpec, at_s: int) -> Decimal:
         """The price at that second."""
-        return self.of(name, currency, at_s, at_s + 1)
+        return self.of(name, spec, at_s, at_s + 1)
 
     def _steps(self, pool: PoolState, begin_s: int, end_s: int) -> Sequence[PriceStep]:
         if pool.spec.price is not None and pool.spec.price.source is not None:  # as it says now, else as it said last
@@ -366,7 +371,7 @@ def _add(book: _Book, gpus: int, pool: str, from_s: int, until_s: int, costs: _C
     for key in book.accounts:
         begin_s, end_s = max(first_s, int(key[1])), min(last_s, int(key[2]))
         if begin_s < end_s:
-            cost = gpus * costs.of(pool, book.spec.currency, begin_s, end_s)
+            cost = gpus * costs.of(pool, book.spec, begin_s, end_s)
             book.accounts[key] += cost if from_s <= until_s else -cost
 
 
@@ -378,7 +383,7 @@ def _put(book: _Book, cost: Decimal, at_s: int) -> None:
 
 def _run(book: _Book, item: Holding, at_s: int, costs: _Costs, unread: bool) -> None:
     """It runs now: what it costs an hour, and whether nobody plans for it, as it is somebody else's or `unread`."""
-    book.rate += item.gpus * costs.now(item.payer.pool, book.spec.currency, at_s)
+    book.rate += item.gpus * costs.now(item.payer.pool, book.spec, at_s)
     if unread or not item.payer.service:
         lasting, passing, idle = book.others.get(item.payer.pool, (0, 0, 0))
         lasts = not unread and at_s - item.begin_s >= book.spec.outage_reserve_s
@@ -392,7 +397,7 @@ def _key(payer: Payer) -> str:
 
 def _run_idle(book: _Book, pool: str, gpus: int, at_s: int, costs: _Costs) -> None:
     """They may be taken by the next replica, which then costs nothing more."""
-    book.rate += gpus * costs.now(pool, book.spec.currency, at_s)
+    book.rate += gpus * costs.now(pool, book.spec, at_s)
     lasting, passing, idle = book.others.get(pool, (0, 0, 0))
     book.others[pool] = lasting, passing, idle + gpus
 

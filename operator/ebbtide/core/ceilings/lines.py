@@ -27,7 +27,7 @@ from ebbtide.core.work import PoolDraft
 from ebbtide.model.memory import OutlookMemory, PolicyMemory
 from ebbtide.model.plan import NextThreshold
 from ebbtide.model.snapshot import PolicyState, Reached
-from ebbtide.model.spec import Billing, CeilingKind, Pacing, Provisioning, TemporaryRaise, ThresholdAction
+from ebbtide.model.spec import Billing, CeilingKind, Pacing, PolicySpec, Provisioning, TemporaryRaise, ThresholdAction
 
 HOUR_S = Decimal(3600)
 NODE_GPUS = 8  # of a node of a pool that has none yet
@@ -40,7 +40,7 @@ _SMALLEST, _SLACK = Decimal("0.000001"), Decimal("0.1")
 class Tariff:
     """What one GPU of a pool costs over time: steps of (from, price), ascending; the last goes on for ever.
 
-    Lines know by the object itself what they worked out before, so there must be one for each pool and currency.
+    Lines know by the object itself what they worked out before, so there must be one for each pool, currency and rate.
     """
 
     steps: Sequence[tuple[int, Decimal]]
@@ -65,14 +65,15 @@ class Tariff:
         return max(price for (from_s, price), until_s in prices if from_s < end_s and until_s > begin_s)
 
 
-def tariff_of(pool: PoolDraft | None, currency: str) -> Tariff | None:
-    """None where nobody knows what its GPUs cost in that currency."""
+def tariff_of(pool: PoolDraft | None, spec: PolicySpec) -> Tariff | None:
+    """None where nobody knows what its GPUs cost in the policy's currency."""
     state = None if pool is None else pool.state
-    if state is None or state.price_per_gpu_hour is None or state.currency != currency:
+    worth = None if state is None else spec.worth(state.currency)
+    if state is None or state.price_per_gpu_hour is None or worth is None:
         return None
     coming = [(int(step.at_s), step.per_gpu_hour) for step in state.steps]
-    known = [(at_s, price) for at_s, price in coming if price is not None]
-    return Tariff(known if known and len(known) == len(coming) else [(0, state.price_per_gpu_hour)])
+    known = [(at_s, price * worth) for at_s, price in coming if price is not None]
+    return Tariff(known if known and len(known) == len(coming) else [(0, state.price_per_gpu_hour * worth)])
 
 
 @dataclass(slots=True)

@@ -105,8 +105,8 @@ def exit_s(variant: VariantDraft) -> float:
     return DEFAULT_EXIT_S if grace_s is None else grace_s
 
 
-Known = dict[tuple[str, str], Tariff | None]
-"""Tariffs that were asked for before, by pool and currency: one object each for as long as plans are held."""
+Known = dict[tuple[object, ...], Tariff | None]
+"""Tariffs that were asked for before, by pool, currency and rates: one object each for as long as plans are held."""
 
 
 def tariff_for(part: Part, policy: PolicyDraft, known: Known) -> Tariff | None:
@@ -116,9 +116,10 @@ def tariff_for(part: Part, policy: PolicyDraft, known: Known) -> Tariff | None:
 
 def tariff_in(name: str, pool: PoolDraft | None, policy: PolicyDraft, known: Known) -> Tariff | None:
     """Of a pool in the policy's currency."""
-    key = name, policy.state.spec.currency
+    spec = policy.state.spec
+    key = name, spec.currency, spec.exchange_rates
     if key not in known:
-        known[key] = tariff_of(pool, key[1])
+        known[key] = tariff_of(pool, spec)
     return known[key]
 
 
