@@ -143,6 +143,19 @@ FULL_SERVICE: Object = {
         },
         "spendPerHour": "5.00",
         "currency": "USD",
+        "cost": {
+            "currency": "USD",
+            "perHour": "5.00",
+            "idleShare": "0.18",
+            "allocation": {"perMillionInputTokens": "0.11", "perMillionOutputTokens": "0.22"},
+            "usage": {"perMillionInputTokens": "0.09", "perMillionOutputTokens": "0.18"},
+            "monthToDate": {
+                "amount": "3120.55",
+                "currency": "USD",
+                "from": "2026-01-01T00:00:00Z",
+                "through": "2026-01-31T09:04:00Z",
+            },
+        },
         "reason": "Paused",
         "message": "held at 2: paused by ada",
         "decisions": [
