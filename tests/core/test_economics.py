@@ -49,7 +49,7 @@ def test_prices_of_tokens(per_hour: str, prompted: float, generated: float, weig
     assert token_prices(Decimal(per_hour), prompted, generated, weight) == want
 
 
-def cost(*pod_states: PodState, price: str | None = "3.00", seconds: float = 900.0) -> ServiceCost | None:
+def cost(*pod_states: PodState, price: str | None = "3.00", seconds: float = 300.0) -> ServiceCost | None:
     state = snapshot(service(variant("h100", pod_states)), pool(price=price))
     return (settled(state, seconds) if seconds else Loop()).one(state).cost
 

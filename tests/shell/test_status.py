@@ -15,7 +15,7 @@ from ebbtide.api.pool import GPUPoolStatus
 from ebbtide.api.service_status import InferenceServiceStatus
 from ebbtide.core.conditions import of_unreadable
 from ebbtide.kube.client import KubeClient
-from ebbtide.model.plan import Demand, Forecast, MonthCost, Plan, ServiceCost, ServicePlan, TokenPrices
+from ebbtide.model.plan import AlternativePlan, Demand, Forecast, MonthCost, Plan, ServiceCost, ServicePlan, TokenPrices
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import Unreadable
 from ebbtide.record.budget import TokenBucket
@@ -203,6 +203,24 @@ def test_cost_is_said_on_both_bases_and_for_the_month() -> None:
     assert InferenceServiceStatus.model_validate(status)
 
 
+def test_what_an_api_would_cost_is_said_in_words_and_numbers() -> None:
+    plan = AlternativePlan("it is cheaper", "USD", Decimal("8.4"), 851.6e6, 5e8, 0.8214, 0.4823, 420.4)
+    status = said(world.service_plan(alternative=plan))
+    assert status["alternative"] == {
+        "message": "it is cheaper",
+        "currency": "USD",
+        "perHour": "8.40",
+        "tokensPerDay": 851_600_000,
+        "breakEvenTokensPerDay": 500_000_000,
+        "utilisation": "0.821",
+        "breakEvenUtilisation": "0.482",
+        "payBackDays": 420,
+    }
+    assert InferenceServiceStatus.model_validate(status)
+    unknown = said(world.service_plan(alternative=AlternativePlan("not known", "USD")))
+    assert unknown["alternative"] == {"message": "not known", "currency": "USD"}
+
+
 @pytest.mark.parametrize(
     ("cost", "want"),
     [
@@ -254,6 +272,12 @@ def forecast(method: str, expected: float = 9.6) -> ServicePlan:
             world.service_plan(cost=ServiceCost(Decimal(12), "USD"), month=month("2")),
             Difference.NOTHING,
             id="money follows from the rest",
+        ),
+        pytest.param(
+            world.service_plan(alternative=AlternativePlan("9 here", "USD", Decimal(8), 1e6)),
+            world.service_plan(alternative=AlternativePlan("18 here, and much more", "USD", Decimal(16), 2e6)),
+            Difference.NOTHING,
+            id="what an API would cost follows from it too",
         ),
         pytest.param(
             demand(9.0), world.service_plan(reason=world.reason(Code.PAUSED)), Difference.DECIDED, id="another reason"

@@ -165,6 +165,32 @@ class CostStatus(ApiModel):
     """What it has cost this month. Unset: unknown, of part of it too."""
 
 
+class AlternativeStatus(ApiModel):
+    """The service beside spec.alternative: from which load on it is cheaper, and where it stands now."""
+
+    message: Annotated[str, Field(max_length=512)]
+    """The comparison as one sentence with the numbers, up to 512 characters."""
+    currency: Annotated[str, Field(max_length=3)]
+    """ISO 4217 code of the money here."""
+    per_hour: Amount | None = None
+    """What the API would charge an hour for the tokens that come and go now, as a decimal string in currency; beside
+    cost.perHour. Unset: unknown."""
+    tokens_per_day: Count | None = None
+    """Input and output tokens a day at the present pace. Unset: unknown."""
+    break_even_tokens_per_day: Count | None = None
+    """Input and output tokens a day from which on the replicas that there are cost less than the API. Unset:
+    unknown."""
+    utilisation: Decimal | None = None
+    """How much of the tokens that all replicas paid for carry inside the objectives come and go now, 0 to 1 as a
+    decimal string. Unset: unknown."""
+    break_even_utilisation: Decimal | None = None
+    """The utilisation from which on self-hosting is cheaper, as a decimal string; above 1 it is not even with full
+    replicas, whatever tokens come. Unset: unknown."""
+    pay_back_days: Count | None = None
+    """Days after which the GPUs of pools with price.onPrem, bought new, are paid back by what the API would have
+    charged, at the present pace. Unset: there are none, unknown, or not in a hundred years."""
+
+
 class DecisionStatus(ApiModel):
     """One decision that changed something."""
 
@@ -206,6 +232,8 @@ class InferenceServiceStatus(ApiModel):
     cost: CostStatus | None = None
     """What it and its tokens cost, as of the last write: along with what else changes, and at most once an hour where
     only monthToDate does, by 10 percent. Unset: unknown."""
+    alternative: AlternativeStatus | None = None
+    """The service beside spec.alternative, as of the last write. Unset: none is declared."""
     reason: ReasonCode | None = None
     """What decided, as one CamelCase word of the published catalogue. Unset: not looked at yet."""
     message: Message | None = None

@@ -54,8 +54,7 @@ def cost(draft: Draft, cycle: Cycle) -> ServiceCost | None:
     if per_hour is None:
         return None
     view = draft.demand
-    measured = view.quality in ("fresh", "young") and not cycle.unwatched and windows_are_full(draft, cycle)
-    if not measured:
+    if not measured(draft, cycle):
         return ServiceCost(per_hour, currency)
     used = _used(draft, per_hour)
     return ServiceCost(
@@ -65,6 +64,12 @@ def cost(draft: Draft, cycle: Cycle) -> ServiceCost | None:
         TokenPrices() if used is None else token_prices(used, view.prompted, view.generated, view.prompt_weight),
         used,
     )
+
+
+def measured(draft: Draft, cycle: Cycle) -> bool:
+    """Whether all pods' tokens a second are known as they are now: of part of them, no price is right."""
+    fresh = draft.demand.quality in ("fresh", "young")
+    return fresh and not cycle.unwatched and windows_are_full(draft, cycle)
 
 
 def token_prices(per_hour: Decimal, prompted: float, generated: float, weight: float) -> TokenPrices:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 import msgspec
 
 from ebbtide.core import (
+    alternative,
     capacity,
     conditions,
     demand,
@@ -225,6 +226,7 @@ def _pods_in(variant: VariantDraft, phase: PodPhase) -> int:
 
 def _service_plan(draft: Draft, cycle: Cycle) -> ServicePlan:
     spend, currency = economics.spend(draft)
+    cost = economics.cost(draft, cycle)
     return ServicePlan(
         key=draft.state.spec.key,
         variants=tuple(_variant_plan(variant) for variant in draft.variants),
@@ -235,7 +237,8 @@ def _service_plan(draft: Draft, cycle: Cycle) -> ServicePlan:
         conditions=conditions.of_service(draft, cycle),
         spend_per_hour=spend,
         currency=currency,
-        cost=economics.cost(draft, cycle),
+        cost=cost,
+        alternative=alternative.beside(draft, cost, cycle),
     )
 
 

@@ -129,6 +129,19 @@ class ServiceCost(Spec, frozen=True):
         return 1 - self.used_per_hour / self.per_hour
 
 
+class AlternativePlan(Spec, frozen=True):
+    """A service beside an API that would put out the same tokens, in words and numbers; None: not known."""
+
+    message: str
+    currency: str
+    per_hour: Decimal | None = None  # what the API would charge for what comes now
+    tokens_per_day: float | None = None  # input and output ones, at the present pace
+    break_even_tokens_per_day: float | None = None  # from which on self-hosting is cheaper
+    utilisation: float | None = None  # of what all that is paid for carries; 0..1
+    break_even_utilisation: float | None = None  # above 1: not even full it is cheaper
+    pay_back_days: float | None = None  # of GPUs that were bought, at the present pace; None: never, too
+
+
 class MonthCost(Spec, frozen=True):
     """What a service has cost in a UTC month from `from_s` (its beginning, or the ledger's) to `through_s`."""
 
@@ -151,6 +164,7 @@ class ServicePlan(Spec, frozen=True):
     spend_per_hour: Decimal | None  # None: a price is unknown
     currency: str = ""
     cost: ServiceCost | None = None  # None: a price is unknown
+    alternative: AlternativePlan | None = None  # None: none is declared
     month: MonthCost | None = None  # None: not known; the ledger's, added when the plan is reported
 
 

@@ -18,7 +18,7 @@ _MATTERS = 0.10
 # Parts of a status that are measured rather than decided; everything else counts as decided
 _MEASURED = frozenset({"demand", "forecast", "spendPerHour", "message", "capacity", "startupSeconds", "evidence"})
 # Follows from demand, capacity and price, which are compared already; see `dearer`
-_MONEY = frozenset({"cost"})
+_MONEY = frozenset({"cost", "alternative"})
 # They follow from other parts and never justify a write
 _NOT_DECIDED = _MEASURED | _MONEY | {"lastTransitionTime"}
 # Under even load the best forecaster of the moment changes every few cycles, and says the same number; errors add up

@@ -12,6 +12,7 @@ import msgspec
 
 from ebbtide.clock import rfc3339
 from ebbtide.model.plan import (
+    AlternativePlan,
     Capacity,
     CeilingPlan,
     Condition,
@@ -95,6 +96,8 @@ def service_status(
     cost = _cost(plan, previous.get("cost") or {}, now_s)
     if cost:
         status["cost"] = cost
+    if plan.alternative is not None:
+        status["alternative"] = _alternative(plan.alternative)
     history = decisions(plan, previous.get("decisions") or (), now_s, decision_id)
     if history:
         status["decisions"] = history
@@ -340,6 +343,17 @@ def _cost(plan: ServicePlan, previous: Mapping[str, Any], now_s: float) -> Statu
     elif said and str(said.get("through"))[: len("2026-01")] == rfc3339(now_s)[: len("2026-01")]:
         status["monthToDate"] = said
     return status
+
+
+def _alternative(plan: AlternativePlan) -> Status:
+    status: Status = {"message": plan.message[:512], "currency": plan.currency}
+    if plan.per_hour is not None:
+        status["perHour"] = money(plan.per_hour)
+    tokens = {"tokensPerDay": plan.tokens_per_day, "breakEvenTokensPerDay": plan.break_even_tokens_per_day}
+    counts = tokens | {"payBackDays": plan.pay_back_days}
+    shares = {"utilisation": plan.utilisation, "breakEvenUtilisation": plan.break_even_utilisation}
+    status |= {name: round(number) for name, number in counts.items() if number is not None}
+    return status | {name: decimal(number) for name, number in shares.items() if number is not None}
 
 
 def _totals(plan: ServicePlan) -> Status:
