@@ -6,7 +6,7 @@ from decimal import Decimal
 import msgspec
 import pytest
 
-from ebbtide.core.alternative import Operation, Owned, compare
+from ebbtide.core.alternative import Operation, Owned, compare, over
 from ebbtide.model.plan import AlternativePlan, ServicePlan
 from ebbtide.model.snapshot import PodState, PoolState
 from ebbtide.model.spec import Alternative, OnPrem, Price, ServiceSpec, Tariff
@@ -111,6 +111,16 @@ def test_a_price_next_to_nothing_breaks_no_number() -> None:
     tiny = Decimal("0.00000000000001")
     found = compare(Alternative("USD", tiny, tiny), EXAMPLE)
     assert found.break_even_tokens_per_day == 1e15
+
+
+def test_a_day_of_a_report_is_the_same_comparison() -> None:
+    of_day = over(24.0, Decimal(288), "USD", (240_000_000, 120_000_000), Decimal("0.25"))
+    assert of_day is not None
+    assert compare(OFFER, of_day) == example()
+    week = over(168.0, Decimal(2016), "USD", (1_680_000_000, 840_000_000), None)
+    assert week is not None
+    assert compare(OFFER, week).message == example(full_tokens_per_day=None).message
+    assert over(24.0, Decimal(288), "USD", (0, 0), None) is None
 
 
 # -- as it is planned

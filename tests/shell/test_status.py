@@ -44,6 +44,13 @@ def said(plan: ServicePlan | None = None, previous: Any = None, now_s: float = w
 
 # -- what is said
 
+PRICES = TokenPrices(Decimal("0.416667"), Decimal("0.833333"))
+COST = ServiceCost(Decimal(12), "USD", PRICES, TokenPrices(Decimal("0.3125"), Decimal("0.625")), Decimal(9))
+
+
+def month(amount: str, at_s: float = world.NOW_S) -> MonthCost:
+    return MonthCost(Decimal(amount), "USD", world.NOW_S - 3600, at_s)
+
 
 def test_a_full_status_is_what_the_api_declares() -> None:
     assert InferenceServiceStatus.model_validate(said(world.service_plan(reason=world.reason())))
@@ -170,19 +177,14 @@ def test_no_status_is_larger_than_16_kib(variants: int, kinds: int, length: int,
         variants=tuple(world.variant_plan("v" * 60 + str(i), capacity=capacity) for i in range(variants)),
         reason=world.reason(text=text),
         conditions=tuple(world.condition(f"Type{i}", message=text) for i in range(kinds)),
+        cost=COST,
+        month=month("123456789"),
+        alternative=AlternativePlan(text, "USD", Decimal(10**9), 1e15, 1e15, 0.123456, 1e9, 36_525.0),
     )
     past = {**said(world.service_plan(reason=world.reason(text=text)))["decisions"][0]}
     status = said(plan, {"decisions": [{**past, "to": i} for i in range(decided)]})
     assert len(msgspec.json.encode(status)) <= MAX_BYTES
     assert len(status["variants"]) == variants, "what decides is never dropped"
-
-
-PRICES = TokenPrices(Decimal("0.416667"), Decimal("0.833333"))
-COST = ServiceCost(Decimal(12), "USD", PRICES, TokenPrices(Decimal("0.3125"), Decimal("0.625")), Decimal(9))
-
-
-def month(amount: str, at_s: float = world.NOW_S) -> MonthCost:
-    return MonthCost(Decimal(amount), "USD", world.NOW_S - 3600, at_s)
 
 
 def test_cost_is_said_on_both_bases_and_for_the_month() -> None:

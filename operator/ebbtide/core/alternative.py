@@ -67,6 +67,20 @@ def beside(draft: Draft, cost: ServiceCost | None, cycle: Cycle) -> AlternativeP
     return compare(offer, operation)
 
 
+def over(hours: float, cost: Decimal, currency: str, tokens: tuple[int, int], idle: Decimal | None) -> Operation | None:
+    """A service as it was run for so many hours: what it cost, its input and output tokens, and the idle share 0..1.
+
+    For reports of a day or a month, of which cost and tokens are of the same time. None: no tokens came, so nobody
+    knows what they would have cost.
+    """
+    came, made = tokens
+    if hours <= 0.0 or came + made <= 0:
+        return None
+    a_day = (came + made) / hours * _DAY_H
+    used = None if idle is None else float(1 - idle)
+    return Operation(cost / exact(hours), currency, float(came), float(made), a_day, a_day / used if used else None)
+
+
 def compare(offer: Alternative, here: Operation) -> AlternativePlan:
     """At which load which of the two is cheaper, and where the service stands."""
     if offer.currency != here.currency:
