@@ -83,6 +83,16 @@ def _url(url: str) -> Bad:
     return Bad(f"activator URL {url!r}", changed(TO_ZERO, ("spec.scaling.scaleToZero.activator.url", url)), wanted)
 
 
+OFFER = {"currency": "USD", "perMillionInputTokens": "0.15", "perMillionOutputTokens": "0.60"}
+
+
+def _offer(key: str, value: Any, *allowed: str) -> Bad:
+    offer = {name: each for name, each in {**OFFER, key: value}.items() if each is not REMOVED}
+    shown = () if value is REMOVED else (f'"{value}"',)
+    name = f"an API's {key} of {'nothing' if value is REMOVED else repr(value)}"
+    return Bad(name, service(("spec.alternative", offer)), (f"spec.alternative.{key}", *shown, *allowed))
+
+
 _ACTIVATOR = "spec.scaling.scaleToZero.activator"
 
 SERVICES = (
@@ -267,6 +277,20 @@ SERVICES = (
         "capacity with a sign",
         service(("spec.variants.0.capacity", {"requestsPerSecond": "+4.5", "inputTokens": 1, "outputTokens": 1})),
         (f"{V}.capacity.requestsPerSecond", '"+4.5"', "must be a decimal string, such as 4.5, above 0"),
+    ),
+    # alternative
+    *(
+        _offer(key, text, "must be a decimal string, such as 0.15 or 2.50, above 0 and at most 100000")
+        for key in ("perMillionInputTokens", "perMillionOutputTokens")
+        for text in ("0", "-1", "1e3", "0,15", "100000.1", "$0.15", "")
+    ),
+    _offer("perMillionOutputTokens", REMOVED, "Required value"),
+    _offer("currency", "usd", "must be the three capital letters of an ISO 4217 currency, such as USD"),
+    _offer("currency", "US", "should be at least 3 chars"),
+    Bad(
+        "an API's price as a float",
+        service(("spec.alternative", {**OFFER, "perMillionInputTokens": 0.15})),
+        ("spec.alternative.perMillionInputTokens", "must be of type string"),
     ),
     # engine
     Bad(

@@ -95,6 +95,9 @@ GOOD = (
     Good("a capacity that was measured", service(("spec.variants.0.capacity", {
         "requestsPerSecond": "4.5", "inputTokens": 1024, "outputTokens": 256,
     })), {"spec.variants.0.capacity.requestsPerSecond": "4.5"}),
+    Good("an API to compare with", service(("spec.alternative", {
+        "currency": "EUR", "perMillionInputTokens": "0.0375", "perMillionOutputTokens": "100000",
+    })), {"spec.alternative.perMillionInputTokens": "0.0375"}),
     Good("a pool of a node selector alone gets every default", pool(), POOL_DEFAULTS),
     Good("a pool with every field keeps them", FULL_POOL, {"spec": FULL_POOL["spec"]}),
     Good("GPUs that were bought", OWNED_POOL, {"spec": OWNED_POOL["spec"]}),

@@ -98,6 +98,7 @@ FULL_SERVICE: Object = {
                 "by": "ada",
             },
         },
+        "alternative": {"currency": "USD", "perMillionInputTokens": "0.15", "perMillionOutputTokens": "0.60"},
     },
     "status": {
         "observedGeneration": 1,
@@ -143,6 +144,29 @@ FULL_SERVICE: Object = {
         },
         "spendPerHour": "5.00",
         "currency": "USD",
+        "cost": {
+            "currency": "USD",
+            "perHour": "5.00",
+            "idleShare": "0.18",
+            "allocation": {"perMillionInputTokens": "0.11", "perMillionOutputTokens": "0.22"},
+            "usage": {"perMillionInputTokens": "0.09", "perMillionOutputTokens": "0.18"},
+            "monthToDate": {
+                "amount": "3120.55",
+                "currency": "USD",
+                "from": "2026-01-01T00:00:00Z",
+                "through": "2026-01-31T09:04:00Z",
+            },
+        },
+        "alternative": {
+            "message": "an API at 0.15 and 0.60 USD for a million input and output tokens; 5.00 USD an hour here",
+            "currency": "USD",
+            "perHour": "8.40",
+            "tokensPerDay": 852000000,
+            "breakEvenTokensPerDay": 500000000,
+            "utilisation": "0.82",
+            "breakEvenUtilisation": "0.48",
+            "payBackDays": 420,
+        },
         "reason": "Paused",
         "message": "held at 2: paused by ada",
         "decisions": [

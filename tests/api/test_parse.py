@@ -13,6 +13,7 @@ from ebbtide.api.service import InferenceServiceSpec
 from ebbtide.errors import ConfigurationError
 from ebbtide.model.spec import (
     Activator,
+    Alternative,
     Billing,
     CapacityPrior,
     CapacityType,
@@ -41,7 +42,7 @@ from ebbtide.model.spec import (
     VariantSpec,
 )
 from ebbtide.units import format_duration
-from tests.api.bad_objects import BUILT, PRICED, TO_ZERO, WINDOW
+from tests.api.bad_objects import BUILT, OFFER, PRICED, TO_ZERO, WINDOW
 from tests.api.samples import FULL_POLICY, FULL_POOL, FULL_SERVICE, REMOVED, changed, policy, pool, service
 
 
@@ -118,6 +119,7 @@ def test_a_service_with_every_field():
         ),
         pause=Pause(PauseDirection.ALL, replicas=3, until_unix_s=1798135200.0, reason="load test", by="ada"),
     )
+    assert spec.alternative == Alternative("USD", Decimal("0.15"), Decimal("0.60"))
 
 
 def test_a_pool_with_every_field():
@@ -205,6 +207,10 @@ def test_the_status_has_no_influence():
         (
             service(("spec.variants.0.scaleTargetRef", REMOVED)),
             "spec.variants[0]: \"h100 with neither\" is not allowed: needs exactly one of scaleTargetRef and engine",
+        ),
+        (
+            service(("spec.alternative", {**OFFER, "perMillionInputTokens": "0.00"})),
+            'spec.alternative.perMillionInputTokens: "0.00" is not allowed: must be a price above 0',
         ),
         (
             service(("spec.scaling.pause", {"until": "tomorrow"})),

@@ -1,6 +1,7 @@
 """The ledger on SQLite and on a real PostgreSQL: nothing is lost, nothing counts twice, nobody writes late."""
 
 import random
+from collections import defaultdict
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -112,6 +113,13 @@ def test_rolled_up_or_not_it_is_the_same_bill(where: Path | str, seed: int) -> N
     half = T0 + now_s // 2 + 1234  # in the middle of an hour
     parts = [*ledger.rows(T0, half), *ledger.rows(half, T0 + now_s)]
     assert sum(row.gpu_seconds for row in parts) == sum(row.gpu_seconds for row in wanted)
+    rolled_s = ledger.rolled_s
+    one_by_one: dict[tuple[Payer, bool, Decimal | None, str], int] = defaultdict(int)
+    for row in ledger.rows(T0 + HOUR_S, rolled_s):
+        one_by_one[row.payer, row.idle, row.price, row.currency] += row.gpu_seconds
+    added_up = ledger.added_up(T0 + HOUR_S, rolled_s)
+    assert one_by_one and {row.hour_s for row in added_up} == {T0 + HOUR_S}
+    assert {(row.payer, row.idle, row.price, row.currency): row.gpu_seconds for row in added_up} == one_by_one
 
 
 def test_a_pod_that_outlives_its_node_costs_nothing_in_later_hours_either(where: Path | str) -> None:

@@ -1,11 +1,12 @@
 """Metrics: one catalogue, names and labels by the rules, and nothing left of a service that is gone."""
 
 import re
+from decimal import Decimal
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from ebbtide.model.plan import Forecast, Plan
+from ebbtide.model.plan import Forecast, MonthCost, Plan, ServiceCost, TokenPrices
 from ebbtide.model.spec import Mode, Pause
 from ebbtide.record.metrics import CATALOGUE, Metrics, reference
 from tests.shell import world
@@ -75,6 +76,33 @@ def test_what_is_unknown_has_no_series() -> None:
         "ebbtide_forecast_coverage_ratio",
         "ebbtide_spend_per_hour",
     }
+
+
+def test_cost_is_shown_with_the_labels_of_opencost() -> None:
+    usage = TokenPrices(Decimal("0.3125"), Decimal("0.625"))
+    cost = ServiceCost(Decimal(12), "USD", TokenPrices(None, Decimal("0.8")), usage, Decimal(9))
+    month = MonthCost(Decimal("301.5"), "USD", 0.0, 60.0)
+    found = {
+        (sample.name.removeprefix("ebbtide_service_"), *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(
+            shown(world.plan(world.service_plan(cost=cost, month=month))).exposition().decode()
+        )
+        for sample in family.samples
+        if sample.name.startswith(("ebbtide_service_cost", "ebbtide_service_idle"))
+    }
+    service = {"namespace": "team", "service": "chat"}
+    of = {**service, "model_name": "llama-3-8b", "currency": "USD"}
+    split = {**of, "allocation_method": "work_weight"}
+    wanted = [
+        ("cost_per_hour", {**of, "cost_basis": "allocation"}, 12.0),
+        ("cost_per_hour", {**of, "cost_basis": "usage"}, 9.0),
+        ("cost_per_million_tokens", {**split, "cost_basis": "allocation", "phase": "generation"}, 0.8),
+        ("cost_per_million_tokens", {**split, "cost_basis": "usage", "phase": "prompt"}, 0.3125),
+        ("cost_per_million_tokens", {**split, "cost_basis": "usage", "phase": "generation"}, 0.625),
+        ("cost_month_to_date", of, 301.5),
+        ("idle_ratio", service, 0.25),
+    ]
+    assert found == {(name, *sorted(labels.items())): value for name, labels, value in wanted}
 
 
 def test_a_forecast_that_was_never_judged_has_no_score() -> None:

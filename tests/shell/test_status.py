@@ -15,7 +15,7 @@ from ebbtide.api.pool import GPUPoolStatus
 from ebbtide.api.service_status import InferenceServiceStatus
 from ebbtide.core.conditions import of_unreadable
 from ebbtide.kube.client import KubeClient
-from ebbtide.model.plan import Demand, Forecast, Plan, ServicePlan
+from ebbtide.model.plan import AlternativePlan, Demand, Forecast, MonthCost, Plan, ServiceCost, ServicePlan, TokenPrices
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import Unreadable
 from ebbtide.record.budget import TokenBucket
@@ -43,6 +43,13 @@ def said(plan: ServicePlan | None = None, previous: Any = None, now_s: float = w
 
 
 # -- what is said
+
+PRICES = TokenPrices(Decimal("0.416667"), Decimal("0.833333"))
+COST = ServiceCost(Decimal(12), "USD", PRICES, TokenPrices(Decimal("0.3125"), Decimal("0.625")), Decimal(9))
+
+
+def month(amount: str, at_s: float = world.NOW_S) -> MonthCost:
+    return MonthCost(Decimal(amount), "USD", world.NOW_S - 3600, at_s)
 
 
 def test_a_full_status_is_what_the_api_declares() -> None:
@@ -170,11 +177,75 @@ def test_no_status_is_larger_than_16_kib(variants: int, kinds: int, length: int,
         variants=tuple(world.variant_plan("v" * 60 + str(i), capacity=capacity) for i in range(variants)),
         reason=world.reason(text=text),
         conditions=tuple(world.condition(f"Type{i}", message=text) for i in range(kinds)),
+        cost=COST,
+        month=month("123456789"),
+        alternative=AlternativePlan(text, "USD", Decimal(10**9), 1e15, 1e15, 0.123456, 1e9, 36_525.0),
     )
     past = {**said(world.service_plan(reason=world.reason(text=text)))["decisions"][0]}
     status = said(plan, {"decisions": [{**past, "to": i} for i in range(decided)]})
     assert len(msgspec.json.encode(status)) <= MAX_BYTES
     assert len(status["variants"]) == variants, "what decides is never dropped"
+
+
+def test_cost_is_said_on_both_bases_and_for_the_month() -> None:
+    status = said(world.service_plan(cost=COST, month=month("301.5")))
+    assert status["cost"] == {
+        "currency": "USD",
+        "perHour": "12.00",
+        "idleShare": "0.25",
+        "allocation": {"perMillionInputTokens": "0.416667", "perMillionOutputTokens": "0.833333"},
+        "usage": {"perMillionInputTokens": "0.3125", "perMillionOutputTokens": "0.625"},
+        "monthToDate": {
+            "amount": "301.50",
+            "currency": "USD",
+            "from": "2027-01-15T07:00:00Z",
+            "through": "2027-01-15T08:00:00Z",
+        },
+    }
+    assert InferenceServiceStatus.model_validate(status)
+
+
+def test_what_an_api_would_cost_is_said_in_words_and_numbers() -> None:
+    plan = AlternativePlan("it is cheaper", "USD", Decimal("8.4"), 851.6e6, 5e8, 0.8214, 0.4823, 420.4)
+    status = said(world.service_plan(alternative=plan))
+    assert status["alternative"] == {
+        "message": "it is cheaper",
+        "currency": "USD",
+        "perHour": "8.40",
+        "tokensPerDay": 851_600_000,
+        "breakEvenTokensPerDay": 500_000_000,
+        "utilisation": "0.821",
+        "breakEvenUtilisation": "0.482",
+        "payBackDays": 420,
+    }
+    assert InferenceServiceStatus.model_validate(status)
+    unknown = said(world.service_plan(alternative=AlternativePlan("not known", "USD")))
+    assert unknown["alternative"] == {"message": "not known", "currency": "USD"}
+
+
+@pytest.mark.parametrize(
+    ("cost", "want"),
+    [
+        pytest.param(None, None, id="a price"),
+        pytest.param(ServiceCost(Decimal(12), "USD"), {"currency": "USD", "perHour": "12.00"}, id="what is asked"),
+        pytest.param(
+            ServiceCost(Decimal(12), "USD", TokenPrices(None, Decimal(1))),
+            {"currency": "USD", "perHour": "12.00", "allocation": {"perMillionOutputTokens": "1.00"}},
+            id="how much is idle, and prompts",
+        ),
+    ],
+)
+def test_of_cost_nothing_unknown_is_said(cost: ServiceCost | None, want: dict[str, Any] | None) -> None:
+    assert said(world.service_plan(cost=cost)).get("cost") == want
+
+
+def test_what_the_month_has_cost_stays_said_until_the_next() -> None:
+    """A new leader asks the ledger after its first cycle: what was true up to then is no less true."""
+    before = said(world.service_plan(cost=COST, month=month("301.5")))
+    assert said(world.service_plan(cost=COST), before)["cost"] == before["cost"]
+    days = 16 * 86_400
+    assert "monthToDate" in said(world.service_plan(cost=COST), before, world.NOW_S + days)["cost"]
+    assert "monthToDate" not in said(world.service_plan(cost=COST), before, world.NOW_S + days + 86_400)["cost"]
 
 
 # -- what is worth a write
@@ -198,6 +269,18 @@ def forecast(method: str, expected: float = 9.6) -> ServicePlan:
         pytest.param(world.service_plan(demand=None), demand(9.0), Difference.MOVED, id="it becomes known"),
         pytest.param(forecast("trend"), forecast("growth"), Difference.NOTHING, id="another forecaster, one number"),
         pytest.param(forecast("trend"), forecast("growth", 14.0), Difference.MOVED, id="and another number"),
+        pytest.param(
+            world.service_plan(cost=COST, month=month("1")),
+            world.service_plan(cost=ServiceCost(Decimal(12), "USD"), month=month("2")),
+            Difference.NOTHING,
+            id="money follows from the rest",
+        ),
+        pytest.param(
+            world.service_plan(alternative=AlternativePlan("9 here", "USD", Decimal(8), 1e6)),
+            world.service_plan(alternative=AlternativePlan("18 here, and much more", "USD", Decimal(16), 2e6)),
+            Difference.NOTHING,
+            id="what an API would cost follows from it too",
+        ),
         pytest.param(
             demand(9.0), world.service_plan(reason=world.reason(Code.PAUSED)), Difference.DECIDED, id="another reason"
         ),
@@ -289,6 +372,24 @@ async def test_decisions_at_once_numbers_once_a_minute_wobbles_never(client: Kub
         (80, demand(9.0), 1),
         (200, demand(9.1), 0),
     ]
+    assert [await step(writer, after_s, plan) for after_s, plan, _ in timeline] == [want for _, _, want in timeline]
+
+
+async def test_money_alone_is_written_once_an_hour_and_only_for_the_month(client: KubeClient) -> None:
+    def spent(amount: str, after_s: float, cost: ServiceCost = COST) -> ServicePlan:
+        return world.service_plan(cost=cost, month=month(amount, world.NOW_S + after_s))
+
+    cheap = ServiceCost(Decimal(12), "USD", TokenPrices(Decimal(1), Decimal(2)), TokenPrices(), Decimal(1))
+    timeline = [
+        (0, spent("100", 0), 1),
+        (120, spent("200", 120), 0),
+        (3599, spent("200", 3599), 0),
+        (3600, spent("109", 3600), 0),  # less than 10 % more
+        (3610, spent("112", 3610), 1),
+        (7000, spent("300", 7000), 0),
+        (9000, spent("112", 9000, cheap), 0),  # idle, and other prices: what they follow from moves, or they do not
+    ]
+    writer = StatusWriter(client)
     assert [await step(writer, after_s, plan) for after_s, plan, _ in timeline] == [want for _, _, want in timeline]
 
 

@@ -1,16 +1,25 @@
 """What one process knows of another's writes, and what it leaves behind."""
 
+from decimal import Decimal
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from ebbtide.controller.cycle import Finished
 from ebbtide.controller.leadership import AlwaysLeading
 from ebbtide.controller.settings import Settings
 from ebbtide.controller.wiring import Wiring
 from ebbtide.model.memory import Memory, Recommendation, ServiceMemory
+from ebbtide.model.money import Payer
+from ebbtide.model.plan import ServiceCost
 from ebbtide.model.snapshot import WriteReceipt
+from ebbtide.model.spec import Billing
+from ebbtide.money.lifetimes import Holding
+from ebbtide.observe.holdings import Held
 from ebbtide.record.metrics import Metrics
 from ebbtide.record.store import Store
+from tests.shell import world
 from tests.shell.fake_api import FakeApi, serving
 
 KEY = "team/chat"
@@ -54,3 +63,34 @@ async def test_plans_that_fail_again_and_again_are_one_event_on_our_own_deployme
     assert (event["type"], event["reason"], event["regarding"]["kind"]) == ("Warning", "PlanFailed", "Deployment")
     assert "in 3 cycles" in event["note"]
     assert "ebbtide_plan_failures_in_a_row 4.0" in metrics.exposition().decode()
+
+
+async def test_what_the_ledger_says_of_this_month_is_said_with_the_next_plan(tmp_path: Path) -> None:
+    """Two pods of 4 GPUs at 2.50 for half an hour, since the ledger began: 10 USD."""
+    metrics = Metrics()
+    cost = ServiceCost(Decimal(20), "USD")
+    pods = tuple(Holding(uid, Payer("h100", "team", "chat"), 4, world.NOW_S, None, "n") for uid in "ab")
+
+    async def cycle(made: Wiring, after_s: float) -> str:
+        at_s = world.NOW_S + after_s
+        pool = world.pool_state(world.pool_spec(billing=Billing.POD))
+        snapshot = msgspec.structs.replace(world.snapshot(pools=(pool,)), taken_at=at_s)
+        made._held = Held(pods, {}, complete=True)
+        plan = world.plan(world.service_plan(KEY, cost=cost), at=at_s, pools=(), policies=())
+        await made.parts.report(Finished(at_s, snapshot, plan, "id", ()))
+        said = metrics.exposition().decode()
+        assert made._counting is not None
+        await made._counting
+        return next((line for line in said.splitlines() if line.startswith("ebbtide_service_cost_month")), "")
+
+    async with serving(FakeApi(), tmp_path) as client:
+        made = Wiring(Settings(data_dir=tmp_path / "data"), client, client, AlwaysLeading(), metrics)
+        made.load_memory()
+        found = [await cycle(made, after_s) for after_s in (0, 1800, 1810, 1820)]
+        made.load_memory()
+        again = await cycle(made, 1830)
+        made.close(None)
+    labels = 'namespace="team",service="chat",model_name="llama-3-8b",currency="USD"'
+    month = f"ebbtide_service_cost_month_to_date{{{labels}}} "
+    assert found == ["", f"{month}0.0", f"{month}10.0", f"{month}10.0"]
+    assert again == "", "another may have led since: it is asked first"

@@ -164,6 +164,9 @@ Money = Annotated[str, decimal("0", "10000", "such as 0.50 or 2.50")]
 Ceiling = Annotated[str, decimal("0", "1000000000", "such as 500 or 1200.50")]
 """What may be spent, next to its currency."""
 
+TokenPrice = Annotated[str, decimal("0", "100000", "such as 0.15 or 2.50")]
+"""An amount of money for a million tokens, next to its currency."""
+
 Amount = Annotated[str, Field(max_length=24, pattern=DECIMAL_PATTERN)]
 """An amount of money that the operator writes into a status, next to its currency."""
 

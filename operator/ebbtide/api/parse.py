@@ -18,7 +18,7 @@ from ebbtide.api import scaling as api_scaling
 from ebbtide.api import variant as api_variant
 from ebbtide.api.fields import MOST_ATTAINMENT, ApiModel
 from ebbtide.api.pool import GPUPoolSpec, TaintMatch
-from ebbtide.api.service import InferenceServiceSpec, Objectives
+from ebbtide.api.service import Alternative, InferenceServiceSpec, Objectives
 from ebbtide.clock import parse_rfc3339
 from ebbtide.errors import ConfigurationError
 from ebbtide.model import spec as m
@@ -53,6 +53,7 @@ def parse_service(obj: Mapping[str, Any]) -> m.ServiceSpec:
         scaling=_scaling(spec.scaling, where),
         team=str((metadata.get("labels") or {}).get(TEAM_LABEL, "")),
         labels=tuple(sorted((str(key), str(value)) for key, value in (metadata.get("labels") or {}).items())),
+        alternative=None if spec.alternative is None else _alternative(spec.alternative, where),
     )
 
 
@@ -142,6 +143,17 @@ def _objectives(objectives: Objectives, where: str) -> m.Objectives:
         attainment=float(attainment / 100),
         window_s=_positive_seconds(objectives.window, f"{field}window"),
     )
+
+
+def _alternative(offer: Alternative, where: str) -> m.Alternative:
+    given = (
+        ("perMillionInputTokens", offer.per_million_input_tokens),
+        ("perMillionOutputTokens", offer.per_million_output_tokens),
+    )
+    for name, price in given:
+        if not Decimal(price):
+            raise _wrong(f"{where}: spec.alternative.{name}", price, "must be a price above 0")
+    return m.Alternative(offer.currency, *(Decimal(price) for _, price in given))
 
 
 def _variant(variant: api_variant.Variant, service: str, field: str) -> m.VariantSpec:

@@ -11,6 +11,7 @@ from pydantic import Field
 from ebbtide.api.fields import (
     ApiModel,
     Percent,
+    TokenPrice,
     duration,
     filled,
     keyed_by,
@@ -68,6 +69,24 @@ class Objectives(ApiModel):
     window: Annotated[str, duration("10m", "720h", "24h or 30m")] = "24h"
     """Span over which that share is meant, as a duration from 10m to 720h: what is missed in one part of it is made up
     for in another. Unset: 24h."""
+
+
+class Alternative(ApiModel):
+    """An API that would put out the same tokens: what it charges for a million of them."""
+
+    currency: Annotated[
+        str,
+        matching("^[A-Z]*$", 3, "must be the three capital letters of an ISO 4217 currency, such as USD"),
+        Field(min_length=3),
+    ]
+    """ISO 4217 code of the prices, 3 capital letters such as USD; to be compared it must be that of the pools.
+    Required."""
+    per_million_input_tokens: TokenPrice
+    """Price of a million input tokens in currency, as a decimal string above 0 and up to 100000, such as "0.15".
+    Required."""
+    per_million_output_tokens: TokenPrice
+    """Price of a million output tokens in currency, as a decimal string above 0 and up to 100000, such as "0.60".
+    Required."""
 
 
 _DUPLICATE_TARGET = (
@@ -141,6 +160,9 @@ class InferenceServiceSpec(ApiModel, json_schema_extra=_SPEC_RULES):
     scaling: Scaling = Scaling()
     """Bounds on all variants together and how fast they may move. Unset: 1 to 100 replicas, up at once,
     down after a start-up."""
+    alternative: Alternative | None = None
+    """What an API would charge for the same tokens: status.alternative then says from which load on the service is
+    cheaper. Nothing is decided by it. Unset: not compared with any."""
 
 
 _ROOT_RULES = rules(

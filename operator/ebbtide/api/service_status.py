@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ebbtide.api.fields import ApiModel, Decimal, keyed_by
+from ebbtide.api.fields import Amount, ApiModel, Decimal, keyed_by
 from ebbtide.api.status import Conditions, Count, Message, ReasonCode, Timestamp
 
 Name = Annotated[str, Field(max_length=64)]
@@ -124,6 +124,73 @@ class ForecastStatus(ApiModel):
     """How good such forecasts were. Unset: none is due yet."""
 
 
+class TokenPricesStatus(ApiModel):
+    """What tokens cost on one basis; input and output tokens share the cost by the work that they make."""
+
+    per_million_input_tokens: Amount | None = None
+    """Money for a million prompt tokens, as a decimal string in the currency beside. Unset: unknown."""
+    per_million_output_tokens: Amount | None = None
+    """Money for a million output tokens, as a decimal string in the currency beside. Unset: unknown."""
+
+
+class MonthToDateStatus(ApiModel):
+    """What the service's GPUs have cost in this calendar month of UTC, as the ledger counts it."""
+
+    amount: Amount
+    """Money, as a decimal string in currency: whole seconds of GPUs held, at the prices of the time."""
+    currency: Annotated[str, Field(max_length=3)]
+    """ISO 4217 code of the amount."""
+    from_: Annotated[Timestamp, Field(alias="from")]
+    """From when on it is counted, as RFC 3339: the beginning of the month, or of the ledger where that is later."""
+    through: Timestamp
+    """Up to when it is counted, as RFC 3339."""
+
+
+class CostStatus(ApiModel):
+    """What the service costs. The two bases are never mixed: what lies between them is the idle share."""
+
+    currency: Annotated[str, Field(max_length=3)] | None = None
+    """ISO 4217 code of the money here, but for monthToDate, which says its own. Unset: a price is unknown."""
+    per_hour: Amount | None = None
+    """What the GPUs that its pods hold cost an hour at present prices, as a decimal string. Unset: a price is
+    unknown."""
+    idle_share: Decimal | None = None
+    """Share of perHour that is paid for capacity that nobody asks for now, 0 to 1 as a decimal string: 0.25 is 25
+    percent. Unset: unknown."""
+    allocation: TokenPricesStatus | None = None
+    """All of perHour for the tokens that come and go now; adds up to the bill. Unset: unknown."""
+    usage: TokenPricesStatus | None = None
+    """What of perHour full replicas would cost for the same tokens; for comparing models and GPUs. Unset: unknown."""
+    month_to_date: MonthToDateStatus | None = None
+    """What it has cost this month. Unset: unknown, of part of it too."""
+
+
+class AlternativeStatus(ApiModel):
+    """The service beside spec.alternative: from which load on it is cheaper, and where it stands now."""
+
+    message: Annotated[str, Field(max_length=512)]
+    """The comparison as one sentence with the numbers, up to 512 characters."""
+    currency: Annotated[str, Field(max_length=3)]
+    """ISO 4217 code of the money here."""
+    per_hour: Amount | None = None
+    """What the API would charge an hour for the tokens that come and go now, as a decimal string in currency; beside
+    cost.perHour. Unset: unknown."""
+    tokens_per_day: Count | None = None
+    """Input and output tokens a day at the present pace. Unset: unknown."""
+    break_even_tokens_per_day: Count | None = None
+    """Input and output tokens a day from which on the replicas that there are cost less than the API. Unset:
+    unknown."""
+    utilisation: Decimal | None = None
+    """How much of the tokens that all replicas paid for carry inside the objectives come and go now, 0 to 1 as a
+    decimal string. Unset: unknown."""
+    break_even_utilisation: Decimal | None = None
+    """The utilisation from which on self-hosting is cheaper, as a decimal string; above 1 it is not even with full
+    replicas, whatever tokens come. Unset: unknown."""
+    pay_back_days: Count | None = None
+    """Days after which the GPUs of pools with price.onPrem, bought new, are paid back by what the API would have
+    charged, at the present pace. Unset: there are none, unknown, or not in a hundred years."""
+
+
 class DecisionStatus(ApiModel):
     """One decision that changed something."""
 
@@ -162,6 +229,11 @@ class InferenceServiceStatus(ApiModel):
     """What its replicas cost an hour at present prices, as a decimal string in currency. Unset: a price is unknown."""
     currency: Annotated[str, Field(max_length=3)] | None = None
     """ISO 4217 code of the money above. Unset: a price is unknown."""
+    cost: CostStatus | None = None
+    """What it and its tokens cost, as of the last write: along with what else changes, and at most once an hour where
+    only monthToDate does, by 10 percent. Unset: unknown."""
+    alternative: AlternativeStatus | None = None
+    """The service beside spec.alternative, as of the last write. Unset: none is declared."""
     reason: ReasonCode | None = None
     """What decided, as one CamelCase word of the published catalogue. Unset: not looked at yet."""
     message: Message | None = None

@@ -82,6 +82,11 @@ class Metering:
         if self._ledger is not None:
             self._ledger.close()
 
+    @property
+    def ledger(self) -> Ledger | None:
+        """To be read, in the thread that counts or after it; None where it was not written yet."""
+        return self._ledger if self._epoch else None
+
     def spent(
         self, policies: Sequence[tuple[PolicySpec, tuple[Key, ...]]], labels: Mapping[str, Labels]
     ) -> tuple[dict[str, dict[Key, Decimal]], int, int]:

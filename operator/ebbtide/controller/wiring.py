@@ -15,6 +15,7 @@ from ebbtide.controller.cycle import Finished, Parts
 from ebbtide.controller.leadership import Leadership
 from ebbtide.controller.metering import Metering
 from ebbtide.controller.meters import Meters
+from ebbtide.controller.month import MonthToDate
 from ebbtide.controller.policies import Policies, labels_of
 from ebbtide.controller.settings import Settings
 from ebbtide.core.plan import plan
@@ -76,6 +77,7 @@ class Wiring:
         self._counting: asyncio.Task[None] | None = None
         self._metering = Metering(settings.ledger or settings.data_dir / FILE, metrics, leadership.may_write)
         self._policies = Policies(writer, self.observer.raw_policy)
+        self._month = MonthToDate()
         self._held: Held | None = None
         self._receipts: dict[str, WriteReceipt] = self.store.receipts()
         self._remembered: Memory | None = None
@@ -127,6 +129,7 @@ class Wiring:
         memory = self.store.load_memory()
         self._metering.begin_to_lead()
         self._policies.begin_to_lead()
+        self._month.begin_to_lead()
         self._remembered = None
         self._receipts = self.store.receipts()  # another may have led, and written, since this process started
         self._say_notices()
@@ -208,7 +211,7 @@ class Wiring:
         results = [result for result in finished.results if isinstance(result, ActResult)]
         for result in results:
             self._metrics.writes.labels(result.what, result.outcome.value).inc()
-        told = self._refusals.added(finished.plan, results)
+        told = self._month.added(self._refusals.added(finished.plan, results))
         self._metrics.observe_plan(told, finished.snapshot)
         self._metrics.writes.labels("status", "done").inc(await self._policies.report(told))
         self._statuses.offer(told, finished.snapshot, finished.now_s, finished.decision_id)
@@ -225,6 +228,7 @@ class Wiring:
                 mended = await asyncio.to_thread(self._policies.settle, self._metering.spent, labels)
                 for text in mended:
                     log.warning("%s", text)
+                await asyncio.to_thread(self._month.ask, self._metering.ledger, finished.snapshot.taken_at)
             self._say_notices()
         except Exception:
             log.exception("what runs could not be counted; the next cycle tries again")

@@ -5,15 +5,16 @@ Must never read a clock or the outside, and never move anything without a reason
 """
 
 from collections.abc import Callable, Mapping
-from decimal import Decimal
 from types import MappingProxyType
 
 import msgspec
 
 from ebbtide.core import (
+    alternative,
     capacity,
     conditions,
     demand,
+    economics,
     explain,
     isolation,
     permission,
@@ -224,7 +225,8 @@ def _pods_in(variant: VariantDraft, phase: PodPhase) -> int:
 
 
 def _service_plan(draft: Draft, cycle: Cycle) -> ServicePlan:
-    spend, currency = _spend(draft)
+    spend, currency = economics.spend(draft)
+    cost = economics.cost(draft, cycle)
     return ServicePlan(
         key=draft.state.spec.key,
         variants=tuple(_variant_plan(variant) for variant in draft.variants),
@@ -235,6 +237,8 @@ def _service_plan(draft: Draft, cycle: Cycle) -> ServicePlan:
         conditions=conditions.of_service(draft, cycle),
         spend_per_hour=spend,
         currency=currency,
+        cost=cost,
+        alternative=alternative.beside(draft, cost, cycle),
     )
 
 
@@ -251,21 +255,6 @@ def _variant_plan(variant: VariantDraft) -> VariantPlan:
         startup_s=round(variant.startup_s, 1) if variant.startup_measured else None,
         victims=victims.choose(variant, variant.observed - variant.count),
     )
-
-
-def _spend(draft: Draft) -> tuple[Decimal | None, str]:
-    """Money an hour for the pods that hold GPUs now, starting and draining ones included."""
-    total, currencies = Decimal(0), set()
-    for variant in draft.variants:
-        pool = variant.pool
-        gpus = sum(pod.gpus or variant.gpus or 0 for pod in variant.state.pods if pod.node)
-        if pool is None or pool.state.price_per_gpu_hour is None:
-            if gpus:
-                return None, ""
-            continue
-        currencies.add(pool.state.currency)
-        total += gpus * pool.state.price_per_gpu_hour
-    return (total, currencies.pop()) if len(currencies) == 1 else (None, "")
 
 
 def _actions(draft: Draft, decided: ServicePlan) -> list[ScaleAction]:

@@ -105,6 +105,52 @@ class ScaleAction(Spec, frozen=True):
     victims: tuple[str, ...] = ()
 
 
+class TokenPrices(Spec, frozen=True):
+    """Money for a million tokens; None: not known."""
+
+    input: Decimal | None = None
+    output: Decimal | None = None
+
+
+class ServiceCost(Spec, frozen=True):
+    """What a service and its tokens cost now. `used_per_hour`: what full replicas would cost for the same work."""
+
+    per_hour: Decimal
+    currency: str
+    allocation: TokenPrices = TokenPrices()  # of all of `per_hour`
+    usage: TokenPrices = TokenPrices()  # of `used_per_hour`
+    used_per_hour: Decimal | None = None  # None: not known
+
+    @property
+    def idle_share(self) -> Decimal | None:
+        """Share of the cost that is for capacity nobody asked for, 0..1; None: not known, or it costs nothing."""
+        if self.used_per_hour is None or not self.per_hour:
+            return None
+        return 1 - self.used_per_hour / self.per_hour
+
+
+class AlternativePlan(Spec, frozen=True):
+    """A service beside an API that would put out the same tokens, in words and numbers; None: not known."""
+
+    message: str
+    currency: str
+    per_hour: Decimal | None = None  # what the API would charge for what comes now
+    tokens_per_day: float | None = None  # input and output ones, at the present pace
+    break_even_tokens_per_day: float | None = None  # from which on self-hosting is cheaper
+    utilisation: float | None = None  # of what all that is paid for carries; 0..1
+    break_even_utilisation: float | None = None  # above 1: not even full it is cheaper
+    pay_back_days: float | None = None  # of GPUs that were bought, at the present pace; None: never, too
+
+
+class MonthCost(Spec, frozen=True):
+    """What a service has cost in a UTC month from `from_s` (its beginning, or the ledger's) to `through_s`."""
+
+    amount: Decimal
+    currency: str
+    from_s: float
+    through_s: float
+
+
 class ServicePlan(Spec, frozen=True):
     """Everything decided for one service, in the words and numbers that status, Events and CLI show."""
 
@@ -117,6 +163,9 @@ class ServicePlan(Spec, frozen=True):
     conditions: tuple[Condition, ...]
     spend_per_hour: Decimal | None  # None: a price is unknown
     currency: str = ""
+    cost: ServiceCost | None = None  # None: a price is unknown
+    alternative: AlternativePlan | None = None  # None: none is declared
+    month: MonthCost | None = None  # None: not known; the ledger's, added when the plan is reported
 
 
 class Failure(Spec, frozen=True):

@@ -147,6 +147,14 @@ class Scaling(Spec, frozen=True):
     pause: Pause | None = None
 
 
+class Alternative(Spec, frozen=True):
+    """An API that would put out the same tokens: its prices for a million of them."""
+
+    currency: str
+    per_million_input: Decimal
+    per_million_output: Decimal
+
+
 class ServiceSpec(Spec, frozen=True):
     """One InferenceService. `key` is `namespace/name`."""
 
@@ -162,6 +170,7 @@ class ServiceSpec(Spec, frozen=True):
     scaling: Scaling
     team: str = ""  # its label `team`: whom its cost is put down to
     labels: tuple[tuple[str, str], ...] = ()  # sorted: by them policies select
+    alternative: Alternative | None = None
 
     @property
     def namespace(self) -> str:
@@ -190,6 +199,9 @@ class Tariff(Spec, frozen=True):
     schedule: tuple[TariffWindow, ...] = ()
 
 
+HOURS_A_YEAR = Decimal(8766)  # 365.25 days
+
+
 class OnPrem(Spec, frozen=True):
     """GPUs that were bought: what one cost, written off over `years`, and the electricity that it draws.
 
@@ -202,6 +214,11 @@ class OnPrem(Spec, frozen=True):
     watts_per_gpu: Decimal
     overhead: Decimal
     electricity: Tariff
+
+    @property
+    def written_off_per_hour(self) -> Decimal:
+        """What one GPU loses in value in an hour."""
+        return self.capital_per_gpu / (self.years * HOURS_A_YEAR)
 
 
 class PriceSource(Spec, frozen=True):

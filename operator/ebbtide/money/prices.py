@@ -16,7 +16,6 @@ from ebbtide.model.reasons import Code
 from ebbtide.model.spec import OnPrem, Price, Tariff
 from ebbtide.money import tariff
 
-HOURS_A_YEAR = Decimal(8766)  # 365.25 days
 _PLACES = Decimal("0.000001")  # of prices that are computed: those that are written have no more than anybody writes
 
 
@@ -97,6 +96,5 @@ def _priced(price: Price, amount: Decimal) -> Decimal:
 
 
 def _owned(owned: OnPrem, per_kwh: Decimal) -> Decimal:
-    written_off = owned.capital_per_gpu / (owned.years * HOURS_A_YEAR)
     drawn = owned.watts_per_gpu / 1000 * owned.overhead * per_kwh
-    return (written_off + drawn).quantize(_PLACES, ROUND_HALF_EVEN)
+    return (owned.written_off_per_hour + drawn).quantize(_PLACES, ROUND_HALF_EVEN)

@@ -21,7 +21,7 @@ from ebbtide.kube.client import KubeClient, resource_path
 from ebbtide.model.plan import ConditionStatus, Plan
 from ebbtide.model.snapshot import PoolState, ServiceState, Snapshot
 from ebbtide.record.budget import TokenBucket
-from ebbtide.record.significance import Difference, decided, difference, moved, only_shared
+from ebbtide.record.significance import Difference, dearer, decided, difference, moved, only_shared
 from ebbtide.record.view import Status, pool_status, service_status, unreadable_status
 
 FIELD_MANAGER = "ebbtide-status"
@@ -29,6 +29,7 @@ API_VERSION = "ebbtide.dev/v1alpha1"
 PLURALS = {"InferenceService": "inferenceservices", "GPUPool": "gpupools", "CostPolicy": "costpolicies"}
 
 _MEASURED_EVERY_S = 60.0
+_MONEY_EVERY_S = 3600.0  # where nothing but money moved: of 10,000 services that is less than 3 writes a second
 _SPREAD_S = 600.0
 _LOOKS, _LOOKS_PER_BUDGET_S = 200, 40
 _RETRY_S = 15.0  # no answer
@@ -189,7 +190,10 @@ class StatusWriter:
 
     def _note_moved(self, item: _Object, status: Status, now_s: float) -> None:
         item.looked_at = now_s
-        if not item.due and moved(_written(item), status):
+        if item.due:
+            return
+        written = _written(item)
+        if moved(written, status) or (now_s - item.written_at >= _MONEY_EVERY_S and dearer(written, status)):
             item.due, item.dirty_since = Difference.MOVED, now_s
 
     def _give_turn(self, item: _Object, status: Status, now_s: float, count: int) -> None:

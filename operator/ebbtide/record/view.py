@@ -12,6 +12,7 @@ import msgspec
 
 from ebbtide.clock import rfc3339
 from ebbtide.model.plan import (
+    AlternativePlan,
     Capacity,
     CeilingPlan,
     Condition,
@@ -21,6 +22,7 @@ from ebbtide.model.plan import (
     PolicyPlan,
     PoolPlan,
     ServicePlan,
+    TokenPrices,
     UnreadablePlan,
     VariantPlan,
 )
@@ -91,6 +93,11 @@ def service_status(
         status["forecast"] = _forecast(plan.forecast)
     if plan.spend_per_hour is not None and plan.currency:
         status |= {"spendPerHour": money(plan.spend_per_hour), "currency": plan.currency}
+    cost = _cost(plan, previous.get("cost") or {}, now_s)
+    if cost:
+        status["cost"] = cost
+    if plan.alternative is not None:
+        status["alternative"] = _alternative(plan.alternative)
     history = decisions(plan, previous.get("decisions") or (), now_s, decision_id)
     if history:
         status["decisions"] = history
@@ -310,6 +317,43 @@ def _forecast(forecast: Forecast) -> Status:
             "pinballHigh": high,
         }
     return status
+
+
+def _cost(plan: ServicePlan, previous: Mapping[str, Any], now_s: float) -> Status:
+    """The cost block; {} where nothing is known. While the ledger was not asked what was said of this month stays."""
+    status: Status = {}
+    if plan.cost is not None:
+        status = {"currency": plan.cost.currency, "perHour": money(plan.cost.per_hour)}
+        if plan.cost.idle_share is not None:
+            status["idleShare"] = decimal(float(plan.cost.idle_share))
+        for basis in ("allocation", "usage"):
+            prices: TokenPrices = getattr(plan.cost, basis)
+            found = {"perMillionInputTokens": prices.input, "perMillionOutputTokens": prices.output}
+            shown = {name: _exact(amount) for name, amount in found.items() if amount is not None}
+            if shown:
+                status[basis] = shown
+    said = previous.get("monthToDate")
+    if plan.month is not None:
+        status["monthToDate"] = {
+            "amount": money(plan.month.amount),
+            "currency": plan.month.currency,
+            "from": rfc3339(plan.month.from_s),
+            "through": rfc3339(plan.month.through_s),
+        }
+    elif said and str(said.get("through"))[: len("2026-01")] == rfc3339(now_s)[: len("2026-01")]:
+        status["monthToDate"] = said
+    return status
+
+
+def _alternative(plan: AlternativePlan) -> Status:
+    status: Status = {"message": plan.message[:512], "currency": plan.currency}
+    if plan.per_hour is not None:
+        status["perHour"] = money(plan.per_hour)
+    tokens = {"tokensPerDay": plan.tokens_per_day, "breakEvenTokensPerDay": plan.break_even_tokens_per_day}
+    counts = tokens | {"payBackDays": plan.pay_back_days}
+    shares = {"utilisation": plan.utilisation, "breakEvenUtilisation": plan.break_even_utilisation}
+    status |= {name: round(number) for name, number in counts.items() if number is not None}
+    return status | {name: decimal(number) for name, number in shares.items() if number is not None}
 
 
 def _totals(plan: ServicePlan) -> Status:
