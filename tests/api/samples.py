@@ -113,6 +113,8 @@ FULL_SERVICE: Object = {
                 "wanted": 3,
                 "allowed": 2,
                 "limitedBy": "Paused",
+                "payable": 5,
+                "payableBecause": "CostPolicy full: 5.00 USD an hour now (as of 2026-01-31T09:05:00Z)",
                 "capacity": {
                     "requestsPerSecond": "4.5",
                     "low": "3.9",

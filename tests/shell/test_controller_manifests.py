@@ -118,3 +118,22 @@ def test_the_operators_pod_keeps_the_restricted_standard_and_has_probes():
     assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert set(container["resources"]["limits"]) == {"memory"}
+
+
+def test_the_admission_policy_lets_the_operators_own_account_through_and_asks_every_service_of_a_namespace():
+    policy, binding = documents("admission/ceilings.yaml")
+    account = next(item for item in documents("rbac.yaml") if item["kind"] == "ServiceAccount")["metadata"]
+    user = f"system:serviceaccount:{account['namespace']}:{account['name']}"
+    assert policy["spec"]["matchConditions"][0]["expression"] == f"request.userInfo.username != '{user}'"
+    assert binding["spec"]["policyName"] == policy["metadata"]["name"]
+    assert binding["spec"]["paramRef"] == {"selector": {}, "parameterNotFoundAction": "Allow"}
+    scaled = {
+        (group, resource)
+        for rule in policy["spec"]["matchConstraints"]["resourceRules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    written = {right[:2] for right in writes("rbac.yaml") if right[1].endswith("/scale")}
+    assert scaled == written | {(group, resource.partition("/")[0]) for group, resource in written}, (
+        "all that it scales"
+    )

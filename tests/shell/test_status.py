@@ -1,5 +1,6 @@
 """Status: what is said, when it is worth a write, in what order, and never more than the budget."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from decimal import Decimal
@@ -174,7 +175,10 @@ def test_no_status_is_larger_than_16_kib(variants: int, kinds: int, length: int,
     text = "ü" * length
     capacity = msgspec.structs.replace(world.variant_plan().capacity or pytest.fail(), evidence=text)
     plan = world.service_plan(
-        variants=tuple(world.variant_plan("v" * 60 + str(i), capacity=capacity) for i in range(variants)),
+        variants=tuple(
+            world.variant_plan("v" * 60 + str(i), capacity=capacity, payable=4, payable_because=text)
+            for i in range(variants)
+        ),
         reason=world.reason(text=text),
         conditions=tuple(world.condition(f"Type{i}", message=text) for i in range(kinds)),
         cost=COST,
@@ -248,7 +252,19 @@ def test_what_the_month_has_cost_stays_said_until_the_next() -> None:
     assert "monthToDate" not in said(world.service_plan(cost=COST), before, world.NOW_S + days + 86_400)["cost"]
 
 
+def test_what_is_payable_is_said_with_why_and_as_of_when() -> None:
+    because = "CostPolicy cap: 10.00 USD an hour now, 2.50 of 12.50 USD an hour left; one replica more takes 2.50"
+    (variant,) = said(paid(5, payable_because=because))["variants"]
+    assert (variant["payable"], variant["payableBecause"]) == (5, f"{because} (as of 2027-01-15T08:00:00Z)")
+    assert InferenceServiceStatus.model_validate(said(paid(5, payable_because="x" * 2000)))
+    assert not {"payable", "payableBecause"} & said()["variants"][0].keys(), "where no policy pays for it"
+
+
 # -- what is worth a write
+
+
+def paid(payable: int, **changes: Any) -> ServicePlan:
+    return world.service_plan(variants=(world.variant_plan(payable=payable, **changes),))
 
 
 def demand(requests: float) -> ServicePlan:
@@ -301,6 +317,17 @@ def forecast(method: str, expected: float = 9.6) -> ServicePlan:
             world.service_plan(reason=world.reason(text="9.0 from 10")),
             Difference.MOVED,
             id="the text says something else",
+        ),
+        pytest.param(paid(40), paid(39), Difference.MOVED, id="one replica less is payable"),
+        pytest.param(world.service_plan(), paid(40), Difference.MOVED, id="a policy pays for it now"),
+        pytest.param(paid(4), paid(5), Difference.MOVED, id="one more is payable"),
+        pytest.param(paid(40), paid(41), Difference.NOTHING, id="one more than many is payable"),
+        pytest.param(paid(4), world.service_plan(), Difference.MOVED, id="no policy pays for it any more"),
+        pytest.param(
+            paid(4, payable_because="2.50 of 12.50 USD an hour left"),
+            paid(4, payable_because="maxReplicas is 4"),
+            Difference.NOTHING,
+            id="why no more are payable",
         ),
     ],
 )
@@ -425,6 +452,103 @@ async def test_what_was_decided_goes_before_what_was_measured(client: KubeClient
     paused = world.service_plan("team/b", reason=world.reason(Code.PAUSED))
     await step(writer, 101, busy, paused)
     assert api.writes()[-1].path.split("/")[-2] == "b"
+
+
+def lowering(payable: int, *keys: str, at_s: float = world.NOW_S) -> tuple[Plan, Any]:
+    """All of them go from 4 to 3 replicas, and as many are payable."""
+    plans = [
+        world.service_plan(key, variants=(world.variant_plan(allowed=3, payable=payable),), reason=world.reason())
+        for key in keys
+    ]
+    return offered(*plans, at=at_s, actions=tuple(world.action(3, service=key) for key in keys))
+
+
+async def test_where_less_is_payable_it_is_written_before_replicas_are_lowered_and_once(
+    client: KubeClient, api: FakeApi
+) -> None:
+    keys = [f"team/s{i:02}" for i in range(30)]
+    before = {key: said(msgspec.structs.replace(paid(4), key=key)) for key in keys}
+    writer = StatusWriter(client, previous=lambda kind, key: before[key], budget=TokenBucket(1))
+    plan, snapshot = lowering(3, *keys)
+    report = await writer.write_lowered(plan, snapshot, world.NOW_S, "id-1")
+    assert (report.written, report.failed) == (30, 0), "whatever the budget has left"
+    assert {write.body["status"]["variants"][0]["payable"] for write in api.writes()} == {3}
+    assert api.writes()[0].body["status"]["decisions"][0]["id"] == "id-1"
+    assert (await writer.write_lowered(plan, snapshot, world.NOW_S + 1, "id-1")).written == 0
+    writer.offer(plan, snapshot, world.NOW_S + 1, "id-1")
+    assert writer.waiting == 0, "all of it is said"
+
+
+async def test_less_that_is_payable_is_written_without_delay_and_more_once_a_minute(client: KubeClient) -> None:
+    writer = StatusWriter(client)
+    timeline = [(0, 40, 1), (2, 39, 1), (4, 38, 1), (6, 38, 0), (8, 50, 0), (63, 50, 0), (64, 50, 1), (66, 49, 1)]
+    assert [await step(writer, at_s, paid(count)) for at_s, count, _ in timeline] == [want for _, _, want in timeline]
+
+
+async def test_what_was_decided_goes_before_less_that_is_payable_for_all(client: KubeClient, api: FakeApi) -> None:
+    """One raise leaves less for the thirty others under the same ceiling, and the budget is ten a second."""
+    keys = [f"team/s{i:02}" for i in range(30)]
+    before = {key: said(msgspec.structs.replace(paid(9), key=key)) for key in keys}
+    writer = StatusWriter(client, previous=lambda kind, key: before[key], budget=TokenBucket(10))
+    others = [msgspec.structs.replace(paid(8), key=key) for key in keys[:-1]]
+    moved = msgspec.structs.replace(paid(8), key=keys[-1])
+    await step(writer, 0, *others, moved)
+    raised = msgspec.structs.replace(paid(8, allowed=5), key=keys[-1])
+    await step(writer, 1, *others, raised)
+    assert api.writes()[10].path.split("/")[-2] == "s29"
+    assert len(api.writes()) == 20
+
+
+@pytest.mark.parametrize(
+    ("plan", "snapshot"),
+    [
+        pytest.param(*lowering(4, "team/chat"), id="as many are payable as before"),
+        pytest.param(*lowering(9, "team/chat"), id="more are payable"),
+        pytest.param(*offered(paid(3)), id="nothing is lowered"),
+        pytest.param(*offered(world.service_plan(), actions=(world.action(3),)), id="no policy pays for it"),
+    ],
+)
+async def test_nothing_else_is_written_before_its_time(
+    client: KubeClient, api: FakeApi, plan: Plan, snapshot: Any
+) -> None:
+    writer = StatusWriter(client, previous=lambda kind, key: said(paid(4)))
+    assert (await writer.write_lowered(plan, snapshot, world.NOW_S)).written == 0
+    assert api.writes() == []
+
+
+async def test_what_could_not_be_written_before_a_lowering_is_written_later(client: KubeClient, api: FakeApi) -> None:
+    api.will("PATCH", PATH, (500, {"message": "no"}))
+    writer = StatusWriter(client, previous=lambda kind, key: said(paid(4)))
+    plan, snapshot = lowering(3, "team/chat")
+    report = await writer.write_lowered(plan, snapshot, world.NOW_S)
+    assert (report.written, report.failed, "500" in report.problem) == (0, 1, True)
+    writer.offer(plan, snapshot, world.NOW_S)
+    assert (await writer.drain(world.NOW_S + 15)).written == 1
+
+
+async def test_an_older_status_never_arrives_after_a_newer_one(client: KubeClient, api: FakeApi) -> None:
+    """`drain` is in the middle of writing 9 payable replicas when the plan lowers to 3."""
+    writer = StatusWriter(client)
+    writer.offer(*offered(paid(9)), world.NOW_S)
+    draining = asyncio.create_task(writer.drain(world.NOW_S))
+    await asyncio.sleep(0)  # it has begun
+    await writer.write_lowered(*lowering(3, "team/chat"), world.NOW_S)
+    assert (await draining).written == 1
+    assert [write.body["status"]["variants"][0]["payable"] for write in api.writes()] == [9, 3]
+
+
+async def test_less_that_is_payable_does_not_wait_for_the_turn_of_a_shared_cause(
+    client: KubeClient, api: FakeApi
+) -> None:
+    keys = [f"team/s{i:03}" for i in range(20)]
+    fine = {key: said(msgspec.structs.replace(paid(9), key=key)) for key in keys}
+    bucket = TokenBucket(20)
+    writer = StatusWriter(client, previous=lambda kind, key: fine[key], budget=bucket)
+    bucket.per_second = 0.1  # a large cluster's turns: minutes
+    less = msgspec.structs.replace(blind(keys[7]), variants=paid(5).variants)
+    others = [msgspec.structs.replace(blind(key), variants=paid(9).variants) for key in keys if key != keys[7]]
+    assert await step(writer, 10, less, *others, cluster_conditions=GONE) == 1
+    assert api.writes()[0].path.split("/")[-2] == "s007"
 
 
 def blind(key: str) -> ServicePlan:

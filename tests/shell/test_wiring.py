@@ -94,3 +94,25 @@ async def test_what_the_ledger_says_of_this_month_is_said_with_the_next_plan(tmp
     month = f"ebbtide_service_cost_month_to_date{{{labels}}} "
     assert found == ["", f"{month}0.0", f"{month}10.0", f"{month}10.0"]
     assert again == "", "another may have led since: it is asked first"
+
+
+@pytest.mark.parametrize(("status", "said"), [(200, 1), (500, 0)])
+async def test_replicas_are_lowered_once_the_status_says_that_fewer_are_payable_and_all_the_same_where_it_cannot(
+    tmp_path: Path, status: int, said: int
+) -> None:
+    api, metrics = FakeApi(), Metrics()
+    told = "/apis/ebbtide.dev/v1alpha1/namespaces/team/inferenceservices/chat/status"
+    api.will("PATCH", told, (status, {}))
+    fewer = world.service_plan(variants=(world.variant_plan(allowed=3, payable=3),), reason=world.reason())
+    decided, snapshot = world.plan(fewer, policies=(), actions=(world.action(3),)), world.snapshot()
+    async with serving(api, tmp_path) as client:
+        made = Wiring(Settings(data_dir=tmp_path / "data"), client, client, AlwaysLeading(), metrics)
+        decision = made.parts.record(snapshot, Memory(), decided.at, decided)
+        results = await made.parts.actuator.apply(decided, snapshot)
+        made.close(None)
+    assert [item.outcome for item in results] == ["done"]
+    assert [asked.path.rpartition("/")[2] for asked in api.writes()] == ["status", "scale"]
+    first = api.writes()[0].body["status"]
+    assert first["variants"][0]["payable"] == 3
+    assert first["decisions"][0]["id"] == decision != ""
+    assert f'ebbtide_writes_total{{outcome="done",what="status"}} {said}.0' in metrics.exposition().decode()

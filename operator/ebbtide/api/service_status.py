@@ -65,6 +65,13 @@ class VariantStatus(ApiModel):
     limited_by: ReasonCode | None = None
     """The limit that makes allowed differ from wanted, or that keeps wanted or a declared minimum from being reached.
     Unset: none does."""
+    payable: Count | None = None
+    """The most replicas that every CostPolicy of the service can pay just now, up to maxReplicas, with the other
+    variants and services as planned: as many as allowed (in Off and Recommend as observed), and more where money is
+    left. The admission policy refuses more. Unset: no CostPolicy selects the service, or a replica holds no GPUs."""
+    payable_because: Annotated[str, Field(max_length=320)] | None = None
+    """Why no more are payable, up to 320 characters: the CostPolicy with the least left, its rate, the money left,
+    and the moment at which that was so. Rewritten with other changes only. Unset: payable is unset too."""
     capacity: CapacityStatus | None = None
     """What one replica carries. Unset: not known yet."""
     startup_seconds: Count | None = None

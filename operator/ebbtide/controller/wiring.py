@@ -85,6 +85,7 @@ class Wiring:
         budget = TokenBucket(settings.writes_per_second)
         self._statuses = StatusWriter(writer, self._previous_status, budget)
         self._events = EventRecorder(writer, instance=settings.identity, budget=budget, dropped=self._event_dropped)
+        self._decision_id = ""
         self._own: Subject | None = None
         self._forget_at = 0.0
         self._refusals = Refusals()
@@ -96,7 +97,9 @@ class Wiring:
             plan=plan,
             record=self._record,
             remember=self._remember,
-            actuator=_Actuators(Actuator(writer, self._store_receipt), self._part_with_deleted, self._policies),
+            actuator=_Actuators(
+                Actuator(writer, self._store_receipt), self._part_with_deleted, self._policies, self._say_lowered
+            ),
             report=self._report,
             leadership=leadership,
             meters=self.meters,
@@ -174,11 +177,11 @@ class Wiring:
         return not namespaces or key.partition("/")[0] in namespaces
 
     def _record(self, snapshot: Snapshot, memory: Memory, now_s: float, decided: Plan) -> str:
-        if not self._recorder.due(decided, now_s):
-            return ""
-        decision_id = self._recorder.record(snapshot, memory, now_s, decided)
-        self._say_notices()
-        return decision_id
+        self._decision_id = ""
+        if self._recorder.due(decided, now_s):
+            self._decision_id = self._recorder.record(snapshot, memory, now_s, decided)
+            self._say_notices()
+        return self._decision_id
 
     def _remember(self, memory: Memory) -> None:
         self._remembered = memory
@@ -204,6 +207,17 @@ class Wiring:
         raws = (self.observer.raw_service(key) for key in keys)
         results = await asyncio.gather(*(self._farewell.sync(raw) for raw in raws if raw is not None))
         return [result for result in results if result is not None]
+
+    async def _say_lowered(self, decided: Plan, snapshot: Snapshot) -> None:
+        """Where less is payable, before replicas are lowered: else they could be declared again until it is said.
+
+        A status that cannot be written holds no lowering up.
+        """
+        try:
+            told = self._refusals.added(decided, ())
+            self._drained(await self._statuses.write_lowered(told, snapshot, decided.at, self._decision_id))
+        except Exception:
+            log.exception("statuses could not be written before replicas are lowered")
 
     async def _report(self, finished: Finished) -> None:
         if self._counting is None or self._counting.done():  # else what runs now is counted in the next cycle
@@ -279,18 +293,23 @@ class Wiring:
 
 
 class _Actuators:
-    """The actuator; before it the farewell of deleted services, and the money of raises."""
+    """The actuator; before it the farewell of deleted services, the money of raises, and what is payable no more."""
 
     def __init__(
-        self, actuator: Actuator, part: Callable[[Snapshot], Awaitable[list[ActResult]]], policies: Policies
+        self,
+        actuator: Actuator,
+        part: Callable[[Snapshot], Awaitable[list[ActResult]]],
+        policies: Policies,
+        say_lowered: Callable[[Plan, Snapshot], Awaitable[None]],
     ) -> None:
-        self._actuator, self._part, self._policies = actuator, part, policies
+        self._actuator, self._part, self._policies, self._say_lowered = actuator, part, policies, say_lowered
 
     async def reconcile_workloads(self, snapshot: Snapshot) -> list[ActResult]:
         """Finalizers and engine blocks."""
         return [*await self._part(snapshot), *await self._actuator.reconcile_workloads(snapshot)]
 
     async def apply(self, decided: Plan, snapshot: Snapshot) -> list[ActResult]:
-        """Scale actions; raises once their money is reserved."""
+        """Scale actions; raises once their money is reserved, decreases once statuses say that less is payable."""
         payable, refused = await self._policies.reserve(decided)
+        await self._say_lowered(payable, snapshot)
         return [*refused, *await self._actuator.apply(payable, snapshot)]

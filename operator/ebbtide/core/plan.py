@@ -206,6 +206,8 @@ def _failed_plan(draft: Draft) -> ServicePlan:
                 starting=_pods_in(variant, PodPhase.STARTING),
                 wanted=variant.observed,
                 allowed=variant.observed,
+                payable=None if variant.payable is None else max(variant.payable, variant.observed),
+                payable_because=variant.payable_because,
             )
             for variant in draft.variants
         ),
@@ -254,6 +256,8 @@ def _variant_plan(variant: VariantDraft) -> VariantPlan:
         capacity=variant.capacity,
         startup_s=round(variant.startup_s, 1) if variant.startup_measured else None,
         victims=victims.choose(variant, variant.observed - variant.count),
+        payable=variant.payable,
+        payable_because=variant.payable_because,
     )
 
 

@@ -125,6 +125,8 @@ class VariantDraft:
     wanted: int = 0  # those, and doomed ones that are not replaced yet
     count: int = 0  # what is allowed so far; guardrails move it towards `observed`
     limited_by: str = ""
+    payable: int | None = None  # the most that every ceiling can pay, and why no more; None: no policy pays for it
+    payable_because: str = ""
     backing_off: bool = False
     fault: tuple[Code, str] | None = None  # it stays as it is, while the service's other variants are scaled
 

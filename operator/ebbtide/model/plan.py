@@ -89,6 +89,8 @@ class VariantPlan(Spec, frozen=True):
     capacity: Capacity | None = None
     startup_s: float | None = None  # measured median, creation to ready
     victims: tuple[str, ...] = ()  # pods that should go first when this variant shrinks
+    payable: int | None = None  # the most that every ceiling can pay; None: no policy pays for it
+    payable_because: str = ""
 
 
 class ScaleAction(Spec, frozen=True):

@@ -1,7 +1,8 @@
 """Which difference between two statuses is worth a write. Pure.
 
 DECIDED: a condition, a reason, a replica count, a decision changed: written as soon as the budget allows.
-MOVED: only measured numbers moved, by enough to matter: written at most once a minute.
+MOVED: only measured numbers moved, by enough to matter: written at most once a minute. Fewer replicas are payable: as
+soon as decisions leave something of the budget, for one raise makes it fewer for all services under the same ceiling.
 NOTHING: equal, or the numbers wobbled.
 """
 
@@ -16,13 +17,26 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _MATTERS = 0.10
 
 # Parts of a status that are measured rather than decided; everything else counts as decided
-_MEASURED = frozenset({"demand", "forecast", "spendPerHour", "message", "capacity", "startupSeconds", "evidence"})
+_MEASURED = frozenset(
+    {
+        "demand",
+        "forecast",
+        "spendPerHour",
+        "message",
+        "capacity",
+        "startupSeconds",
+        "evidence",
+        "payable",
+        "payableBecause",
+    }
+)
 # Follows from demand, capacity and price, which are compared already; see `dearer`
 _MONEY = frozenset({"cost", "alternative"})
 # They follow from other parts and never justify a write
 _NOT_DECIDED = _MEASURED | _MONEY | {"lastTransitionTime"}
 # Under even load the best forecaster of the moment changes every few cycles, and says the same number; errors add up
-_UNTOLD = frozenset({"method", "errors"}) | _MONEY
+# What is left of the money is another amount in each cycle; how many replicas it pays says when that matters
+_UNTOLD = frozenset({"method", "errors", "payableBecause"}) | _MONEY
 _NESTED = (dict, list)
 
 
@@ -41,8 +55,21 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> Difference:
     return Difference.MOVED if moved(old, new) else Difference.NOTHING
 
 
+def payable(status: Mapping[str, Any]) -> Mapping[str, int]:
+    """How many replicas are payable, by variant; nothing of variants that no policy pays for."""
+    variants = status.get("variants") or ()
+    return {variant["name"]: variant["payable"] for variant in variants if "payable" in variant}
+
+
+def fell(before: Mapping[str, int], new: Mapping[str, Any]) -> bool:
+    """True when fewer replicas of a variant are payable than were said to be, or it is said for the first time."""
+    return any(name not in before or now < before[name] for name, now in payable(new).items())
+
+
 def moved(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """True when a measured number differs by enough to matter, or a text says something else."""
+    if fell(payable(old), new):
+        return True
     differing = [key for key in old.keys() | new.keys() if old.get(key) != new.get(key)]  # most is as it was
     before, after = ({key: status[key] for key in differing if key in status} for status in (old, new))
     return _numbers_matter(_measured(before, []), _measured(after, []))

@@ -1,7 +1,8 @@
 """Writes the status of services and pools: few writes, the important ones first, never more than the budget.
 
 `offer` takes a whole plan and only notes what differs; `drain` writes as much of it as the token bucket allows. Order:
-what was decided before what was measured, and within each the longest waiting first. A cause that concerns the whole
+what was decided before what was measured, and within each the longest waiting first. `write_lowered` goes before all
+of it: what the admission policy lets through must be less before replicas are lowered. A cause that concerns the whole
 cluster (Prometheus gone) changes every object at once: those writes take turns, spread over at most ten minutes.
 
 Must only run in the leader. Never touches anything but `/status` of Ebbtide's own kinds.
@@ -10,18 +11,18 @@ Must only run in the leader. Never touches anything but `/status` of Ebbtide's o
 import asyncio
 import hashlib
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from ebbtide.errors import EbbtideError, NotFoundError, RetryableError
 from ebbtide.kube.client import KubeClient, resource_path
-from ebbtide.model.plan import ConditionStatus, Plan
+from ebbtide.model.plan import ConditionStatus, Plan, ServicePlan
 from ebbtide.model.snapshot import PoolState, ServiceState, Snapshot
 from ebbtide.record.budget import TokenBucket
-from ebbtide.record.significance import Difference, dearer, decided, difference, moved, only_shared
+from ebbtide.record.significance import Difference, dearer, decided, difference, fell, moved, only_shared, payable
 from ebbtide.record.view import Status, pool_status, service_status, unreadable_status
 
 FIELD_MANAGER = "ebbtide-status"
@@ -32,6 +33,7 @@ _MEASURED_EVERY_S = 60.0
 _MONEY_EVERY_S = 3600.0  # where nothing but money moved: of 10,000 services that is less than 3 writes a second
 _SPREAD_S = 600.0
 _LOOKS, _LOOKS_PER_BUDGET_S = 200, 40
+_AT_ONCE = 8  # writes ahead of lowerings, as many as the actuator makes
 _RETRY_S = 15.0  # no answer
 _REFUSED_S = 600.0  # the API server refused the object: only a new version of something mends that
 
@@ -51,6 +53,7 @@ class _Object:
     uid: str
     written: bytes = b""
     written_decided: bytes = b""  # digest of the decided part of `written`
+    payable: Mapping[str, int] = field(default_factory=dict)  # what `written` says of that, by variant
     written_at: float = float("-inf")
     wanted: bytes = b""
     due: Difference = Difference.NOTHING
@@ -103,6 +106,7 @@ class StatusWriter:
         self._budget = budget or TokenBucket(20)
         self._objects: dict[tuple[str, str], _Object] = {}
         self._shared_reasons: dict[str, float] = {}  # reason -> until when a change may be because of it
+        self._writing = asyncio.Lock()  # an older status must not arrive after a newer one
 
     @property
     def waiting(self) -> int:
@@ -117,7 +121,7 @@ class StatusWriter:
             key = (item.kind, item.key)
             offered.add(key)
             self._note_decided(item, status, now_s, count)
-            if key in looked:
+            if key in looked or fell(item.payable, status):
                 self._note_moved(item, status, now_s)
             # what says the same as the status that is written need not be kept
             item.wanted = _encode(status) if item.due or item.writing else b""
@@ -126,13 +130,42 @@ class StatusWriter:
 
     async def drain(self, now_s: float) -> DrainReport:
         """Writes what is due, as much as the budget allows. Never raises for a failed write."""
-        ready = [item for item in self._objects.values() if item.due and max(item.turn_at, item.retry_at) <= now_s]
-        ready.sort(key=lambda item: (-item.due, item.dirty_since, item.key))
-        granted = self._budget.take(len(ready), now_s)
-        problems = await asyncio.gather(*(self._write(item, now_s) for item in ready[:granted]))
+        async with self._writing:
+            ready = [item for item in self._objects.values() if item.due and max(item.turn_at, item.retry_at) <= now_s]
+            ready.sort(key=lambda item: (-item.due, item.dirty_since, item.key))
+            granted = self._budget.take(len(ready), now_s)
+            return self._report(await asyncio.gather(*(self._write(item, now_s) for item in ready[:granted])))
+
+    async def write_lowered(self, plan: Plan, snapshot: Snapshot, now_s: float, decision_id: str = "") -> DrainReport:
+        """Writes, before the plan lowers replicas, the statuses that say that fewer are payable than what is written.
+
+        Whatever the budget has left: there is one write for a lowering at most. Never raises for a failed write.
+        """
+        lowered = {action.service for action in plan.actions if action.to_replicas < action.from_replicas}
+        services = tuple(service for service in plan.services if service.key in lowered and _is_paid(service))
+        some = msgspec.structs.replace(plan, services=services, pools=(), unreadable=())
+        at_once = asyncio.Semaphore(_AT_ONCE)
+
+        async def write(item: _Object) -> str:
+            async with at_once:
+                return await self._write(item, now_s)
+
+        async with self._writing:
+            ahead = []
+            for item, status in self._wanted(some, snapshot, now_s, decision_id):
+                if fell(item.payable, status):
+                    item.due, item.wanted = Difference.DECIDED, _encode(status)
+                    ahead.append(item)
+            self._budget.take(len(ahead), now_s)
+            return self._report(await asyncio.gather(*(write(item) for item in ahead)))
+
+    def _report(self, problems: Sequence[str]) -> DrainReport:
         failed = [problem for problem in problems if problem]
         return DrainReport(
-            written=granted - len(failed), failed=len(failed), waiting=self.waiting, problem=next(iter(failed), "")
+            written=len(problems) - len(failed),
+            failed=len(failed),
+            waiting=self.waiting,
+            problem=next(iter(failed), ""),
         )
 
     def _wanted(
@@ -197,7 +230,8 @@ class StatusWriter:
             item.due, item.dirty_since = Difference.MOVED, now_s
 
     def _give_turn(self, item: _Object, status: Status, now_s: float, count: int) -> None:
-        shared = bool(self._shared_reasons) and only_shared(_written(item), status, self._shared_reasons)
+        may_wait = bool(self._shared_reasons) and not fell(item.payable, status)
+        shared = may_wait and only_shared(_written(item), status, self._shared_reasons)
         if shared and not item.shared_cause:
             item.turn_at = now_s + self._turn_s(item, count)
         elif not shared:
@@ -239,6 +273,11 @@ class StatusWriter:
         return ""
 
 
+def _is_paid(service: ServicePlan) -> bool:
+    """Whether a policy pays for it."""
+    return any(variant.payable is not None for variant in service.variants)
+
+
 def _said(item: _Object) -> Status:
     """What transitions and decisions continue from: what waits to be written, else what was written."""
     return _decode(item.wanted or item.written)
@@ -249,8 +288,9 @@ def _written(item: _Object) -> Status:
 
 
 def _set_written(item: _Object, encoded: bytes) -> None:
+    status = _decode(encoded)
     item.written = encoded
-    item.written_decided = _digest(_decode(encoded))
+    item.written_decided, item.payable = _digest(status), payable(status)
 
 
 def _digest(status: Status) -> bytes:

@@ -33,6 +33,7 @@ from ebbtide.model.spec import CeilingKind
 MAX_BYTES = 16 * 1024
 MAX_DECISIONS = 10
 _SPENT = ("periods", "accruedThrough", "ratePerHour")
+_MOST_WORDS = 280  # of why no more are payable; the moment follows
 _SMALLEST = Decimal("0.000001")
 
 # Present on every object from the first visit on, Unknown until looked at
@@ -78,7 +79,7 @@ def service_status(
         "observedGeneration": generation,
         "conditions": conditions(plan.conditions, SERVICE_CONDITIONS, previous, generation, now_s),
         "replicas": _totals(plan),
-        "variants": [_variant(variant) for variant in plan.variants],
+        "variants": [_variant(variant, now_s) for variant in plan.variants],
         "reason": plan.reason.code.value,
         "message": plan.reason.text[:1024],
     }
@@ -272,6 +273,9 @@ def fitted(status: Status) -> Status:
     for length in (256, 64):
         if _size(fitting) > MAX_BYTES:
             fitting["conditions"] = [{**item, "message": item["message"][:length]} for item in fitting["conditions"]]
+    for length in (80, 0):
+        if _size(fitting) > MAX_BYTES:
+            fitting["variants"] = [_shorter_because(variant, length) for variant in fitting.get("variants", ())]
     return fitting
 
 
@@ -363,12 +367,15 @@ def _totals(plan: ServicePlan) -> Status:
     }
 
 
-def _variant(variant: VariantPlan) -> Status:
+def _variant(variant: VariantPlan, now_s: float) -> Status:
     status: Status = {
         field: getattr(variant, field) for field in ("name", "observed", "ready", "starting", "wanted", "allowed")
     }
     if variant.limited_by:
         status["limitedBy"] = variant.limited_by
+    if variant.payable is not None:
+        because = variant.payable_because[:_MOST_WORDS]
+        status |= {"payable": variant.payable, "payableBecause": f"{because} (as of {rfc3339(now_s)})"}
     if variant.capacity is not None:
         status["capacity"] = _capacity(variant.capacity)
     if variant.startup_s is not None:
@@ -389,6 +396,10 @@ def _shorter_evidence(variant: Status, length: int) -> Status:
     if "capacity" not in variant:
         return variant
     return {**variant, "capacity": {**variant["capacity"], "evidence": variant["capacity"]["evidence"][:length]}}
+
+
+def _shorter_because(variant: Status, length: int) -> Status:
+    return {key: item[:length] if key == "payableBecause" else item for key, item in variant.items()}
 
 
 def _since(condition: Condition, before: Mapping[str, Any] | None, now_s: float) -> str:

@@ -8,13 +8,16 @@ import time
 from collections.abc import Iterator
 from datetime import datetime
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
+from ebbtide.errors import SandboxError
 from ebbtide.sandbox.audit import audit_writes
 from tests.cluster.audit_bill import gpu_seconds, lifetimes
 from tests.cluster.rig import OPERATOR_USER, Json, Rig, pool, stays, until
 
+ADMISSION = Path(__file__).parents[3] / "manifests" / "admission" / "ceilings.yaml"
 POOL, NODES, POLICY = "capped-a100", "a100-on-prem", "capped"
 PRICE = Decimal("3.60")
 GPUS = {"chat-": 1, "low-": 1}
@@ -129,6 +132,52 @@ def test_what_was_spent_is_what_the_audit_log_says_and_survives_the_operator(rig
 
 def accrued_s(rig: Rig) -> float:
     return datetime.fromisoformat(status(rig)["accruedThrough"]).timestamp()
+
+
+@pytest.fixture
+def held_by_the_api_server(rig: Rig) -> Iterator[None]:
+    """The admission policy in force: dry runs beyond what is payable are refused."""
+    rig.sandbox.apply(ADMISSION)
+    try:
+        until(lambda: refused(rig, "low", 99, "--dry-run=server"), "the admission policy takes effect")
+        yield
+    finally:
+        rig.sandbox.kubectl("delete", "-f", str(ADMISSION), "--ignore-not-found")
+
+
+def refused(rig: Rig, deployment: str, replicas: int, *flags: str) -> str:
+    """Why `kubectl scale` is refused; empty: it is not."""
+    try:
+        rig.sandbox.kubectl("-n", rig.namespace, "scale", "deployment", deployment, f"--replicas={replicas}", *flags)
+    except SandboxError as error:
+        return str(error)
+    return ""
+
+
+def test_the_api_server_holds_the_ceiling_from_before_a_shed_until_after_the_operator(
+    rig: Rig, held_by_the_api_server: None
+) -> None:
+    """Money for 6, then for the two minimums; the operator is killed when it has let go of the others."""
+    rig.load(25.0, 300.0, "low")
+    rig.load(25.0, 300.0, "chat")
+    rig.apply(policy(rig, perHour="21.60", perDay="1000"))
+    until(lambda: total(rig) >= 4, "money for 6, and Ebbtide itself is let through", 90)
+    since_s = time.time()
+    rig.apply(policy(rig, perHour="7.20", perDay="1000"))
+    until(lambda: total(rig) == 2, "money for the minimums alone", 60)
+    for target in ("chat", "low"):
+        lowered = [write.time_s for write in rig.scale_writes(target, since_s)]
+        told = [write.time_s for write in rig.writes("inferenceservices", "status", target) if write.time_s >= since_s]
+        assert all(told and told[0] < at_s for at_s in lowered), f"{target}: what is payable is written first"
+    assert rig.scale_writes("", since_s), "something was let go"
+    rig.kill(rig.operators[-1])
+    said = refused(rig, "low", 2)
+    assert "InferenceService low, variant a100: up to 1, not 2 replicas: " in said
+    assert f"CostPolicy {POLICY}: " in said
+    assert " of 7.20 USD an hour left; one replica more takes 3.60" in said
+    assert (refused(rig, "low", 0), refused(rig, "low", 1)) == ("", "")
+    rig.sandbox.kubectl("-n", "ebbtide-system", "delete", "lease", "ebbtide")
+    rig.start_operator("c", data_dir=str(rig.data / "a"))
 
 
 def test_a_policy_that_cannot_be_read_stops_raises_and_lowers_nothing(rig: Rig) -> None:

@@ -49,6 +49,14 @@ def _paced_words(stake: Stake, line: Line, period: Line) -> str:
     return f"CostPolicy {spec.name}: paced to {rate} {spec.currency} an hour {until}; {takes}{_given_up(stake)}"
 
 
+def payable_words(line: Line, need: Decimal) -> str:
+    """`CostPolicy a: 12.00 USD an hour now, 0.80 of 500.00 USD a day left; one replica more takes 1.34`."""
+    spec, rate = line.policy.state.spec, money(line.policy.rate * HOUR_S)
+    left = f"{money(max(NOTHING, line.free))} of {money(line.ceiling)} {spec.currency} {A_PERIOD[line.kind]}"
+    left += " left" if line.paced is None else f" left, to which its {line.paced.kind.value.lower()} is paced"
+    return f"CostPolicy {spec.name}: {rate} {spec.currency} an hour now, {left}; one replica more takes {money(need)}"
+
+
 def policy_plans(policies: list[PolicyDraft]) -> tuple[PolicyPlan, ...]:
     """Sorted by name."""
     return tuple(_plan(policy) for policy in sorted(policies, key=lambda policy: policy.state.spec.name))

@@ -40,11 +40,12 @@ class Part:
 
 @dataclass(slots=True)
 class Stake:
-    """One service. `parts` are of the variants whose replicas hold GPUs, cheapest first."""
+    """One service. `parts` are of the variants whose replicas hold GPUs, cheapest first; `absent` of all others."""
 
     draft: Draft
     policies: list[PolicyDraft]
     parts: list[Part] = field(default_factory=list)
+    absent: list[Part] = field(default_factory=list)
     blocked: Line | None = None  # the line that refused first, and what it would have taken of it
     blocked_need: Decimal = NOTHING
     refused_by: dict[str, int] = field(default_factory=dict)  # replicas by policy
@@ -86,8 +87,8 @@ def stake_of(draft: Draft, policies: list[PolicyDraft], cycle: Cycle) -> Stake:
         target = variant.state.target
         surge = max(0, variant.observed + target.surge_replicas - alive) if target.rolling_out else 0
         part.runs, part.passing = part.runs + surge, part.passing + surge
-        if gpus and (part.runs or part.fixed or part.raised or part.terminating):
-            stake.parts.append(part)
+        holds = gpus and (part.runs or part.fixed or part.raised or part.terminating)
+        (stake.parts if holds else stake.absent).append(part)
     return stake
 
 

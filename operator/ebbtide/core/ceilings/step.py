@@ -6,7 +6,7 @@ fixed: what nobody may reduce is paid first, and said where it alone crosses a c
 
 from ebbtide.core import isolation
 from ebbtide.core.ceilings import lines as money
-from ebbtide.core.ceilings import outlook, thresholds
+from ebbtide.core.ceilings import outlook, payable, thresholds
 from ebbtide.core.ceilings.claims import decide, takes
 from ebbtide.core.ceilings.lines import PolicyDraft
 from ebbtide.core.ceilings.report import policy_plans, refusal_words
@@ -28,6 +28,7 @@ def step(cycle: Cycle) -> None:
     if unknown:
         for draft in isolation.sound(cycle):
             _raise_nothing(draft, unknown)
+        payable.nothing_more(cycle.drafts, unknown)
 
 
 def _hold(cycle: Cycle) -> None:
@@ -43,6 +44,8 @@ def _hold(cycle: Cycle) -> None:
     decide(stakes, known)
     for stake in stakes:
         _apply(stake)
+    payable.note(stakes, known)
+    for stake in stakes:
         _note(stake, known)
     cycle.policy_plans = policy_plans(cycle.policies)
     cycle.policy_memories = [

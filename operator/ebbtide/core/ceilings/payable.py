@@ -1,0 +1,135 @@
+"""How many replicas of each variant every ceiling can pay just now: what is planned, and as many more as still fit.
+
+Each variant is asked alone: what one of them is raised by, no other has. The admission policy (manifests/admission)
+refuses more, also while Ebbtide is down. So it must never be less than what is planned, nor more than what Ebbtide
+itself would raise the variant to.
+
+Worked example: 10.00 USD of a day are free, and a replica costs 2.50 USD/h. It takes 0.67 for W of 960 s, the first of
+those raised together 0.75 more, for a further W and 120 s of start-up: (10.00 - 0.75) / 0.67 are 13 more.
+"""
+
+from collections.abc import Iterable
+from decimal import Decimal
+
+from ebbtide.core import isolation
+from ebbtide.core.ceilings.claims import takes
+from ebbtide.core.ceilings.lines import NOTHING, Line, PolicyDraft, Tariff
+from ebbtide.core.ceilings.report import payable_words
+from ebbtide.core.ceilings.stake import Known, Part, Stake, tariff_for
+from ebbtide.core.work import Draft, VariantDraft
+from ebbtide.model.spec import DEFAULT_PRIORITY, ThresholdAction
+
+
+def note(stakes: list[Stake], known: Known) -> None:
+    """Fill `payable` of every variant that a policy pays for, once it is decided who gives way and who is raised.
+
+    What gives way still counts, as for raises: what is freed counts once it is free.
+    """
+    for policy in {id(policy): policy for stake in stakes for policy in stake.policies}.values():
+        policy.unclaimed = dict(policy.idle)
+        for line in policy.lines:
+            line.open()
+            line.margin = NOTHING
+    for stake in stakes:
+        for policy in stake.policies:
+            for part in stake.parts:
+                _grant(part, policy, known)
+    for stake in stakes:
+        try:
+            for part in (*stake.parts, *stake.absent):
+                _note(part, stake, known)
+        except Exception as error:  # a spec that failed an earlier step fails here too, and others must be raised
+            failure = isolation.failure_of(stake.key, "payable", error)
+            nothing_more([stake.draft], isolation.describe(failure))
+
+
+def nothing_more(drafts: Iterable[Draft], why: str) -> None:
+    """Nobody knows what is left, so of all services what is planned is all that may be declared."""
+    for draft in drafts:
+        for variant in draft.variants:
+            variant.payable, variant.payable_because = _planned(draft, variant), why
+
+
+def _planned(draft: Draft, variant: VariantDraft) -> int:
+    """What nobody writes stays as it is declared, whatever is recommended."""
+    return variant.observed if draft.no_write is not None else variant.count
+
+
+def _grant(part: Part, policy: PolicyDraft, known: Known) -> None:
+    """Take what raises that are made take."""
+    granted, tariff = max(0, part.raised - part.refused), tariff_for(part, policy, known)
+    brought = sum(policy.put(part.variant.pool, part.gpus) for _ in range(granted))
+    if tariff is None or not brought:
+        return
+    node = policy.comes_with(part.variant.pool, part.gpus)
+    for line in policy.lines:
+        keep, rise = _of_a_node(line, tariff, part, node)
+        extra = line.extra(keep, rise)
+        line.free -= keep * (brought // node) + extra
+        line.margin += extra
+
+
+def _note(part: Part, stake: Stake, known: Known) -> None:
+    variant = part.variant
+    if not part.gpus and (variant.gpus == 0 or variant.state.pods):
+        return  # it costs nothing
+    planned = _planned(stake.draft, variant)
+    most = max(planned, variant.spec.max_replicas)
+    more, words = _more(part, stake, known, most)
+    if planned + more > most:
+        more, words = most - planned, f"maxReplicas is {variant.spec.max_replicas}; {words}"
+    variant.payable, variant.payable_because = planned + more, words
+
+
+def _more(part: Part, stake: Stake, known: Known, most: int) -> tuple[int, str]:
+    """How many more every ceiling can pay, and the one that can pay the fewest in words; `most` is enough to know."""
+    if not part.gpus:
+        return 0, "how many GPUs a replica holds is not known"
+    fewest: tuple[int, Line, Decimal] | None = None
+    for policy in stake.policies:
+        tariff, spec = tariff_for(part, policy, known), policy.state.spec
+        stop = _stop(stake, policy)
+        if stop:
+            return 0, stop
+        if tariff is None:
+            pool = part.variant.spec.pool
+            return 0, f"CostPolicy {spec.name}: what GPUs of {pool} cost in {spec.currency} is not known"
+        for line in policy.lines:
+            more, need = _fitting(line, tariff, part, most)
+            if fewest is None or more < fewest[0]:
+                fewest = more, line, need
+    if fewest is None:
+        return 0, "no ceiling is known yet"
+    return fewest[0], payable_words(*fewest[1:])
+
+
+def _stop(stake: Stake, policy: PolicyDraft) -> str:
+    """Why the policy lets nothing of the service grow, whatever is left; empty: it does."""
+    if policy.refuses:
+        return f"{policy.refuses}: nothing under it is raised"
+    stopping = [ThresholdAction.HOLD_SCALE_UP, ThresholdAction.FREEZE]
+    if stake.priority < DEFAULT_PRIORITY:
+        stopping.append(ThresholdAction.LIMIT_LOW_PRIORITY)
+    why = next((policy.acting[action] for action in stopping if action in policy.acting), "")
+    return f"CostPolicy {policy.state.spec.name}: {why}" if why else ""
+
+
+def _fitting(line: Line, tariff: Tariff, part: Part, most: int) -> tuple[int, Decimal]:
+    """(more replicas that the line can pay, what the next one takes).
+
+    First those on GPUs that are paid for anyway; then as many nodes as it can pay bring GPUs for `(idle + brought) //
+    gpus`; of a policy that pays for no nodes a node is the replica's own GPUs.
+    """
+    policy, pool = line.policy, part.variant.pool
+    idle, node = policy.unclaimed.get(part.variant.spec.pool, 0), policy.comes_with(pool, part.gpus)
+    keep, rise = _of_a_node(line, tariff, part, node)
+    extra = line.extra(keep, rise)
+    affords = int((line.free - extra) // keep) if keep else most
+    nodes = min(most, affords) if line.free >= keep + extra else 0
+    return (idle + nodes * node) // part.gpus, keep + extra
+
+
+def _of_a_node(line: Line, tariff: Tariff, part: Part, node: int) -> tuple[Decimal, Decimal]:
+    """What the GPUs take that come for a replica: once they run, and to begin with."""
+    keep, rise = takes(line, tariff, part)
+    return keep * node / part.gpus, rise * node / part.gpus
