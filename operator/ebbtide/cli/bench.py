@@ -115,7 +115,7 @@ Exit codes: 0 done, 2 wrong input, 130 interrupted.""",
 @click.option("--lead-in-days", type=int, default=7, show_default=True, help="Ebbtide ran for so long before.")
 @click.option("--gpu-hour-price", default="2.50", show_default=True, help="USD.")
 @click.option("--startup-s", type=float, default=120.0, show_default=True, help="From the order to a ready replica.")
-@click.option("--cycle", metavar="T", default="2m", show_default=True, help="A decision every 1m, 2m, 3m, 4m or 5m.")
+@click.option("--cycle", metavar="T", default="5m", show_default=True, help="A decision every 1m, 2m, 3m, 4m or 5m.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of what chance makes of the load.")
 @click.option("--jobs", type=int, default=2, show_default=True, help="Runs at the same time.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=_BUDGET_OUT, show_default=True)
