@@ -24,6 +24,8 @@ from ebbtide.bench.budget.world import Began, Stage
 from ebbtide.cli.main import main
 from ebbtide.model.spec import CeilingKind, Pacing
 
+pytestmark = pytest.mark.timeout(900)  # two days under everything take 20 s on two free cores
+
 PRICE = Decimal("2.50")
 DEFAULTS = {
     "days": 2,

@@ -6,7 +6,9 @@ the path that rivals follow.
 
 import contextlib
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -146,7 +148,16 @@ _scene: list[Scene] = []  # of this worker
 
 def _begin(scene: Scene) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends us
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _scene[:] = [scene]
+
+
+def _end_with_parent() -> None:
+    """However it ends: a month would else be computed for nobody."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(task: Task) -> tuple[str, Outcome]:
