@@ -1,7 +1,7 @@
 """The services of the benchmark: what is asked of each, minute by minute, and what one of its replicas carries.
 
-A replica is a fluid: up to `capacity_per_s` requests/s are answered inside the objective, what exceeds it is answered
-too late and counts as missed. Nobody tries again, and no queue is left behind. The capacity is where the line of
+A replica is a fluid: up to `capacity_per_s` requests/s are answered inside the objective, what exceeds it is refused
+at the door and counts as missed. Nobody tries again, and no queue is left behind. The capacity is where the line of
 continuous batching (see core.priors) reaches the objective: with a = 6 ms, b = 0.135 ms, 256 tokens and 50 ms that is
 (50 - 6) / (0.135 x 256 x 0.050) = 25.5 requests/s.
 """

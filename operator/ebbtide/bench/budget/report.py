@@ -1,5 +1,7 @@
 """Writes report.md from what a month of budgets found. Words and tables only, nothing that results.json lacks."""
 
+from collections.abc import Sequence
+
 from ebbtide.bench.budget.results import Results, Spent, UnderCeiling
 from ebbtide.model.spec import CeilingKind
 from ebbtide.units import format_duration
@@ -8,8 +10,8 @@ ATTAINED_PICTURE, MONEY_PICTURE = "budget.svg", "budget-money.svg"
 _BASIS = """\
 Time is virtual, decisions are real: each cycle builds a snapshot of what an operator would see (pods, engine metrics of
 the last minute, declared capacity), counts what was spent with Ebbtide's own accounts, and asks Ebbtide's own `plan`.
-The engine is a fluid: n ready replicas answer up to n x capacity inside the objective, what exceeds that is answered
-too late and counts as missed; nobody tries again, no queue is left behind. A pod is billed from the order until it is
+The engine is a fluid: n ready replicas answer up to n x capacity inside the objective, what exceeds that is refused at
+the door and counts as missed; nobody tries again, no queue is left behind. A pod is billed from the order until it is
 gone. What periods cost is counted by a clerk who is told of each pod's first and last second and shares no code with
 the accounts."""
 _WHO = """\
@@ -21,6 +23,7 @@ _WHO = """\
 - **clairvoyant** knows all demand and buys single replica-minutes without start-ups, drains or minimums: a bound. By
   priority: all of the highest first, within it the minutes with most requests. By value: most requests x priority, so
   that no spender attains more by the weighted measure."""
+_RIVALS = ("GPU quota", "hard stop")
 _COLUMNS = """\
 Overrun: what periods cost beyond their ceilings, summed, rounded up to cents. Used: share of binding ceilings that was
 spent; a period binds where it would have cost over 1 % more without. Weighted: attainment, each request counted by its
@@ -30,7 +33,7 @@ service's priority. Lost per 1000: points of weighted attainment lost for each 1
 def report(results: Results) -> str:
     """The page, in Markdown; pictures are files beside it."""
     parts = [
-        "# A month of budgets",
+        f"# {results.days} days of budgets",
         _setup(results),
         _BASIS,
         _verdict(results),
@@ -74,9 +77,24 @@ def _verdict(results: Results) -> str:
     lines = [f"- Overruns of Ebbtide, {len(own)} runs together: **{over:.2f} USD**."]
     if used:
         lines.append(f"- Of ceilings that bind it used {min(used):.2%} to {max(used):.2%}.")
-    for under in results.ceilings:
+    binding = [under for under in results.ceilings if under.binding]
+    if binding:
+        lines += [_counted(binding, setting) for setting in dict.fromkeys(one.setting for _, one in own)]
+    for under in binding:
         lines += _beaten(under)
     return "## In short\n\n" + "\n".join(lines)
+
+
+def _counted(binding: Sequence[UnderCeiling], setting: str) -> str:
+    """Under how many ceilings that bind each rival attains less, whatever it overran."""
+    wins: dict[str, int] = {}
+    for under in binding:
+        own = next(one for one in under.spenders if (one.spender, one.setting) == ("ebbtide", setting))
+        for one in under.spenders:
+            if one.spender in _RIVALS:
+                wins[one.spender] = wins.get(one.spender, 0) + (own.weighted > one.weighted)
+    said = ", ".join(f"than the {name} under {count}" for name, count in wins.items())
+    return f"- With {setting}, of {len(binding)} ceilings that bind, it attains more {said}."
 
 
 def _beaten(under: UnderCeiling) -> list[str]:
@@ -87,7 +105,7 @@ def _beaten(under: UnderCeiling) -> list[str]:
         for one in under.spenders
         if one.spender not in ("ebbtide", "clairvoyant") and not one.overrun and one.weighted > own.weighted + 0.0005
     ]
-    if not better or not under.binding:
+    if not better:
         return []
     ours = f"Ebbtide ({own.setting}) attains {own.weighted:.2%} for {own.cost} USD"
     return [f"- {_name(under)}: {', '.join(better)}, where {ours}."]
