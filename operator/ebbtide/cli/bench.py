@@ -3,7 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -12,6 +12,7 @@ from ebbtide.errors import ConfigurationError
 STRONGEST = "ebbtide,schedule,slo-law,knative-kpa,hpa-queue"
 WRONG_INPUT, INTERRUPTED = 2, 130
 _DEFAULT_OUT = Path("out/bench")
+_BUDGET_OUT = Path("out/budget")
 
 
 @click.group()
@@ -88,10 +89,7 @@ def replay(**options: Any) -> None:
     try:
         results = answer(ask(options), options["jobs"], options["out"], _checked(options), _command(), _say)
     except ConfigurationError as error:
-        if (click.get_current_context().find_root().obj or {}).get("debug"):
-            raise
-        click.echo("error: " + " ".join(str(error).split()), err=True)
-        sys.exit(WRONG_INPUT)
+        _refuse(error)
     except KeyboardInterrupt:
         click.echo("interrupted: what was computed is kept, the same command goes on from there", err=True)
         sys.exit(INTERRUPTED)
@@ -99,6 +97,51 @@ def replay(**options: Any) -> None:
         cost = "not reached" if policy.cost_at_target is None else f"{policy.cost_at_target:.2f}"
         click.echo(f"{policy.name:<24} {policy.tuning:<10} {cost:>12}")
     click.echo(f"{options['out'] / 'report.md'}")
+
+
+@bench.command(
+    epilog="""\b
+A file of --traces holds rates or requests (see docs/bench-replay.md) of a day at least, and is repeated until the
+month is full; FILE:COLUMN takes one of several columns. Of each service it sets the shape, --peak-replicas the level.
+\b
+  ebbtide bench budget --out out/budget
+  ebbtide bench budget --traces week.csv,tiers.csv:prod,tiers.csv:dev --days 7
+\b
+Exit codes: 0 done, 2 wrong input, 130 interrupted.""",
+)
+@click.option("--days", type=int, default=30, show_default=True, help="The last so many of a month of 30 days.")
+@click.option("--traces", metavar="FILE,FILE,FILE", help="Load of chat, code, summaries.  [default: built-in shapes]")
+@click.option("--peak-replicas", default="10,8,6", show_default=True, help="Needed in each one's busiest five minutes.")
+@click.option("--lead-in-days", type=int, default=7, show_default=True, help="Ebbtide ran for so long before.")
+@click.option("--gpu-hour-price", default="2.50", show_default=True, help="USD.")
+@click.option("--startup-s", type=float, default=120.0, show_default=True, help="From the order to a ready replica.")
+@click.option("--cycle", metavar="T", default="5m", show_default=True, help="A decision every 1m, 2m, 3m, 4m or 5m.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Of what chance makes of the load.")
+@click.option("--jobs", type=int, default=2, show_default=True, help="Runs at the same time.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=_BUDGET_OUT, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print results.json instead of the table.")
+def budget(**options: Any) -> None:
+    """Spend a month under ceilings of 60, 80 and 100 % of the unconstrained bill, in virtual time; beside rivals."""
+    from ebbtide.bench.budget.command import answer, ask, encode, summary  # late, so that --help is fast
+
+    try:
+        results = answer(ask(options), options["out"], _command(), _say)
+    except ConfigurationError as error:
+        _refuse(error)
+    except KeyboardInterrupt:
+        click.echo("interrupted: nothing was written", err=True)
+        sys.exit(INTERRUPTED)
+    click.echo(encode(results) if options["as_json"] else summary(results), nl=not options["as_json"])
+    if not options["as_json"]:
+        click.echo(f"{options['out'] / 'report.md'}")
+
+
+def _refuse(error: ConfigurationError) -> NoReturn:
+    """One line on stderr that says what is wrong and what is allowed."""
+    if (click.get_current_context().find_root().obj or {}).get("debug"):
+        raise error
+    click.echo("error: " + " ".join(str(error).split()), err=True)
+    sys.exit(WRONG_INPUT)
 
 
 def _checked(options: dict[str, Any]) -> bool:

@@ -132,12 +132,13 @@ def _mean_load(budget: BudgetMemory, load: float) -> float:
 def _recorded(draft: Draft, old: BudgetMemory, lost: float, elapsed_s: float, cycle: Cycle) -> BudgetMemory:
     """Misses that came beside those that were planned for now, each in requests.
 
-    Nothing is recorded while what was planned cannot come about: nothing may be written, or replicas fail.
+    Nothing is recorded while what was planned cannot come about: nothing may be written, replicas fail, money is short.
     """
     due = [plan for plan in old.plans if plan[0] <= cycle.now_s]
     waiting = tuple(plan for plan in old.plans if cycle.now_s < plan[0] < cycle.now_s + 2.0 * LONGEST_STEP_S)
     plans = (due[-1], *waiting) if due else waiting  # the newest that is due holds until the next
-    hindered = draft.no_write is not None or any(variant.backing_off or variant.hung for variant in draft.variants)
+    failing = any(variant.backing_off or variant.hung for variant in draft.variants)
+    hindered = draft.no_write is not None or failing or _held_back(draft, cycle)
     if not due or hindered or draft.misses is None or cycle.now_s - due[-1][0] > LONGEST_STEP_S:
         return msgspec.structs.replace(old, plans=plans)
     keep = math.exp(-elapsed_s / draft.state.spec.objectives.window_s)
@@ -148,6 +149,18 @@ def _recorded(draft: Draft, old: BudgetMemory, lost: float, elapsed_s: float, cy
         planned=round(old.planned * keep + due[-1][1] * requests, 4),
         missed=round(old.missed * keep + max(0.0, draft.misses - lost) * requests, 4),
     )
+
+
+def _held_back(draft: Draft, cycle: Cycle) -> bool:
+    """There are ceilings, and more was wanted for longer than a raise takes to be made and is not there.
+
+    What is missed for want of money nobody planned, and no later replica buys it back: with 60 % of the money of a day
+    its evening missed most requests, the price of a miss rose twelvefold, and the next morning ran 21 replicas for 8.
+    """
+    since, memory = draft.memory.raise_since, draft.memory
+    patience_s = draft.state.spec.scaling.up_delay_s + 2.0 * cycle.snapshot.cycle_s
+    lasts = since is not None and cycle.now_s - since >= patience_s and draft.observed < memory.raise_to
+    return lasts and bool(cycle.snapshot.policies)
 
 
 def unbuyable(draft: Draft) -> float:
