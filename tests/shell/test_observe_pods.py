@@ -217,6 +217,12 @@ def test_a_terminating_pod_is_terminating_whatever_else_it_is() -> None:
     assert pod_state(going, GPU, QUIET, None).phase is PodPhase.TERMINATING
 
 
+def test_by_when_a_pod_that_was_told_to_go_should_be_gone() -> None:
+    going = wire(spec=BOUND, metadata={"deletionTimestamp": "2026-01-01T00:00:30Z"})
+    assert pod_state(going, GPU, QUIET, None).due_at == 1767225630.0, "the API server has added its grace"
+    assert pod_state(wire(spec=BOUND), GPU, QUIET, None).due_at is None
+
+
 def test_times_node_and_gpus() -> None:
     seen = pod_state(wire(spec=BOUND, conditions=[READY, condition("PodScheduled", "True")]), GPU, QUIET, None)
     created = 1767225600.0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from ebbtide.errors import ConflictError, EbbtideError
+from ebbtide.errors import ConflictError, EbbtideError, RetryableError
 from ebbtide.ledger.store import Ledger
 from ebbtide.model.memory import Memory
 from ebbtide.model.money import HourRow, LabelsRecord, Lifetime, Listed, PolicyRecord, PriceRecord
@@ -45,6 +45,7 @@ class Metering:
         self._unwritten: dict[tuple[str, int], Lifetime] = {}
         self._unwritten_prices: dict[tuple[str, int], PriceRecord] = {}
         self._ends: dict[str, int] = {}  # of uids that are shown and were counted already
+        self._unasked: set[str] = set()  # uids of which the ledger was not asked yet whether it has counted them
         self._begun_s = 0.0
         self._roll_at = 0.0
         self._tally = Tally()
@@ -114,7 +115,8 @@ class Metering:
         self._note_usage(snapshot, shown, held.complete, plan, memory)  # first: it needs no database
         unknown = {holding.uid for holding in shown} - self._running.keys()
         self._ends = {uid: end_s for uid, end_s in self._ends.items() if uid in unknown}
-        self._ends |= ledger.ends(unknown - self._ends.keys())
+        self._unasked |= unknown - self._ends.keys()
+        trouble = self._ask(ledger)
         self._running, changed = advance(
             self._running, shown, held.gone, now_s, ended=self._ends, complete=held.complete
         )
@@ -122,6 +124,8 @@ class Metering:
         self._unwritten.update({(item.uid, item.begin_s): item for item in changed})
         self._note_prices(snapshot)
         self._note_selections(snapshot)
+        if trouble is not None:
+            raise trouble
         due = self._tallied_s >= self._usage_s + USAGE_EVERY_S or self._tallied_s // HOUR_S > self._usage_s // HOUR_S
         if not self._may_write():
             raise ConflictError("ledger: the lease went while counting; nothing was written")
@@ -141,6 +145,30 @@ class Metering:
             more = ledger.roll_up(self._epoch, now_s)
             self._roll_at = now_s if more else now_s + ROLL_EVERY_S
 
+    def _ask(self, ledger: Ledger) -> RetryableError | None:
+        """Until when uids that are new here were counted before; why it does not answer, if it does not.
+
+        What is taken in meanwhile is mended by the answer: it began where it had been counted to, or is no news.
+        """
+        if not self._unasked:
+            return None
+        try:
+            found = ledger.ends(self._unasked)
+        except RetryableError as error:
+            return error
+        self._ends |= {uid: end_s for uid, end_s in found.items() if uid not in self._running}
+        for (uid, begin_s), item in list(self._unwritten.items()):
+            end_s = found.get(uid, begin_s)
+            if end_s > begin_s:
+                del self._unwritten[uid, begin_s]
+                later = msgspec.structs.replace(item, begin_s=end_s, seen_s=max(item.seen_s, end_s))
+                if item.end_s is None:
+                    self._running[uid] = later
+                if item.end_s is None or item.end_s > end_s:
+                    self._unwritten[uid, end_s] = later
+        self._unasked = set()
+        return None
+
     def _opened(self, now_s: float) -> Ledger:
         if self._ledger is None:
             self._ledger = Ledger(self._where)
@@ -148,7 +176,7 @@ class Metering:
             if not self._may_write():
                 raise ConflictError("ledger: the lease went; nothing was written")
             epoch = self._ledger.lead(now_s)
-            self._running, self._ends = self._ledger.running(), {}
+            self._running, self._ends, self._unasked = self._ledger.running(), {}, set()
             # what ended while the database was away, and that no other leader knows of
             lost = {key: item for key, item in self._unwritten.items() if item.end_s is not None}
             known = self._ledger.ends({uid for uid, _ in lost})

@@ -107,6 +107,7 @@ class PodState(Spec, frozen=True):
     serves: bool = True  # False: a worker of a group, whose leader answers for it and has the series of both
     deletion_cost: int | None = None  # its annotation controller.kubernetes.io/pod-deletion-cost; None: not set
     marked: bool = False  # that cost is Ebbtide's own
+    due_at: float | None = None  # of one that was told to go: by when it should be gone, its grace included
 
 
 class TargetState(Spec, frozen=True):

@@ -103,6 +103,7 @@ def pod_state(
         serves=engine is not None or not _is_worker(pod),
         deletion_cost=pod.deletion_cost,
         marked=pod.marked,
+        due_at=_since(pod.metadata.deletion_timestamp) if pod.metadata.deletion_timestamp else None,
     )
 
 

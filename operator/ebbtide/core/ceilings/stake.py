@@ -13,6 +13,7 @@ from ebbtide.model.snapshot import PodPhase
 from ebbtide.model.spec import ExternalScale, Floor, PauseDirection
 
 DEFAULT_EXIT_S = 30.0  # Kubernetes' own grace
+_LATE_S = 10.0  # after its grace a pod is gone within seconds, where its node answers
 
 
 @dataclass(slots=True)
@@ -84,12 +85,28 @@ def stake_of(draft: Draft, policies: list[PolicyDraft], cycle: Cycle) -> Stake:
             part.spared = min(max(0, spared - part.fixed), part.floor + part.kept)
             spared -= min(spared, part.fixed + part.spared)
             part.foreign = min(part.kept, _added(variant)) if corrects else 0
-        target = variant.state.target
-        surge = max(0, variant.observed + target.surge_replicas - alive) if target.rolling_out else 0
-        part.runs, part.passing = part.runs + surge, part.passing + surge
+        _roll(part, variant, alive)
+        _stick(part, variant, cycle.now_s)
         holds = gpus and (part.runs or part.fixed or part.raised or part.terminating)
         (stake.parts if holds else stake.absent).append(part)
     return stake
+
+
+def _roll(part: Part, variant: VariantDraft, alive: int) -> None:
+    """A rollout holds more than is declared until it is over: its next pod comes when this one has gone."""
+    target = variant.state.target
+    if target.rolling_out:
+        there = min(part.leaving, target.surge_replicas, max(0, alive - variant.observed))
+        coming = max(0, variant.observed + target.surge_replicas - alive)
+        part.leaving, part.runs, part.passing = part.leaving - there, part.runs + coming, part.passing + there + coming
+
+
+def _stick(part: Part, variant: VariantDraft, now_s: float) -> None:
+    """What should have been gone by now may hold its GPUs for as long as what runs."""
+    late = sum(pod.due_at is not None and pod.due_at + _LATE_S < now_s for pod in variant.state.pods)
+    stuck = min(part.terminating, -(-late // max(1, variant.state.target.pods_per_replica)))
+    part.terminating -= stuck
+    part.runs, part.passing = part.runs + stuck, part.passing + stuck
 
 
 def _added(variant: VariantDraft) -> int:
