@@ -10,11 +10,11 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from ebbtide.cli.demo import demo
+from ebbtide.cli.demo_bill import unconstrained
 from ebbtide.cli.demo_budget import _bar, report
 from ebbtide.money.calendar import Span, period_at
 from ebbtide.sandbox.demo import DemoOptions
 from ebbtide.sandbox.demo_budget import SEEDED, Life, Money, time_zone, verdict
-from ebbtide.sandbox.demo_reference import references
 
 BEGIN_S = 1_790_000_000.0
 
@@ -96,7 +96,7 @@ def test_what_does_not_go_together_is_refused(option: str, why: str) -> None:
 
 @pytest.mark.slow
 def test_without_a_ceiling_all_three_meet_their_objectives_and_cost_something() -> None:
-    found = references(DemoOptions(duration_s=60.0, budget=True))
+    found = unconstrained(DemoOptions(duration_s=60.0))
     assert found.static == {}
     assert set(found.gpu_hours) == {"a100-on-prem", "l40s-on-demand", "cloud-a100"}
     assert all(0.02 < hours < 0.2 for hours in found.gpu_hours.values())

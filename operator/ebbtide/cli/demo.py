@@ -164,7 +164,7 @@ def _demo_budget(
 
     if trace is not None:
         raise click.BadOptionUsage("trace", "--trace: not with --scenario budget, whose load is part of its ceiling")
-    options = DemoOptions(duration_s=duration_s, seed=seed, budget=True)
+    options = DemoOptions(duration_s=duration_s, seed=seed)
     with start_sandbox(options.sandbox(_teller(console))) as sandbox:
         document = asyncio.run(_run_budget(sandbox, options, console, plain))
         report(console, document)
@@ -176,7 +176,7 @@ async def _run_budget(sandbox: Sandbox, options: DemoOptions, console: Console, 
     from ebbtide.cli.demo_budget import BudgetScreen, summarise
     from ebbtide.sandbox.demo_budget import BudgetDemo
 
-    search = ReferenceSearch(sandbox.processes, sandbox.directory, options)
+    search = ReferenceSearch(sandbox.processes, sandbox.directory, options, "ebbtide.cli.demo_bill")
     say = _teller(console)
     say("playing the fleet without a ceiling in virtual time: what would be spent")
     async with BudgetDemo(sandbox, options, say, (await search.found()).gpu_hours) as running:

@@ -29,7 +29,6 @@ class DemoOptions:
     name: str = "demo"
     pace: Pace = field(default_factory=Pace)
     chat_requests: tuple[Request, ...] | None = None
-    budget: bool = False  # `--scenario budget`
 
     def sandbox(self, progress: Progress) -> SandboxConfig:
         """The control plane it runs on: the demo's nodes and exactly the RBAC that the operator ships with."""
