@@ -305,7 +305,7 @@ async def test_two_hundred_services_that_scale_up_in_one_cycle_stay_under_one_ce
     assert (hour["period"], Decimal(hour["spent"]) + Decimal(hour["committed"])) == ("Hour", Decimal(690))
 
 
-@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.8])
+@pytest.mark.parametrize("share", [0.5, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.0, 0.2, 0.8))])
 async def test_two_hundred_services_and_a_crash_in_the_middle(
     share: float, folder: Path, fate: Fate, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,7 @@
 """A real operator on a real control plane, killed and stopped at any instant: against the audit log alone.
 
-A GPU costs 0.36 USD an hour, so that a second is a hundredth of a cent: a whole second off at each end of forty pods is
-still the same bill to the cent.
+A GPU costs 0.36 USD an hour, a hundredth of a cent a second: of each pod the bill may be off by the second in which it
+was bound and the one in which the news of its end came, which is the same bill to the cent, and 2 % of it here.
 """
 
 import contextlib
@@ -31,6 +31,7 @@ GPUS = {"chat-": 1, "low-": 1, "train-": 2}
 CENT = Decimal("0.01")
 FAST: Json = {"objectives": {"timeToFirstToken": "2s", "interTokenLatency": "25ms", "attainment": "95"}}
 SHORT_LEASE = {"lease_duration": "4s", "renew_deadline": "3s", "retry_period": "500ms"}
+MOST_OFF_S = 2  # of one pod
 MOST = 6  # GPUs that the ceiling allows
 
 
@@ -86,14 +87,17 @@ def written(rig: Rig, past_s: float) -> tuple[int, int, tuple[HourRow, ...]]:
         ledger.close()
 
 
-def clerks(rig: Rig, since_s: int, until_s: int) -> tuple[Decimal, int]:
-    """(bill of the whole seconds that pods were bound and not gone, how many pods), by the audit log alone."""
-    seconds, pods = 0, lifetimes(rig.sandbox.audit_log, rig.namespace)
-    for name, (begin_s, end_s) in pods.items():
+def clerks(rig: Rig, since_s: int, until_s: int) -> tuple[Decimal, Decimal]:
+    """(bill of the whole seconds that pods were bound and not gone, by what it may be off), by the audit log alone."""
+    seconds = held = 0
+    for name, (begin_s, end_s) in lifetimes(rig.sandbox.audit_log, rig.namespace).items():
         gpus = next(count for prefix, count in GPUS.items() if name.startswith(prefix))
         last_s = until_s if end_s is None else min(until_s, math.ceil(end_s))
+        held += gpus
         seconds += gpus * max(0, last_s - max(since_s, math.floor(begin_s)))
-    return PRICE * seconds / 3600, len(pods)
+    off = PRICE * MOST_OFF_S * held / 3600
+    assert off < CENT
+    return PRICE * seconds / 3600, off
 
 
 def billed(rows: tuple[HourRow, ...]) -> tuple[Decimal, Decimal]:
@@ -119,10 +123,9 @@ def test_killed_25_times_the_bill_is_the_same_to_the_cent_where_lifetimes_stay_v
     process = start(rig)
     since_s, until_s, rows = written(rig, past_s=time.time() + 4)
     rig.kill(process)
-    (total, estimated), (wanted, pods) = billed(rows), clerks(rig, since_s, until_s)
-    assert 5 <= pods <= 40
+    (total, estimated), (wanted, off) = billed(rows), clerks(rig, since_s, until_s)
     assert estimated == 0, "nothing went unseen"
-    assert abs(total - wanted) < CENT
+    assert abs(total - wanted) <= off < total / 20
 
 
 def test_killed_25_times_more_what_vanished_unseen_is_bounded_and_the_ceiling_takes_the_upper_bound(rig: Rig) -> None:
@@ -140,12 +143,12 @@ def test_killed_25_times_more_what_vanished_unseen_is_bounded_and_the_ceiling_ta
             until(lambda: not rig.pods("train"), "they are gone")
     start(rig)
     since_s, until_s, rows = written(rig, past_s=time.time() + 4)
-    (total, estimated), (wanted, _) = billed(rows), clerks(rig, since_s, until_s)
+    (total, estimated), (wanted, off) = billed(rows), clerks(rig, since_s, until_s)
     assert estimated > 0, "nobody saw some of them go"
-    assert wanted - CENT < total < wanted + estimated + CENT
+    assert wanted - off <= total <= wanted + estimated + off
     until(lambda: accrued_s(rig) > until_s, "the policy's status is written", 90)
     ours = PRICE * sum(row.gpu_seconds for row in rows if row.payer.service) / 3600
-    assert Decimal(period(rig, "Day")["spent"]) > ours - CENT
+    assert Decimal(period(rig, "Day")["spent"]) > ours - off
 
 
 def period(rig: Rig, kind: str) -> Json:
