@@ -111,8 +111,8 @@ POLICIES = (
     ),
     Bad(
         "an exchange rate of what is no currency",
-        policy(("spec.exchangeRates", [{"currency": "euro", "rate": "1.08"}])),
-        ("spec.exchangeRates[0].currency", '"euro"', "ISO 4217"),
+        policy(("spec.exchangeRates", [{"currency": "eur", "rate": "1.08"}])),
+        ("spec.exchangeRates[0].currency", '"eur"', "ISO 4217"),
     ),
     Bad(
         "a threshold of a rate",

@@ -82,8 +82,8 @@ def _stands(claim: _Claim, known: Known) -> bool:
     """Take it from every line that is tight, or note that it does not fit; whether it is a raise that fits."""
     needs = list(_needs(claim, known))
     for line, keep, rise in needs:
-        need = keep + line.extra(keep, rise) + line.slack if claim.rises else keep
-        if line.left < need and need and not claim.spared:
+        need = keep + line.extra(keep, rise) if claim.rises else keep
+        if line.left - (line.slack if claim.rises else NOTHING) < need and need and not claim.spared:
             _refused(claim, line, need)
             return False
     for line, keep, rise in needs:
@@ -144,6 +144,8 @@ def _refused(claim: _Claim, line: Line, need: Decimal) -> None:
 def _act(stake: Stake, policy: PolicyDraft) -> None:
     """What thresholds that were reached do."""
     acts, name = policy.acting, policy.state.spec.name
+    if ThresholdAction.FREEZE in acts:
+        _refuse_raises(stake, policy, stake.parts, _reached(name, acts[ThresholdAction.FREEZE]))
     if ThresholdAction.LIMIT_LOW_PRIORITY in acts and stake.priority < DEFAULT_PRIORITY:
         why = f"{acts[ThresholdAction.LIMIT_LOW_PRIORITY]}; a priority of {stake.priority} is below {DEFAULT_PRIORITY}"
         for part in stake.parts:
@@ -157,8 +159,6 @@ def _act(stake: Stake, policy: PolicyDraft) -> None:
     if ThresholdAction.HOLD_SCALE_UP in acts:
         why = acts[ThresholdAction.HOLD_SCALE_UP]
         _refuse_raises(stake, policy, stake.parts, _reached(name, why), minimums=False)
-    if ThresholdAction.FREEZE in acts:
-        _refuse_raises(stake, policy, stake.parts, _reached(name, acts[ThresholdAction.FREEZE]))
 
 
 def _unknown(why: str) -> tuple[Code, str]:
@@ -174,10 +174,11 @@ def _refuse_raises(
 ) -> None:
     """All of them; of minimums too where nobody knows what they cost."""
     for part in parts:
-        more = part.raised + (part.missing if minimums else 0) - part.refused
+        more = part.raised + (part.missing - part.barred if minimums else 0)
         if more > 0:
             name = policy.state.spec.name
             part.refused, part.raised = part.refused + more, 0
+            part.barred = part.missing if minimums else part.barred
             stake.refused_by[name] = stake.refused_by.get(name, 0) + more
             stake.held = stake.held or why
 

@@ -154,6 +154,7 @@ class PolicyDraft:
     services: int = 0
     idle: dict[str, int] = field(default_factory=dict)  # GPUs by pool that are paid for and that nobody holds
     unclaimed: dict[str, int] = field(default_factory=dict)  # of these, while replicas are put on them
+    retaken: dict[str, int] = field(default_factory=dict)  # of the idle ones, by replicas that are wanted
     waiting: dict[str, int] = field(default_factory=dict)  # GPUs by pool of replicas that have no node yet
     unpriced: dict[str, int] = field(default_factory=dict)  # GPUs in use by pool, of which nobody knows the price
     wrong_currency: set[str] = field(default_factory=set)

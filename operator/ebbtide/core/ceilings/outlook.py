@@ -4,13 +4,15 @@ Noted is what all would cost an hour without the policy, so that holding back is
 
     rate(h)     of the same hour of the week; else of the newest day that has this hour; else the mean of what was seen,
                 on the first half day what is wanted now
-    expected    spent + g x sum of rate(h),  g: what came over what was expected of it, over about a day
-    low, high   spent + g x sum of rate(h) x exp(-+1.28 s),  s the mean error of a day's forecast, as a logarithm
+    expected    spent + sum of rate(h)
+    low, high   spent + sum of rate(h) x exp(-+1.28 s),  s the mean error of a day's forecast, as a logarithm
     allowed     the level L at which the sum of min(L, low rate(h)) is what is left; none where all of it is less
 
-A day's error is taken to last for the period: days of one month err alike. Worked example: 24 USD are left for 4 hours
-of which 3, 5, 10 and 10 USD are wanted: 3 and 5 are granted, and 8 in each of the others. The level is water-filling.
-Hours are of UTC, so that a shape is learnt anew for some days where clocks change.
+An hour that costs more than a week before moves all hours by a twelfth of that (the level of Holt and Winters'
+multiplicative method), so that a step of demand is in all of them within a day or two. A day's error is taken to last
+for the period: days of one month err alike. Worked example: 24 USD are left for 4 hours of which 3, 5, 10 and 10 USD
+are wanted: 3 and 5 are granted, and 8 in each of the others. The level is water-filling. Hours are of UTC, so that a
+shape is learnt anew for some days where clocks change.
 """
 
 import math
@@ -26,21 +28,22 @@ from ebbtide.model.spec import CeilingKind
 _HOUR_S, _DAY_S, _WEEK_H = 3600, 86_400.0, 168
 _PACKED = struct.Struct(f"<{_WEEK_H}f")
 _UNKNOWN = -1.0
-_NEW = 0.5  # of an hour of the week that was seen before, how much the newest counts
+_NEW = 0.3  # of an hour of the week that was seen before, how much the newest counts
+_FOLLOWS_H = 12.0  # hours in which the level of all hours follows those that are dearer or cheaper than expected
 _SEEN_S = 600.0  # of an hour, to be taken for all of it
-_GAP_S = 300.0  # longer ones between two cycles are nobody's demand
+GAP_S = 300.0  # longer ones between two cycles are nobody's demand
 _TENTH = 1.2816  # standard deviations to the tenth part of a normal distribution
 _DOUBT, _DOUBTS = 0.2, 2.0  # the error that is expected before any was seen, and for how many days it counts
 _FADES = 0.8  # a day's error, per day
 _DAYS = 30
+_MOST = 1.0  # an error that is counted, as a logarithm: of a day nearly three times as dear, or a third
 _HALF_A_DAY = 12  # hours that must be known before their mean says more of the others than what is wanted now
-_TREND_H = 2.0  # hours for which g stays 1 whatever comes
 
 
-def note(memory: PolicyMemory, wanted_per_hour: float, now_s: float) -> PolicyMemory:
-    """With what is wanted at `now_s`, as cost an hour, since the last note; a longer gap counts for nothing."""
+def note(memory: PolicyMemory, wanted_per_hour: float, now_s: float, gap_s: float = GAP_S) -> PolicyMemory:
+    """With what is wanted at `now_s`, as cost an hour, since the last note; a gap over `gap_s` counts for nothing."""
     passed_s = now_s - memory.at
-    if not memory.at or not 0 <= passed_s <= _GAP_S:
+    if not memory.at or not 0 <= passed_s <= gap_s:
         first = {} if memory.at else {"level": wanted_per_hour}
         memory, passed_s = replace(memory, at=now_s, **first), 0.0
     memory = _said(_closed(memory, int(now_s) // _HOUR_S), now_s)
@@ -71,7 +74,9 @@ def outlook(
     left = ceiling - spent
     if not memory.at:
         even = max(0.0, left) * _HOUR_S / max(1.0, end_s - now_s)
-        return OutlookMemory(kind, start_s, ceiling, spent, spent, spent, 0.0, even)
+        return OutlookMemory(
+            kind, start_s, ceiling, spent, spent, spent, 0.0, even if kind is CeilingKind.DAY else -1.0
+        )
     hours = _ahead(memory, now_s, end_s)
     more = sum(seconds * rate for seconds, rate in hours) / _HOUR_S
     factor = math.exp(_TENTH * error(memory))
@@ -83,8 +88,13 @@ def outlook(
         spent + more / factor,
         spent + more * factor,
         _reaches(hours, left, now_s),
-        _lasting([(seconds, rate / factor) for seconds, rate in hours], left),
+        _allowed(memory, hours, left, factor, (kind, start_s)),
     )
+
+
+def is_young(memory: PolicyMemory) -> bool:
+    """Whether fewer hours were seen than make half a day."""
+    return sum(rate != _UNKNOWN for rate in _unpacked(memory.rates)) < _HALF_A_DAY
 
 
 def error(memory: PolicyMemory) -> float:
@@ -105,12 +115,12 @@ def _closed(memory: PolicyMemory, hour: int) -> PolicyMemory:
         return memory
     if memory.slot_s >= _SEEN_S:
         rates, place = _unpacked(memory.rates), memory.slot % _WEEK_H
-        mean, before = memory.slot_cost / memory.slot_s, _rate(rates, memory.slot)
-        fades = math.exp(-max(1, hour - memory.slot) / 24.0)
-        if before is not None:
-            memory = replace(memory, came=memory.came * fades + mean, expected=memory.expected * fades + before)
-        known = rates[place] != _UNKNOWN
-        rates[place] = rates[place] + _NEW * (mean - rates[place]) if known else mean
+        mean, before = memory.slot_cost / memory.slot_s, rates[place]
+        if before > 0.0 and mean > 0.0:
+            shift = math.exp(min(_MOST, max(-_MOST, math.log(mean / before))) / _FOLLOWS_H)
+            rates = [rate * shift if rate > 0.0 else rate for rate in rates]
+        # where nothing was wanted, the first that is says more than a mean with nothing
+        rates[place] = rates[place] + _NEW * (mean - rates[place]) if before > 0.0 else mean
         memory = replace(memory, rates=_PACKED.pack(*rates))
     return replace(memory, slot=hour, slot_cost=0.0, slot_s=0.0)
 
@@ -119,9 +129,12 @@ def _said(memory: PolicyMemory, now_s: float) -> PolicyMemory:
     """Once a day: what was said of it is compared with what came, and the next one is forecast."""
     if memory.said_at and 0 <= now_s - memory.said_at < _DAY_S:
         return memory
+    if is_young(memory):
+        return memory  # nothing is claimed of a day before half of one is known
     if memory.since_s >= 0.9 * _DAY_S and memory.since_cost > 0 and memory.said > 0:
         came = memory.since_cost / memory.since_s * _DAY_S / _HOUR_S
-        memory = replace(memory, errors=(*memory.errors, math.log(came / memory.said))[-_DAYS:])
+        missed = min(_MOST, max(-_MOST, math.log(came / memory.said)))
+        memory = replace(memory, errors=(*memory.errors, missed)[-_DAYS:])
     hours = _ahead(memory, now_s, now_s + _DAY_S)
     said = sum(seconds * rate for seconds, rate in hours) / _HOUR_S
     return replace(memory, said_at=now_s, said=said, since_cost=0.0, since_s=0.0)
@@ -132,11 +145,10 @@ def _ahead(memory: PolicyMemory, now_s: float, end_s: float) -> list[tuple[float
     rates = _unpacked(memory.rates)
     known = [rate for rate in rates if rate != _UNKNOWN]
     usual = sum(known) / len(known) if len(known) >= _HALF_A_DAY else memory.level
-    trend = min(4.0, max(0.25, (memory.came + _TREND_H * usual) / (memory.expected + _TREND_H * usual))) if usual else 1
     first, last = int(now_s) // _HOUR_S, math.ceil(end_s / _HOUR_S)
     if last <= first:
         return []
-    week = [trend * (usual if rate is None else rate) for rate in (_rate(rates, hour) for hour in range(_WEEK_H))]
+    week = [usual if rate is None else rate for rate in (_rate(rates, hour) for hour in range(_WEEK_H))]
     found = [(float(_HOUR_S), week[hour % _WEEK_H]) for hour in range(first, last)]
     now = memory.slot_cost / memory.slot_s if memory.slot_s >= _SEEN_S else found[0][1]
     found[0] = (min(end_s, (first + 1.0) * _HOUR_S) - now_s, now)
@@ -159,6 +171,24 @@ def _reaches(hours: Sequence[tuple[float, float]], left: float, now_s: float) ->
             return at_s + max(0.0, rest) / rate
         at_s, rest = at_s + seconds, rest - rate * seconds
     return at_s if rest < 0 else 0.0
+
+
+def _allowed(
+    memory: PolicyMemory,
+    hours: Sequence[tuple[float, float]],
+    left: float,
+    factor: float,
+    period: tuple[CeilingKind, float],
+) -> float:
+    """Held back is only for what even a low forecast wants; and once it is, until all that is expected lasts.
+
+    Else of 8 replicas for which there is nearly the money 2 would go and come each quarter of an hour.
+    """
+    if period[0] is CeilingKind.MONTH and is_young(memory):
+        return -1.0
+    level = _lasting([(seconds, rate / factor) for seconds, rate in hours], left)
+    held = any((item.kind, item.start_s) == period and item.allowed_per_hour >= 0 for item in memory.outlooks)
+    return _lasting(hours, left) if level < 0 and held else level
 
 
 def _lasting(hours: Sequence[tuple[float, float]], left: float) -> float:

@@ -37,6 +37,7 @@ class Part:
     terminating: int = 0  # beside `runs`: told to go
     out: int = 0  # running ones that give way
     refused: int = 0  # raises that do not fit
+    barred: int = 0  # of these, `missing` minimums
 
 
 @dataclass(slots=True)
@@ -112,8 +113,12 @@ def _stick(part: Part, variant: VariantDraft, now_s: float) -> None:
 def _added(variant: VariantDraft) -> int:
     """Replicas by which somebody else raised the target last, where we have not moved it since."""
     memory = variant.memory
-    moved = memory.write_at is not None and memory.write_at > (memory.drifted_at or 0.0)
-    return 0 if memory.drifted_at is None or moved else max(0, memory.drifted_by)
+    if memory.drifted_at is None or memory.drifted_by <= 0:
+        return 0
+    if memory.write_at is not None and memory.write_at > memory.drifted_at and memory.write_by > 0:
+        return 0  # by now we want more ourselves
+    before = (memory.adopted_replicas or 0) - memory.drifted_by
+    return max(0, min(memory.drifted_by, variant.observed - before))
 
 
 def exit_s(variant: VariantDraft) -> float:

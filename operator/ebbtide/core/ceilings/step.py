@@ -10,8 +10,9 @@ from ebbtide.core.ceilings import outlook, payable, thresholds
 from ebbtide.core.ceilings.claims import decide, takes
 from ebbtide.core.ceilings.lines import PolicyDraft
 from ebbtide.core.ceilings.report import policy_plans, refusal_words
-from ebbtide.core.ceilings.stake import Known, Stake, exit_s, stake_of, tariff_for, tariff_in
+from ebbtide.core.ceilings.stake import Known, Part, Stake, exit_s, stake_of, tariff_for, tariff_in
 from ebbtide.core.work import Cycle, Draft
+from ebbtide.model.memory import PolicyMemory
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import POLICY_KIND
 
@@ -19,7 +20,9 @@ from ebbtide.model.snapshot import POLICY_KIND
 def step(cycle: Cycle) -> None:
     """Lower what does not fit, and refuse raises that do not. An error here raises nothing anywhere."""
     unknown = _unknown(cycle)
-    if cycle.snapshot.policies:
+    if not cycle.snapshot.policies:
+        cycle.policy_memories = []
+    else:
         try:
             _hold(cycle)
         except Exception as error:
@@ -48,9 +51,16 @@ def _hold(cycle: Cycle) -> None:
     for stake in stakes:
         _note(stake, known)
     cycle.policy_plans = policy_plans(cycle.policies)
-    cycle.policy_memories = [
-        outlook.note(policy.memory, float(policy.wanted_rate), float(policy.now_s)) for policy in cycle.policies
-    ]
+    cycle.policy_memories = [_noted(policy) for policy in cycle.policies]
+
+
+def _noted(policy: PolicyDraft) -> PolicyMemory:
+    """What is wanted, where anything is there to want and all of its price is known."""
+    state = policy.state
+    if policy.unpriced or state.unread or state.faults or not (policy.services or state.others):
+        return policy.memory
+    gap_s = max(outlook.GAP_S, 2 * policy.cycle_s)
+    return outlook.note(policy.memory, float(policy.wanted_rate), float(policy.now_s), gap_s)
 
 
 def _unknown(cycle: Cycle) -> str:
@@ -140,7 +150,7 @@ def _bind(stake: Stake, known: Known) -> None:
             policy.rate += holds * now
             policy.fixed_rate += (part.fixed - part.missing + part.passing + part.leaving + part.terminating) * now
             policy.missing_rate += part.missing * now
-            policy.wanted_rate += max(part.variant.wanted, part.fixed) * now
+            policy.wanted_rate += _wanted(part, policy) * now
             raised = sum(policy.put(part.variant.pool, part.gpus) for _ in range(part.raised))
             for line in policy.lines:
                 keep, rise = takes(line, tariff, part)
@@ -152,6 +162,22 @@ def _bind(stake: Stake, known: Known) -> None:
                 else:
                     line.kept += (part.floor + part.kept) * keep
                 line.raised += raised * rise / part.gpus
+
+
+def _wanted(part: Part, policy: PolicyDraft) -> int:
+    """Replicas that the service would have without the policy; on nodes that are paid anyway all cost the same."""
+    if part.stays:
+        return part.fixed
+    if policy.paid_anyway(part.variant.pool):
+        return part.runs
+    wanted = max(part.variant.wanted, part.fixed)
+    if part.gpus and policy.idle.get(part.variant.spec.pool, 0):
+        # what comes takes GPUs that are paid for and idle, and were counted as such
+        name, more = part.variant.spec.pool, max(0, wanted - part.runs)
+        taken = min(more, (policy.idle[name] - policy.retaken.get(name, 0)) // part.gpus)
+        policy.retaken[name] = policy.retaken.get(name, 0) + taken * part.gpus
+        wanted -= taken
+    return wanted
 
 
 def _unpriced(policy: PolicyDraft, pool: str, gpus: int, priced: bool) -> None:

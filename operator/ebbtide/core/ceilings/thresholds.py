@@ -1,12 +1,13 @@
 """Thresholds: which shares of a ceiling are reached, what acts upon it, and which comes next.
 
-One is reached once a period, and said once. What was spent acts until the period ends or the ceiling is raised above
-it; a forecast until it is 5 % lower, so that nothing goes to and fro with it.
+One is said when it begins to act. What was spent acts until the period ends or the ceiling is raised above it; a
+forecast, made of half a day at least, until it is 5 % lower, so that nothing goes to and fro with it.
 """
 
 from collections.abc import Iterator
 from decimal import Decimal
 
+from ebbtide.core.ceilings import outlook
 from ebbtide.core.ceilings.lines import HOUR_S, Line, PolicyDraft
 from ebbtide.core.ceilings.words import A_PERIOD, moment, money
 from ebbtide.model.plan import NextThreshold
@@ -35,7 +36,7 @@ def judge(policy: PolicyDraft) -> None:
         found = Reached(threshold.period, threshold.basis, threshold.percent, float(line.begin_s), at_s, acting)
         text = _words(threshold, line, amount)
         policy.reached.append(found)
-        if known is None:
+        if known is None or (acting and not known.acting):
             policy.newly_reached.append((found, text))
         if acting:
             for action in threshold.actions:
@@ -54,8 +55,8 @@ def _compared(policy: PolicyDraft) -> Iterator[tuple[Threshold, Line, Decimal]]:
         amount = line.spent / HOUR_S
         if threshold.basis is ThresholdBasis.FORECAST:
             foreseen = outlooks.get((line.kind, float(line.begin_s)))
-            if foreseen is None:
-                continue
+            if foreseen is None or outlook.is_young(policy.memory):
+                continue  # of some hours nothing is foretold that something should act upon
             amount = max(amount, Decimal(foreseen.expected))
         yield threshold, line, amount
 
