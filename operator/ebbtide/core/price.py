@@ -49,6 +49,9 @@ class Spending:
     surprise: float  # misses that came, over those that were planned
 
 
+_SANE = (1e-200, 1e200)  # of a replica that carries 1e-308 requests/s the price of a miss is no number any more
+
+
 def spending(draft: Draft, outlook: Outlook, rate: float, full: int, cycle: Cycle) -> Spending:
     """Today's price; `rate` is what one replica carries, and `full` so many the expected load fills.
 
@@ -63,10 +66,11 @@ def spending(draft: Draft, outlook: Outlook, rate: float, full: int, cycle: Cycl
     log, weight, seconds = old.price_log, old.price_weight, old.price_s
     if load > 0.0 and rate > 0.0:
         # kept as a price of the work that a replica does, so that it outlives a change of the variant that is weighed
-        local = math.log(_local(outlook, rate, target, planned) * rate)
+        local = math.log(clip(_local(outlook, rate, target, planned) * rate, *_SANE))
         keep = math.exp(-elapsed_s / min(PRICE_TAU_S, 0.5 * window_s))
         weight, seconds = old.price_weight * keep + load * elapsed_s, old.price_s * keep + elapsed_s
         log = (old.price_log * old.price_weight * keep + local * load * elapsed_s) / max(weight, 1e-12)
+        log = log if math.isfinite(log) else local
     budget = _recorded(draft, old, lost, elapsed_s, cycle)
     draft.budget = msgspec.structs.replace(
         budget,
