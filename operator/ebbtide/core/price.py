@@ -156,15 +156,13 @@ def _recorded(draft: Draft, old: BudgetMemory, lost: float, elapsed_s: float, cy
 
 
 def _held_back(draft: Draft, cycle: Cycle) -> bool:
-    """There are ceilings, and more was wanted for longer than a raise takes to be made and is not there.
+    """There are ceilings, and what was wanted in the cycle before is more than what is declared now.
 
     What is missed for want of money nobody planned, and no later replica buys it back: with 60 % of the money of a day
     its evening missed most requests, the price of a miss rose twelvefold, and the next morning ran 21 replicas for 8.
     """
-    since, memory = draft.memory.raise_since, draft.memory
-    patience_s = draft.state.spec.scaling.up_delay_s + 2.0 * cycle.snapshot.cycle_s
-    lasts = since is not None and cycle.now_s - since >= patience_s and draft.observed < memory.raise_to
-    return lasts and bool(cycle.snapshot.policies)
+    wanted = draft.memory.recommendations
+    return bool(cycle.snapshot.policies and wanted) and wanted[-1].replicas > draft.observed
 
 
 def unbuyable(draft: Draft) -> float:
