@@ -276,6 +276,8 @@ def fitted(status: Status) -> Status:
     for length in (80, 0):
         if _size(fitting) > MAX_BYTES:
             fitting["variants"] = [_shorter_because(variant, length) for variant in fitting.get("variants", ())]
+    if _size(fitting) > MAX_BYTES and "alternative" in fitting:
+        fitting["alternative"] = {**fitting["alternative"], "message": fitting["alternative"]["message"][:64]}
     return fitting
 
 
