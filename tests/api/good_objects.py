@@ -112,7 +112,7 @@ GOOD = (
         "spec": {
             "selector": {"namespaces": [], "matchLabels": {}}, "scope": "Managed", "outageReserve": "15m",
             "currency": "USD", "ceilings": {"perDay": "500"}, "timeZone": "UTC", "monthStartsOn": 1, "floor": "KeepMin",
-            "exchangeRates": [], "thresholds": [], "pacing": "None", "onExternalScale": "Compensate",
+            "pacing": "None", "onExternalScale": "Compensate",
         },
     }),
     Good("a policy with every field keeps them", FULL_POLICY, {"spec": FULL_POLICY["spec"]}),
