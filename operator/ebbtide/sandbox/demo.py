@@ -69,7 +69,9 @@ class Demo(RunningDemo):
         for service in self.services:
             self.sandbox.apply(showcase.deployments(service))
         self.sandbox.apply(showcase.pools())
-        self.sandbox.apply([showcase.rival_hpa(service) for service in self.services if service.rival_hpa])
+        rivals = [showcase.rival_hpa(service) for service in self.services if service.rival_hpa]
+        if rivals:
+            self.sandbox.apply(rivals)
         self.sandbox.apply([showcase.inference_service(service, self.activator_url) for service in self.services])
         expected = sum(start for service in self.services for _, _, start in service.variants)
         self._progress(f"waiting for {expected} engine pods to load their models (up to a minute)")
