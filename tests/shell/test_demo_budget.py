@@ -19,7 +19,7 @@ from ebbtide.sandbox.demo_budget import SEEDED, Life, Money, time_zone, verdict
 BEGIN_S = 1_790_000_000.0
 
 
-def money(ceiling: str = "44.20", spent: str = "42.10", **status: object) -> Money:
+def money(ceiling: str = "404.20", spent: str = "402.10", **status: object) -> Money:
     day = {"period": "Day", "spent": spent, "committed": "1.05"}
     found = Money(Decimal(ceiling), Decimal("6.00"), BEGIN_S, BEGIN_S + 300)
     found.status = {"periods": [day], "ratePerHour": "21.55", **status}
@@ -49,10 +49,10 @@ def test_pods_are_counted_from_their_binding_to_the_end_of_the_day() -> None:
 @pytest.mark.parametrize(
     ("spent", "counted_s", "met", "problem"),
     [
-        ("44.20", 0, 1.0, None),
-        ("44.21", 0, 1.0, "44.21 of 44.20 USD were spent"),
-        ("44.00", 100, 1.0, "50.00 USD were counted from outside"),
-        ("44.00", 10, 0.96, "chat met both objectives for 96.0%, not 97%"),
+        ("404.20", 0, 1.0, None),
+        ("404.21", 0, 1.0, "404.21 of 404.20 USD were spent"),
+        ("404.00", 100, 1.0, "410.00 USD were counted from outside"),
+        ("404.00", 10, 0.96, "chat met both objectives for 96.0%, not 97%"),
     ],
 )
 def test_what_did_not_come_out_as_it_should_is_said(
@@ -66,16 +66,16 @@ def test_what_did_not_come_out_as_it_should_is_said(
 def test_the_bar_shows_what_is_spent_bound_and_left_and_who_gives_way() -> None:
     gave_way = [{"service": "demo/backfill", "replicas": 2}]
     assert _bar(money(gaveWay=gave_way)) == (
-        "█" * 20 + "▒" * 10 + "░" * 10 + " 42.10 of 44.20 USD are spent, 1.05 bound, 1.05 left; 21.55 an hour; "
+        "█" * 20 + "▒" * 10 + "░" * 10 + " 402.10 of 404.20 USD are spent, 1.05 bound, 1.05 left; 21.55 an hour; "
         "backfill without 2"
     )
-    assert _bar(Money(Decimal("44.20"), Decimal(6), BEGIN_S, BEGIN_S + 300)).endswith("nobody gives way")
+    assert _bar(Money(Decimal("404.20"), Decimal(6), BEGIN_S, BEGIN_S + 300)).endswith("nobody gives way")
 
 
 def test_the_report_says_what_was_spent_and_who_gave_way_first() -> None:
     row = {"name": "chat", "priority": 300, "requests": 10, "met_both": 1.0, "met_both_after_60s": 0.99}
     rest = {"replicas_min": 5, "replicas_max": 8, "did_without": 0, "did_without_from_s": None, "cost": "0.50"}
-    money_of = {"ceiling": "44.20", "spent": "44.10", "counted_from_outside": "44.10", "unconstrained": "6.00"}
+    money_of = {"ceiling": "404.20", "spent": "404.10", "counted_from_outside": "404.10", "unconstrained": "6.00"}
     effort = {"cycles": 9, "cycle_seconds_p50": 0.1, "cycle_seconds_p99": 0.2, "promql_queries_per_cycle": 7.0}
     document = {
         **{**money_of, "used_share": 0.976, "services": [row | rest], "gave_way_in_order": ["backfill", "summaries"]},
@@ -83,7 +83,9 @@ def test_the_report_says_what_was_spent_and_who_gave_way_first() -> None:
     }
     out = io.StringIO()
     report(Console(file=out, width=200), document)
-    assert "Of 44.20 USD of the day 44.10 were spent (44.10 counted from outside): 97.6% of the 70%" in out.getvalue()
+    assert (
+        "Of 404.20 USD of the day 404.10 were spent (404.10 counted from outside): 97.6% of the 70%" in out.getvalue()
+    )
     assert "First to give way: backfill, then summaries." in out.getvalue()
     assert "not as it should be: too much" in out.getvalue()
 

@@ -23,7 +23,8 @@ from ebbtide.sandbox.sandbox import Sandbox
 from ebbtide.sim import showcase as fleet
 from ebbtide.sim.showcase import POOL_LABEL, ShowcaseService
 
-POLICY, CURRENCY, SHARE, SEEDED = "today", "USD", Decimal("0.70"), Decimal("40.00")
+# SEEDED was spent before: with less the next day, which is looked at before this one ends, could not pay its minimums
+POLICY, CURRENCY, SHARE, SEEDED = "today", "USD", Decimal("0.70"), Decimal("400.00")
 _ZONE = "Demo/Today"
 _DAY_S = 86_400
 _CENT = Decimal("0.01")
