@@ -300,6 +300,11 @@ def test_where_ebbtides_definitions_are_gone_deployments_may_grow_because_failur
     finally:
         kind = "validatingadmissionpolicy"
         sandbox.kubectl("delete", f"{kind}binding/{name}", f"{kind}/{name}")
+        # the API server refuses for some seconds more, which is not the next test's business
+        deadline_s = time.monotonic() + 30
+        while (said := scale(sandbox, "chat-h100", 1, FREE)) and time.monotonic() < deadline_s:
+            time.sleep(0.5)
+        assert said == ""
 
 
 def test_the_api_server_finds_nothing_wrong_with_the_policy(sandbox: Sandbox) -> None:

@@ -134,6 +134,8 @@ class Rig:
         if self.pools:
             self._forget("gpupools", *sorted(self.pools))
         self._forget("namespace", self.namespace, "--wait=false")
+        # without their emulator engines drain to the end of their grace, on GPUs that the next test counts
+        self._forget("-n", self.namespace, "pods", "--all", "--force", "--grace-period=0", "--wait=false")
 
     def _forget(self, *arguments: str) -> None:
         where = arguments[:2] if arguments[0] == "-n" else ()
