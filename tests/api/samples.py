@@ -258,6 +258,7 @@ FULL_POLICY: Object = {
         "conditions": [_CONDITION],
         "reason": "WithinCeilings",
         "allowedPerHour": "62.50",
+        "pacedPriorities": [{"priority": 50, "allowedPerHour": "12.50"}],
         "forecastScore": {"days": 12, "meanErrorPercent": 7},
         "thresholds": [
             {

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebbtide.core.ceilings import outlook
+from ebbtide.core.ceilings import outlook, pacing
 from ebbtide.model.memory import PolicyMemory
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import Others, Reached
@@ -131,9 +131,9 @@ def test_when_the_money_is_gone_is_said_to_the_minute(ceiling, hours):
 
 def test_the_rate_that_lasts_fills_up_like_water():
     hours = [(3600.0, rate) for rate in (10.0, 3.0, 10.0, 5.0)]
-    assert outlook._lasting(hours, 24.0) == pytest.approx(8.0)
-    assert outlook._lasting(hours, 28.0) < 0
-    assert outlook._lasting(hours, 0.0) == 0.0
+    assert pacing.lasting(hours, 24.0) == pytest.approx(8.0)
+    assert pacing.lasting(hours, 28.0) < 0
+    assert pacing.lasting(hours, 0.0) == 0.0
 
 
 @given(
@@ -144,7 +144,7 @@ def test_the_rate_that_lasts_fills_up_like_water():
 @settings(deadline=None)
 def test_at_the_rate_that_lasts_what_is_left_is_spent_and_no_more(rates, lengths, left):
     hours = list(zip(lengths, rates, strict=False))
-    level = outlook._lasting(hours, left)
+    level = pacing.lasting(hours, left)
     wanted = sum(seconds * rate for seconds, rate in hours) / 3600
     if level < 0:
         assert wanted <= left * (1 + 1e-9) + 1e-9
@@ -171,6 +171,118 @@ def test_whatever_is_wanted_and_whenever_numbers_stay_numbers(moves, spent):
 
 
 # -- pacing
+
+
+def wants(priority: int, *rates: float, floor: float = 0.0) -> pacing.Wanted:
+    return pacing.Wanted(priority, [(3600.0, rate) for rate in rates], floor)
+
+
+@pytest.mark.parametrize(
+    ("classes", "left", "now", "expected"),
+    [
+        ([wants(100, 3, 5, 10, 10)], 28.0, -1.0, {}),
+        ([wants(100, 3, 5, 10, 10)], 24.0, 8.0, {pacing.LEAST: 8.0}),
+        ([wants(200, 3, 5, 10, 10), wants(50, 2, 2, 2, 2)], 36.0, -1.0, {}),
+        ([wants(200, 3, 5, 10, 10), wants(50, 2, 2, 2, 2)], 30.0, 3.5, {pacing.LEAST: 0.5}),
+        ([wants(200, 3, 5, 10, 10), wants(50, 2, 2, 2, 2)], 24.0, 8.0, {200: 8.0, pacing.LEAST: 0.0}),
+        # minimums of the lower one are paid before what the higher one wants
+        ([wants(200, 3, 5, 10, 10), wants(50, 2, 2, 2, 2, floor=1)], 28.0, 9.0, {200: 8.0, pacing.LEAST: 1.0}),
+        # a lower one that wants its minimum alone may not grow by what the higher one is held back for
+        ([wants(200, 4, 4), wants(50, 1, 1, floor=1)], 6.0, 3.0, {200: 2.0, pacing.LEAST: 1.0}),
+        # no money: minimums alone
+        ([wants(200, 4, 4, floor=2), wants(50, 1, 1)], -3.0, 2.0, {200: 2.0, pacing.LEAST: 0.0}),
+        ([wants(300, 1, 1), wants(200, 4, 0), wants(50, 1, 1)], 4.0, 3.0, {200: 2.0, pacing.LEAST: 0.0}),
+        ([], 5.0, -1.0, {}),
+    ],
+)
+def test_what_matters_most_is_paid_to_the_end_then_the_next(classes, left, now, expected):
+    allowed, found = pacing.paced(classes, left)
+    assert (allowed, dict(found)) == (pytest.approx(now), {key: pytest.approx(each) for key, each in expected.items()})
+
+
+@given(
+    rates=st.lists(st.lists(st.floats(0.0, 100.0), min_size=4, max_size=4), min_size=1, max_size=4),
+    floors=st.lists(st.floats(0.0, 1.0), min_size=4, max_size=4),
+    left=st.floats(0.0, 2000.0),
+)
+@settings(deadline=None)
+def test_all_that_is_left_is_spent_and_no_more_but_for_minimums_and_a_lower_one_never_costs_a_higher_one(
+    rates, floors, left
+):
+    classes = [
+        wants(1000 - index, *[max(rate, floor) for rate in row], floor=floor)
+        for index, (row, floor) in enumerate(zip(rates, floors, strict=False))
+    ]
+    names = [*(each.priority for each in classes[:-1]), pacing.LEAST]
+    levels = dict(pacing.paced(classes, left)[1])
+    granted = [
+        [min(rate, levels.get(name, math.inf)) for _, rate in each.hours]
+        for name, each in zip(names, classes, strict=True)
+    ]
+    spent, minimums, wanted = (
+        sum(map(sum, granted)),
+        sum(each.floors for each in classes),
+        sum(each.amount for each in classes),
+    )
+    if wanted <= left:
+        assert not levels
+    else:
+        assert spent == pytest.approx(max(left, minimums), rel=1e-6, abs=1e-6)
+    for low, high in pairwise(reversed(range(len(classes)))):
+        more_than_minimum = any(rate > classes[low].floor + 1e-6 for rate in granted[low])
+        held = any(got < rate - 1e-6 for got, (_, rate) in zip(granted[high], classes[high].hours, strict=True))
+        assert not (more_than_minimum and held), "the lower one has what the higher one is denied"
+
+
+def test_money_is_kept_for_the_busy_hours_of_what_matters_and_not_spent_before_on_what_does_not():
+    """Three hours and 44 USD: chat wants 3 USD an hour, then 15 and 15, and batch 12 all along: its minimum is left."""
+
+    def chat(at_s: float) -> float:
+        return 15.0 if (at_s - NOW) % DAY_S >= 3600 else 3.0
+
+    members = [Member("chat", 1.0, priority=200), Member("batch", 75.0, priority=10)]
+    cap = policy(per_day="44", pacing=Pacing.SMOOTH, outage_reserve_s=60.0)
+    world = World(members, [cap], day_s=10_800)
+    memory = PolicyMemory(cap.uid)
+    for minute in range(3 * 24 * 60):
+        at_s = NOW - 3 * DAY_S + minute * 60.0
+        parts = {200: (chat(at_s), 3.0), 10: (12.0, 3.0)}
+        memory = outlook.note(memory, sum(wanted for wanted, _ in parts.values()), at_s, classes=parts)
+    world.memory = msgspec.structs.replace(world.memory, policies=(memory,))
+    seen: list[tuple[int, int]] = []
+    without = 0
+    for cycle in range(1070):
+        members[0].load = 90.0 if cycle >= 360 else 1.0
+        plan = world.cycle()
+        seen.append((len(members[0].born), len(members[1].born)))
+        without += world.reason("chat")[0] == Code.CEILING_PACED.value
+        if cycle == 300:
+            code, text = world.reason("batch")
+            assert (code, plan.policies[0].paced[-1][0]) == (Code.CEILING_PACED.value, 10)
+            assert "CostPolicy cap: services of priority 10 are paced to" in text
+            assert "what matters more is paid first" in text
+    assert max(batch for _, batch in seen[60:350]) == 1
+    assert (min(chat for chat, _ in seen[420:]), without) == (4, 0)
+
+
+def test_of_many_priorities_the_lowest_are_learnt_one_by_one_and_all_others_together():
+    memory = PolicyMemory("u")
+    for minute in range(120):
+        parts = dict.fromkeys(range(0, 1000, 50), (1.0, 0.5))
+        memory = outlook.note(memory, 20.0, MIDNIGHT_S + minute * 60.0, classes=parts)
+    assert [each.priority for each in memory.classes] == [350, 300, 250, 200, 150, 100, 50, 0]
+    assert memory.classes[0].floor == pytest.approx(13 * 0.5)
+    assert memory.classes[0].level == pytest.approx(13.0)
+
+
+def test_what_one_priority_wants_is_learnt_by_the_hour_too():
+    memory = PolicyMemory("u")
+    for minute in range(36 * 60):
+        at_s = MIDNIGHT_S + minute * 60.0
+        memory = outlook.note(memory, office(at_s) + 5.0, at_s, classes={200: (office(at_s), 1.0), 50: (5.0, 0.0)})
+    now_s = MIDNIGHT_S + 36 * 3600.0
+    found = of_day(memory, now_s, ceiling=5 * 10 + 7 * 2 + 12.0)
+    assert dict(found.paced) == {pacing.LEAST: pytest.approx(1.0, rel=0.1)}
 
 
 def paced(**changes: object) -> World:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ebbtide.api.pool import GPUPoolStatus
@@ -171,6 +171,8 @@ def test_money_has_no_exponent(value: str, want: str) -> None:
     length=st.integers(0, 6000),
     decided=st.integers(0, 10),
 )
+@example(variants=16, kinds=24, length=875, decided=0)
+@example(variants=16, kinds=24, length=6000, decided=10)
 def test_no_status_is_larger_than_16_kib(variants: int, kinds: int, length: int, decided: int) -> None:
     text = "ü" * length
     capacity = msgspec.structs.replace(world.variant_plan().capacity or pytest.fail(), evidence=text)

@@ -193,7 +193,8 @@ class CostPolicySpec(ApiModel, json_schema_extra=rules(_NO_LABELS, _RAISED, _OF_
     what the ceilings do."""
     pacing: Pacing = Pacing.NONE
     """Smooth: the rate is held to what lasts to the end of the period with the demand that is forecast by weekday and
-    hour, so that no money is gone on the 20th. None: nothing but the ceilings. Unset: None."""
+    hour, so that no money is gone on the 20th; what the highest priorities will want is kept for them. None: nothing
+    but the ceilings. Unset: None."""
     on_external_scale: ExternalScale = ExternalScale.COMPENSATE
     """Who gives way where somebody else scales a target up and a ceiling binds. Compensate: what matters least, as
     always. Correct: what was raised. Unset: Compensate."""
@@ -282,6 +283,15 @@ class GaveWay(ApiModel):
     """Replicas that it has to do without."""
 
 
+class PacedStatus(ApiModel):
+    """Services of one priority that pacing holds back."""
+
+    priority: Annotated[int, Field(ge=0, le=1000)]
+    """The lowest that is meant; all up to the next one that is listed, or that is not held back, are meant too."""
+    allowed_per_hour: Amount
+    """What they may cost an hour now, together, as a decimal string in the policy's currency."""
+
+
 class CostPolicyStatus(ApiModel):
     """Where the money stands."""
 
@@ -309,6 +319,11 @@ class CostPolicyStatus(ApiModel):
     allowed_per_hour: Amount | None = None
     """What may be spent an hour now in the currency, as a decimal string: the rate to which pacing holds, or perHour
     where that is less. Unset: neither holds."""
+    paced_priorities: (
+        Annotated[tuple[PacedStatus, ...], Field(max_length=8, json_schema_extra=keyed_by("priority"))] | None
+    ) = None
+    """Priorities that pacing holds back, unique by priority: money is kept for the demand of the higher ones until the
+    period's end. Unset: all that is wanted lasts, or pacing is None."""
     forecast_score: ScoreStatus | None = None
     """How good the forecasts of cost were. Unset: none has been seen to its end."""
     thresholds: (

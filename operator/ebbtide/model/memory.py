@@ -236,6 +236,17 @@ class OutlookMemory(Spec, frozen=True, array_like=True):
     high: float
     exceeded_s: float = 0.0  # when the expected course reaches the ceiling; 0: not before the end
     allowed_per_hour: float = -1.0  # the rate that lasts to the end; negative: all that is wanted does
+    paced: tuple[tuple[int, float], ...] = ()  # lowest priority of a class, and what it may cost an hour
+
+
+class ClassMemory(Spec, frozen=True, array_like=True):
+    """Services of one priority under one policy: what they want to spend, as in PolicyMemory."""
+
+    priority: int
+    rates: bytes = b""
+    slot_cost: float = 0.0
+    level: float = 0.0
+    floor: float = 0.0  # cost an hour of what may not be reduced
 
 
 class PolicyMemory(Spec, frozen=True):
@@ -255,6 +266,7 @@ class PolicyMemory(Spec, frozen=True):
     errors: tuple[float, ...] = ()  # logarithms of what came over what was said
     outlooks: tuple[OutlookMemory, ...] = ()
     turn_at: float = 0.0  # when they were worked out
+    classes: tuple[ClassMemory, ...] = ()  # by priority, the highest first
 
 
 class Memory(Spec, frozen=True):

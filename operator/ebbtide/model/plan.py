@@ -254,6 +254,7 @@ class PolicyPlan(Spec, frozen=True):
     accrued_through: float = 0.0
     outlooks: tuple[Outlook, ...] = ()
     allowed_per_hour: Decimal | None = None  # None: neither pacing nor a rate's ceiling holds
+    paced: tuple[tuple[int, Decimal], ...] = ()  # priorities that pacing holds back, and what each may cost an hour
     scored_days: int = 0  # forecasts of a day that were seen to their end, and by what share they were off
     mean_error: float = 0.0
     reached: tuple[Reached, ...] = ()

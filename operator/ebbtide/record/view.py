@@ -4,8 +4,9 @@ Numbers become integers or decimal strings (the API has no floats); an object is
 explains, never what decides.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import ROUND_UP, Decimal
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -160,6 +161,9 @@ def policy_status(plan: PolicyPlan, generation: int, previous: Mapping[str, Any]
         status["accruedThrough"] = rfc3339(plan.accrued_through)
     if plan.allowed_per_hour is not None:
         status["allowedPerHour"] = _exact(plan.allowed_per_hour)
+    if plan.paced:
+        paced = [{"priority": priority, "allowedPerHour": _exact(rate)} for priority, rate in plan.paced]
+        status["pacedPriorities"] = paced
     if plan.scored_days:
         error = min(round(plan.mean_error * 100), 1_000_000)
         status["forecastScore"] = {"days": plan.scored_days, "meanErrorPercent": error}
@@ -262,23 +266,12 @@ def decisions(plan: ServicePlan, before: Sequence[Mapping[str, Any]], now_s: flo
 
 def fitted(status: Status) -> Status:
     """`status` in at most 16 KiB: old decisions go first, then evidence, then the ends of long messages."""
-    if _size(status) <= MAX_BYTES:
-        return status
-    fitting = dict(status)
-    while len(fitting.get("decisions") or ()) > 1 and _size(fitting) > MAX_BYTES:
-        fitting["decisions"] = fitting["decisions"][:-1]
-    for length in (64, 0):
-        if _size(fitting) > MAX_BYTES:
-            fitting["variants"] = [_shorter_evidence(variant, length) for variant in fitting.get("variants", ())]
-    for length in (256, 64):
-        if _size(fitting) > MAX_BYTES:
-            fitting["conditions"] = [{**item, "message": item["message"][:length]} for item in fitting["conditions"]]
-    for length in (80, 0):
-        if _size(fitting) > MAX_BYTES:
-            fitting["variants"] = [_shorter_because(variant, length) for variant in fitting.get("variants", ())]
-    if _size(fitting) > MAX_BYTES and "alternative" in fitting:
-        fitting["alternative"] = {**fitting["alternative"], "message": fitting["alternative"]["message"][:64]}
-    return fitting
+    for name, smaller in _SHRINKS:
+        if _size(status) <= MAX_BYTES:
+            break
+        if status.get(name):
+            status = {**status, name: smaller(status[name])}
+    return status
 
 
 def decimal(value: float) -> str:
@@ -394,16 +387,6 @@ def _capacity(capacity: Capacity) -> Status:
     }
 
 
-def _shorter_evidence(variant: Status, length: int) -> Status:
-    if "capacity" not in variant:
-        return variant
-    return {**variant, "capacity": {**variant["capacity"], "evidence": variant["capacity"]["evidence"][:length]}}
-
-
-def _shorter_because(variant: Status, length: int) -> Status:
-    return {key: item[:length] if key == "payableBecause" else item for key, item in variant.items()}
-
-
 def _since(condition: Condition, before: Mapping[str, Any] | None, now_s: float) -> str:
     if before is not None and before["status"] == condition.status.value:
         return str(before["lastTransitionTime"])
@@ -412,3 +395,46 @@ def _since(condition: Condition, before: Mapping[str, Any] | None, now_s: float)
 
 def _size(status: Status) -> int:
     return len(msgspec.json.encode(status))
+
+
+# ---- what is given up in turn where a status is too large ----
+
+
+def _newest(most: int, decisions: Sequence[Status]) -> Sequence[Status]:
+    return decisions[:most]
+
+
+def _evidence(most: int, variants: Iterable[Status]) -> list[Status]:
+    return [
+        {**variant, "capacity": {**variant["capacity"], "evidence": variant["capacity"]["evidence"][:most]}}
+        if "capacity" in variant
+        else variant
+        for variant in variants
+    ]
+
+
+def _because(most: int, variants: Iterable[Status]) -> list[Status]:
+    return [
+        {key: item[:most] if key == "payableBecause" else item for key, item in variant.items()} for variant in variants
+    ]
+
+
+def _messages(most: int, items: Iterable[Status]) -> list[Status]:
+    return [{**item, "message": item["message"][:most]} for item in items]
+
+
+def _alternative(found: Status) -> Status:
+    return {**found, "message": found["message"][:64]}
+
+
+_SHRINKS: tuple[tuple[str, Callable[[Any], Any]], ...] = (
+    *(("decisions", partial(_newest, most)) for most in range(MAX_DECISIONS - 1, 0, -1)),
+    ("variants", partial(_evidence, 64)),
+    ("variants", partial(_evidence, 0)),
+    ("conditions", partial(_messages, 256)),
+    ("conditions", partial(_messages, 64)),
+    ("variants", partial(_because, 80)),
+    ("variants", partial(_because, 0)),
+    ("alternative", _alternative),
+    ("decisions", partial(_messages, 64)),
+)

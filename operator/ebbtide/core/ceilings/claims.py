@@ -38,7 +38,7 @@ def decide(stakes: Iterable[Stake], known: Known) -> None:
                 _refuse_raises(stake, policy, stake.parts, _unknown(policy.refuses))
             _refuse_unpriced(stake, policy, known)
             _act(stake, policy)
-        if any(not line.fits for policy in stake.policies for line in policy.lines):
+        if _tight(stake):
             claims += _claims(stake)
     lines = list({id(line): line for claim in claims for line in _tight(claim.stake)}.values())
     for line in lines:
@@ -60,7 +60,7 @@ def _unclaim(claims: Iterable[_Claim], lines: Iterable[Line]) -> None:
 
 
 def _tight(stake: Stake) -> list[Line]:
-    return [line for policy in stake.policies for line in policy.lines if not line.fits]
+    return [line for policy in stake.policies for line in policy.lines_of(stake.priority) if not line.fits]
 
 
 def _claims(stake: Stake) -> list[_Claim]:

@@ -22,7 +22,7 @@ from decimal import Decimal
 from msgspec.structs import replace
 
 from ebbtide.core import turns
-from ebbtide.core.ceilings import outlook
+from ebbtide.core.ceilings import outlook, pacing
 from ebbtide.core.work import PoolDraft
 from ebbtide.model.memory import OutlookMemory, PolicyMemory
 from ebbtide.model.plan import NextThreshold
@@ -33,7 +33,7 @@ HOUR_S = Decimal(3600)
 NODE_GPUS = 8  # of a node of a pool that has none yet
 LEAST_RESERVE_S = 60.0
 NOTHING = Decimal(0)
-_SMALLEST, _SLACK = Decimal("0.000001"), Decimal("0.1")
+SMALLEST, _SLACK = Decimal("0.000001"), Decimal("0.1")
 
 
 @dataclass(slots=True)
@@ -90,6 +90,8 @@ class Line:
     leaving: Decimal = NOTHING  # what was told to go
     kept: Decimal = NOTHING  # what runs and may be reduced
     paced: "Line | None" = None  # the period whose money this rate spreads
+    least: int = pacing.LEAST  # of services of this priority and more
+    below: float = math.inf  # and of less than this
     slack: Decimal = NOTHING  # what is kept beyond the ceiling of a paced rate: it moves a little all the time
     raised: Decimal = NOTHING  # what is to be raised, at what a raise takes to begin with
     granted: Decimal = NOTHING  # what raises that were allowed take once they run
@@ -103,6 +105,11 @@ class Line:
         """Whether all that is planned may be."""
         stays = self.spent + self.bound + self.leaving + self.kept
         return stays + self.raised <= self.ceiling + (NOTHING if self.raised else self.slack)
+
+    @property
+    def is_of_all(self) -> bool:
+        """Whether it is no class of priorities that it holds alone."""
+        return self.least == pacing.LEAST and self.below == math.inf
 
     @property
     def is_rate(self) -> bool:
@@ -170,6 +177,17 @@ class PolicyDraft:
     newly_reached: list[tuple[Reached, str]] = field(default_factory=list)
     acting: dict[ThresholdAction, str] = field(default_factory=dict)  # why
     next_threshold: NextThreshold | None = None
+    classes: dict[int, tuple[Decimal, Decimal]] = field(default_factory=dict)  # by priority: wanted, may not be reduced
+
+    def lines_of(self, priority: int) -> list[Line]:
+        """Those that a service of this priority falls under."""
+        return [line for line in self.lines if line.least <= priority < line.below]
+
+    def wants(self, priority: int, rate: Decimal, fixed: Decimal) -> None:
+        """Note what services of a priority would cost an hour without it, and what of that may not be reduced."""
+        self.wanted_rate += rate
+        before = self.classes.get(priority, (NOTHING, NOTHING))
+        self.classes[priority] = before[0] + rate, before[1] + fixed
 
     def has_paid(self, pool: str, gpus: int) -> bool:
         """Whether so many GPUs of the pool are paid for anyway: a replica on them takes nothing."""
@@ -272,8 +290,19 @@ def _look_ahead(draft: PolicyDraft) -> None:
     draft.memory, draft.outlooks = memory, memory.outlooks
     if draft.state.spec.pacing is Pacing.SMOOTH:
         for line, item in zip(lines, draft.outlooks, strict=True):
-            if item.allowed_per_hour >= 0:
-                rate = Decimal(item.allowed_per_hour).quantize(_SMALLEST) * HOUR_S
-                paced = Line(draft, CeilingKind.HOUR, draft.now_s, draft.now_s + draft.reserve_s, rate, paced=line)
-                paced.slack = rate * _SLACK
-                draft.lines.append(paced)
+            if item.paced:
+                draft.lines += [_paced(line, rate, priority) for priority, rate in item.paced]
+            elif item.allowed_per_hour >= 0:
+                draft.lines.append(_paced(line, item.allowed_per_hour))
+
+
+def _paced(line: Line, per_hour: float, priority: int | None = None) -> Line:
+    """What the period's money is spread to: the rate of one class of priorities, or of all."""
+    draft, rate = line.policy, Decimal(per_hour).quantize(SMALLEST) * HOUR_S
+    paced = Line(draft, CeilingKind.HOUR, draft.now_s, draft.now_s + draft.reserve_s, rate, paced=line)
+    if priority is not None:
+        known = [each.priority for each in draft.memory.classes]
+        at = max(priority, min(known, default=priority))
+        paced.least, paced.below = priority, min((each for each in known if each > at), default=math.inf)
+    paced.slack = rate * _SLACK
+    return paced

@@ -1,4 +1,4 @@
-"""What services will want to spend: learnt by the hour of the week, with its range, its record, and what lasts.
+"""What services will want to spend: learnt by the hour of the week, with its range and its record.
 
 Noted is what all would cost an hour without the policy, so that holding back is not taken for a want of demand.
 
@@ -6,23 +6,21 @@ Noted is what all would cost an hour without the policy, so that holding back is
                 on the first half day what is wanted now
     expected    spent + sum of rate(h)
     low, high   spent + sum of rate(h) x exp(-+1.28 s),  s the mean error of a day's forecast, as a logarithm
-    allowed     the level L at which the sum of min(L, low rate(h)) is what is left; none where all of it is less
 
 An hour that costs more than a week before moves all hours by a twelfth of that (the level of Holt and Winters'
 multiplicative method), so that a step of demand is in all of them within a day or two. A day's error is taken to last
-for the period: days of one month err alike. Worked example: 24 USD are left for 4 hours of which 3, 5, 10 and 10 USD
-are wanted: 3 and 5 are granted, and 8 in each of the others. The level is water-filling. Hours are of UTC, so that a
-shape is learnt anew for some days where clocks change.
+for the period: days of one month err alike. Hours are of UTC, so that a shape is learnt anew for some days where clocks
+change. The same is learnt of each priority, for `pacing`.
 """
 
 import math
 import struct
-from collections.abc import Sequence
-from operator import itemgetter
+from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from ebbtide.model.memory import OutlookMemory, PolicyMemory
+from ebbtide.core.ceilings import pacing
+from ebbtide.model.memory import ClassMemory, OutlookMemory, PolicyMemory
 from ebbtide.model.spec import CeilingKind
 
 _HOUR_S, _DAY_S, _WEEK_H = 3600, 86_400.0, 168
@@ -37,16 +35,28 @@ _DOUBT, _DOUBTS = 0.2, 2.0  # the error that is expected before any was seen, an
 _FADES = 0.8  # a day's error, per day
 _DAYS = 30
 _MOST = 1.0  # an error that is counted, as a logarithm: of a day nearly three times as dear, or a third
+_CLASSES = 8  # priorities of which each is learnt by itself: 0.7 KB each
 _HALF_A_DAY = 12  # hours that must be known before their mean says more of the others than what is wanted now
 
 
-def note(memory: PolicyMemory, wanted_per_hour: float, now_s: float, gap_s: float = GAP_S) -> PolicyMemory:
-    """With what is wanted at `now_s`, as cost an hour, since the last note; a gap over `gap_s` counts for nothing."""
+Classes = Mapping[int, tuple[float, float]]
+"""By priority: what is wanted, and what of that may not be reduced, as cost an hour."""
+
+
+def note(
+    memory: PolicyMemory, wanted_per_hour: float, now_s: float, gap_s: float = GAP_S, classes: Classes | None = None
+) -> PolicyMemory:
+    """With what is wanted at `now_s`, as cost an hour, since the last note; a gap over `gap_s` counts for nothing.
+
+    `classes` are its parts by priority.
+    """
     passed_s = now_s - memory.at
     if not memory.at or not 0 <= passed_s <= gap_s:
         first = {} if memory.at else {"level": wanted_per_hour}
         memory, passed_s = replace(memory, at=now_s, **first), 0.0
     memory = _said(_closed(memory, int(now_s) // _HOUR_S), now_s)
+    known = {each.priority: each for each in memory.classes}
+    parts = _few(classes or {})
     return replace(
         memory,
         at=now_s,
@@ -55,7 +65,31 @@ def note(memory: PolicyMemory, wanted_per_hour: float, now_s: float, gap_s: floa
         level=memory.level + (wanted_per_hour - memory.level) * min(1.0, passed_s / _HOUR_S),
         since_cost=memory.since_cost + wanted_per_hour * passed_s,
         since_s=memory.since_s + passed_s,
+        classes=tuple(
+            _part(known.get(priority) or ClassMemory(priority, level=wanted), wanted, floor, passed_s)
+            for priority, (wanted, floor) in sorted(parts.items(), reverse=True)
+        ),
     )
+
+
+def _part(before: ClassMemory, wanted: float, floor: float, passed_s: float) -> ClassMemory:
+    return ClassMemory(
+        before.priority,
+        before.rates,
+        before.slot_cost + wanted * passed_s,
+        before.level + (wanted - before.level) * min(1.0, passed_s / _HOUR_S),
+        floor,
+    )
+
+
+def _few(classes: Classes) -> Classes:
+    """The lowest priorities one by one, for money ends among them; all above together."""
+    if len(classes) <= _CLASSES:
+        return classes
+    lower = sorted(classes)[: _CLASSES - 1]
+    upper = [priority for priority in classes if priority > lower[-1]]
+    together = sum(classes[each][0] for each in upper), sum(classes[each][1] for each in upper)
+    return {**{priority: classes[priority] for priority in lower}, min(upper): together}
 
 
 def every_s(memory: PolicyMemory, left_s: float) -> float:
@@ -74,12 +108,17 @@ def outlook(
     left = ceiling - spent
     if not memory.at:
         even = max(0.0, left) * _HOUR_S / max(1.0, end_s - now_s)
-        return OutlookMemory(
-            kind, start_s, ceiling, spent, spent, spent, 0.0, even if kind is CeilingKind.DAY else -1.0
-        )
-    hours = _ahead(memory, now_s, end_s)
+        allowed = even if kind is CeilingKind.DAY else pacing.NOT
+        return OutlookMemory(kind, start_s, ceiling, spent, spent, spent, 0.0, allowed)
+    hours = _ahead(memory, memory, now_s, end_s)
     more = sum(seconds * rate for seconds, rate in hours) / _HOUR_S
     factor = math.exp(_TENTH * error(memory))
+    paces: pacing.Paces = pacing.NOT, ()
+    if kind is CeilingKind.DAY or not is_young(memory):
+        classes = [
+            pacing.Wanted(each.priority, _ahead(each, memory, now_s, end_s), each.floor) for each in memory.classes
+        ]
+        paces = pacing.paced(classes or [pacing.Wanted(pacing.LEAST, hours)], left)
     return OutlookMemory(
         kind,
         start_s,
@@ -88,7 +127,7 @@ def outlook(
         spent + more / factor,
         spent + more * factor,
         _reaches(hours, left, now_s),
-        _allowed(memory, hours, left, factor, (kind, start_s)),
+        *paces,
     )
 
 
@@ -114,15 +153,22 @@ def _closed(memory: PolicyMemory, hour: int) -> PolicyMemory:
     if hour == memory.slot:
         return memory
     if memory.slot_s >= _SEEN_S:
-        rates, place = _unpacked(memory.rates), memory.slot % _WEEK_H
-        mean, before = memory.slot_cost / memory.slot_s, rates[place]
-        if before > 0.0 and mean > 0.0:
-            shift = math.exp(min(_MOST, max(-_MOST, math.log(mean / before))) / _FOLLOWS_H)
-            rates = [rate * shift if rate > 0.0 else rate for rate in rates]
-        # where nothing was wanted, the first that is says more than a mean with nothing
-        rates[place] = rates[place] + _NEW * (mean - rates[place]) if before > 0.0 else mean
-        memory = replace(memory, rates=_PACKED.pack(*rates))
-    return replace(memory, slot=hour, slot_cost=0.0, slot_s=0.0)
+        parts = [replace(each, rates=_learnt(each, memory)) for each in memory.classes]
+        memory = replace(memory, rates=_learnt(memory, memory), classes=tuple(parts))
+    parts = [replace(each, slot_cost=0.0) for each in memory.classes]
+    return replace(memory, slot=hour, slot_cost=0.0, slot_s=0.0, classes=tuple(parts))
+
+
+def _learnt(part: PolicyMemory | ClassMemory, memory: PolicyMemory) -> bytes:
+    """Its rates with the hour that is over."""
+    rates, place = _unpacked(part.rates), memory.slot % _WEEK_H
+    mean, before = part.slot_cost / memory.slot_s, rates[place]
+    if before > 0.0 and mean > 0.0:
+        shift = math.exp(min(_MOST, max(-_MOST, math.log(mean / before))) / _FOLLOWS_H)
+        rates = [rate * shift if rate > 0.0 else rate for rate in rates]
+    # where nothing was wanted, the first that is says more than a mean with nothing
+    rates[place] = rates[place] + _NEW * (mean - rates[place]) if before > 0.0 else mean
+    return _PACKED.pack(*rates)
 
 
 def _said(memory: PolicyMemory, now_s: float) -> PolicyMemory:
@@ -135,22 +181,24 @@ def _said(memory: PolicyMemory, now_s: float) -> PolicyMemory:
         came = memory.since_cost / memory.since_s * _DAY_S / _HOUR_S
         missed = min(_MOST, max(-_MOST, math.log(came / memory.said)))
         memory = replace(memory, errors=(*memory.errors, missed)[-_DAYS:])
-    hours = _ahead(memory, now_s, now_s + _DAY_S)
+    hours = _ahead(memory, memory, now_s, now_s + _DAY_S)
     said = sum(seconds * rate for seconds, rate in hours) / _HOUR_S
     return replace(memory, said_at=now_s, said=said, since_cost=0.0, since_s=0.0)
 
 
-def _ahead(memory: PolicyMemory, now_s: float, end_s: float) -> list[tuple[float, float]]:
+def _ahead(
+    part: PolicyMemory | ClassMemory, memory: PolicyMemory, now_s: float, end_s: float
+) -> list[tuple[float, float]]:
     """(seconds, cost an hour) of each hour from now to the end."""
-    rates = _unpacked(memory.rates)
+    rates = _unpacked(part.rates)
     known = [rate for rate in rates if rate != _UNKNOWN]
-    usual = sum(known) / len(known) if len(known) >= _HALF_A_DAY else memory.level
+    usual = sum(known) / len(known) if len(known) >= _HALF_A_DAY else part.level
     first, last = int(now_s) // _HOUR_S, math.ceil(end_s / _HOUR_S)
     if last <= first:
         return []
     week = [usual if rate is None else rate for rate in (_rate(rates, hour) for hour in range(_WEEK_H))]
     found = [(float(_HOUR_S), week[hour % _WEEK_H]) for hour in range(first, last)]
-    now = memory.slot_cost / memory.slot_s if memory.slot_s >= _SEEN_S else found[0][1]
+    now = part.slot_cost / memory.slot_s if memory.slot_s >= _SEEN_S else found[0][1]
     found[0] = (min(end_s, (first + 1.0) * _HOUR_S) - now_s, now)
     if last > first + 1:
         found[-1] = (end_s - (last - 1.0) * _HOUR_S, found[-1][1])
@@ -171,34 +219,6 @@ def _reaches(hours: Sequence[tuple[float, float]], left: float, now_s: float) ->
             return at_s + max(0.0, rest) / rate
         at_s, rest = at_s + seconds, rest - rate * seconds
     return at_s if rest < 0 else 0.0
-
-
-def _allowed(
-    memory: PolicyMemory,
-    hours: Sequence[tuple[float, float]],
-    left: float,
-    factor: float,
-    period: tuple[CeilingKind, float],
-) -> float:
-    """Held back is only for what even a low forecast wants; and once it is, until all that is expected lasts.
-
-    Else of 8 replicas for which there is nearly the money 2 would go and come each quarter of an hour.
-    """
-    if period[0] is CeilingKind.MONTH and is_young(memory):
-        return -1.0
-    level = _lasting([(seconds, rate / factor) for seconds, rate in hours], left)
-    held = any((item.kind, item.start_s) == period and item.allowed_per_hour >= 0 for item in memory.outlooks)
-    return _lasting(hours, left) if level < 0 and held else level
-
-
-def _lasting(hours: Sequence[tuple[float, float]], left: float) -> float:
-    """The highest cost an hour that lasts to the end; negative: all that is wanted does."""
-    rest, seconds = max(0.0, left) * _HOUR_S, sum(each for each, _ in hours)
-    for length, rate in sorted(hours, key=itemgetter(1)):
-        if rate * seconds > rest:
-            return rest / seconds
-        rest, seconds = rest - rate * length, seconds - length
-    return -1.0
 
 
 def _unpacked(rates: bytes) -> list[float]:

@@ -33,7 +33,7 @@ def note(stakes: list[Stake], known: Known) -> None:
     for stake in stakes:
         for policy in stake.policies:
             for part in stake.parts:
-                _grant(part, policy, known)
+                _grant(part, stake, policy, known)
     for stake in stakes:
         try:
             for part in (*stake.parts, *stake.absent):
@@ -55,14 +55,14 @@ def _planned(draft: Draft, variant: VariantDraft) -> int:
     return variant.observed if draft.no_write is not None else variant.count
 
 
-def _grant(part: Part, policy: PolicyDraft, known: Known) -> None:
+def _grant(part: Part, stake: Stake, policy: PolicyDraft, known: Known) -> None:
     """Take what raises that are made take."""
     granted, tariff = max(0, part.raised - part.refused), tariff_for(part, policy, known)
     brought = sum(policy.put(part.variant.pool, part.gpus) for _ in range(granted))
     if tariff is None or not brought:
         return
     node = policy.comes_with(part.variant.pool, part.gpus)
-    for line in policy.lines:
+    for line in policy.lines_of(stake.priority):
         keep, rise = _of_a_node(line, tariff, part, node)
         extra = line.extra(keep, rise)
         line.free -= keep * (brought // node) + extra
@@ -94,7 +94,7 @@ def _more(part: Part, stake: Stake, known: Known, most: int) -> tuple[int, str]:
         if tariff is None:
             pool = part.variant.spec.pool
             return 0, f"CostPolicy {spec.name}: what GPUs of {pool} cost in {spec.currency} is not known"
-        for line in policy.lines:
+        for line in policy.lines_of(stake.priority):
             more, need = _fitting(line, tariff, part, most)
             if fewest is None or more < fewest[0]:
                 fewest = more, line, need

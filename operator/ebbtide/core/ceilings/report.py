@@ -3,14 +3,14 @@
 import math
 from decimal import Decimal
 
-from ebbtide.core.ceilings import outlook
-from ebbtide.core.ceilings.lines import HOUR_S, NOTHING, Line, PolicyDraft, running_raise
+from ebbtide.core.ceilings import outlook, pacing
+from ebbtide.core.ceilings.lines import HOUR_S, NOTHING, SMALLEST, Line, PolicyDraft, running_raise
 from ebbtide.core.ceilings.stake import Stake
 from ebbtide.core.ceilings.words import A_PERIOD, moment, money, replicas
 from ebbtide.model.memory import OutlookMemory
 from ebbtide.model.plan import CeilingPlan, Condition, ConditionStatus, Outlook, PolicyPlan
 from ebbtide.model.reasons import Code, Reason
-from ebbtide.model.spec import CeilingKind
+from ebbtide.model.spec import DEFAULT_PRIORITY, CeilingKind, Pacing
 
 _CENT = Decimal("0.01")
 _TRUE, _FALSE = ConditionStatus.TRUE, ConditionStatus.FALSE
@@ -46,7 +46,9 @@ def _paced_words(stake: Stake, line: Line, period: Line) -> str:
     of = f"{left} of {money(period.ceiling)} {spec.currency} {A_PERIOD[period.kind]}"
     until = f"so that {of} last until {moment(period.end_s)}"
     takes = f"{money(line.committed)} are in use and a replica takes {money(stake.blocked_need)}"
-    return f"CostPolicy {spec.name}: paced to {rate} {spec.currency} an hour {until}; {takes}{_given_up(stake)}"
+    who = "" if line.is_of_all else f"services of priority {stake.priority} are "
+    takes += "" if line.is_of_all else "; what matters more is paid first"
+    return f"CostPolicy {spec.name}: {who}paced to {rate} {spec.currency} an hour {until}; {takes}{_given_up(stake)}"
 
 
 def payable_words(line: Line, need: Decimal) -> str:
@@ -84,13 +86,34 @@ def _plan(policy: PolicyDraft) -> PolicyPlan:
         conditions=(ready, *conditions),
         accrued_through=policy.now_s if policy.state.through_s else 0.0,
         outlooks=tuple(_outlook(item) for item in policy.outlooks if policy.memory.at),
-        allowed_per_hour=min((line.ceiling / HOUR_S for line in policy.lines if line.is_rate), default=None),
+        allowed_per_hour=_allowed(policy),
+        paced=_paced(policy),
         scored_days=len(policy.memory.errors),
         mean_error=outlook.mean_error(policy.memory),
         reached=tuple(policy.reached),
         newly_reached=tuple(policy.newly_reached),
         next_threshold=policy.next_threshold,
     )
+
+
+def _allowed(policy: PolicyDraft) -> Decimal | None:
+    """What all may cost an hour; None: neither pacing nor a rate's ceiling holds."""
+    rates = [line.ceiling / HOUR_S for line in policy.lines if line.is_rate and line.paced is None]
+    if policy.state.spec.pacing is Pacing.SMOOTH:
+        paced = [item.allowed_per_hour for item in policy.outlooks if item.allowed_per_hour >= 0]
+        rates += [Decimal(each).quantize(SMALLEST) for each in paced]
+    return min(rates, default=None)
+
+
+def _paced(policy: PolicyDraft) -> tuple[tuple[int, Decimal], ...]:
+    """Each class by its lowest priority, the highest first; of several periods the rate that is least."""
+    found: dict[int, Decimal] = {}
+    known = [each for each in policy.classes if each != pacing.OTHERS]
+    for line in policy.lines:
+        if line.paced is not None and line.least != pacing.OTHERS:
+            priority = min(known, default=DEFAULT_PRIORITY) if line.least == pacing.LEAST else line.least
+            found[priority] = min(found.get(priority, line.ceiling), line.ceiling)
+    return tuple((priority, rate / HOUR_S) for priority, rate in sorted(found.items(), reverse=True))
 
 
 def _outlook(item: OutlookMemory) -> Outlook:

@@ -6,7 +6,7 @@ fixed: what nobody may reduce is paid first, and said where it alone crosses a c
 
 from ebbtide.core import isolation
 from ebbtide.core.ceilings import lines as money
-from ebbtide.core.ceilings import outlook, payable, thresholds
+from ebbtide.core.ceilings import outlook, pacing, payable, thresholds
 from ebbtide.core.ceilings.claims import decide, takes
 from ebbtide.core.ceilings.lines import PolicyDraft
 from ebbtide.core.ceilings.report import policy_plans, refusal_words
@@ -60,7 +60,8 @@ def _noted(policy: PolicyDraft) -> PolicyMemory:
     if policy.unpriced or state.unread or state.faults or not (policy.services or state.others):
         return policy.memory
     gap_s = max(outlook.GAP_S, 2 * policy.cycle_s)
-    return outlook.note(policy.memory, float(policy.wanted_rate), float(policy.now_s), gap_s)
+    classes = {priority: (float(wanted), float(fixed)) for priority, (wanted, fixed) in policy.classes.items()}
+    return outlook.note(policy.memory, float(policy.wanted_rate), float(policy.now_s), gap_s, classes)
 
 
 def _unknown(cycle: Cycle) -> str:
@@ -109,8 +110,10 @@ def _bind_others(policy: PolicyDraft, cycle: Cycle, known: Known) -> None:
         now = tariff.dearest(policy.now_s, policy.now_s + 1)
         policy.rate += gpus * now
         policy.fixed_rate += gpus * now
-        policy.wanted_rate += gpus * now
+        policy.wants(pacing.OTHERS, gpus * now, gpus * now)
         for line in policy.lines:
+            if not line.is_of_all:
+                continue
             line.bound += item.lasting * line.takes(tariff, line.end_s - policy.now_s)
             line.bound += (item.passing + item.idle) * line.takes(tariff, policy.reserve_s)
 
@@ -131,7 +134,7 @@ def _bind_coming(stakes: list[Stake], cycle: Cycle, known: Known) -> None:
             if tariff is not None and more:
                 policy.idle[name] = policy.unclaimed[name] = idle + more
                 for line in policy.lines:
-                    line.bound += more * line.takes(tariff, policy.reserve_s)
+                    line.bound += more * line.takes(tariff, policy.reserve_s) if line.is_of_all else 0
 
 
 def _bind(stake: Stake, known: Known) -> None:
@@ -150,9 +153,9 @@ def _bind(stake: Stake, known: Known) -> None:
             policy.rate += holds * now
             policy.fixed_rate += (part.fixed - part.missing + part.passing + part.leaving + part.terminating) * now
             policy.missing_rate += part.missing * now
-            policy.wanted_rate += _wanted(part, policy) * now
+            policy.wants(stake.priority, _wanted(part, policy) * now, part.fixed * now)
             raised = sum(policy.put(part.variant.pool, part.gpus) for _ in range(part.raised))
-            for line in policy.lines:
+            for line in policy.lines_of(stake.priority):
                 keep, rise = takes(line, tariff, part)
                 line.bound += part.fixed * part.gpus * line.takes(tariff, line.end_s - policy.now_s)
                 line.leaving += (part.leaving + part.terminating) * part.gpus * line.takes(tariff, exit_s(part.variant))
@@ -211,7 +214,7 @@ def _note(stake: Stake, known: Known) -> None:
         for part in stake.parts:
             tariff, granted = tariff_for(part, policy, known), max(0, part.raised - part.refused)
             if tariff is not None:
-                for line in policy.lines:
+                for line in policy.lines_of(stake.priority):
                     keep = takes(line, tariff, part)[0]
                     line.granted += granted * keep
                     line.kept -= part.out * keep
