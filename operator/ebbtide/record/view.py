@@ -423,7 +423,7 @@ def _messages(most: int, items: Iterable[Status]) -> list[Status]:
     return [{**item, "message": item["message"][:most]} for item in items]
 
 
-def _alternative(found: Status) -> Status:
+def _shorter(found: Status) -> Status:
     return {**found, "message": found["message"][:64]}
 
 
@@ -435,6 +435,6 @@ _SHRINKS: tuple[tuple[str, Callable[[Any], Any]], ...] = (
     ("conditions", partial(_messages, 64)),
     ("variants", partial(_because, 80)),
     ("variants", partial(_because, 0)),
-    ("alternative", _alternative),
+    ("alternative", _shorter),
     ("decisions", partial(_messages, 64)),
 )
