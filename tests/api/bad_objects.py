@@ -234,6 +234,21 @@ SERVICES = (
         (f"{V}.maxReplicas", "-1", "greater than or equal to 0"),
     ),
     Bad(
+        "a stand-in that always runs",
+        service(("spec.variants.1", {**variant("small"), "degraded": True, "minReplicas": 2})),
+        ("spec.variants[1].minReplicas", "degraded variant small needs minReplicas 0", "got 2"),
+    ),
+    Bad(
+        "stand-ins for nothing",
+        service(("spec.variants.0.degraded", True), ("spec.variants.1", {**variant("small"), "degraded": True})),
+        ("spec.variants", "needs a variant that is not degraded", 'all of ["h100", "small"] are'),
+    ),
+    Bad(
+        "degraded by half",
+        service(("spec.variants.0.degraded", "half")),
+        (f"{V}.degraded", "must be of type boolean"),
+    ),
+    Bad(
         "variants' minimums above the service's maximum",
         service(("spec.variants.0.minReplicas", 9), ("spec.scaling.maxReplicas", 8)),
         ("spec.variants", "must add up to at most scaling.maxReplicas 8; got 9"),

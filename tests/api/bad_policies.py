@@ -137,7 +137,11 @@ POLICIES = (
     Bad(
         "a threshold that does what there is not",
         policy(("spec.thresholds", [{**_THRESHOLD, "actions": ["Page"]}])),
-        ("spec.thresholds[0].actions[0]", '"Page"', '"Notify", "HoldScaleUp", "LimitLowPriority", "Freeze"'),
+        (
+            "spec.thresholds[0].actions[0]",
+            '"Page"',
+            '"Notify", "UseDegraded", "HoldScaleUp", "LimitLowPriority", "Freeze"',
+        ),
     ),
     Bad(
         "the same threshold twice",

@@ -123,6 +123,12 @@ GOOD = (
     Good("a policy by labels", policy(("spec.selector", {"matchLabels": {"example.com/tier": "gold"}})), {
         "spec.selector.matchLabels": {"example.com/tier": "gold"},
     }),
+    Good("a stand-in of lower quality", service(("spec.variants.1", {**variant("small"), "degraded": True})), {
+        "spec.variants.0.degraded": False, "spec.variants.1.degraded": True, "spec.variants.1.minReplicas": 0,
+    }),
+    Good("at 80 % of a day stand-ins serve", policy(("spec.thresholds", [
+        {"period": "Day", "atPercent": 80, "actions": ["UseDegraded"]},
+    ])), {"spec.thresholds.0.actions": ["UseDegraded"]}),
     Good("at 80 % of a day somebody is told", policy(("spec.thresholds", [
         {"period": "Day", "atPercent": 80, "actions": ["Notify"]},
     ])), {"spec.thresholds.0.basis": "Spent"}),

@@ -63,6 +63,7 @@ FULL_SERVICE: Object = {
             {
                 "name": "l40s",
                 "pool": "l40s-on-demand",
+                "degraded": True,
                 "engine": {
                     "type": "vLLM",
                     "image": "vllm/vllm-openai:v0.32.0",
@@ -123,7 +124,8 @@ FULL_SERVICE: Object = {
                     "evidence": "declared in the spec",
                 },
                 "startupSeconds": 48,
-            }
+            },
+            {"name": "l40s", "degraded": True, "observed": 0, "ready": 0, "starting": 0, "wanted": 0, "allowed": 0},
         ],
         "demand": {"requestsPerSecond": "7.4", "inputTokens": 1024, "outputTokens": 256, "backlog": 0},
         "forecast": {
@@ -247,7 +249,7 @@ FULL_POLICY: Object = {
         "monthStartsOn": 15,
         "floor": "AllowZero",
         "thresholds": [
-            {"period": "Day", "atPercent": 80, "basis": "Spent", "actions": ["Notify", "HoldScaleUp"]},
+            {"period": "Day", "atPercent": 80, "basis": "Spent", "actions": ["Notify", "UseDegraded", "HoldScaleUp"]},
             {"period": "Month", "atPercent": 100, "basis": "Forecast", "actions": ["LimitLowPriority", "Freeze"]},
         ],
         "pacing": "Smooth",

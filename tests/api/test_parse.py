@@ -38,6 +38,7 @@ from ebbtide.model.spec import (
     Tariff,
     TariffWindow,
     TemporaryRaise,
+    ThresholdAction,
     Toleration,
     VariantSpec,
 )
@@ -85,6 +86,7 @@ def test_a_service_with_every_field():
     target, built = spec.variants
     assert target.capacity == CapacityPrior(4.5, 1024, 256)
     assert target.gpus_per_replica == 1
+    assert (target.degraded, built.degraded) == (False, True)
     assert built.target == TargetRef("apps/v1", "Deployment", "full-l40s")
     assert built.gpus_per_replica == 1
     assert built.engine == EngineSpec(
@@ -175,7 +177,7 @@ def test_parameters_in_millions():
 
 
 def test_fields_of_a_newer_version_are_ignored():
-    newer = service(("spec.serviceClass", "Background"), ("spec.variants.0.degraded", True))
+    newer = service(("spec.serviceClass", "Background"), ("spec.variants.0.lowered", True))
     assert parse_service(newer) == parse_service(service())
 
 
@@ -312,6 +314,7 @@ def test_a_policy_with_every_field():
     assert (parsed.namespaces, parsed.match_labels) == (("team-a", "team-b"), (("tier", "gold"),))
     amounts = tuple(zip(CeilingKind, (Decimal("20"), Decimal("300"), Decimal("1000")), strict=True))
     assert parsed.temporary_raise == TemporaryRaise(amounts, 1798135200.0, "ada", "launch")
+    assert ThresholdAction.USE_DEGRADED in parsed.thresholds[0].actions
     assert (parsed.floor, parsed.month_starts_on, parsed.outage_reserve_s) == (Floor.ALLOW_ZERO, 15, 600.0)
 
 

@@ -13,8 +13,8 @@ from ebbtide.core.plan import plan
 from ebbtide.model.memory import Memory
 from ebbtide.model.money import PriceStep
 from ebbtide.model.plan import Plan, PolicyPlan
-from ebbtide.model.snapshot import Account, PodPhase, PodState, PolicyState, Snapshot, WriteReceipt
-from ebbtide.model.spec import CeilingKind, PolicySpec
+from ebbtide.model.snapshot import Account, PodPhase, PodState, PolicyState, Snapshot, VariantState, WriteReceipt
+from ebbtide.model.spec import CeilingKind, PolicySpec, VariantSpec
 from tests.builders import NOW, engine, misplaced, pod, pool, service, snapshot, spec, variant, variant_spec
 
 STARTUP_S, EXIT_S, CYCLE_S = 60, 30, 10
@@ -30,7 +30,10 @@ def policy(name: str = "cap", **changes: object) -> PolicySpec:
 
 @dataclass
 class Member:
-    """One service of one variant, `gpus` a replica. `load` are requests/s."""
+    """One service of one variant, `gpus` a replica. `load` are requests/s.
+
+    With `small` it has a second variant of so many GPUs that carries as much: a stand-in if `degraded`.
+    """
 
     name: str
     load: float
@@ -44,30 +47,64 @@ class Member:
     born: list[int] = field(default_factory=list)
     leaving: list[int] = field(default_factory=list)  # when they will be gone
     receipt: WriteReceipt | None = None
+    small: int = 0
+    small_pool: str = ""  # empty: the same
+    degraded: bool = True
+    small_born: list[int] = field(default_factory=list)
+    small_leaving: list[int] = field(default_factory=list)
+    small_receipt: WriteReceipt | None = None
 
     def __post_init__(self) -> None:
         self.born = self.born or [int(NOW) - 4000] * self.least
+        self.small_pool = self.small_pool or self.pool
 
-    def pods(self, now_s: int) -> list[PodState]:
-        ready = [born for born in self.born if now_s - born >= STARTUP_S]
-        share = self.load / max(1, len(ready))
+    @property
+    def held(self) -> int:
+        """GPUs of all its pods, those that leave included."""
+        return self.gpus * (len(self.born) + len(self.leaving)) + self.small * (
+            len(self.small_born) + len(self.small_leaving)
+        )
+
+    def states(self, now_s: int) -> list[VariantState]:
+        """Its variants as they are seen."""
+        ready = sum(now_s - born >= STARTUP_S for born in (*self.born, *self.small_born))
+        share, grace_s = self.load / max(1, ready), float(EXIT_S)
+        seen = [("", self.pool, self.gpus, self.born, self.leaving, self.receipt)]
+        if self.small:
+            seen.append(("small", self.small_pool, self.small, self.small_born, self.small_leaving, self.small_receipt))
+        return [
+            variant(
+                name or on,
+                self._pods(f"{self.name}{name}", share, gpus, born, leaving, now_s),
+                len(born),
+                last_write=receipt,
+                termination_grace_s=grace_s,
+                gpus_per_replica=gpus,
+            )
+            for name, on, gpus, born, leaving, receipt in seen
+        ]
+
+    def variant_specs(self) -> list[VariantSpec]:
+        small = [variant_spec("small", self.small_pool, degraded=self.degraded)] if self.small else []
+        return [variant_spec(self.pool, self.pool), *small]
+
+    @staticmethod
+    def _pods(name: str, share: float, gpus: int, births: list[int], leaving: list[int], now_s: int) -> list[PodState]:
         made = []
-        for number, born in enumerate(self.born):
+        for number, born in enumerate(births):
             up = now_s - born >= STARTUP_S
             phase = PodPhase.READY if up else PodPhase.STARTING
             made.append(
                 pod(
-                    f"{self.name}-{number}",
+                    f"{name}-{number}",
                     engine(share) if up else None,
                     phase=phase,
-                    gpus=self.gpus,
+                    gpus=gpus,
                     created_at=float(born),
                     ready_at=float(born + STARTUP_S) if up else None,
                 )
             )
-        gone = [
-            pod(f"{self.name}-x{n}", phase=PodPhase.TERMINATING, gpus=self.gpus) for n, _ in enumerate(self.leaving)
-        ]
+        gone = [pod(f"{name}-x{n}", phase=PodPhase.TERMINATING, gpus=gpus) for n, _ in enumerate(leaving)]
         return [*made, *gone]
 
 
@@ -95,6 +132,12 @@ class World:
     def price(self, at_s: int) -> Decimal:
         return next(price for from_s, price in reversed(self.prices) if from_s <= at_s)
 
+    def rate(self, name: str) -> Decimal:
+        """What the pods that fall under the policy cost an hour now, those that leave included."""
+        item = next(each for each in self.policies if each.name == name)
+        mine = (member for member in self.members if item.selects(member.namespace, member.labels))
+        return self.price(self.now_s) * sum(member.held for member in mine)
+
     def begin_s(self) -> int:
         return int(NOW) + (self.now_s - int(NOW)) // self.day_s * self.day_s
 
@@ -103,21 +146,14 @@ class World:
         current = [i for i, (at_s, _) in enumerate(self.prices) if at_s <= self.now_s][-1]
         pools = [
             msgspec.structs.replace(pool(name, nodes=5, price=str(self.price(self.now_s))), steps=steps[current:])
-            for name in sorted({member.pool for member in self.members})
+            for name in sorted({name for member in self.members for name in (member.pool, member.small_pool)})
         ]
         states = [
             service(
-                variant(
-                    member.pool,
-                    member.pods(self.now_s),
-                    len(member.born),
-                    last_write=member.receipt,
-                    termination_grace_s=float(EXIT_S),
-                    gpus_per_replica=member.gpus,
-                ),
+                member.states(self.now_s),
                 spec(
                     f"{member.namespace}/{member.name}",
-                    [variant_spec(member.pool, member.pool)],
+                    member.variant_specs(),
                     priority=member.priority,
                     min_replicas=member.least,
                     max_replicas=member.most,
@@ -154,7 +190,7 @@ class World:
             assert not misplaced(self.plan), misplaced(self.plan)
             assert not self.plan.failures, self.plan.failures
             for action in self.plan.actions:
-                self._obey(action.service, action.to_replicas, action.target_uid)
+                self._obey(action.service, action.variant, action.to_replicas, action.target_uid)
         for _ in range(CYCLE_S):
             self._second()
         return self.plan
@@ -164,41 +200,43 @@ class World:
             self.cycle()
         return self.plan
 
-    def _obey(self, key: str, replicas: int, uid: str) -> None:
+    def _obey(self, key: str, name: str, replicas: int, uid: str) -> None:
         member = next(item for item in self.members if f"{item.namespace}/{item.name}" == key)
-        fewer = len(member.born) - replicas
+        small = name == "small"
+        born, leaving = (member.small_born, member.small_leaving) if small else (member.born, member.leaving)
+        fewer = len(born) - replicas
         if fewer > 0:
-            member.leaving += [self.now_s + EXIT_S] * fewer
-            del member.born[replicas:]
+            leaving += [self.now_s + EXIT_S] * fewer
+            del born[replicas:]
         else:
-            member.born += [self.now_s] * -fewer
-        member.receipt = WriteReceipt(uid, replicas, float(self.now_s))
+            born += [self.now_s] * -fewer
+        receipt = WriteReceipt(uid, replicas, float(self.now_s))
+        if small:
+            member.small_receipt = receipt
+        else:
+            member.receipt = receipt
 
     def _second(self) -> None:
         price = self.price(self.now_s)
         for item in self.policies:
-            gpus = sum(
-                member.gpus * (len(member.born) + len(member.leaving))
-                for member in self.members
-                if item.selects(member.namespace, member.labels)
-            )
-            self.spent[item.name] += price * gpus
-            lone = sum(
-                member.gpus
-                for member in self.members
-                if len(member.born) == 1 and item.selects(member.namespace, member.labels)
-            )
+            mine = [member for member in self.members if item.selects(member.namespace, member.labels)]
+            self.spent[item.name] += self.rate(item.name)
+            lone = sum(member.held for member in mine if len(member.born) + len(member.small_born) == 1)
             self.lone[item.name] += price * lone
             self.most[item.name] = max(self.most[item.name], self.spent[item.name])
         self.now_s += 1
         for member in self.members:
             member.leaving = [gone_s for gone_s in member.leaving if gone_s > self.now_s]
+            member.small_leaving = [gone_s for gone_s in member.small_leaving if gone_s > self.now_s]
         if self.now_s == self.begin_s():
             self.spent = dict.fromkeys(self.spent, Decimal(0))
             self.lone = dict.fromkeys(self.lone, Decimal(0))
 
     def replicas(self) -> dict[str, int]:
         return {member.name: len(member.born) for member in self.members}
+
+    def stand_ins(self) -> dict[str, int]:
+        return {member.name: len(member.small_born) for member in self.members if member.small}
 
     def policy(self, name: str = "cap") -> PolicyPlan:
         return next(item for item in self.plan.policies if item.name == name)

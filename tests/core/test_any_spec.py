@@ -67,7 +67,7 @@ def specs(draw):
             },
         ),
         ("spec.priority", draw(one_of(0, 1000))),
-        ("spec.variants", [draw(variants("h100")), draw(variants("l40s"))]),
+        ("spec.variants", [draw(variants("h100")), draw(variants("l40s")) | {"degraded": draw(st.booleans())}]),
         ("spec.scaling", draw(scalings())),
     )
 

@@ -431,6 +431,7 @@ def _worlds(draw):
             namespace=draw(st.sampled_from(("a", "b"))),
             least=draw(st.integers(0, 2)),
             born=[0] * draw(st.integers(1, 6)),
+            **draw(st.sampled_from(({}, {}, {"gpus": 2, "small": 1}, {"gpus": 4, "small": 1, "degraded": False}))),
         )
         for number in range(draw(st.integers(1, 4)))
     ]
@@ -477,11 +478,14 @@ def test_no_ceiling_is_crossed_whatever_is_wanted_and_whenever_the_operator_is_a
             away = data.draw(st.sampled_from((0, 0, 0, 1, 5, 12, 30)))
         down = cycle > 20 and away > 0 and dark_s + 10 <= reserve_s
         away, dark_s = away - 1, dark_s + 10 if down else 0
+        before = {item.name: world.rate(item.name) for item in world.policies}
         world.cycle(acts=not down)
         for item in world.policies:
             for kind, ceiling in item.ceilings:
                 if kind.value == "Day":
                     assert world.spent[item.name] - world.lone[item.name] <= ceiling * 3600
+                elif cycle > 20:
+                    assert world.rate(item.name) <= max(ceiling, before[item.name])
 
 
 def test_a_pool_in_another_currency_is_held_under_the_ceiling_by_the_stated_rate():

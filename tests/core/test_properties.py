@@ -76,7 +76,7 @@ def states(draw, known=True, mode=None, **fixed):
     declared = spec(
         variants=[
             variant_spec("h100", "h100", min_replicas=draw(st.integers(0, 1))),
-            variant_spec("a100", "a100", max_replicas=draw(st.integers(1, 8))),
+            variant_spec("a100", "a100", max_replicas=draw(st.integers(1, 8)), degraded=draw(st.booleans())),
         ],
         mode=mode or draw(st.sampled_from(list(Mode))),
         **scaling,
@@ -236,7 +236,9 @@ def test_the_order_of_services_and_pools_does_not_matter(state, shuffle):
 def test_every_outcome_has_a_reason_and_all_conditions(state):
     decided = after_watching(state).plan.services[0]
     assert decided.reason.text
-    assert [c.type for c in decided.conditions if c.type != "EngineDrains"] == [  # only where a vLLM is seen
+    assert [  # only where a vLLM is seen, or a variant is degraded
+        c.type for c in decided.conditions if c.type not in ("EngineDrains", "Degraded")
+    ] == [
         "Ready",
         "TargetResolved",
         "MetricsFresh",

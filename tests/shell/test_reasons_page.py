@@ -12,7 +12,13 @@ from ebbtide.model.catalogue import CATALOGUE, DECISION, Entry
 from ebbtide.model.reasons import Code
 from ebbtide.record.events import BY_CODE, BY_CONDITION
 from ebbtide.record.reasons import main, reference
-from ebbtide.record.view import ENGINE_CONDITIONS, POLICY_CONDITIONS, POOL_CONDITIONS, SERVICE_CONDITIONS
+from ebbtide.record.view import (
+    DEGRADED_CONDITIONS,
+    ENGINE_CONDITIONS,
+    POLICY_CONDITIONS,
+    POOL_CONDITIONS,
+    SERVICE_CONDITIONS,
+)
 
 VLLM_FLAGS = {"--shutdown-timeout", "--max-num-queued-reqs", "--max-num-queued-tokens", "--gpu-memory-utilization"}
 VLLM_FLAGS |= {"--kv-cache-dtype", "--num-gpu-blocks-override"}
@@ -60,6 +66,7 @@ def test_every_place_is_a_condition_that_objects_have() -> None:
     known = {
         *SERVICE_CONDITIONS,
         *ENGINE_CONDITIONS,
+        *DEGRADED_CONDITIONS,
         "Paused",
         "Limited",
         *(f"GPUPool.{name}" for name in POOL_CONDITIONS),

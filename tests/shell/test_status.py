@@ -69,6 +69,13 @@ def test_totals_are_summed_over_variants() -> None:
     assert said(plan)["replicas"] == {"observed": 6, "ready": 5, "wanted": 10, "allowed": 9}
 
 
+def test_a_stand_in_is_called_one_and_others_are_not() -> None:
+    full, small = said(world.service_plan(variants=(world.variant_plan(), world.variant_plan("small", degraded=True))))[
+        "variants"
+    ]
+    assert ("degraded" in full, small["degraded"]) == (False, True)
+
+
 def test_what_is_unknown_is_left_out() -> None:
     status = said(world.service_plan(demand=None, forecast=None, spend_per_hour=None))
     assert not {"demand", "forecast", "spendPerHour", "currency"} & status.keys()

@@ -175,6 +175,7 @@ def _variant(variant: api_variant.Variant, service: str, field: str) -> m.Varian
         min_replicas=variant.min_replicas,
         max_replicas=variant.max_replicas,
         capacity=None if variant.capacity is None else _capacity(variant.capacity),
+        degraded=variant.degraded,
     )
 
 

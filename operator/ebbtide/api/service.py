@@ -130,6 +130,15 @@ _SPEC_RULES = rules(
         field=".variants",
     ),
     rule(
+        "!self.variants.all(v, v.degraded)",
+        "needs a variant that is not degraded",
+        say=filled(
+            "needs a variant that is not degraded, because those are stand-ins for another; all of %s are",
+            "self.variants.map(v, v.name)",
+        ),
+        field=".variants",
+    ),
+    rule(
         "!has(self.scaling.scaleToZero) || self.variants.all(v, v.minReplicas == 0)",
         "scaling.scaleToZero needs minReplicas 0 in every variant",
         say=filled(

@@ -62,6 +62,9 @@ class VariantStatus(ApiModel):
     allowed: Count
     """Replicas that bounds, delays, rates and pause make of wanted: fewer, or more where a minimum or a delay keeps
     them."""
+    degraded: bool | None = None
+    """True of a variant that is declared a stand-in: its replicas run only while money or room is short. Unset: it is
+    none."""
     limited_by: ReasonCode | None = None
     """The limit that makes allowed differ from wanted, or that keeps wanted or a declared minimum from being reached.
     Unset: none does."""

@@ -128,6 +128,16 @@ _VARIANT_RULES = rules(
         ),
         field=".minReplicas",
     ),
+    rule(
+        "!self.degraded || self.minReplicas <= 0",
+        "a degraded variant needs minReplicas 0: it runs only while money or room is short",
+        say=filled(
+            "degraded variant %s needs minReplicas 0, because it runs only while money or room is short; got %d",
+            "self.name",
+            "self.minReplicas",
+        ),
+        field=".minReplicas",
+    ),
     # the Deployment that was built, or the user's own workload, would be left behind with nobody to scale it
     rule(
         "has(self.engine) == has(oldSelf.engine)",
@@ -164,3 +174,8 @@ class Variant(ApiModel, json_schema_extra=_VARIANT_RULES):
     """Most replicas of this variant, 0 to 10000 and at least minReplicas; 0 takes it out of use. Unset: 100."""
     capacity: Capacity | None = None
     """What one replica was measured to carry. Unset: estimated from model.parameters and the pool's accelerator."""
+    degraded: bool = False
+    """A cheaper stand-in of lower quality, such as a quantised or a smaller model: true gives it replicas only while
+    the other variants find no room, or a CostPolicy no money for them; they come back once there is. Of a smaller
+    model declare capacity too, which is estimated from model.parameters else. Needs minReplicas 0, and another variant
+    that is not degraded. Unset: false."""

@@ -1,6 +1,6 @@
 """The conditions of services, pools and the cluster: all of them at every cycle, True is good except for facts."""
 
-from ebbtide.core import balance, drain, fullness, pools, shortage, silence, sources
+from ebbtide.core import balance, drain, fullness, pools, shortage, silence, sources, stand_in
 from ebbtide.core.guardrails.pause import active, describe
 from ebbtide.core.guardrails.staleness import describe as describe_metrics
 from ebbtide.core.replicas import describe_failing
@@ -29,7 +29,9 @@ def of_service(draft: Draft, cycle: Cycle) -> tuple[Condition, ...]:
     )
     drains = drain.condition(draft)
     parts = parts if drains is None else (*parts, drains)
-    facts = (_paused(draft, cycle), _limited(draft, cycle))
+    facts: tuple[Condition, ...] = (_paused(draft, cycle), _limited(draft, cycle))
+    degraded = stand_in.condition(draft)
+    facts = facts if degraded is None else (*facts, degraded)
     return (_ready(draft, parts), *parts, *facts)
 
 

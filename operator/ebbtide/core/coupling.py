@@ -337,6 +337,7 @@ def _party(member: Member, number: int, level: int, rows: Sequence[_Row], limit:
             missed := mixes.missed(counts),
             _units(counts, terms),
             mixes.loses(counts, missed),
+            mixes.unwelcome(counts),
         )
         for counts in vectors
     )
@@ -363,6 +364,7 @@ class _Mixes:
 
     def __init__(self, draft: Draft, asked: Asked, options: Sequence[Option]) -> None:
         self.options = list(options)
+        self._unwelcome = [option for option in options if option.unwelcome > 1.0]
         self._draft, self._asked = draft, asked
         self._shares: dict[int, list[tuple[int, float]]] = {}
         self._stays = {option.index for option in options if option.firm}
@@ -372,6 +374,13 @@ class _Mixes:
     def price(self, counts: Sequence[int]) -> float:
         """Money an hour."""
         return sum(option.price(counts[option.index]) for option in self.options)
+
+    def unwelcome(self, counts: Sequence[int]) -> float:
+        """Of the price, what stand-ins count beyond their money."""
+        dear = self._unwelcome
+        return (
+            sum(option.price(counts[option.index]) * (1.0 - 1.0 / option.unwelcome) for option in dear) if dear else 0.0
+        )
 
     def missed(self, counts: Sequence[int]) -> float:
         """Share of the need, 0..1, with a little for what should not run on spot alone."""
@@ -391,7 +400,7 @@ class _Mixes:
 
     def weight(self, choices: Iterable[Choice]) -> float:
         """Money an hour that carrying the need costs: the cheapest choice that does, or what comes nearest to it."""
-        carrying = min((choice.cost for choice in choices if choice.missed <= EPSILON), default=None)
+        carrying = min((c.cost - c.unwelcome for c in choices if c.missed <= EPSILON), default=None)
         if carrying is not None:
             return max(EPSILON, carrying)
         return max(

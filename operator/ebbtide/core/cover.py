@@ -25,6 +25,7 @@ class Option:
     low: int
     high: int
     firm: bool = True  # nothing of it is taken away at any moment
+    unwelcome: float = 1.0  # what the costs above are times the money, of a stand-in while it is room that is short
 
     def price(self, count: int) -> float:
         """Cost of `count` replicas for an hour."""

@@ -4,7 +4,7 @@ Every outcome has a reason from the catalogue, "nothing to do" too. Text is buil
 from constants that might drift away from them.
 """
 
-from ebbtide.core import fullness, pools, silence, spot
+from ebbtide.core import fullness, pools, silence, spot, stand_in
 from ebbtide.core.guardrails.bounds import minimum, replicas_are
 from ebbtide.core.guardrails.staleness import describe as describe_metrics
 from ebbtide.core.replicas import describe_failing
@@ -84,7 +84,7 @@ def _decide(draft: Draft, cycle: Cycle) -> tuple[Code, str]:
     return _standing(draft, cycle)
 
 
-_MONEY = frozenset({Code.CEILING_REACHED, Code.CEILING_PACED, Code.THRESHOLD_REACHED})
+_MONEY = frozenset({Code.CEILING_REACHED, Code.CEILING_PACED, Code.THRESHOLD_REACHED, Code.USES_DEGRADED})
 
 
 def _moving(draft: Draft) -> tuple[Code, str]:
@@ -93,6 +93,9 @@ def _moving(draft: Draft) -> tuple[Code, str]:
     limit = f" ({draft.limits[-1][1]})" if draft.limits else ""
     if draft.pausing and draft.limits and draft.limits[-1][0] is Code.PAUSED:
         return Code.PAUSED, f"{move}: {draft.limits[-1][1]}"
+    exchanged = _exchanging(draft, limit)
+    if exchanged is not None:
+        return exchanged
     if new < old and draft.limits and draft.limits[-1][0] in _MONEY:
         return draft.limits[-1][0], f"{move}: {draft.limits[-1][1]}"
     if old == 0 and draft.demand.queue > 0.0:
@@ -104,6 +107,20 @@ def _moving(draft: Draft) -> tuple[Code, str]:
     if new < old:
         return _lowering(draft, move, limit)
     return Code.CHEAPER_MIX, f"{_changes(draft)}: the same load for less"
+
+
+def _exchanging(draft: Draft, limit: str) -> tuple[Code, str] | None:
+    """Stand-ins come because something is short, or go because nothing is any more."""
+    stand_ins = draft.stand_ins
+    if not stand_ins or draft.observed == 0 or draft.total == 0:
+        return None
+    why = stand_in.why(draft)
+    if why and any(variant.count > variant.observed for variant in stand_ins):
+        return Code.USES_DEGRADED, f"{_changes(draft)}: {why}"
+    back = any((variant.count < variant.observed) is variant.spec.degraded for variant in _moved(draft))
+    if not why and back and any(variant.observed for variant in stand_ins):
+        return Code.LEAVES_DEGRADED, f"{_changes(draft)}: what is not degraded has room and money again{limit}"
+    return None
 
 
 def _raising(draft: Draft, move: str, limit: str) -> tuple[Code, str]:
@@ -158,7 +175,11 @@ def _after(draft: Draft) -> str:
 
 
 def _changes(draft: Draft) -> str:
-    return ", ".join(f"{v.spec.name} {v.observed} -> {v.count}" for v in draft.variants if v.count != v.observed)
+    return ", ".join(f"{v.spec.name} {v.observed} -> {v.count}" for v in _moved(draft))
+
+
+def _moved(draft: Draft) -> list[VariantDraft]:
+    return [variant for variant in draft.variants if variant.count != variant.observed]
 
 
 def _expectation(draft: Draft) -> str:

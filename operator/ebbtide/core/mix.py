@@ -6,25 +6,31 @@ these it was.
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ebbtide.core import balance, pools, replicas, shortage, spot
 from ebbtide.core.cover import Option, cheapest
 from ebbtide.core.numeric import clip
 from ebbtide.core.work import Asked, Cycle, Draft, VariantDraft
+from ebbtide.model.reasons import Code
 
 # A new replica must pay its start-up back within this time: 60 s of start-up make it 10 % dearer than one that runs.
 PAYBACK_S = 600.0
+UNWELCOME = 10.0
 
 
 def place(draft: Draft, cycle: Cycle) -> None:
     """Fill `wanted` of the draft's variants."""
+    rest(draft, pressed=draft.pressed)
     if _stands_still(draft):
         for variant in draft.variants:
-            variant.wanted = variant.placed = variant.observed
+            variant.wanted = variant.placed = variant.plain = variant.cheap = variant.observed
             variant.high = _high(draft, variant, claim=False)
         return
     draft.firm = spot.floor(draft)
     draft.waking = draft.observed == 0 and draft.demand.queue > 0.0
+    if draft.stand_ins:
+        _admit(draft, cycle)
     highs = [_high(draft, variant, claim=False) for variant in draft.variants]
     for variant, high in zip(draft.variants, highs, strict=True):
         variant.high = high
@@ -46,6 +52,47 @@ def place(draft: Draft, cycle: Cycle) -> None:
     if missing > 1e-9:
         shortage.explain_need(draft, cycle)
     shortage.mark(draft, cycle)
+
+
+def rest(draft: Draft, *, pressed: bool) -> None:
+    """Stand-ins are let in by want of money here, and by want of room once it is known what finds none."""
+    draft.pressed, draft.crowded = pressed, None
+    for variant in draft.stand_ins:
+        variant.rests = not pressed
+
+
+def _admit(draft: Draft, cycle: Cycle) -> None:
+    """Note the mixes without stand-ins and under want of money; let stand-ins in where the others find no room.
+
+    That is before anybody of lower priority gives way. A maximum that somebody declared is no want of room.
+    """
+    pressed, most = draft.pressed, draft.state.spec.scaling.max_replicas
+    cheap = _as_if(draft, pressed=True)[0] if pressed or cycle.snapshot.policies else {}
+    plain, missing = _as_if(draft, pressed=False)
+    lacks = (
+        missing - _solve(draft, [0 if v.spec.degraded else min(most, v.spec.max_replicas) for v in draft.variants])[1]
+    )
+    rest(draft, pressed=pressed)
+    for variant in draft.variants:
+        variant.plain = plain.get(variant.index, 0)
+        variant.cheap = cheap.get(variant.index, 0) if 0 < sum(cheap.values()) <= most else variant.plain
+    if lacks <= 1e-9:
+        return
+    others = [variant for variant in draft.variants if not variant.spec.degraded]
+    found = shortage.causes(draft, others, [variant.plain for variant in draft.variants], cycle)
+    code, why = found or (Code.PENDING, "their targets are not there")
+    draft.crowded = code, f"{missing:.0%} of the need finds no room on the others: {why}"
+    for variant in draft.stand_ins:
+        variant.rests = False
+
+
+def _as_if(draft: Draft, *, pressed: bool) -> tuple[dict[int, int], float]:
+    """The mix within the room that there is, and what it leaves of the need."""
+    rest(draft, pressed=pressed)
+    highs = [_high(draft, variant, claim=False) for variant in draft.variants]
+    for variant, high in zip(draft.variants, highs, strict=True):
+        variant.high = high
+    return _solve(draft, highs)
 
 
 def _choose(draft: Draft, highs: list[int]) -> tuple[dict[int, int], float]:
@@ -109,9 +156,14 @@ def _high(draft: Draft, variant: VariantDraft, claim: bool) -> int:
 
 
 def widest(draft: Draft, variant: VariantDraft) -> int:
-    """The most replicas it may have wherever its pool had room: what fails, or has no price, does not grow."""
+    """The most replicas it may have wherever its pool had room: what fails, or has no price, does not grow.
+
+    A stand-in for which nothing presses has none; what runs of it goes as soon as the others are ready.
+    """
     most = min(variant.spec.max_replicas, draft.state.spec.scaling.max_replicas)
     stuck = variant.pool is None or variant.fault is not None or not variant.state.target.exists
+    if variant.rests and not stuck:
+        return 0
     return min(most, variant.sound) if stuck or variant.backing_off or variant.cost is None else most
 
 
@@ -123,6 +175,10 @@ def _solve(draft: Draft, highs: list[int]) -> tuple[dict[int, int], float]:
     """
     need = 1.0 if any(variant.need > 1e-9 for variant in draft.variants) else 0.0
     carried = carries_now(draft)
+    if draft.pressed and draft.stand_ins:
+        # money is short: also what runs and is needed may go for what is cheaper, once that is ready
+        keep = min(draft.keep_ratio, carried) if carried >= 1.0 else 1.0
+        return _asked_of(draft, highs, Asked(need, short=False, keep=keep, grows=True))[:2]
     if carried >= 1.0:
         return _asked_of(draft, highs, _enough(draft, need, min(draft.keep_ratio, carried)))[:2]
     if len(draft.variants) > 1 and carried > 0.0:
@@ -153,7 +209,22 @@ def options_of(draft: Draft, asked: Asked, highs: list[int]) -> list[Option]:
     if not asked.grows:
         highs = [min(high, variant.sound) for variant, high in zip(draft.variants, highs, strict=True)]
     made = (_option(draft, v, high, asked.short, asked.keep) for v, high in zip(draft.variants, highs, strict=True))
-    return [option for option in made if option is not None]
+    options = [option for option in made if option is not None]
+    if draft.pressed or not draft.stand_ins:
+        return options
+    return [_unwelcome(draft, option, options) for option in options]
+
+
+def _unwelcome(draft: Draft, option: Option, options: list[Option]) -> Option:
+    """Where only room is short, a stand-in counts as ten times as dear as the dearest of the others that run.
+
+    So as few as can be take the rest of the need, and others move to dearer pools first where that makes room.
+    """
+    if not draft.variants[option.index].spec.degraded:
+        return option
+    dearest = max((o.cost / o.share for o in options if not draft.variants[o.index].spec.degraded), default=0.0)
+    factor = max(1.0, UNWELCOME * dearest * option.share / option.cost)
+    return replace(option, cost=option.cost * factor, new_cost=option.new_cost * factor, unwelcome=factor)
 
 
 def left_over(draft: Draft, options: list[Option], counts: Mapping[int, int], need: float) -> float:
@@ -189,13 +260,18 @@ def claimed(draft: Draft) -> bool:
 
 def _option(draft: Draft, variant: VariantDraft, high: int, short: bool, keep: float) -> Option | None:
     stays = short or variant.fault is not None
-    low = min(max(variant.spec.min_replicas, variant.sound if stays else 0), high)
+    low = max(variant.spec.min_replicas, variant.sound if stays else 0)
+    if draft.crowded is not None and not draft.pressed and not variant.spec.degraded:
+        low = max(low, variant.plain)  # stand-ins carry what the others cannot, and take no place of theirs
+    low = min(low, high)
     if high <= 0 and low <= 0:
         return None
     per_need = 1e12 if variant.need <= 1e-12 else variant.rate / (variant.need * keep)
     share = clip(per_need, 1e-9, 1e12)
     cost = comparable_cost(variant)
-    new = cost * (1.0 + variant.startup_s / PAYBACK_S)
+    # where money is short for good a start-up is no reason against what is cheaper, only against going back
+    saves = draft.pressed and variant.spec.degraded
+    new = cost if saves else cost * (1.0 + variant.startup_s / PAYBACK_S)
     return Option(variant.index, share, cost, new, variant.sound, low, high, not variant.spot)
 
 
@@ -260,20 +336,23 @@ def sharing(draft: Draft, members: list[Option]) -> list[Option]:
         return members
     rates = balance.mix_rates(draft, [draft.variants[option.index] for option in members])
     return [
-        Option(o.index, o.share * rate / max(alone, 1e-12), o.cost, o.new_cost, o.running, o.low, o.high, o.firm)
+        Option(
+            *(o.index, o.share * rate / max(alone, 1e-12), o.cost, o.new_cost, o.running, o.low, o.high),
+            *(o.firm, o.unwelcome),
+        )
         for o, rate, alone in zip(members, rates, (draft.variants[o.index].rate for o in members), strict=True)
     ]
 
 
 def _fit_total(draft: Draft, highs: list[int]) -> None:
-    """Within the service's maximum, prefer the variants whose replicas carry most."""
+    """Within the service's maximum, prefer the variants whose replicas carry most, and stand-ins last."""
     most = draft.state.spec.scaling.max_replicas
     if draft.wanted <= most or len(draft.variants) == 1:
         return
     for variant in draft.variants:
         variant.wanted = min(variant.spec.min_replicas, highs[variant.index])
     left = most - draft.wanted
-    for variant in sorted(draft.variants, key=lambda v: (-v.rate, v.index)):
+    for variant in sorted(draft.variants, key=lambda v: (v.spec.degraded, -v.rate, v.index)):
         more = int(clip(left, 0, highs[variant.index] - variant.wanted))
         variant.wanted += more
         left -= more
@@ -281,7 +360,7 @@ def _fit_total(draft: Draft, highs: list[int]) -> None:
 
 def _alone(draft: Draft) -> int:
     """Replicas the need calls for, before any limit: of the cheapest variant by cost for its capacity."""
-    able = [variant for variant in draft.variants if variant.rate > 0.0]
+    able = [v for v in draft.variants if v.rate > 0.0 and (draft.pressed or not v.spec.degraded)]
     if not able:
         return 0
     best = min(able, key=lambda v: (comparable_cost(v) * v.need / v.rate, v.index))

@@ -23,6 +23,7 @@ from ebbtide.core import (
     replicas,
     sizing,
     sources,
+    stand_in,
     victims,
     watch,
 )
@@ -165,6 +166,7 @@ def _draft(state: ServiceState, memory: ServiceMemory, cycle: Cycle) -> Draft:
     draft.watched_s = max(0.0, cycle.now_s - (memory.watched_since or cycle.now_s))
     draft.arrivals_by_pod = memory.arrivals_by_pod
     draft.pause_applied, draft.activator_seen_at = memory.pause_applied, memory.activator_seen_at
+    stand_in.open_draft(draft, cycle.now_s)
     return draft
 
 
@@ -208,6 +210,7 @@ def _failed_plan(draft: Draft) -> ServicePlan:
                 allowed=variant.observed,
                 payable=None if variant.payable is None else max(variant.payable, variant.observed),
                 payable_because=variant.payable_because,
+                degraded=variant.spec.degraded,
             )
             for variant in draft.variants
         ),
@@ -258,6 +261,7 @@ def _variant_plan(variant: VariantDraft) -> VariantPlan:
         victims=victims.choose(variant, variant.observed - variant.count),
         payable=variant.payable,
         payable_because=variant.payable_because,
+        degraded=variant.spec.degraded,
     )
 
 
@@ -345,6 +349,8 @@ def _service_memory(draft: Draft, now_s: float) -> ServiceMemory:
         queued_at=view.queued_at if view.known else memory.queued_at,
         refused_at=draft.refused_at,
         starved_at=draft.starved_at,
+        pressed_until=draft.pressed_until,
+        pressed_by=draft.pressed_by if draft.pressed_until is not None else "",
         lengths_s=round(min(view.lengths_s, 3600.0), 1) if view.known else memory.lengths_s,
         output_tokens=round(view.output_tokens, 1) if view.known and view.lengths_known else memory.output_tokens,
     )

@@ -33,6 +33,7 @@ class Choice:
     missed: float
     uses: tuple[tuple[int, int], ...]  # (row, units): nothing for a row that it does not touch
     loses: bool = False  # it gives up what runs although that is needed
+    unwelcome: float = 0.0  # of the cost, what is no money: stand-ins count for more than they cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def solve(parties: Sequence[Party], rooms: Sequence[int], *, most_nodes: int = M
     if not _is_better(parties, before, chosen):
         return Outcome(None, gap, 0.0, 0.0, f"it gains less than {WORTH_IT:.1%}")
     pairs = [(p.choices[old], p.choices[new]) for p, old, new in zip(parties, before, chosen, strict=True)]
-    saved = sum(was.cost - becomes.cost for was, becomes in pairs)
+    saved = sum(was.cost - was.unwelcome - becomes.cost + becomes.unwelcome for was, becomes in pairs)
     return Outcome(tuple(chosen), gap, saved, sum(was.missed - becomes.missed for was, becomes in pairs), "")
 
 

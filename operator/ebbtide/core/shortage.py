@@ -43,6 +43,8 @@ def _is_full(draft: Draft, total: int) -> bool:
 
 def _blocked(draft: Draft, variant: VariantDraft, count: int, full: bool, cycle: Cycle) -> tuple[int, Code, str]:
     name, pool = variant.spec.name, variant.pool
+    if variant.rests:
+        return _SAID_ELSEWHERE, Code.NOT_DEGRADED, ""
     if not variant.state.target.exists:
         return _SAID_ELSEWHERE, Code.TARGET_NOT_FOUND, ""
     if pool is None:

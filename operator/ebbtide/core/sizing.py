@@ -61,7 +61,7 @@ def _main(draft: Draft) -> VariantDraft | None:
 
 
 def _may_grow(variant: VariantDraft) -> bool:
-    free = variant.fault is None and variant.state.target.exists and not variant.backing_off
+    free = not variant.rests and variant.fault is None and variant.state.target.exists and not variant.backing_off
     return free and variant.cost is not None and variant.sound < variant.spec.max_replicas
 
 
@@ -137,7 +137,8 @@ class _Levels:
 
 def _worth_having(draft: Draft, main: VariantDraft, backlog: float, cycle: Cycle) -> float:
     """Requests/s of capacity that are worth having: half a replica less, so that rounding up gives the replicas."""
-    usable = [v.rate for v in draft.variants if v.rate > 0.0 and (v.sound or _may_grow(v))]
+    # not of stand-ins that only fill up what finds no room: with them and without, the others must be as many
+    usable = [v.rate for v in draft.variants if v.rate > 0.0 and not v.rests and (v.sound or _may_grow(v))]
     unit = min([main.rate, *usable])
     runs = math.floor(sum(healthy(variant) * variant.rate for variant in draft.variants) / unit + 1e-6)
     if not _holds(draft, unit, runs, backlog, cycle):

@@ -118,6 +118,9 @@ class VariantDraft:
     carries: float = 0.0  # of `rate`, what one replica carries beside the other variants
     evidence: str = ""
     need: float = 0.0  # requests/s the service would need if this variant carried all of it
+    rests: bool = False  # a stand-in for which nothing presses: it gets no replicas
+    plain: int = 0  # of a service with stand-ins, what would be placed without them, and if money were short
+    cheap: int = 0
     high: int = 0  # the most that limits and pools leave it
     placed: int = 0  # replicas that carry the need
     charged: int = 0  # replicas that its pool was charged with, and those of them that are new
@@ -272,6 +275,11 @@ class Draft:
     unreached: tuple[Code, str] | None = None  # why a declared minimum is not reached, with the numbers
     gives_way: bool = False
     moved_mix: bool = False
+    stand_ins: list[VariantDraft] = field(init=False)  # its degraded variants
+    pressed: bool = False  # stand-ins may serve for want of money
+    pressed_until: float | None = None  # as it will be remembered, and the policy's words
+    pressed_by: str = ""
+    crowded: tuple[Code, str] | None = None  # why stand-ins serve for want of room
     waking: bool = False
     idle: bool = False
     misses: float | None = None  # share of requests that missed an objective in the last minute
@@ -289,6 +297,9 @@ class Draft:
     refused_at: float | None = None
     starved_at: float | None = None
     failure: Failure | None = None  # a step raised: what is declared stays, and no later step looks at it
+
+    def __post_init__(self) -> None:
+        self.stand_ins = [variant for variant in self.variants if variant.spec.degraded]
 
     @property
     def observed(self) -> int:

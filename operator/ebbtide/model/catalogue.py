@@ -55,6 +55,18 @@ _MOVES = {
         "Replicas move to another variant that carries the same load for less.",
         "Nothing. A variant's own `spec.variants[].minReplicas` keeps it up.",
     ),
+    Code.USES_DEGRADED: Entry(
+        (DECISION, "Degraded", "Limited"),
+        "Variants declared degraded serve, or are about to: the others find no room, or a CostPolicy has no money for "
+        "them. That comes before services of lower priority lose replicas.",
+        "The text says what is short. Add GPUs to the pool, raise `spec.ceilings` of the policy, or take "
+        "`spec.variants[].degraded` away from what may always serve.",
+    ),
+    Code.LEAVES_DEGRADED: Entry(
+        (DECISION, "Degraded"),
+        "There is room and money again: degraded variants go once the others are ready.",
+        "Nothing; if it stays, the text of the decision says what holds the others back.",
+    ),
     Code.FIRST_REQUEST: Entry(_MOVE, "From zero to the first replica: the gateway holds requests.", "Nothing."),
     Code.IDLE: Entry(
         _MOVE,
@@ -337,6 +349,7 @@ _WRITERS = {
     ),
     Code.NOT_PAUSED: Entry(("Paused",), "No pause is in force.", "Nothing."),
     Code.NOT_LIMITED: Entry(("Limited",), "What is wanted is allowed.", "Nothing."),
+    Code.NOT_DEGRADED: Entry(("Degraded",), "No degraded variant serves.", "Nothing."),
     Code.TARGET_CONFLICT: Entry(
         (DECISION, "Acting", "Limited", "Ready"),
         "Another controller writes the target's replicas: Ebbtide keeps its hands off.",

@@ -207,6 +207,8 @@ class ServiceMemory(Spec, frozen=True):
     queued_at: float | None = None  # when more than a few requests last waited before full batches
     refused_at: float | None = None  # when engines last refused more than may miss
     starved_at: float | None = None  # when requests last missed an objective while engines had no KV cache left
+    pressed_until: float | None = None  # until when degraded variants may serve for want of money, and whose words
+    pressed_by: str = ""
 
 
 class PoolMemory(Spec, frozen=True):

@@ -91,6 +91,7 @@ class VariantPlan(Spec, frozen=True):
     victims: tuple[str, ...] = ()  # pods that should go first when this variant shrinks
     payable: int | None = None  # the most that every ceiling can pay; None: no policy pays for it
     payable_because: str = ""
+    degraded: bool = False  # a stand-in
 
 
 class ScaleAction(Spec, frozen=True):

@@ -107,6 +107,7 @@ class VariantSpec(Spec, frozen=True):
     min_replicas: int = 0
     max_replicas: int = 100
     capacity: CapacityPrior | None = None
+    degraded: bool = False  # a stand-in: it gets replicas only while money or room is short
 
 
 class Activator(Spec, frozen=True):
@@ -333,6 +334,7 @@ class ThresholdAction(StrEnum):
 
     NOTIFY = "Notify"
     HOLD_SCALE_UP = "HoldScaleUp"  # nothing is raised above its declared minimum
+    USE_DEGRADED = "UseDegraded"  # services that have degraded variants run on these where that is cheaper
     LIMIT_LOW_PRIORITY = "LimitLowPriority"  # services below the default priority fall to their minimums
     FREEZE = "Freeze"  # nothing at all is raised
 

@@ -50,6 +50,8 @@ BY_CODE: Mapping[Code, tuple[str, str]] = {
     Code.CEILING_REACHED: ("Warning", "Limited"),
     Code.CEILING_PACED: ("Warning", "Limited"),
     Code.THRESHOLD_REACHED: ("Warning", "Limited"),
+    Code.USES_DEGRADED: ("Warning", "Degraded"),
+    Code.LEAVES_DEGRADED: ("Normal", "Degraded"),
     Code.POLICIES_UNKNOWN: ("Warning", "Held"),
     Code.PAUSED: ("Normal", "Paused"),
     Code.TARGET_CONFLICT: ("Warning", "ConflictDetected"),

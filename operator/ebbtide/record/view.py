@@ -51,6 +51,8 @@ SERVICE_CONDITIONS = (
 )
 # Only on services with a vLLM among their variants
 ENGINE_CONDITIONS = ("EngineDrains",)
+# Only on services with a degraded variant
+DEGRADED_CONDITIONS = ("Degraded",)
 POOL_CONDITIONS = ("Ready", "PricesKnown")
 POLICY_CONDITIONS = ("Ready", "WithinCeilings", "PricesKnown", "Selects")
 _KNOWN = {SERVICE_KIND: SERVICE_CONDITIONS, POOL_KIND: POOL_CONDITIONS, POLICY_KIND: POLICY_CONDITIONS}
@@ -366,6 +368,8 @@ def _variant(variant: VariantPlan, now_s: float) -> Status:
     status: Status = {
         field: getattr(variant, field) for field in ("name", "observed", "ready", "starting", "wanted", "allowed")
     }
+    if variant.degraded:
+        status["degraded"] = True
     if variant.limited_by:
         status["limitedBy"] = variant.limited_by
     if variant.payable is not None:

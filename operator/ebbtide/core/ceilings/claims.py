@@ -5,15 +5,17 @@ raised where a policy says Correct, so that what comes later has what is left. E
 falls under can pay it for W more, and raised only where it can be paid for as long again and for its start-up (of those
 that are raised together the longest). Then raises are checked once more against all that still runs, that which gives
 way included: what is freed counts once it is free. A replica that was let go frees W of its rate, and a raise takes 2 W
-and more, so nothing goes to and fro. Before all that comes what thresholds that were reached say.
+and more, so nothing goes to and fro. What replaces stand-ins, or is replaced by them, comes after all that runs
+(`exchange`). Before all that comes what thresholds that were reached say.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
-from ebbtide.core.ceilings.lines import NOTHING, Line, PolicyDraft, Tariff
-from ebbtide.core.ceilings.stake import Known, Part, Stake, tariff_for
+from ebbtide.core.ceilings import exchange
+from ebbtide.core.ceilings.lines import NOTHING, Line, PolicyDraft
+from ebbtide.core.ceilings.stake import Known, Part, Stake, takes, tariff_for
 from ebbtide.model.reasons import Code
 from ebbtide.model.spec import DEFAULT_PRIORITY, ThresholdAction
 
@@ -32,14 +34,16 @@ class _Claim:
 def decide(stakes: Iterable[Stake], known: Known) -> None:
     """Who gives way where not all fits."""
     claims: list[_Claim] = []
+    stakes = list(stakes)
+    late = exchange.late(stakes)
     for stake in stakes:
         for policy in stake.policies:
             if policy.refuses:
-                _refuse_raises(stake, policy, stake.parts, _unknown(policy.refuses))
+                refuse_raises(stake, policy, stake.parts, _unknown(policy.refuses))
             _refuse_unpriced(stake, policy, known)
             _act(stake, policy)
         if _tight(stake):
-            claims += _claims(stake)
+            claims += _claims(stake, late)
     lines = list({id(line): line for claim in claims for line in _tight(claim.stake)}.values())
     for line in lines:
         line.open()
@@ -49,6 +53,7 @@ def decide(stakes: Iterable[Stake], known: Known) -> None:
     _unclaim(claims, lines)
     for claim in rising:
         _rises(claim, known)
+    exchange.make_room(stakes, known)
 
 
 def _unclaim(claims: Iterable[_Claim], lines: Iterable[Line]) -> None:
@@ -63,8 +68,9 @@ def _tight(stake: Stake) -> list[Line]:
     return [line for policy in stake.policies for line in policy.lines_of(stake.priority) if not line.fits]
 
 
-def _claims(stake: Stake) -> list[_Claim]:
+def _claims(stake: Stake, late: exchange.Late) -> list[_Claim]:
     """Its replicas, each with its share of all that are planned, so that equals shrink alike."""
+    behind = any(stake.priority <= late.get(id(policy), -1) for policy in stake.policies)
     found, total, index = [], max(1, sum(part.floor + part.kept + part.raised for part in stake.parts)), 0
     for rises in (False, True):
         for part in stake.parts:
@@ -72,7 +78,7 @@ def _claims(stake: Stake) -> list[_Claim]:
                 index += 1
                 least = max(part.floor, part.spared)
                 foreign = not rises and number >= max(least, part.floor + part.kept - part.foreign)
-                rank = 2 if foreign else int(rises or number >= least)
+                rank = 3 if foreign else 2 if rises and behind else int(rises or number >= least)
                 order = (rank, -stake.priority, index / total, stake.key, index)
                 found.append(_Claim(order, stake, part, rises, not rises and number < part.spared))
     return found
@@ -145,7 +151,7 @@ def _act(stake: Stake, policy: PolicyDraft) -> None:
     """What thresholds that were reached do."""
     acts, name = policy.acting, policy.state.spec.name
     if ThresholdAction.FREEZE in acts:
-        _refuse_raises(stake, policy, stake.parts, _reached(name, acts[ThresholdAction.FREEZE]))
+        refuse_raises(stake, policy, stake.parts, _reached(name, acts[ThresholdAction.FREEZE]))
     if ThresholdAction.LIMIT_LOW_PRIORITY in acts and stake.priority < DEFAULT_PRIORITY:
         why = f"{acts[ThresholdAction.LIMIT_LOW_PRIORITY]}; a priority of {stake.priority} is below {DEFAULT_PRIORITY}"
         for part in stake.parts:
@@ -153,12 +159,12 @@ def _act(stake: Stake, policy: PolicyDraft) -> None:
             if part.kept > least:
                 part.out, part.kept = part.out + part.kept - least, least
                 stake.refused_by[name] = stake.refused_by.get(name, 0) + part.out
-        _refuse_raises(stake, policy, stake.parts, _reached(name, why), minimums=False)
+        refuse_raises(stake, policy, stake.parts, _reached(name, why), minimums=False)
         if any(part.out for part in stake.parts):
             stake.held = stake.held or _reached(name, why)
     if ThresholdAction.HOLD_SCALE_UP in acts:
         why = acts[ThresholdAction.HOLD_SCALE_UP]
-        _refuse_raises(stake, policy, stake.parts, _reached(name, why), minimums=False)
+        refuse_raises(stake, policy, stake.parts, _reached(name, why), minimums=False)
 
 
 def _unknown(why: str) -> tuple[Code, str]:
@@ -169,7 +175,7 @@ def _reached(policy: str, why: str) -> tuple[Code, str]:
     return Code.THRESHOLD_REACHED, f"CostPolicy {policy}: {why}"
 
 
-def _refuse_raises(
+def refuse_raises(
     stake: Stake, policy: PolicyDraft, parts: Iterable[Part], why: tuple[Code, str], *, minimums: bool = True
 ) -> None:
     """All of them; of minimums too where nobody knows what they cost."""
@@ -188,14 +194,4 @@ def _refuse_unpriced(stake: Stake, policy: PolicyDraft, known: Known) -> None:
     unpriced = [part for part in stake.parts if tariff_for(part, policy, known) is None]
     spec, pools = policy.state.spec, ", ".join(sorted({part.variant.spec.pool for part in unpriced}))
     why = f"CostPolicy {spec.name}: what GPUs of {pools} cost in {spec.currency} is not known"
-    _refuse_raises(stake, policy, unpriced, _unknown(why))
-
-
-def takes(line: Line, tariff: Tariff, part: Part) -> tuple[Decimal, Decimal]:
-    """(what a running replica takes, what one that is to be raised takes to begin with)."""
-    reserve_s = line.policy.reserve_s
-    if part.stays:  # once it is there nobody may let it go
-        to_end = part.gpus * line.takes(tariff, line.end_s - line.policy.now_s)
-        return to_end, to_end
-    keep = part.gpus * line.takes(tariff, reserve_s)
-    return keep, part.gpus * line.takes(tariff, 2 * reserve_s + part.variant.startup_s)
+    refuse_raises(stake, policy, unpriced, _unknown(why))

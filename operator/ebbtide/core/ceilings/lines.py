@@ -101,10 +101,14 @@ class Line:
     _known: dict[tuple[int, int], Decimal] = field(default_factory=dict)  # what was worked out, by tariff and seconds
 
     @property
+    def planned(self) -> Decimal:
+        """What all that is planned takes beside what was spent."""
+        return self.bound + self.leaving + self.kept + self.raised
+
+    @property
     def fits(self) -> bool:
         """Whether all that is planned may be."""
-        stays = self.spent + self.bound + self.leaving + self.kept
-        return stays + self.raised <= self.ceiling + (NOTHING if self.raised else self.slack)
+        return self.spent + self.planned <= self.ceiling + (NOTHING if self.raised else self.slack)
 
     @property
     def is_of_all(self) -> bool:

@@ -12,10 +12,9 @@ from collections.abc import Iterable
 from decimal import Decimal
 
 from ebbtide.core import isolation
-from ebbtide.core.ceilings.claims import takes
 from ebbtide.core.ceilings.lines import NOTHING, Line, PolicyDraft, Tariff
 from ebbtide.core.ceilings.report import payable_words
-from ebbtide.core.ceilings.stake import Known, Part, Stake, tariff_for
+from ebbtide.core.ceilings.stake import Known, Part, Stake, takes, tariff_for
 from ebbtide.core.work import Draft, VariantDraft
 from ebbtide.model.spec import DEFAULT_PRIORITY, ThresholdAction
 

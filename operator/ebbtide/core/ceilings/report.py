@@ -33,6 +33,8 @@ def refusal_words(stake: Stake) -> tuple[Code, str]:
 
 
 def _given_up(stake: Stake) -> str:
+    if stake.exchanged:
+        return f"; {stake.exchanged}"
     let_go = sum(part.out for part in stake.parts)
     if let_go:
         return f"; {replicas(let_go)} given up"

@@ -53,6 +53,9 @@ class Stake:
     refused_by: dict[str, int] = field(default_factory=dict)  # replicas by policy
     waits: bool = False  # for what others give back
     held: tuple[Code, str] | None = None  # why raises are refused whatever is left
+    movable: bool = True  # its replicas may be moved to other variants
+    planned: dict[int, Decimal] = field(default_factory=dict)  # of one with stand-ins, what it takes by line's id
+    exchanged: str = ""  # what goes first so that its stand-in can be paid, in words
 
     @property
     def key(self) -> str:
@@ -72,6 +75,7 @@ def stake_of(draft: Draft, policies: list[PolicyDraft], cycle: Cycle) -> Stake:
     keeps = any(policy.state.spec.floor is Floor.KEEP_MIN for policy in policies)
     corrects = any(policy.state.spec.on_external_scale is ExternalScale.CORRECT for policy in policies)
     spared = int(staleness.holds(draft, cycle))  # to zero only while it is known what comes
+    stake.movable = not stays and not spared
     for variant in sorted(draft.variants, key=dearness):
         gpus = variant.gpus or max((pod.gpus for pod in variant.state.pods), default=0)
         alive, terminating = _pods(variant)
@@ -88,7 +92,7 @@ def stake_of(draft: Draft, policies: list[PolicyDraft], cycle: Cycle) -> Stake:
             part.foreign = min(part.kept, _added(variant)) if corrects else 0
         _roll(part, variant, alive)
         _stick(part, variant, cycle.now_s)
-        holds = gpus and (part.runs or part.fixed or part.raised or part.terminating)
+        holds = gpus and (part.runs or part.fixed or part.raised or part.terminating or variant.plain)
         (stake.parts if holds else stake.absent).append(part)
     return stake
 
@@ -108,6 +112,11 @@ def _stick(part: Part, variant: VariantDraft, now_s: float) -> None:
     stuck = min(part.terminating, -(-late // max(1, variant.state.target.pods_per_replica)))
     part.terminating -= stuck
     part.runs, part.passing = part.runs + stuck, part.passing + stuck
+
+
+def wanted(draft: Draft, variant: VariantDraft) -> int:
+    """Replicas that would run if money were no matter: without stand-ins."""
+    return variant.plain if draft.stand_ins and draft.failure is None else variant.wanted
 
 
 def _added(variant: VariantDraft) -> int:
@@ -144,6 +153,16 @@ def tariff_in(name: str, pool: PoolDraft | None, policy: PolicyDraft, known: Kno
     if key not in known:
         known[key] = tariff_of(pool, spec)
     return known[key]
+
+
+def takes(line: Line, tariff: Tariff, part: Part) -> tuple[Decimal, Decimal]:
+    """(what a running replica takes, what one that is to be raised takes to begin with)."""
+    reserve_s = line.policy.reserve_s
+    if part.stays:  # once it is there nobody may let it go
+        to_end = part.gpus * line.takes(tariff, line.end_s - line.policy.now_s)
+        return to_end, to_end
+    keep = part.gpus * line.takes(tariff, reserve_s)
+    return keep, part.gpus * line.takes(tariff, 2 * reserve_s + part.variant.startup_s)
 
 
 def _hold(part: Part, stays: "_Stays", floor: int) -> None:
@@ -191,11 +210,17 @@ def _bound(variant: VariantDraft) -> int:
 
 
 def _floors(draft: Draft) -> list[int]:
-    """Declared minimums by variant: each one's own, then the service's on its cheapest that are planned."""
+    """Declared minimums by variant: each one's own, then the service's on its cheapest that run, then are planned.
+
+    Of 4 that run and a cheaper variant that is to replace them one of the 4 is the minimum until the first of these is
+    there: what is to come would be paid without being asked for.
+    """
     counts = [min(variant.count, variant.spec.min_replicas) for variant in draft.variants]
     missing = bounds.minimum(draft) - sum(counts)
-    for variant in sorted(draft.variants, key=dearness):
-        more = max(0, min(missing, variant.count - counts[variant.index]))
+    ordered = sorted(draft.variants, key=dearness)
+    running = [(variant, min(variant.count, variant.observed)) for variant in ordered]
+    for variant, most in (*running, *((variant, variant.count) for variant in ordered)):
+        more = max(0, min(missing, most - counts[variant.index]))
         counts[variant.index] += more
         missing -= more
     return counts

@@ -6,11 +6,11 @@ fixed: what nobody may reduce is paid first, and said where it alone crosses a c
 
 from ebbtide.core import isolation
 from ebbtide.core.ceilings import lines as money
-from ebbtide.core.ceilings import outlook, pacing, payable, thresholds
-from ebbtide.core.ceilings.claims import decide, takes
+from ebbtide.core.ceilings import outlook, pacing, payable, pressure, thresholds
+from ebbtide.core.ceilings.claims import decide
 from ebbtide.core.ceilings.lines import PolicyDraft
 from ebbtide.core.ceilings.report import policy_plans, refusal_words
-from ebbtide.core.ceilings.stake import Known, Part, Stake, exit_s, stake_of, tariff_for, tariff_in
+from ebbtide.core.ceilings.stake import Known, Part, Stake, exit_s, stake_of, takes, tariff_for, tariff_in, wanted
 from ebbtide.core.work import Cycle, Draft
 from ebbtide.model.memory import PolicyMemory
 from ebbtide.model.reasons import Code
@@ -44,6 +44,7 @@ def _hold(cycle: Cycle) -> None:
         _bind(stake, known)
     for policy in cycle.policies:
         thresholds.judge(policy)
+    pressure.judge(stakes, known, cycle.now_s)
     decide(stakes, known)
     for stake in stakes:
         _apply(stake)
@@ -141,6 +142,7 @@ def _bind(stake: Stake, known: Known) -> None:
     """Add a service's replicas to the lines of its policies; one that is raised onto a paid GPU takes nothing."""
     for policy in stake.policies:
         policy.services += 1
+        before = [line.planned for line in policy.lines] if stake.draft.stand_ins else []
         for part in stake.parts:
             tariff, holds = tariff_for(part, policy, known), part.runs + part.terminating
             if tariff is None:
@@ -153,7 +155,7 @@ def _bind(stake: Stake, known: Known) -> None:
             policy.rate += holds * now
             policy.fixed_rate += (part.fixed - part.missing + part.passing + part.leaving + part.terminating) * now
             policy.missing_rate += part.missing * now
-            policy.wants(stake.priority, _wanted(part, policy) * now, part.fixed * now)
+            policy.wants(stake.priority, _wanted(stake, part, policy) * now, part.fixed * now)
             raised = sum(policy.put(part.variant.pool, part.gpus) for _ in range(part.raised))
             for line in policy.lines_of(stake.priority):
                 keep, rise = takes(line, tariff, part)
@@ -165,22 +167,24 @@ def _bind(stake: Stake, known: Known) -> None:
                 else:
                     line.kept += (part.floor + part.kept) * keep
                 line.raised += raised * rise / part.gpus
+        for line, others in zip(policy.lines, before, strict=False):
+            stake.planned[id(line)] = line.planned - others
 
 
-def _wanted(part: Part, policy: PolicyDraft) -> int:
+def _wanted(stake: Stake, part: Part, policy: PolicyDraft) -> int:
     """Replicas that the service would have without the policy; on nodes that are paid anyway all cost the same."""
     if part.stays:
         return part.fixed
     if policy.paid_anyway(part.variant.pool):
         return part.runs
-    wanted = max(part.variant.wanted, part.fixed)
+    number = max(wanted(stake.draft, part.variant), part.fixed)
     if part.gpus and policy.idle.get(part.variant.spec.pool, 0):
         # what comes takes GPUs that are paid for and idle, and were counted as such
-        name, more = part.variant.spec.pool, max(0, wanted - part.runs)
+        name, more = part.variant.spec.pool, max(0, number - part.runs)
         taken = min(more, (policy.idle[name] - policy.retaken.get(name, 0)) // part.gpus)
         policy.retaken[name] = policy.retaken.get(name, 0) + taken * part.gpus
-        wanted -= taken
-    return wanted
+        number -= taken
+    return number
 
 
 def _unpriced(policy: PolicyDraft, pool: str, gpus: int, priced: bool) -> None:
