@@ -1,5 +1,6 @@
 """Stand-ins of lower quality: they come where room or money is short, before anybody loses replicas, and go again."""
 
+import math
 from itertools import pairwise
 
 import msgspec
@@ -443,3 +444,43 @@ def test_what_is_payable_of_either_never_takes_a_rate_beyond_its_ceiling():
                 most[item.name, load] = max(most.get((item.name, load), 0), item.payable - item.allowed)
     assert most["small", 110.0] >= 3, "what is left is payable of stand-ins"
     assert most["h100", 20.0] >= 1
+
+
+_THREE_HOURS_S, _CARRIES = 10_800, 25.0
+
+
+def _day_of_three_hours(small, **changes):
+    """(the share of requests that one day answers, both after each cycle of it and half an hour more).
+
+    10 requests/s, and 110 in the middle of the day: that costs 87 USD, and 60 may be spent. A replica carries 25.
+    """
+    chat = Member("chat", 10.0, gpus=4, small=small, born=[int(NOW) - 4000], least=0)
+    cap = policy(per_day="60", floor=Floor.ALLOW_ZERO, outage_reserve_s=120.0, **changes)
+    world, came, answered, seen = World([chat], [cap], day_s=_THREE_HOURS_S), 0.0, 0.0, []
+    while world.now_s < NOW + _THREE_HOURS_S + 1800:
+        angle = 2 * math.pi * ((world.now_s - world.begin_s()) / _THREE_HOURS_S - 0.25)
+        chat.load = 10.0 + 100.0 * max(0.0, math.sin(angle))
+        world.cycle()
+        serving = sum(world.now_s - born >= 60 for born in (*chat.born, *chat.small_born))
+        if world.now_s <= NOW + _THREE_HOURS_S:
+            came, answered = came + chat.load, answered + min(chat.load, serving * _CARRIES)
+        seen.append((len(chat.born), len(chat.small_born)))
+    assert world.most["cap"] <= 60 * 3600
+    return answered / came, seen
+
+
+@pytest.mark.slow
+def test_a_day_that_has_two_thirds_of_its_money_is_answered_by_stand_ins_and_the_next_one_begins_without():
+    """Without them 74 %. With them and nothing said of when 77 %: a ceiling alone binds once the money is nearly gone.
+
+    With UseDegraded at half of the money 100 %, for 47 USD; with a pace 98 %.
+    """
+    without, _ = _day_of_three_hours(0)
+    late, _ = _day_of_three_hours(1)
+    assert without < 0.8
+    assert late > without
+    for changes, least in (({"thresholds": _half()}, 0.98), ({"pacing": Pacing.SMOOTH}, 0.95)):
+        share, seen = _day_of_three_hours(1, **changes)
+        assert share >= least
+        assert _exchanges(seen) == 2
+        assert seen[-1] == (1, 0)
