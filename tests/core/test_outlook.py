@@ -262,7 +262,7 @@ def test_money_is_kept_for_the_busy_hours_of_what_matters_and_not_spent_before_o
             assert "CostPolicy cap: services of priority 10 are paced to" in text
             assert "what matters more is paid first" in text
     assert max(batch for _, batch in seen[60:350]) == 1
-    assert (min(chat for chat, _ in seen[420:]), without) == (4, 0)
+    assert (min(chat for chat, _ in seen[420:]), without) == (3, 0)
 
 
 def test_of_many_priorities_the_lowest_are_learnt_one_by_one_and_all_others_together():
