@@ -260,6 +260,7 @@ class PolicyPlan(Spec, frozen=True):
     reached: tuple[Reached, ...] = ()
     newly_reached: tuple[tuple[Reached, str], ...] = ()  # in this cycle, in words
     next_threshold: NextThreshold | None = None
+    stuck: str = ""  # whose pods are past their exit, and what they cost, in words
 
 
 class PlacementPlan(Spec, frozen=True):

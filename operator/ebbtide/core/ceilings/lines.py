@@ -4,7 +4,8 @@ All money here is in price x GPU-seconds, 3600 times the amount, so that whole p
 
 Of a period [begin, end) a replica takes:
 
-    fixed    rate x (end - now)           what may not be reduced: minimums, services in Recommend or Off, paused
+    fixed    rate x (end - now)           what may not be reduced: minimums, services in Recommend or Off, paused, and
+                                          pods that are stuck past their exit
     kept     rate x min(end - now, W)     what else runs, and what a rival or a rollout keeps for the moment
     raised   rate x min(end - now, 2W + start-up)    to begin with; once it is there it is kept as all others
     leaving  rate x min(end - now, exit)  what was told to go
@@ -169,6 +170,7 @@ class PolicyDraft:
     fixed_rate: Decimal = NOTHING
     missing_rate: Decimal = NOTHING  # of minimums that do not run yet
     wanted_rate: Decimal = NOTHING
+    stuck: dict[str, tuple[int, Decimal]] = field(default_factory=dict)  # pods past their exit by service, their rate
     gave_way: dict[str, int] = field(default_factory=dict)
     raised: set[str] = field(default_factory=set)
     memory: PolicyMemory = field(default_factory=lambda: PolicyMemory(""))

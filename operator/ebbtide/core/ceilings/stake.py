@@ -13,7 +13,7 @@ from ebbtide.model.snapshot import PodPhase
 from ebbtide.model.spec import ExternalScale, Floor, PauseDirection
 
 DEFAULT_EXIT_S = 30.0  # Kubernetes' own grace
-_LATE_S = 10.0  # after its grace a pod is gone within seconds, where its node answers
+_LATE_S = 30.0  # after its grace a pod is gone within seconds, where its node answers
 
 
 @dataclass(slots=True)
@@ -35,6 +35,8 @@ class Part:
     raised: int = 0  # to be raised, those within `fixed` not counted
     leaving: int = 0  # of `runs`, not planned any more
     terminating: int = 0  # beside `runs`: told to go
+    stuck: int = 0  # of `runs`: told to go, and still there past their exit; nobody may take what they hold
+    stuck_pods: int = 0
     out: int = 0  # running ones that give way
     refused: int = 0  # raises that do not fit
     barred: int = 0  # of these, `missing` minimums
@@ -103,11 +105,11 @@ def _roll(part: Part, variant: VariantDraft, alive: int) -> None:
 
 
 def _stick(part: Part, variant: VariantDraft, now_s: float) -> None:
-    """What should have been gone by now may hold its GPUs for as long as what runs."""
+    """What should have been gone by now holds its GPUs until somebody removes it: nobody knows for how long."""
     late = sum(pod.due_at is not None and pod.due_at + _LATE_S < now_s for pod in variant.state.pods)
-    stuck = min(part.terminating, -(-late // max(1, variant.state.target.pods_per_replica)))
-    part.terminating -= stuck
-    part.runs, part.passing = part.runs + stuck, part.passing + stuck
+    part.stuck = min(part.terminating, -(-late // max(1, variant.state.target.pods_per_replica)))
+    part.stuck_pods = late
+    part.terminating, part.runs = part.terminating - part.stuck, part.runs + part.stuck
 
 
 def _added(variant: VariantDraft) -> int:

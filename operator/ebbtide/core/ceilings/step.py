@@ -151,13 +151,18 @@ def _bind(stake: Stake, known: Known) -> None:
                 continue
             now = tariff.dearest(policy.now_s, policy.now_s + 1) * part.gpus
             policy.rate += holds * now
-            policy.fixed_rate += (part.fixed - part.missing + part.passing + part.leaving + part.terminating) * now
+            gone = part.leaving + part.terminating + part.stuck
+            policy.fixed_rate += (part.fixed - part.missing + part.passing + gone) * now
+            if part.stuck:
+                pods, rate = policy.stuck.get(stake.key, (0, money.NOTHING))
+                policy.stuck[stake.key] = pods + part.stuck_pods, rate + part.stuck * now
             policy.missing_rate += part.missing * now
             policy.wants(stake.priority, _wanted(part, policy) * now, part.fixed * now)
             raised = sum(policy.put(part.variant.pool, part.gpus) for _ in range(part.raised))
             for line in policy.lines_of(stake.priority):
                 keep, rise = takes(line, tariff, part)
-                line.bound += part.fixed * part.gpus * line.takes(tariff, line.end_s - policy.now_s)
+                stays = (part.fixed + part.stuck) * part.gpus
+                line.bound += stays * line.takes(tariff, line.end_s - policy.now_s)
                 line.leaving += (part.leaving + part.terminating) * part.gpus * line.takes(tariff, exit_s(part.variant))
                 line.bound += part.passing * part.gpus * line.takes(tariff, policy.reserve_s)
                 if policy.paid_anyway(part.variant.pool):
