@@ -303,6 +303,9 @@ class GPUPoolStatus(ApiModel):
     """The next change of price. Unset: the price does not change."""
     lead_time_seconds: Count | None = None
     """Median time in which nodes came, in seconds, as measured. Unset: none came yet."""
+    release_time_seconds: Count | None = None
+    """How long nodes stay after their last pod with GPUs has gone, in seconds, up to 3600: nine of ten go sooner.
+    CostPolicies that pay for nodes reserve it. Unset: none went yet (900 is reserved), or they stay anyway."""
 
 
 class GPUPool(ApiModel):

@@ -20,6 +20,7 @@ from ebbtide.core import (
     permission,
     placement,
     pools,
+    release,
     replicas,
     sizing,
     sources,
@@ -293,6 +294,7 @@ def _pool_plan(cycle: Cycle, name: str) -> PoolPlan:
         allocated=pool.allocated,
         free=sum(max(0, node.gpus - node.allocated_gpus) for node in pool.state.nodes if pools.counts(node)),
         lead_time_s=pools.lead_time_s(pool.state, pool.memory) if pool.memory.lead_times_s else None,
+        release_s=release.stays_s(pool.state, pool.memory) if pool.memory.release_times_s else None,
         backing_off_until=until if until is not None and until > cycle.now_s else None,
         conditions=conditions.of_pool(pool, cycle.now_s),
     )

@@ -19,7 +19,7 @@ _FAULT = (DECISION, "TargetResolved", "Ready", "Acting", "Limited")
 
 
 class Entry(Spec, frozen=True):
-    """One reason in words. `where`: `DECISION`, `DEPLOYMENT`, `POLICY`, condition types; a pool's as `GPUPool.Ready`."""
+    """One reason in words. `where`: `DECISION`, `DEPLOYMENT`, `POLICY`, condition types; `GPUPool.Ready` of a pool."""
 
     where: tuple[str, ...]
     meaning: str

@@ -223,6 +223,9 @@ class PoolMemory(Spec, frozen=True):
     watched_at: float = 0.0
     lost: float = 0.0  # nodes that were taken away, decayed, in so many node-hours (see core.spot)
     node_hours: float = 0.0
+    empty_since: tuple[tuple[str, float], ...] = ()  # where nodes go by themselves: those without pods, since when
+    empties_at: float = 0.0  # when that was last looked at
+    release_times_s: tuple[float, ...] = ()  # from the last pod until the node was gone
 
 
 class OutlookMemory(Spec, frozen=True, array_like=True):

@@ -199,6 +199,7 @@ class PoolPlan(Spec, frozen=True):
     lead_time_s: float | None
     backing_off_until: float | None
     conditions: tuple[Condition, ...]
+    release_s: float | None = None  # how long nodes stayed after their last pod; None: not seen, or they stay anyway
 
 
 class CeilingPlan(Spec, frozen=True):

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
+from ebbtide.core import release
 from ebbtide.core.ceilings.lines import NOTHING, Line, PolicyDraft, Tariff
 from ebbtide.core.ceilings.stake import Known, Part, Stake, tariff_for
 from ebbtide.model.reasons import Code
@@ -56,7 +57,7 @@ def _unclaim(claims: Iterable[_Claim], lines: Iterable[Line]) -> None:
     for line in lines:
         line.margin = NOTHING
     for policy in {id(policy): policy for claim in claims for policy in claim.stake.policies}.values():
-        policy.unclaimed = dict(policy.idle)
+        policy.unclaimed, policy.retakable = dict(policy.idle), dict(policy.going)
 
 
 def _tight(stake: Stake) -> list[Line]:
@@ -127,7 +128,8 @@ def _needs(claim: _Claim, known: Known) -> Iterable[tuple[Line, Decimal, Decimal
         elif tariff is not None:
             keep, rise = takes(line, tariff, claim.part)
             brought = line.policy.comes_with(variant.pool, gpus) if claim.rises else gpus
-            yield line, keep * brought / gpus, rise * brought / gpus
+            bound = retaken(line, tariff, claim.part, brought) if claim.rises else NOTHING
+            yield line, keep * brought / gpus - bound, rise * brought / gpus - bound
 
 
 def _refused(claim: _Claim, line: Line, need: Decimal) -> None:
@@ -189,6 +191,14 @@ def _refuse_unpriced(stake: Stake, policy: PolicyDraft, known: Known) -> None:
     spec, pools = policy.state.spec, ", ".join(sorted({part.variant.spec.pool for part in unpriced}))
     why = f"CostPolicy {spec.name}: what GPUs of {pools} cost in {spec.currency} is not known"
     _refuse_raises(stake, policy, unpriced, _unknown(why))
+
+
+def retaken(line: Line, tariff: Tariff, part: Part, brought: int) -> Decimal:
+    """What is bound already for those of the GPUs that come with it whose node would go without it."""
+    pool, gpus = part.variant.pool, line.policy.retaken_by(part.variant.spec.pool, brought)
+    if pool is None or not gpus:
+        return NOTHING
+    return gpus * line.takes(tariff, release.stays_s(pool.state, pool.memory))
 
 
 def takes(line: Line, tariff: Tariff, part: Part) -> tuple[Decimal, Decimal]:

@@ -10,7 +10,8 @@ Of a period [begin, end) a replica takes:
     raised   rate x min(end - now, 2W + start-up)    to begin with; once it is there it is kept as all others
     leaving  rate x min(end - now, exit)  what was told to go
 
-W is the policy's outageReserve (a minute at least), a cycle and the exit of a pod. A ceiling per hour is a rate: each
+W is the policy's outageReserve (a minute at least), a cycle and the exit of a pod; where the policy pays for nodes that
+an autoscaler takes away, exit goes on until the node is gone. A ceiling per hour is a rate: each
 of them takes the dearest price of the next W. Worked example: 2.50 USD/h, W 960 s: 0.67 USD are bound for each GPU that
 runs, so that 15 minutes without an operator cross nothing.
 """
@@ -161,6 +162,8 @@ class PolicyDraft:
     lines: list[Line] = field(default_factory=list)
     services: int = 0
     idle: dict[str, int] = field(default_factory=dict)  # GPUs by pool that are paid for and that nobody holds
+    going: dict[str, int] = field(default_factory=dict)  # beside these, of nodes that nobody uses and that will be gone
+    retakable: dict[str, int] = field(default_factory=dict)  # of these, while replicas are put on them
     unclaimed: dict[str, int] = field(default_factory=dict)  # of these, while replicas are put on them
     retaken: dict[str, int] = field(default_factory=dict)  # of the idle ones, by replicas that are wanted
     waiting: dict[str, int] = field(default_factory=dict)  # GPUs by pool of replicas that have no node yet
@@ -216,8 +219,13 @@ class PolicyDraft:
             self.unclaimed[name] -= gpus
             return 0
         brought = self.comes_with(pool, gpus)
+        self.retakable[name] = self.retakable.get(name, 0) - self.retaken_by(name, brought)
         self.unclaimed[name] = self.unclaimed.get(name, 0) + brought - gpus
         return brought
+
+    def retaken_by(self, pool: str, brought: int) -> int:
+        """Of so many GPUs that come, those that are there and would go: what is bound for them is the raise's."""
+        return min(brought, self.retakable.get(pool, 0))
 
     @property
     def reserve_s(self) -> int:

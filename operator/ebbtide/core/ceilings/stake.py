@@ -4,13 +4,14 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 
+from ebbtide.core import release
 from ebbtide.core.ceilings.lines import NOTHING, Line, PolicyDraft, Tariff, tariff_of
 from ebbtide.core.guardrails import bounds, pause, staleness
 from ebbtide.core.guardrails.verdict import dearness
 from ebbtide.core.work import Cycle, Draft, PoolDraft, VariantDraft
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import PodPhase
-from ebbtide.model.spec import ExternalScale, Floor, PauseDirection
+from ebbtide.model.spec import ExternalScale, Floor, PauseDirection, PolicySpec
 
 DEFAULT_EXIT_S = 30.0  # Kubernetes' own grace
 _LATE_S = 30.0  # after its grace a pod is gone within seconds, where its node answers
@@ -123,11 +124,14 @@ def _added(variant: VariantDraft) -> int:
     return max(0, min(memory.drifted_by, variant.observed - before))
 
 
-def exit_s(variant: VariantDraft) -> float:
-    """How long a pod that was told to go may still hold its GPUs."""
-    target = variant.state.target
-    grace_s = target.termination_grace_s
-    return DEFAULT_EXIT_S if grace_s is None else grace_s
+def exit_s(variant: VariantDraft, spec: PolicySpec) -> float:
+    """How long what a pod holds is still paid once it was told to go; where the policy pays for nodes, with its node's.
+
+    Worked example: a grace of 30 s, and nodes that an autoscaler takes away ten minutes after their last pod: 630 s.
+    """
+    grace_s, pool = variant.state.target.termination_grace_s, variant.pool
+    node_s = release.stays_s(pool.state, pool.memory) if pool is not None and spec.pays_all else 0.0
+    return (DEFAULT_EXIT_S if grace_s is None else grace_s) + node_s
 
 
 Known = dict[tuple[object, ...], Tariff | None]
