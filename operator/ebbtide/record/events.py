@@ -146,7 +146,8 @@ def _of_policy(plan: PolicyPlan) -> Iterator[Note]:
     """What keeps a ceiling from being held, and that somebody gives way."""
     subject = Subject("ebbtide.dev/v1alpha1", "CostPolicy", "", plan.name, plan.uid)
     for condition in plan.conditions:
-        if condition.status is ConditionStatus.FALSE and condition.type != "Ready":
+        own = condition.type != "Ready" or condition.reason == Code.INVALID_SPEC.value  # else it repeats another
+        if condition.status is ConditionStatus.FALSE and own:
             yield Note(subject, "Warning", condition.reason, "Observe", condition.message, topic=condition.reason)
     if plan.stuck:
         text = f"{plan.stuck}: reserved to the end of every period"

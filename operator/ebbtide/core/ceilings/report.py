@@ -69,6 +69,9 @@ def _plan(policy: PolicyDraft) -> PolicyPlan:
     conditions = (_within(policy, shown), _prices(policy), _selects(policy))
     first = next((item for item in conditions if item.status is _FALSE), conditions[0])
     ready = Condition("Ready", first.status, first.reason, first.message)
+    if policy.state.outdated:
+        kept = f"until it can be read, its ceilings as of generation {policy.state.spec.generation} hold"
+        ready = Condition("Ready", _FALSE, Code.INVALID_SPEC.value, f"{policy.state.outdated}; {kept}")
     gave_way = sorted(policy.gave_way.items(), key=lambda item: (-item[1], item[0]))
     return PolicyPlan(
         name=policy.state.spec.name,
