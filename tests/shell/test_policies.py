@@ -14,11 +14,13 @@ from ebbtide.core.conditions import of_unreadable
 from ebbtide.core.plan import plan
 from ebbtide.errors import ConflictError, EbbtideError, RetryableError
 from ebbtide.model.memory import Memory
+from ebbtide.model.money import Payer
 from ebbtide.model.plan import Plan, ScaleAction
 from ebbtide.model.reasons import Code, Reason
 from ebbtide.model.snapshot import Account, Reached, Unreadable
-from ebbtide.model.spec import CeilingKind, TargetRef, ThresholdBasis
+from ebbtide.model.spec import CeilingKind, Price, PriceSource, TargetRef, ThresholdBasis
 from ebbtide.money.accounts import Saved
+from ebbtide.money.lifetimes import Holding
 from ebbtide.observe.holdings import Held
 from ebbtide.record.events import cycle_events
 from ebbtide.record.view import policy_status, unreadable_status
@@ -158,6 +160,35 @@ def test_a_snapshot_gets_policies_and_the_prices_of_all_their_periods() -> None:
     observed = mine.observed(priced, [policy(per_day="5"), policy("b", per_month="9")], Held((), {}, True))
     assert [item.spec.name for item in observed.policies] == ["b", "cap"]
     assert mine.observed(priced, [], Held((), {}, True)) == priced
+
+
+@pytest.mark.parametrize(
+    ("story", "last", "spent"),
+    [
+        ("as its pool's status says it said last", {"perGPUHour": "3.60", "currency": "USD"}, "3.60"),
+        ("it said so in another currency", {"perGPUHour": "3.60", "currency": "EUR"}, "0"),
+        ("nobody can read what it said", {"perGPUHour": "much"}, "0"),
+        ("it never spoke", None, "0"),
+    ],
+)
+def test_after_a_restart_what_runs_is_counted_while_the_source_of_its_price_is_silent(
+    story: str, last: Mapping[str, str] | None, spent: str
+) -> None:
+    """And nothing is raised meanwhile, for the price is not known."""
+    (drawn,) = snapshot(service(variant("h100", pods(1, 5.0))), pool(price=None)).pools
+    sourced = msgspec.structs.replace(drawn.spec, price=Price("USD", source=PriceSource("OpenCost")))
+    state = snapshot(
+        service(variant("h100", pods(1, 500.0))), msgspec.structs.replace(drawn, spec=sourced), cycle_s=10.0
+    )
+    runs = Held((Holding("a", Payer("h100", "ml", "chat"), 1, NOW, None, "n"),), {}, True)
+    mine = Policies(Api(), Api().raw, lambda name: {"status": {"lastPrice": last}})  # type: ignore[arg-type]
+    for at_s in (NOW, NOW + 3600):
+        state = msgspec.structs.replace(state, taken_at=at_s)
+        observed = mine.observed(state, [policy(per_day="500")], runs)
+    assert observed.policies[0].accounts[0].spent == Decimal(spent), story
+    decided, _ = plan(observed, Memory(), NOW + 3600)
+    assert decided.actions == ()
+    assert decided.policies[0].unpriced_gpus == 1
 
 
 def test_a_policy_that_cannot_be_read_keeps_what_it_has_spent() -> None:

@@ -48,9 +48,10 @@ _A_CYCLE = 50  # writes beside reservations
 _HOUR_S = 3600
 _LONGEST_SPEC = 8192  # characters that a status may hold of it
 
-RawPolicy = Callable[[str], Mapping[str, Any] | None]
+RawObject = Callable[[str], Mapping[str, Any] | None]
 Spent = Callable[
-    [list[tuple[PolicySpec, tuple[Key, ...]]], Mapping[str, Labels]], tuple[dict[str, dict[Key, Decimal]], int, int]
+    [list[tuple[PolicySpec, tuple[Key, ...]]], Mapping[str, Labels]],
+    tuple[dict[str, dict[Key, Decimal]], int, int, Collection[tuple[str, Key]]],
 ]
 
 
@@ -67,8 +68,8 @@ class _Said:
 class Policies:
     """All policies of one leader."""
 
-    def __init__(self, client: KubeClient, raw: RawPolicy) -> None:
-        self._client, self._raw = client, raw
+    def __init__(self, client: KubeClient, raw: RawObject, raw_pool: RawObject = lambda name: None) -> None:
+        self._client, self._raw, self._raw_pool = client, raw, raw_pool
         self._accounts = Accounts()
         self._lock = threading.Lock()
         self._said: dict[str, _Said] = {}
@@ -101,6 +102,7 @@ class Policies:
             holdings=held.holdings,
             gone=held.gone,
             complete=held.complete,
+            listed=self._listed(snapshot.pools),
             unread=frozenset(item.key for item in snapshot.unreadable if item.kind == SERVICE_KIND),
         )
         with self._lock:
@@ -121,10 +123,15 @@ class Policies:
             unsettled = self._accounts.unsettled()
         if not unsettled:
             return []
-        found, through_s, since_s = spent(unsettled, labels)
+        found, through_s, since_s, unpriced = spent(unsettled, labels)
         with self._lock:
             asked = [(spec, found[spec.uid]) for spec, _ in unsettled if spec.uid in found]
-            said = [self._accounts.settle(spec, amounts, through_s, since_s) for spec, amounts in asked]
+            said = [
+                self._accounts.settle(
+                    spec, amounts, through_s, since_s, [key for uid, key in unpriced if uid == spec.uid]
+                )
+                for spec, amounts in asked
+            ]
         return [text for text in said if text]
 
     async def reserve(self, decided: Plan) -> tuple[Plan, list[ActResult]]:
@@ -253,6 +260,22 @@ class Policies:
         if spec.uid not in self._reached:
             self._reached[spec.uid] = reached_of(self._status(spec))
         return self._reached[spec.uid]
+
+    def _listed(self, pools: Iterable[PoolState]) -> dict[str, Decimal]:
+        """Of pools whose price's source is silent what it said last, as their statuses say."""
+        found = {}
+        for pool in pools:
+            price, name = pool.spec.price, pool.spec.name
+            if price is None or price.source is None or pool.price_per_gpu_hour is not None:
+                continue
+            status = (self._raw_pool(name) or {}).get("status") or {}
+            last = status.get("lastPrice") or {}
+            try:
+                if last["currency"] == price.currency:
+                    found[name] = Decimal(last["perGPUHour"])
+            except (KeyError, TypeError, InvalidOperation):
+                continue
+        return found
 
     def _priced(self, pool: PoolState, policies: list[PolicySpec], now_s: float) -> PoolState:
         """With the steps of its price to the end of every policy's periods, worked out once an hour."""

@@ -76,7 +76,7 @@ class Wiring:
         self._recorder = FlightRecorder(settings.data_dir / "flight", settings.flight_recorder_bytes)
         self._counting: asyncio.Task[None] | None = None
         self._metering = Metering(settings.ledger or settings.data_dir / FILE, metrics, leadership.may_write)
-        self._policies = Policies(writer, self.observer.raw_policy)
+        self._policies = Policies(writer, self.observer.raw_policy, self.observer.raw_pool)
         self._month = MonthToDate()
         self._held: Held | None = None
         self._receipts: dict[str, WriteReceipt] = self.store.receipts()

@@ -134,6 +134,11 @@ def pool_status(plan: PoolPlan, state: PoolState, previous: Mapping[str, Any], n
     }
     if state.price_per_gpu_hour is not None and state.currency:
         status |= {"pricePerGPUHour": money(state.price_per_gpu_hour), "currency": state.currency}
+    if state.spec.price is not None and state.spec.price.source is not None:
+        known = state.price_per_gpu_hour is not None and state.currency
+        now = {"perGPUHour": _exact(state.price_per_gpu_hour or Decimal(0)), "currency": state.currency}
+        last = now if known else previous.get("lastPrice")
+        status |= {"lastPrice": last} if last else {}
     if state.next_price_change_at is not None and state.next_price_per_gpu_hour is not None:
         status["nextPriceChange"] = {
             "at": rfc3339(state.next_price_change_at),
