@@ -10,7 +10,7 @@ import msgspec
 from ebbtide.act.farewell import Farewell
 from ebbtide.act.result import ActResult
 from ebbtide.act.scale import Actuator
-from ebbtide.clock import unix_time_s
+from ebbtide.clock import clock_notice, unix_time_s
 from ebbtide.controller.cycle import Finished, Parts
 from ebbtide.controller.leadership import Leadership
 from ebbtide.controller.metering import Metering
@@ -284,6 +284,7 @@ class Wiring:
         self._say("store", self.store.notice)
         self._say("flight recorder", self._recorder.notice)
         self._say("ledger", self._metering.notice)
+        self._say("clock", clock_notice())
 
     def _say(self, topic: str, text: str) -> None:
         """Log a trouble once until it changes."""
