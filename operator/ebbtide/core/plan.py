@@ -347,6 +347,7 @@ def _service_memory(draft: Draft, now_s: float) -> ServiceMemory:
         queued_at=view.queued_at if view.known else memory.queued_at,
         refused_at=draft.refused_at,
         starved_at=draft.starved_at,
+        hands_off_since=None if draft.no_write is None else memory.hands_off_since or round(now_s, 1),
         lengths_s=round(min(view.lengths_s, 3600.0), 1) if view.known else memory.lengths_s,
         output_tokens=round(view.output_tokens, 1) if view.known and view.lengths_known else memory.output_tokens,
     )

@@ -206,6 +206,7 @@ class ServiceMemory(Spec, frozen=True):
     output_tokens: float = 0.0  # smoothed mean output tokens a request
     queued_at: float | None = None  # when more than a few requests last waited before full batches
     refused_at: float | None = None  # when engines last refused more than may miss
+    hands_off_since: float | None = None  # since when nothing may be written, whatever the reason
     starved_at: float | None = None  # when requests last missed an objective while engines had no KV cache left
 
 

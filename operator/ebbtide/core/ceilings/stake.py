@@ -71,7 +71,8 @@ class Stake:
 def stake_of(draft: Draft, policies: list[PolicyDraft], cycle: Cycle) -> Stake:
     """Count the service's replicas."""
     stake = Stake(draft, policies)
-    stays, floors = _stays(draft, cycle), _floors(draft)
+    reserve_s = min((policy.state.spec.outage_reserve_s for policy in policies), default=0.0)
+    stays, floors = _stays(draft, cycle, reserve_s), _floors(draft)
     keeps = any(policy.state.spec.floor is Floor.KEEP_MIN for policy in policies)
     corrects = any(policy.state.spec.on_external_scale is ExternalScale.CORRECT for policy in policies)
     spared = int(staleness.holds(draft, cycle))  # to zero only while it is known what comes
@@ -171,14 +172,16 @@ class _Stays(StrEnum):
     """Why nothing of a service may be reduced."""
 
     DECLARED = "declared"  # until somebody declares otherwise
-    PASSING = "passing"  # somebody else writes, something is broken: it may be over in a minute
+    PASSING = "passing"  # somebody else writes, something is broken: it may be over in a minute, until it has lasted
 
 
-def _stays(draft: Draft, cycle: Cycle) -> _Stays | None:
-    """None: it may be reduced."""
+def _stays(draft: Draft, cycle: Cycle, reserve_s: float) -> _Stays | None:
+    """None: it may be reduced. What has lasted as long as the reserve is taken to stay."""
     paused = pause.active(draft, cycle.now_s)
     declared = draft.no_write is not None and draft.no_write[0] in (Code.MODE_OFF, Code.MODE_RECOMMEND)
-    if declared or (paused is not None and paused.direction is not PauseDirection.UP):
+    since_s = draft.memory.hands_off_since
+    lasts = draft.no_write is not None and since_s is not None and cycle.now_s - since_s >= reserve_s
+    if declared or lasts or (paused is not None and paused.direction is not PauseDirection.UP):
         return _Stays.DECLARED
     return _Stays.PASSING if draft.no_write is not None or draft.failure is not None else None
 
