@@ -215,7 +215,9 @@ FULL_POOL: Object = {
         "pricePerGPUHour": "2.50",
         "currency": "USD",
         "nextPriceChange": {"at": "2026-01-31T21:00:00Z", "pricePerGPUHour": "1.25"},
+        "lastPrice": {"perGPUHour": "2.50", "currency": "USD"},
         "leadTimeSeconds": 180,
+        "releaseTimeSeconds": 640,
     },
 }
 
@@ -298,6 +300,7 @@ FULL_POLICY: Object = {
         "wantedPerHour": "95.00",
         "uncontrollablePerHour": "12.50",
         "unpricedGPUs": 0,
+        "lastRead": {"generation": 3, "spec": '{"currency": "USD"}'},
         "gaveWay": [{"service": "team-b/batchy", "replicas": 2}],
     },
 }

@@ -25,7 +25,7 @@ from ebbtide.model.spec import (
     ThresholdAction,
     ThresholdBasis,
 )
-from tests.builders import NOW
+from tests.builders import NOW, node
 from tests.core.purse import Member, World, policy
 
 
@@ -311,7 +311,8 @@ def test_a_node_that_comes_for_a_replica_is_paid_for_as_a_whole(ceiling, nodes):
         there = -(-held // 8)
         (only,) = state.pools
         spec = msgspec.structs.replace(only.spec, provisioning=Provisioning.AUTOSCALED)
-        grown = msgspec.structs.replace(only, spec=spec, nodes=only.nodes[:there])
+        nodes = tuple(node(f"n{number}", allocated=min(8, held - 8 * number)) for number in range(there))
+        grown = msgspec.structs.replace(only, spec=spec, nodes=nodes)
         others = (Others("h100", 0, 0, 8 * there - held),) if there else ()
         paid = msgspec.structs.replace(state.policies[0], others=others)
         return msgspec.structs.replace(state, pools=(grown,), policies=(paid,))

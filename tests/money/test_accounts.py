@@ -203,6 +203,39 @@ def test_a_source_that_knows_no_price_for_an_hour_does_not_make_it_free() -> Non
     assert spent(run(*(shown(NOON + s, holding("a", NOON), state=state) for s, state in moments))) == Decimal("3.60")
 
 
+def test_after_a_restart_a_source_that_is_silent_makes_nothing_free() -> None:
+    """As its pool's status says what it said last; else what ran meanwhile is owed until it speaks."""
+    spec = msgspec.structs.replace(priced().spec, price=Price("USD", source=PriceSource("OpenCost")))
+    known = msgspec.structs.replace(priced(), spec=spec)
+    silent = msgspec.structs.replace(known, price_per_gpu_hour=None)
+    runs = holding("a", NOON)
+    told = [shown(NOON + s, runs, state=silent, listed={"h100": Decimal("3.60")}) for s in (0, 600, 3600)]
+    assert spent(run(*told)) == Decimal("3.60"), "as it said last"
+    never = [shown(NOON + s, runs, state=silent) for s in (0, 600, 3600)]
+    assert spent(run(*never)) == 0, "and it is said that the price is not known"
+    assert spent(run(*never, shown(HOUR + 10, runs, state=known))) == Decimal("3.61"), "paid once it is known"
+    ended = shown(HOUR + 10, holding("a", NOON, NOON + 1800), state=known)
+    assert spent(run(*never, ended)) == Decimal("1.80"), "what was owed too much is taken back"
+    idle = [shown(NOON + s, node(NOON), state=_by_node(silent)) for s in (0, 3600)]
+    everything = policy(per_day="100", scope=PolicyScope.ALL_GPU_PODS)
+    late = shown(HOUR + 10, node(NOON), state=_by_node(known))
+    assert spent(run(*idle, late, spec=everything)) == 8 * Decimal("3.61"), "idle GPUs too"
+
+
+def _by_node(state: PoolState) -> PoolState:
+    return msgspec.structs.replace(state, spec=msgspec.structs.replace(state.spec, billing=Billing.NODE))
+
+
+def test_a_ledger_that_does_not_know_a_price_lowers_nothing() -> None:
+    day = Account(CeilingKind.DAY, NOON - 43_200.0, NOON + 43_200.0, Decimal("50"))
+    spec = policy(per_day="100")
+    for amount, want in (("40", "50"), ("60", "60")):
+        accounts = run(shown(NOON), spec=spec, saved=Saved(float(NOON), Decimal(0), (day,)))
+        key = next(key for key in accounts.unsettled()[0][1] if key[1] < NOON)
+        accounts.settle(spec, {key: Decimal(amount)}, NOON, NOON - 43_200, [key])
+        assert spent(accounts) == Decimal(want)
+
+
 def test_what_the_ledger_says_of_an_earlier_moment_is_added_to_what_came_since() -> None:
     accounts = run(shown(NOON), shown(NOON + 1800, holding("a", NOON)), shown(HOUR, holding("a", NOON)))
     ((spec, keys),) = accounts.unsettled()

@@ -155,7 +155,7 @@ async def test_a_damaged_database_is_moved_aside_by_the_next_start_and_what_was_
     day = (CeilingKind.DAY, T0 - T0 % 86_400.0, T0 - T0 % 86_400.0 + 86_400)
     spec, accounts = policy(per_day="100"), Accounts()
     accounts.count([spec], lambda _: Saved(float(T0), Decimal(0), (Account(*day, Decimal(70)),)), shown(T0 + 600))
-    found, through_s, since_s = again.spent([(spec, (day,))], {})
+    found, through_s, since_s, _ = again.spent([(spec, (day,))], {})
     assert (found[spec.uid][day], through_s, since_s) == (0, T0 + 600, T0 + 600)
     accounts.settle(spec, found[spec.uid], through_s, since_s)
     assert accounts.states()[0].accounts[0].spent == 70

@@ -16,12 +16,13 @@ from ebbtide.model.snapshot import (
     POLICY_KIND,
     EngineReadings,
     PolicyState,
+    PoolState,
     Quality,
     Reading,
     Snapshot,
     Unreadable,
 )
-from ebbtide.model.spec import Billing, PolicySpec, Price, Tariff
+from ebbtide.model.spec import Billing, PolicySpec, PoolSpec, Price, Tariff
 from ebbtide.money.lifetimes import Holding
 from ebbtide.money.selections import payers
 from ebbtide.money.totals import totals
@@ -347,8 +348,28 @@ async def test_a_report_by_policy_is_what_the_policys_own_account_asks_for(where
     for second in (0, 1800, 3600):
         await metering.count(serving(second, policies=(PolicyState(spec),)), bound())
     key = (spec.ceilings[0][0], float(T0), float(T0 + 86_400))
-    spent, through_s, _ = metering.spent([(spec, (key,))], {"team/chat": (("team", "search"),)})
+    spent, through_s, _, _ = metering.spent([(spec, (key,))], {"team/chat": (("team", "search"),)})
     ledger = Ledger(where)
     _, paying = payers(ledger.policies(), ledger.labels(), T0, through_s)
     found = {total.key: total.cost for total in totals(ledger.rows(T0, through_s), ["policy"], paying)}
     assert found == {("cap",): spent[spec.uid][key]} == {("cap",): Decimal(10)}
+
+
+async def test_what_the_ledger_knows_no_price_of_is_told_beside_what_it_knows(where: Path) -> None:
+    """Half an hour in which nobody knew the price: what it sums up is no reason to lower what a status says."""
+    metering = Metering(where, Metrics())
+    spec: PolicySpec = policy().spec
+    for second in (0, 1800, 3600):
+        state = serving(second, policies=(PolicyState(spec),))
+        if second < 1800:
+            pools = (msgspec.structs.replace(item, spec=unpriced(item)) for item in state.pools)
+            state = msgspec.structs.replace(state, pools=tuple(pools))
+        await metering.count(state, bound())
+    key = (spec.ceilings[0][0], float(T0), float(T0 + 86_400))
+    later = (spec.ceilings[0][0], float(T0 + 3600), float(T0 + 86_400))
+    spent, _, _, unpriced_keys = metering.spent([(spec, (key, later))], {})
+    assert (spent[spec.uid][key], unpriced_keys) == (Decimal(5), {(spec.uid, key)})
+
+
+def unpriced(item: PoolState) -> PoolSpec:
+    return msgspec.structs.replace(item.spec, price=None)

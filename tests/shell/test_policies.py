@@ -1,6 +1,6 @@
 """Statuses of policies: written before a raise, guarded by what was written last, and read by the next leader."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -8,17 +8,23 @@ import msgspec
 import pytest
 
 from ebbtide.act.result import Outcome
+from ebbtide.api import parse_policy
 from ebbtide.controller.policies import Policies, reached_of, saved_of
 from ebbtide.core.conditions import of_unreadable
+from ebbtide.core.plan import plan
 from ebbtide.errors import ConflictError, EbbtideError, RetryableError
+from ebbtide.model.memory import Memory
+from ebbtide.model.money import Payer
 from ebbtide.model.plan import Plan, ScaleAction
 from ebbtide.model.reasons import Code, Reason
 from ebbtide.model.snapshot import Account, Reached, Unreadable
-from ebbtide.model.spec import CeilingKind, TargetRef, ThresholdBasis
+from ebbtide.model.spec import CeilingKind, Price, PriceSource, TargetRef, ThresholdBasis
 from ebbtide.money.accounts import Saved
+from ebbtide.money.lifetimes import Holding
 from ebbtide.observe.holdings import Held
+from ebbtide.record.events import cycle_events
 from ebbtide.record.view import policy_status, unreadable_status
-from tests.builders import pods, pool, service, snapshot, spec, variant
+from tests.builders import NOW, pods, pool, service, snapshot, spec, variant
 from tests.core.purse import policy
 from tests.shell.world import DAY_S, policy_plan
 
@@ -156,6 +162,35 @@ def test_a_snapshot_gets_policies_and_the_prices_of_all_their_periods() -> None:
     assert mine.observed(priced, [], Held((), {}, True)) == priced
 
 
+@pytest.mark.parametrize(
+    ("story", "last", "spent"),
+    [
+        ("as its pool's status says it said last", {"perGPUHour": "3.60", "currency": "USD"}, "3.60"),
+        ("it said so in another currency", {"perGPUHour": "3.60", "currency": "EUR"}, "0"),
+        ("nobody can read what it said", {"perGPUHour": "much"}, "0"),
+        ("it never spoke", None, "0"),
+    ],
+)
+def test_after_a_restart_what_runs_is_counted_while_the_source_of_its_price_is_silent(
+    story: str, last: Mapping[str, str] | None, spent: str
+) -> None:
+    """And nothing is raised meanwhile, for the price is not known."""
+    (drawn,) = snapshot(service(variant("h100", pods(1, 5.0))), pool(price=None)).pools
+    sourced = msgspec.structs.replace(drawn.spec, price=Price("USD", source=PriceSource("OpenCost")))
+    state = snapshot(
+        service(variant("h100", pods(1, 500.0))), msgspec.structs.replace(drawn, spec=sourced), cycle_s=10.0
+    )
+    runs = Held((Holding("a", Payer("h100", "ml", "chat"), 1, NOW, None, "n"),), {}, True)
+    mine = Policies(Api(), Api().raw, lambda name: {"status": {"lastPrice": last}})  # type: ignore[arg-type]
+    for at_s in (NOW, NOW + 3600):
+        state = msgspec.structs.replace(state, taken_at=at_s)
+        observed = mine.observed(state, [policy(per_day="500")], runs)
+    assert observed.policies[0].accounts[0].spent == Decimal(spent), story
+    decided, _ = plan(observed, Memory(), NOW + 3600)
+    assert decided.actions == ()
+    assert decided.policies[0].unpriced_gpus == 1
+
+
 def test_a_policy_that_cannot_be_read_keeps_what_it_has_spent() -> None:
     """A newer field, seen by an older operator: its status is the memory of the money."""
     written = policy_status(policy_plan(at=3600.0), 2, {}, 3600.0)
@@ -163,6 +198,98 @@ def test_a_policy_that_cannot_be_read_keeps_what_it_has_spent() -> None:
     after = unreadable_status(of_unreadable(bad), 3, written, 3700.0)
     assert saved_of(after) == saved_of(written)
     assert next(item for item in after["conditions"] if item["type"] == "Ready")["reason"] == "InvalidSpec"
+
+
+class Declared(Api):
+    """A policy as the API server has it: what is written to its status stays there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec: dict[str, Any] = {"currency": "USD", "selector": {}, "ceilings": {"perDay": "5"}}
+        self.generation, self.uid = 1, "uid-cap"
+
+    def raw(self, name: str) -> Mapping[str, Any] | None:
+        metadata = {"name": name, "uid": self.uid, "resourceVersion": str(self.version), "generation": self.generation}
+        return {"metadata": metadata, "spec": self.spec, "status": self.bodies[-1]["status"] if self.bodies else {}}
+
+    def edit(self, spec: dict[str, Any]) -> None:
+        self.spec, self.generation = spec, self.generation + 1
+
+
+BAD = {"currency": "USD", "selector": {}, "ceilings": {"perDay": "9"}, "pacing": 7}
+
+
+async def seen(mine: Policies, api: Declared, at: float) -> Plan:
+    """One cycle: what the watch shows, the plan under it, and the statuses."""
+    state = msgspec.structs.replace(snapshot(service(variant("h100", pods(1, 5.0)))), taken_at=at)
+    raw, specs = api.raw("cap"), []
+    assert raw is not None
+    try:
+        specs = [parse_policy(raw)]
+    except EbbtideError as error:
+        bad = Unreadable("CostPolicy", "cap", api.uid, api.generation, str(error))
+        state = msgspec.structs.replace(state, unreadable=(bad,))
+    observed = mine.observed(state, specs, Held((), {}, True))
+    decided, _ = plan(observed, Memory(), at)
+    await mine.report(decided)
+    return decided
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_a_policy_that_cannot_be_read_any_more_is_held_as_it_was_read_last(restarts: bool) -> None:
+    """Also by the next leader, who never read it: its status has the spec."""
+    api = Declared()
+    mine = policies(api)
+    await seen(mine, api, NOW)
+    api.edit({**api.spec, "ceilings": {"perDay": "6"}})
+    await seen(mine, api, NOW + 10)
+    assert api.bodies[-1]["status"]["lastRead"]["generation"] == 2, "said at once"
+    api.edit(BAD)
+    if restarts:
+        mine = policies(api)
+    decided = await seen(mine, api, NOW + 20)
+    (held,) = decided.policies
+    assert [item.ceiling for item in held.ceilings] == [6]
+    assert decided.unreadable == (), "and nobody else writes its status"
+    (ready,) = [item for item in held.conditions if item.type == "Ready"]
+    assert (ready.status.value, ready.reason) == ("False", "InvalidSpec")
+    assert ready.message.startswith("CostPolicy cap: spec.pacing: 7 is not allowed")
+    assert ready.message.endswith("; until it can be read, its ceilings as of generation 2 hold")
+    state = snapshot(service(variant("h100", pods(1, 5.0))))
+    notes = [note for note in cycle_events(decided, state, []) if note.reason == "InvalidSpec"]
+    assert [note.subject.name for note in notes] == ["cap"]
+    assert not any(item.reason.code is Code.POLICIES_UNKNOWN for item in decided.services)
+    assert api.bodies[-1]["status"]["lastRead"]["generation"] == 2, "what could be read stays"
+    api.edit({**BAD, "pacing": "None"})
+    (held,) = (await seen(mine, api, NOW + 30)).policies
+    assert [item.ceiling for item in held.ceilings] == [9], "once it can be read it holds as it is"
+    assert held.conditions[0].reason != "InvalidSpec"
+
+
+@pytest.mark.parametrize(
+    ("story", "change"),
+    [
+        ("it was never read", lambda api: api.bodies.clear()),
+        ("what status says of it is no spec", lambda api: api.bodies[-1]["status"]["lastRead"].update(spec="{")),
+    ],
+)
+async def test_without_a_spec_that_could_be_read_nothing_is_raised(story: str, change: Callable[..., None]) -> None:
+    api = Declared()
+    await seen(policies(api), api, NOW)
+    change(api)
+    api.edit(BAD)
+    decided = await seen(policies(api), api, NOW + 20)
+    assert decided.policies == (), story
+    assert [item.key for item in decided.unreadable] == ["cap"]
+
+
+def test_a_spec_that_is_too_long_for_a_status_is_kept_in_memory_alone() -> None:
+    api = Declared()
+    api.spec = {**api.spec, "selector": {"namespaces": [f"namespace-{number:050d}" for number in range(200)]}}
+    mine, raw = policies(api), api.raw("cap")
+    assert raw is not None
+    mine.observed(snapshot(()), [parse_policy(raw)], Held((), {}, True))
+    assert mine._last_read("uid-cap", raw) is None
 
 
 def test_what_is_not_known_yet_is_not_said_to_be_nothing() -> None:

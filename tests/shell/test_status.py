@@ -19,6 +19,7 @@ from ebbtide.kube.client import KubeClient
 from ebbtide.model.plan import AlternativePlan, Demand, Forecast, MonthCost, Plan, ServiceCost, ServicePlan, TokenPrices
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import Unreadable
+from ebbtide.model.spec import Price, PriceSource
 from ebbtide.record.budget import TokenBucket
 from ebbtide.record.significance import Difference, difference, only_shared
 from ebbtide.record.status import StatusWriter
@@ -60,6 +61,21 @@ def test_a_full_status_is_what_the_api_declares() -> None:
     assert GPUPoolStatus.model_validate(pool)
     assert pool["nextPriceChange"] == {"at": "2027-01-15T08:01:00Z", "pricePerGPUHour": "1.50"}
     assert pool["leadTimeSeconds"] == 240
+
+
+def test_what_a_silent_source_of_a_price_said_last_stays_in_the_status() -> None:
+    """The next leader counts by it: pools whose price has no source need none."""
+    known = world.pool_state()
+    assert "lastPrice" not in pool_status(world.pool_plan(), known, {}, world.NOW_S)
+    sourced = msgspec.structs.replace(known.spec, price=Price("USD", source=PriceSource("OpenCost")))
+    known = msgspec.structs.replace(known, spec=sourced, price_per_gpu_hour=Decimal("2.123456"), currency="USD")
+    said = pool_status(world.pool_plan(), known, {}, world.NOW_S)
+    assert said["lastPrice"] == {"perGPUHour": "2.123456", "currency": "USD"}
+    silent = msgspec.structs.replace(known, price_per_gpu_hour=None, currency="")
+    after = pool_status(world.pool_plan(), silent, said, world.NOW_S)
+    assert (after.get("pricePerGPUHour"), after["lastPrice"]) == (None, said["lastPrice"])
+    assert GPUPoolStatus.model_validate(after)
+    assert "lastPrice" not in pool_status(world.pool_plan(), silent, {}, world.NOW_S), "it never spoke"
 
 
 def test_totals_are_summed_over_variants() -> None:

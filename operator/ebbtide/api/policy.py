@@ -293,6 +293,15 @@ class PacedStatus(ApiModel):
     """What they may cost an hour now, together, as a decimal string in the policy's currency."""
 
 
+class LastRead(ApiModel):
+    """The newest spec that Ebbtide could read."""
+
+    generation: Count
+    """Its metadata.generation. Required."""
+    spec: Annotated[str, Field(max_length=8192)]
+    """It, as JSON of up to 8192 characters. Required."""
+
+
 class CostPolicyStatus(ApiModel):
     """Where the money stands."""
 
@@ -341,6 +350,9 @@ class CostPolicyStatus(ApiModel):
     services that are not in mode Auto, paused or in conflict, and others' pods. Unset: not looked at yet."""
     unpriced_gpus: Annotated[Count | None, Field(alias="unpricedGPUs")] = None
     """GPUs in use whose price is not known in the policy's currency: their cost is missing above. Unset: none."""
+    last_read: LastRead | None = None
+    """The newest spec that could be read. Where a later one cannot, its ceilings go on to hold, also after a restart.
+    Unset: none could be read, or it is longer than 8192 characters."""
     gave_way: Annotated[tuple[GaveWay, ...], Field(max_length=20, json_schema_extra=keyed_by("service"))] | None = None
     """Up to 20 services that do without replicas because of the policy, those that miss most first. Unset: none."""
 

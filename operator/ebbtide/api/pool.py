@@ -284,6 +284,15 @@ class NextPriceChange(ApiModel):
     """Price of one GPU for an hour from then on in the pool's currency, as a decimal string."""
 
 
+class LastPrice(ApiModel):
+    """What the source of the price said last."""
+
+    per_gpu_hour: Annotated[Decimal, Field(alias="perGPUHour")]
+    """Price of one GPU for an hour in currency, as a decimal string. Required."""
+    currency: Annotated[str, Field(max_length=3)]
+    """ISO 4217 code of the price. Required."""
+
+
 class GPUPoolStatus(ApiModel):
     """What Ebbtide sees of the pool."""
 
@@ -299,10 +308,17 @@ class GPUPoolStatus(ApiModel):
     """Price of one GPU for an hour at present, as a decimal string in currency. Unset: unknown."""
     currency: Annotated[str, Field(max_length=3)] | None = None
     """ISO 4217 code of the price. Unset: the price is unknown."""
+    last_price: LastPrice | None = None
+    """What spec.price.source said last: while it is silent, also after a restart, what runs is counted at this price
+    and nothing is raised. Unset: it never said one, or the price has no source.
+    """
     next_price_change: NextPriceChange | None = None
     """The next change of price. Unset: the price does not change."""
     lead_time_seconds: Count | None = None
     """Median time in which nodes came, in seconds, as measured. Unset: none came yet."""
+    release_time_seconds: Count | None = None
+    """How long nodes stay after their last pod with GPUs has gone, in seconds, up to 3600: nine of ten go sooner.
+    CostPolicies that pay for nodes reserve it. Unset: none went yet (900 is reserved), or they stay anyway."""
 
 
 class GPUPool(ApiModel):

@@ -90,24 +90,28 @@ class Metering:
 
     def spent(
         self, policies: Sequence[tuple[PolicySpec, tuple[Key, ...]]], labels: Mapping[str, Labels]
-    ) -> tuple[dict[str, dict[Key, Decimal]], int, int]:
-        """(by policy uid and period what was spent, up to when, from when on the ledger knows); blocks.
+    ) -> tuple[dict[str, dict[Key, Decimal]], int, int, frozenset[tuple[str, Key]]]:
+        """(by policy uid and period what was spent, up to when, from when on the ledger knows, and of which of these it
+        knows no price for some of what ran); blocks.
 
         Nothing where the ledger was not written yet.
         """
         if self._ledger is None or not self._epoch:
-            return {}, 0, 0
+            return {}, 0, 0, frozenset()
         through_s, since_s = self._ledger.watermark_s, self._ledger.since_s
         rows: dict[int, tuple[HourRow, ...]] = {}
         found: dict[str, dict[Key, Decimal]] = {}
+        unpriced = set()
         for spec, keys in policies:
             amounts = found.setdefault(spec.uid, {})
             for key in keys:
                 from_s = int(key[1])
                 if from_s not in rows:
                     rows[from_s] = self._ledger.rows(from_s, through_s) if from_s < through_s else ()
-                amounts[key] = _cost(rows[from_s], spec, labels)
-        return found, through_s, since_s
+                amounts[key], known = _cost(rows[from_s], spec, labels)
+                if not known:
+                    unpriced.add((spec.uid, key))
+        return found, through_s, since_s, frozenset(unpriced)
 
     def _count(self, snapshot: Snapshot, held: Held, plan: Plan | None, memory: Memory | None) -> None:
         ledger, now_s = self._opened(snapshot.taken_at), snapshot.taken_at
@@ -234,15 +238,20 @@ class Metering:
                 self._prices[record.pool] = self._unwritten_prices[record.pool, from_s] = record
 
 
-def _cost(rows: Iterable[HourRow], spec: PolicySpec, labels: Mapping[str, Labels]) -> Decimal:
-    """Of what the policy pays for, in its currency."""
+def _cost(rows: Iterable[HourRow], spec: PolicySpec, labels: Mapping[str, Labels]) -> tuple[Decimal, bool]:
+    """Of what the policy pays for, in its currency; and whether the price of all of it is known."""
     seconds: dict[Decimal, int] = defaultdict(int)
+    known = True
     for row in rows:
         of_service = labels.get(f"{row.payer.namespace}/{row.payer.service}", ())
         worth = spec.worth(row.currency)
-        if row.price is not None and worth is not None and pays(spec, row.payer, of_service):
+        if not pays(spec, row.payer, of_service):
+            continue
+        if row.price is not None and worth is not None:
             seconds[row.price * worth] += row.gpu_seconds
-    return sum((price * count for price, count in seconds.items()), Decimal(0)) / 3600
+        else:
+            known = known and not row.gpu_seconds
+    return sum((price * count for price, count in seconds.items()), Decimal(0)) / 3600, known
 
 
 def _terms(record: PriceRecord) -> tuple[object, ...]:

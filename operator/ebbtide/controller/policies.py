@@ -16,19 +16,29 @@ from typing import Any
 import msgspec
 
 from ebbtide.act.result import ActResult, classify
+from ebbtide.api import parse_policy
 from ebbtide.clock import parse_rfc3339
 from ebbtide.errors import EbbtideError
 from ebbtide.kube.client import KubeClient, resource_path
 from ebbtide.model.plan import Plan, PolicyPlan, ScaleAction
 from ebbtide.model.reasons import Code
-from ebbtide.model.snapshot import POLICY_KIND, SERVICE_KIND, Account, PolicyState, PoolState, Reached, Snapshot
+from ebbtide.model.snapshot import (
+    POLICY_KIND,
+    SERVICE_KIND,
+    Account,
+    PolicyState,
+    PoolState,
+    Reached,
+    Snapshot,
+    Unreadable,
+)
 from ebbtide.model.spec import CeilingKind, PolicySpec, ThresholdBasis
 from ebbtide.money import prices
 from ebbtide.money.accounts import Accounts, Key, Labels, Saved, Shown
 from ebbtide.money.calendar import Span, period_at, zone_named
 from ebbtide.observe.holdings import Held
 from ebbtide.record.status import API_VERSION, FIELD_MANAGER, PLURALS
-from ebbtide.record.view import policy_status
+from ebbtide.record.view import MAX_BYTES, policy_status
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +46,12 @@ _EVERY_S, _SOON_S = 60.0, 10.0  # a status that says nothing new, and one whose 
 _MOVED = Decimal("0.05")
 _A_CYCLE = 50  # writes beside reservations
 _HOUR_S = 3600
+_LONGEST_SPEC = 8192  # characters that a status may hold of it
 
-RawPolicy = Callable[[str], Mapping[str, Any] | None]
+RawObject = Callable[[str], Mapping[str, Any] | None]
 Spent = Callable[
-    [list[tuple[PolicySpec, tuple[Key, ...]]], Mapping[str, Labels]], tuple[dict[str, dict[Key, Decimal]], int, int]
+    [list[tuple[PolicySpec, tuple[Key, ...]]], Mapping[str, Labels]],
+    tuple[dict[str, dict[Key, Decimal]], int, int, Collection[tuple[str, Key]]],
 ]
 
 
@@ -56,13 +68,14 @@ class _Said:
 class Policies:
     """All policies of one leader."""
 
-    def __init__(self, client: KubeClient, raw: RawPolicy) -> None:
-        self._client, self._raw = client, raw
+    def __init__(self, client: KubeClient, raw: RawObject, raw_pool: RawObject = lambda name: None) -> None:
+        self._client, self._raw, self._raw_pool = client, raw, raw_pool
         self._accounts = Accounts()
         self._lock = threading.Lock()
         self._said: dict[str, _Said] = {}
         self._steps: dict[tuple[object, ...], Any] = {}
         self._reached: dict[str, tuple[Reached, ...]] = {}  # thresholds by the policy's uid, as last decided
+        self._good: dict[str, PolicySpec] = {}  # by the policy's uid, the newest spec that could be read
 
     def begin_to_lead(self) -> None:
         """Another may have led since."""
@@ -70,9 +83,14 @@ class Policies:
             self._accounts = Accounts()
         self._said, self._reached = {}, {}
 
-    def observed(self, snapshot: Snapshot, specs: Iterable[PolicySpec], held: Held) -> Snapshot:
+    def observed(self, snapshot: Snapshot, specs: Collection[PolicySpec], held: Held) -> Snapshot:
         """The snapshot with what every policy has spent up to its moment; blocks."""
-        policies = sorted(specs, key=lambda spec: spec.name)
+        kept = self._kept(specs, snapshot)
+        outdated = {spec.uid: why for spec, why in kept}
+        policies = sorted((*specs, *(spec for spec, _ in kept)), key=lambda spec: spec.name)
+        self._good = {spec.uid: spec for spec in policies}
+        unreadable = tuple(item for item in snapshot.unreadable if item.kind != POLICY_KIND or item.uid not in outdated)
+        snapshot = msgspec.structs.replace(snapshot, unreadable=unreadable)
         if not policies:
             with self._lock:
                 self._accounts = Accounts()
@@ -84,12 +102,18 @@ class Policies:
             holdings=held.holdings,
             gone=held.gone,
             complete=held.complete,
+            listed=self._listed(snapshot.pools),
             unread=frozenset(item.key for item in snapshot.unreadable if item.kind == SERVICE_KIND),
         )
         with self._lock:
             self._accounts.count(policies, self._saved, shown)
             states = _with_unread(self._accounts.states(), shown.unread - self._accounts.holders)
-        states = tuple(msgspec.structs.replace(state, reached=self._reached_of(state.spec)) for state in states)
+        states = tuple(
+            msgspec.structs.replace(
+                state, reached=self._reached_of(state.spec), outdated=outdated.get(state.spec.uid, "")
+            )
+            for state in states
+        )
         pools = tuple(self._priced(pool, policies, snapshot.taken_at) for pool in snapshot.pools)
         return msgspec.structs.replace(snapshot, policies=states, pools=pools)
 
@@ -99,10 +123,15 @@ class Policies:
             unsettled = self._accounts.unsettled()
         if not unsettled:
             return []
-        found, through_s, since_s = spent(unsettled, labels)
+        found, through_s, since_s, unpriced = spent(unsettled, labels)
         with self._lock:
             asked = [(spec, found[spec.uid]) for spec, _ in unsettled if spec.uid in found]
-            said = [self._accounts.settle(spec, amounts, through_s, since_s) for spec, amounts in asked]
+            said = [
+                self._accounts.settle(
+                    spec, amounts, through_s, since_s, [key for uid, key in unpriced if uid == spec.uid]
+                )
+                for spec, amounts in asked
+            ]
         return [text for text in said if text]
 
     async def reserve(self, decided: Plan) -> tuple[Plan, list[ActResult]]:
@@ -150,6 +179,9 @@ class Policies:
         version = said.version if said is not None and ours else str(metadata["resourceVersion"])
         before = said.status if said is not None and ours else raw.get("status") or {}
         status = policy_status(policy, int(metadata.get("generation", 0)), before, now_s)
+        last = self._last_read(policy.uid, raw) or before.get("lastRead")
+        if last and len(msgspec.json.encode(status | {"lastRead": last})) <= MAX_BYTES:
+            status["lastRead"] = last
         path = resource_path(API_VERSION, PLURALS[POLICY_KIND], name=policy.name, subresource="status")
         body = {
             "apiVersion": API_VERSION,
@@ -172,6 +204,9 @@ class Policies:
             return True
         if said.at_s >= now_s:
             return False  # with the reservation
+        good, last = self._good.get(policy.uid), said.status.get("lastRead")
+        if good is not None and last and last["generation"] < good.generation:
+            return True
         now = policy_status(policy, 0, said.status, now_s)
         return _decided(said.status) != _decided(now)
 
@@ -181,6 +216,35 @@ class Policies:
         rate = Decimal(said.status["ratePerHour"])
         moved = abs(policy.per_hour - rate) > rate * _MOVED
         return now_s - said.at_s >= (_SOON_S if moved else _EVERY_S)
+
+    def _kept(self, specs: Collection[PolicySpec], snapshot: Snapshot) -> list[tuple[PolicySpec, str]]:
+        """Of policies that cannot be read just now the last spec that could, here or as the status says; and why."""
+        found = []
+        for item in snapshot.unreadable:
+            if item.kind == POLICY_KIND and all(spec.name != item.key for spec in specs):
+                spec = self._good.get(item.uid) or self._from_status(item)
+                if spec is not None:
+                    found.append((spec, item.message))
+        return found
+
+    def _from_status(self, item: Unreadable) -> PolicySpec | None:
+        raw = self._raw(item.key)
+        if raw is None or raw["metadata"].get("uid") != item.uid:
+            return None
+        try:
+            last = raw["status"]["lastRead"]
+            metadata = {**raw["metadata"], "generation": int(last["generation"])}
+            return parse_policy({"metadata": metadata, "spec": msgspec.json.decode(last["spec"])})
+        except (KeyError, TypeError, ValueError, EbbtideError):
+            return None
+
+    def _last_read(self, uid: str, raw: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Its spec for the status, where it is the one that plans are held under and is not too long."""
+        good, generation = self._good.get(uid), int(raw["metadata"].get("generation", 0))
+        if good is None or good.generation != generation or "spec" not in raw:
+            return None
+        spec = msgspec.json.encode(raw["spec"]).decode()
+        return {"generation": generation, "spec": spec} if len(spec) <= _LONGEST_SPEC else None
 
     def _saved(self, spec: PolicySpec) -> Saved:
         return saved_of(self._status(spec))
@@ -196,6 +260,22 @@ class Policies:
         if spec.uid not in self._reached:
             self._reached[spec.uid] = reached_of(self._status(spec))
         return self._reached[spec.uid]
+
+    def _listed(self, pools: Iterable[PoolState]) -> dict[str, Decimal]:
+        """Of pools whose price's source is silent what it said last, as their statuses say."""
+        found = {}
+        for pool in pools:
+            price, name = pool.spec.price, pool.spec.name
+            if price is None or price.source is None or pool.price_per_gpu_hour is not None:
+                continue
+            status = (self._raw_pool(name) or {}).get("status") or {}
+            last = status.get("lastPrice") or {}
+            try:
+                if last["currency"] == price.currency:
+                    found[name] = Decimal(last["perGPUHour"])
+            except (KeyError, TypeError, InvalidOperation):
+                continue
+        return found
 
     def _priced(self, pool: PoolState, policies: list[PolicySpec], now_s: float) -> PoolState:
         """With the steps of its price to the end of every policy's periods, worked out once an hour."""

@@ -10,7 +10,7 @@ import msgspec
 from ebbtide.act.farewell import Farewell
 from ebbtide.act.result import ActResult
 from ebbtide.act.scale import Actuator
-from ebbtide.clock import unix_time_s
+from ebbtide.clock import clock_notice, unix_time_s
 from ebbtide.controller.cycle import Finished, Parts
 from ebbtide.controller.leadership import Leadership
 from ebbtide.controller.metering import Metering
@@ -76,7 +76,7 @@ class Wiring:
         self._recorder = FlightRecorder(settings.data_dir / "flight", settings.flight_recorder_bytes)
         self._counting: asyncio.Task[None] | None = None
         self._metering = Metering(settings.ledger or settings.data_dir / FILE, metrics, leadership.may_write)
-        self._policies = Policies(writer, self.observer.raw_policy)
+        self._policies = Policies(writer, self.observer.raw_policy, self.observer.raw_pool)
         self._month = MonthToDate()
         self._held: Held | None = None
         self._receipts: dict[str, WriteReceipt] = self.store.receipts()
@@ -284,6 +284,7 @@ class Wiring:
         self._say("store", self.store.notice)
         self._say("flight recorder", self._recorder.notice)
         self._say("ledger", self._metering.notice)
+        self._say("clock", clock_notice())
 
     def _say(self, topic: str, text: str) -> None:
         """Log a trouble once until it changes."""

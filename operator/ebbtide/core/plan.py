@@ -20,6 +20,7 @@ from ebbtide.core import (
     permission,
     placement,
     pools,
+    release,
     replicas,
     sizing,
     sources,
@@ -297,6 +298,7 @@ def _pool_plan(cycle: Cycle, name: str) -> PoolPlan:
         allocated=pool.allocated,
         free=sum(max(0, node.gpus - node.allocated_gpus) for node in pool.state.nodes if pools.counts(node)),
         lead_time_s=pools.lead_time_s(pool.state, pool.memory) if pool.memory.lead_times_s else None,
+        release_s=release.stays_s(pool.state, pool.memory) if pool.memory.release_times_s else None,
         backing_off_until=until if until is not None and until > cycle.now_s else None,
         conditions=conditions.of_pool(pool, cycle.now_s),
     )
@@ -351,6 +353,7 @@ def _service_memory(draft: Draft, now_s: float) -> ServiceMemory:
         starved_at=draft.starved_at,
         pressed_until=draft.pressed_until,
         pressed_by=draft.pressed_by if draft.pressed_until is not None else "",
+        hands_off_since=None if draft.no_write is None else memory.hands_off_since or round(now_s, 1),
         lengths_s=round(min(view.lengths_s, 3600.0), 1) if view.known else memory.lengths_s,
         output_tokens=round(view.output_tokens, 1) if view.known and view.lengths_known else memory.output_tokens,
     )

@@ -6,7 +6,7 @@ what runs there already keeps its GPUs: a cordon, or a node selector that finds 
 
 import msgspec
 
-from ebbtide.core import spot
+from ebbtide.core import release, spot
 from ebbtide.core.numeric import median
 from ebbtide.core.work import Cycle, Draft, PoolDraft, VariantDraft
 from ebbtide.model.memory import PoolMemory
@@ -67,6 +67,7 @@ def prepare(cycle: Cycle) -> None:
     for pool in cycle.pools.values():
         _learn(pool, cycle)
         spot.learn(pool, cycle)
+        release.learn(pool, cycle)
         spec = pool.state.spec
         backing_off = pool.memory.backoff_until is not None and pool.memory.backoff_until > cycle.now_s
         pool.elastic = spec.provisioning is Provisioning.AUTOSCALED and not backing_off

@@ -18,6 +18,7 @@ import msgspec
 from kubernetes import client as k8s
 from kubernetes import config as k8s_config
 
+from ebbtide.clock import hear_server
 from ebbtide.errors import ConfigurationError, ConflictError, EbbtideError, NotFoundError, RetryableError
 
 JSON = "application/json"
@@ -85,6 +86,7 @@ class KubeClient:
             async with self._live().request(
                 method, self.host + path, params=params, data=data, headers=headers, timeout=timeout
             ) as response:
+                hear_server(response.headers.get("Date"))
                 content = await response.read()
                 if response.status >= 400:
                     raise _error(response.status, method, path, content)

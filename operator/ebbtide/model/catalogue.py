@@ -10,6 +10,7 @@ from ebbtide.model.spec import Spec
 
 DECISION = "decision"  # status.reason, status.decisions and the Events of moves
 DEPLOYMENT = "deployment"  # an Event on Ebbtide's own Deployment, for what concerns every service
+POLICY = "policy"  # an Event on the CostPolicy
 _MOVE = (DECISION,)
 _HELD = (DECISION, "Limited")
 _FAILING = (DECISION, "Limited", "Ready")
@@ -18,7 +19,7 @@ _FAULT = (DECISION, "TargetResolved", "Ready", "Acting", "Limited")
 
 
 class Entry(Spec, frozen=True):
-    """One reason in words. `where`: `DECISION`, `DEPLOYMENT` and condition types, a pool's as `GPUPool.Ready`."""
+    """One reason in words. `where`: `DECISION`, `DEPLOYMENT`, `POLICY`, condition types; `GPUPool.Ready` of a pool."""
 
     where: tuple[str, ...]
     meaning: str
@@ -249,6 +250,13 @@ _POLICIES = {
         "What may not be reduced (minimums under `floor: KeepMin`, services not in mode Auto or paused, others' pods) "
         "alone comes to more than a ceiling by the end of its period.",
         "Raise the ceiling, lower minimums, set `spec.floor` of the policy to AllowZero, or end the pause.",
+    ),
+    Code.PODS_STUCK: Entry(
+        (POLICY,),
+        "Pods that were told to go are still there half a minute past their grace, mostly because their node answers "
+        "no more. They are paid until they are gone, so all that they may cost is reserved to the end of every period.",
+        "`kubectl describe` them; delete the node that is gone, or the pods with `--force --grace-period=0` once "
+        "their containers have surely ended.",
     ),
     Code.SELECTS_NOTHING: Entry(
         ("CostPolicy.Selects", "CostPolicy.Ready"),

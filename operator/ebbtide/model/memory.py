@@ -206,6 +206,7 @@ class ServiceMemory(Spec, frozen=True):
     output_tokens: float = 0.0  # smoothed mean output tokens a request
     queued_at: float | None = None  # when more than a few requests last waited before full batches
     refused_at: float | None = None  # when engines last refused more than may miss
+    hands_off_since: float | None = None  # since when nothing may be written, whatever the reason
     starved_at: float | None = None  # when requests last missed an objective while engines had no KV cache left
     pressed_until: float | None = None  # until when degraded variants may serve for want of money, and whose words
     pressed_by: str = ""
@@ -225,6 +226,9 @@ class PoolMemory(Spec, frozen=True):
     watched_at: float = 0.0
     lost: float = 0.0  # nodes that were taken away, decayed, in so many node-hours (see core.spot)
     node_hours: float = 0.0
+    empty_since: tuple[tuple[str, float], ...] = ()  # where nodes go by themselves: those without pods, since when
+    empties_at: float = 0.0  # when that was last looked at
+    release_times_s: tuple[float, ...] = ()  # from the last pod until the node was gone
 
 
 class OutlookMemory(Spec, frozen=True, array_like=True):

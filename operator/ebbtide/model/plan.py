@@ -200,6 +200,7 @@ class PoolPlan(Spec, frozen=True):
     lead_time_s: float | None
     backing_off_until: float | None
     conditions: tuple[Condition, ...]
+    release_s: float | None = None  # how long nodes stayed after their last pod; None: not seen, or they stay anyway
 
 
 class CeilingPlan(Spec, frozen=True):
@@ -261,6 +262,7 @@ class PolicyPlan(Spec, frozen=True):
     reached: tuple[Reached, ...] = ()
     newly_reached: tuple[tuple[Reached, str], ...] = ()  # in this cycle, in words
     next_threshold: NextThreshold | None = None
+    stuck: str = ""  # whose pods are past their exit, and what they cost, in words
 
 
 class PlacementPlan(Spec, frozen=True):

@@ -54,6 +54,7 @@ class Code(StrEnum):
     CEILING_PACED = "CeilingPaced"
     THRESHOLD_REACHED = "ThresholdReached"
     CEILING_EXCEEDED = "CeilingExceeded"
+    PODS_STUCK = "PodsStuck"
     SELECTS_NOTHING = "SelectsNothing"
     CURRENCY_DIFFERS = "CurrencyDiffers"
     # measurements

@@ -234,6 +234,7 @@ class PolicyState(Spec, frozen=True):
     per_hour: Decimal = Decimal(0)  # what was spent an hour then
     others: tuple[Others, ...] = ()
     reached: tuple[Reached, ...] = ()  # thresholds, as last decided
+    outdated: str = ""  # why its newest spec cannot be read; then `spec` is the last one that could
     unread: str = ""  # a service of its namespaces that cannot be read, and of which nobody knows what it holds
     faults: tuple[tuple[str, str], ...] = ()
 

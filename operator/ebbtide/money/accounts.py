@@ -8,9 +8,10 @@ watched costs no less than the rate that the status says; then it agrees with th
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from types import MappingProxyType
 
 import msgspec
 
@@ -52,6 +53,7 @@ class Shown(Spec, frozen=True):
     gone: Mapping[str, float]
     complete: bool = True  # what is not shown does not exist
     unread: frozenset[str] = frozenset()  # services by namespace/name that cannot be read just now
+    listed: Mapping[str, Decimal] = MappingProxyType({})  # by pool whose source is silent: what it said last, if known
 
 
 @dataclass(slots=True)
@@ -67,6 +69,7 @@ class _Book:
     settled: bool = False  # the ledger was asked
     fresh: bool = False  # nobody ever said what it had spent
     marks: dict[int, dict[Key, Decimal]] = field(default_factory=dict)  # what was spent by then, until it is settled
+    unpriced: dict[tuple[Key, str], int] = field(default_factory=dict)  # GPU-seconds by pool whose source never spoke
 
 
 class Accounts:
@@ -87,6 +90,7 @@ class Accounts:
         at_s = max(math.floor(shown.now_s), self.through_s)  # a clock that was set back moves nothing backwards
         before_s = self.through_s or at_s
         known = {pool.spec.name: pool for pool in shown.pools}
+        self._listed = dict(shown.listed) | self._listed
         for pool in shown.pools:
             if pool.price_per_gpu_hour is not None:
                 self._listed[pool.spec.name] = pool.price_per_gpu_hour
@@ -94,6 +98,8 @@ class Accounts:
             self._pools | {name: pool for name, pool in known.items() if name not in self._pools}, self._listed
         )
         self._open(policies, saved, before_s, at_s)
+        for book in self._books.values():
+            _pay_late(book, at_s, costs)
         self._charge(shown, at_s, costs)
         self._charge_idle(shown, before_s, at_s, costs)
         for book in self._books.values():
@@ -113,11 +119,19 @@ class Accounts:
         """Policies of which the ledger was not asked yet what they have spent, and their periods."""
         return [(book.spec, tuple(book.accounts)) for book in self._books.values() if not book.settled]
 
-    def settle(self, asked: PolicySpec, spent: Mapping[Key, Decimal], through_s: int, since_s: int) -> str:
+    def settle(
+        self,
+        asked: PolicySpec,
+        spent: Mapping[Key, Decimal],
+        through_s: int,
+        since_s: int,
+        unpriced: Collection[Key] = (),
+    ) -> str:
         """Take over what was spent up to `through_s` as the ledger knows it, which begins with `since_s`.
 
         `asked`: the policy as it was when the ledger was asked; one that counts something else by now is asked again.
-        Returns what was mended, in words; empty: it was the same to the cent, or cannot be compared yet.
+        `unpriced`: periods of which it knows no price for some of what ran. Returns what was mended, in words; empty:
+        it was the same to the cent, or cannot be compared yet.
         """
         book, mended = self._books.get(asked.uid), []
         if book is None or through_s not in book.marks or _terms(book.spec) != _terms(asked):
@@ -128,8 +142,8 @@ class Accounts:
                 continue
             exact = amount * HOUR_S
             # of what came before the ledger began, of services that are gone and have no labels, and of what was spent
-            # at another exchange rate, status knows more
-            if since_s > key[1] or book.spec.match_labels or book.spec.exchange_rates:
+            # at another exchange rate or a price that the ledger does not know, status knows more
+            if since_s > key[1] or book.spec.match_labels or book.spec.exchange_rates or key in unpriced:
                 exact = max(exact, counted)
             if abs(exact - counted) >= HOUR_S / 100:
                 mended.append(f"{key[0].value} {counted / HOUR_S:.2f} -> {exact / HOUR_S:.2f}")
@@ -242,7 +256,9 @@ class Accounts:
             idle = item.gpus * max(0, end_s - begin_s) - used[item.uid]
             free = item.gpus - holds[item.uid]
             for book in whole:
-                if end_s > begin_s and idle > 0:
+                if end_s > begin_s and idle > 0 and costs.is_silent(item.payer.pool):
+                    _owe(book, item.payer.pool, idle, begin_s)
+                elif end_s > begin_s and idle > 0:
                     price = costs.of(item.payer.pool, book.spec, begin_s, end_s) / (end_s - begin_s)
                     _put(book, price * idle, begin_s)
                 if free > 0 and end_s >= at_s:
@@ -276,6 +292,12 @@ class _Costs:
             )
             self._known[key] = sum(parts, _NOTHING)
         return self._known[key]
+
+    def is_silent(self, name: str) -> bool:
+        """Whether the source of its price has said nothing that anybody remembers."""
+        pool = self._pools.get(name)
+        sourced = pool is not None and pool.spec.price is not None and pool.spec.price.source is not None
+        return sourced and self._listed.get(name) is None
 
     def by_node(self, name: str) -> bool:
         """Whether the pool's nodes are what is billed."""
@@ -370,9 +392,27 @@ def _add(book: _Book, gpus: int, pool: str, from_s: int, until_s: int, costs: _C
     first_s, last_s = min(from_s, until_s), max(from_s, until_s)
     for key in book.accounts:
         begin_s, end_s = max(first_s, int(key[1])), min(last_s, int(key[2]))
-        if begin_s < end_s:
+        if begin_s < end_s and costs.is_silent(pool):
+            seconds = gpus * (end_s - begin_s)
+            book.unpriced[key, pool] = book.unpriced.get((key, pool), 0) + (seconds if from_s <= until_s else -seconds)
+        elif begin_s < end_s:
             cost = gpus * costs.of(pool, book.spec, begin_s, end_s)
             book.accounts[key] += cost if from_s <= until_s else -cost
+
+
+def _owe(book: _Book, pool: str, gpu_seconds: int, at_s: int) -> None:
+    for key in book.accounts:
+        if key[1] <= at_s < key[2]:
+            book.unpriced[key, pool] = book.unpriced.get((key, pool), 0) + gpu_seconds
+
+
+def _pay_late(book: _Book, at_s: int, costs: "_Costs") -> None:
+    """What ran before the source of its price said anything costs what it says now: it was not free."""
+    for key, pool in list(book.unpriced):
+        if key not in book.accounts:
+            del book.unpriced[key, pool]
+        elif not costs.is_silent(pool) and costs.now(pool, book.spec, at_s):
+            book.accounts[key] += book.unpriced.pop((key, pool)) * costs.now(pool, book.spec, at_s)
 
 
 def _put(book: _Book, cost: Decimal, at_s: int) -> None:

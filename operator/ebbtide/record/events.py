@@ -148,8 +148,12 @@ def _of_policy(plan: PolicyPlan) -> Iterator[Note]:
     """What keeps a ceiling from being held, and that somebody gives way."""
     subject = Subject("ebbtide.dev/v1alpha1", "CostPolicy", "", plan.name, plan.uid)
     for condition in plan.conditions:
-        if condition.status is ConditionStatus.FALSE and condition.type != "Ready":
+        own = condition.type != "Ready" or condition.reason == Code.INVALID_SPEC.value  # else it repeats another
+        if condition.status is ConditionStatus.FALSE and own:
             yield Note(subject, "Warning", condition.reason, "Observe", condition.message, topic=condition.reason)
+    if plan.stuck:
+        text = f"{plan.stuck}: reserved to the end of every period"
+        yield Note(subject, "Warning", Code.PODS_STUCK.value, "Observe", text, topic=text)
     for reached, text in plan.newly_reached:
         topic = f"{reached.period.value} {reached.basis.value} {reached.percent} {reached.start_s:.0f}"
         yield Note(subject, "Warning", Code.THRESHOLD_REACHED.value, "Observe", text, topic=topic)

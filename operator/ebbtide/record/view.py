@@ -33,7 +33,7 @@ from ebbtide.model.spec import CeilingKind
 
 MAX_BYTES = 16 * 1024
 MAX_DECISIONS = 10
-_SPENT = ("periods", "accruedThrough", "ratePerHour")
+_REMEMBERED = ("periods", "accruedThrough", "ratePerHour", "lastRead")  # of a policy: what it has spent, and its spec
 _MOST_WORDS = 280  # of why no more are payable; the moment follows
 _SMALLEST = Decimal("0.000001")
 
@@ -120,8 +120,8 @@ def unreadable_status(plan: UnreadablePlan, generation: int, previous: Mapping[s
         status |= {"reason": plan.reason.code.value, "message": plan.reason.text[:1024]}
         if previous.get("decisions"):
             status["decisions"] = list(previous["decisions"])
-    if plan.kind == POLICY_KIND:  # what it has spent is remembered here
-        status |= {key: previous[key] for key in _SPENT if key in previous}
+    if plan.kind == POLICY_KIND:
+        status |= {key: previous[key] for key in _REMEMBERED if key in previous}
     return fitted(status)
 
 
@@ -136,6 +136,11 @@ def pool_status(plan: PoolPlan, state: PoolState, previous: Mapping[str, Any], n
     }
     if state.price_per_gpu_hour is not None and state.currency:
         status |= {"pricePerGPUHour": money(state.price_per_gpu_hour), "currency": state.currency}
+    if state.spec.price is not None and state.spec.price.source is not None:
+        known = state.price_per_gpu_hour is not None and state.currency
+        now = {"perGPUHour": _exact(state.price_per_gpu_hour or Decimal(0)), "currency": state.currency}
+        last = now if known else previous.get("lastPrice")
+        status |= {"lastPrice": last} if last else {}
     if state.next_price_change_at is not None and state.next_price_per_gpu_hour is not None:
         status["nextPriceChange"] = {
             "at": rfc3339(state.next_price_change_at),
@@ -143,6 +148,8 @@ def pool_status(plan: PoolPlan, state: PoolState, previous: Mapping[str, Any], n
         }
     if plan.lead_time_s is not None:
         status["leadTimeSeconds"] = round(plan.lead_time_s)
+    if plan.release_s is not None:
+        status["releaseTimeSeconds"] = round(plan.release_s)
     return fitted(status)
 
 

@@ -13,8 +13,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
+from ebbtide.core import release
 from ebbtide.core.ceilings import exchange
-from ebbtide.core.ceilings.lines import NOTHING, Line, PolicyDraft
+from ebbtide.core.ceilings.lines import NOTHING, Line, PolicyDraft, Tariff
 from ebbtide.core.ceilings.stake import Known, Part, Stake, takes, tariff_for
 from ebbtide.model.reasons import Code
 from ebbtide.model.spec import DEFAULT_PRIORITY, ThresholdAction
@@ -61,7 +62,7 @@ def _unclaim(claims: Iterable[_Claim], lines: Iterable[Line]) -> None:
     for line in lines:
         line.margin = NOTHING
     for policy in {id(policy): policy for claim in claims for policy in claim.stake.policies}.values():
-        policy.unclaimed = dict(policy.idle)
+        policy.unclaimed, policy.retakable = dict(policy.idle), dict(policy.going)
 
 
 def _tight(stake: Stake) -> list[Line]:
@@ -133,7 +134,8 @@ def _needs(claim: _Claim, known: Known) -> Iterable[tuple[Line, Decimal, Decimal
         elif tariff is not None:
             keep, rise = takes(line, tariff, claim.part)
             brought = line.policy.comes_with(variant.pool, gpus) if claim.rises else gpus
-            yield line, keep * brought / gpus, rise * brought / gpus
+            bound = retaken(line, tariff, claim.part, brought) if claim.rises else NOTHING
+            yield line, keep * brought / gpus - bound, rise * brought / gpus - bound
 
 
 def _refused(claim: _Claim, line: Line, need: Decimal) -> None:
@@ -195,3 +197,11 @@ def _refuse_unpriced(stake: Stake, policy: PolicyDraft, known: Known) -> None:
     spec, pools = policy.state.spec, ", ".join(sorted({part.variant.spec.pool for part in unpriced}))
     why = f"CostPolicy {spec.name}: what GPUs of {pools} cost in {spec.currency} is not known"
     refuse_raises(stake, policy, unpriced, _unknown(why))
+
+
+def retaken(line: Line, tariff: Tariff, part: Part, brought: int) -> Decimal:
+    """What is bound already for those of the GPUs that come with it whose node would go without it."""
+    pool, gpus = part.variant.pool, line.policy.retaken_by(part.variant.spec.pool, brought)
+    if pool is None or not gpus:
+        return NOTHING
+    return gpus * line.takes(tariff, release.stays_s(pool.state, pool.memory))

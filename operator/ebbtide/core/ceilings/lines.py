@@ -4,12 +4,14 @@ All money here is in price x GPU-seconds, 3600 times the amount, so that whole p
 
 Of a period [begin, end) a replica takes:
 
-    fixed    rate x (end - now)           what may not be reduced: minimums, services in Recommend or Off, paused
+    fixed    rate x (end - now)           what may not be reduced: minimums, services in Recommend or Off, paused, and
+                                          pods that are stuck past their exit
     kept     rate x min(end - now, W)     what else runs, and what a rival or a rollout keeps for the moment
     raised   rate x min(end - now, 2W + start-up)    to begin with; once it is there it is kept as all others
     leaving  rate x min(end - now, exit)  what was told to go
 
-W is the policy's outageReserve (a minute at least), a cycle and the exit of a pod. A ceiling per hour is a rate: each
+W is the policy's outageReserve (a minute at least), a cycle and the exit of a pod; where the policy pays for nodes that
+an autoscaler takes away, exit goes on until the node is gone. A ceiling per hour is a rate: each
 of them takes the dearest price of the next W. Worked example: 2.50 USD/h, W 960 s: 0.67 USD are bound for each GPU that
 runs, so that 15 minutes without an operator cross nothing.
 """
@@ -164,6 +166,8 @@ class PolicyDraft:
     lines: list[Line] = field(default_factory=list)
     services: int = 0
     idle: dict[str, int] = field(default_factory=dict)  # GPUs by pool that are paid for and that nobody holds
+    going: dict[str, int] = field(default_factory=dict)  # beside these, of nodes that nobody uses and that will be gone
+    retakable: dict[str, int] = field(default_factory=dict)  # of these, while replicas are put on them
     unclaimed: dict[str, int] = field(default_factory=dict)  # of these, while replicas are put on them
     retaken: dict[str, int] = field(default_factory=dict)  # of the idle ones, by replicas that are wanted
     waiting: dict[str, int] = field(default_factory=dict)  # GPUs by pool of replicas that have no node yet
@@ -173,6 +177,7 @@ class PolicyDraft:
     fixed_rate: Decimal = NOTHING
     missing_rate: Decimal = NOTHING  # of minimums that do not run yet
     wanted_rate: Decimal = NOTHING
+    stuck: dict[str, tuple[int, Decimal]] = field(default_factory=dict)  # pods past their exit by service, their rate
     gave_way: dict[str, int] = field(default_factory=dict)
     raised: set[str] = field(default_factory=set)
     memory: PolicyMemory = field(default_factory=lambda: PolicyMemory(""))
@@ -218,8 +223,13 @@ class PolicyDraft:
             self.unclaimed[name] -= gpus
             return 0
         brought = self.comes_with(pool, gpus)
+        self.retakable[name] = self.retakable.get(name, 0) - self.retaken_by(name, brought)
         self.unclaimed[name] = self.unclaimed.get(name, 0) + brought - gpus
         return brought
+
+    def retaken_by(self, pool: str, brought: int) -> int:
+        """Of so many GPUs that come, those that are there and would go: what is bound for them is the raise's."""
+        return min(brought, self.retakable.get(pool, 0))
 
     @property
     def reserve_s(self) -> int:

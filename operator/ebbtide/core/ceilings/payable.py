@@ -25,7 +25,7 @@ def note(stakes: list[Stake], known: Known) -> None:
     What gives way still counts, as for raises: what is freed counts once it is free.
     """
     for policy in {id(policy): policy for stake in stakes for policy in stake.policies}.values():
-        policy.unclaimed = dict(policy.idle)
+        policy.unclaimed, policy.retakable = dict(policy.idle), dict(policy.going)
         for line in policy.lines:
             line.open()
             line.margin = NOTHING

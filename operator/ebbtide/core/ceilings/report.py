@@ -6,7 +6,7 @@ from decimal import Decimal
 from ebbtide.core.ceilings import outlook, pacing
 from ebbtide.core.ceilings.lines import HOUR_S, NOTHING, SMALLEST, Line, PolicyDraft, running_raise
 from ebbtide.core.ceilings.stake import Stake
-from ebbtide.core.ceilings.words import A_PERIOD, moment, money, replicas
+from ebbtide.core.ceilings.words import A_PERIOD, moment, money, pods, replicas
 from ebbtide.model.memory import OutlookMemory
 from ebbtide.model.plan import CeilingPlan, Condition, ConditionStatus, Outlook, PolicyPlan
 from ebbtide.model.reasons import Code, Reason
@@ -71,6 +71,9 @@ def _plan(policy: PolicyDraft) -> PolicyPlan:
     conditions = (_within(policy, shown), _prices(policy), _selects(policy))
     first = next((item for item in conditions if item.status is _FALSE), conditions[0])
     ready = Condition("Ready", first.status, first.reason, first.message)
+    if policy.state.outdated:
+        kept = f"until it can be read, its ceilings as of generation {policy.state.spec.generation} hold"
+        ready = Condition("Ready", _FALSE, Code.INVALID_SPEC.value, f"{policy.state.outdated}; {kept}")
     gave_way = sorted(policy.gave_way.items(), key=lambda item: (-item[1], item[0]))
     return PolicyPlan(
         name=policy.state.spec.name,
@@ -94,6 +97,7 @@ def _plan(policy: PolicyDraft) -> PolicyPlan:
         mean_error=outlook.mean_error(policy.memory),
         reached=tuple(policy.reached),
         newly_reached=tuple(policy.newly_reached),
+        stuck=_stuck(policy),
         next_threshold=policy.next_threshold,
     )
 
@@ -145,7 +149,7 @@ def _within(policy: PolicyDraft, lines: list[Line]) -> Condition:
     given = sum(policy.gave_way.values())
     gave = f"; {len(policy.gave_way)} services do without {replicas(given)}" if given else ""
     text = f"{policy.services} services spend {money(policy.rate * HOUR_S)} {currency} an hour; {said}{gave}"
-    text += _raised(policy)
+    text += _raised(policy) + _beside(policy)
     return Condition("WithinCeilings", _TRUE, Code.WITHIN_CEILINGS.value, text)
 
 
@@ -154,11 +158,29 @@ def _raised(policy: PolicyDraft) -> str:
     return "" if more is None else f"; raised by {more.by} until {moment(more.until_unix_s)}: {more.reason}"
 
 
+def _stuck(policy: PolicyDraft) -> str:
+    """`past their exit ...: 3 pods of ml/chat, 9.00 USD an hour until somebody removes them`; empty: none is."""
+    if not policy.stuck:
+        return ""
+    most = sorted(policy.stuck.items(), key=lambda item: (-item[1][0], item[0]))
+    named = ", ".join(f"{pods(count)} of {key}" for key, (count, _) in most[:_MOST_NAMED])
+    more = f" and {len(most) - _MOST_NAMED} services more" if len(most) > _MOST_NAMED else ""
+    rate = sum((rate for _, rate in policy.stuck.values()), NOTHING)
+    cost = f"{money(rate * HOUR_S)} {policy.state.spec.currency} an hour until somebody removes them"
+    return f"past their exit and holding GPUs that nobody may take: {named}{more}, {cost}"
+
+
+def _beside(policy: PolicyDraft) -> str:
+    stuck = _stuck(policy)
+    return f"; {stuck}" if stuck else ""
+
+
 def _exceeded(policy: PolicyDraft, line: Line, over: Decimal) -> str:
     currency, rate = policy.state.spec.currency, policy.fixed_rate + policy.missing_rate
     what = f"what may not be reduced costs {money(rate * HOUR_S)} {currency} an hour"
     if line.kind is CeilingKind.HOUR:
-        return f"{what}: {money(over)} more than the {money(line.ceiling)} {currency} of a rate that are allowed"
+        more = f"{money(over)} more than the {money(line.ceiling)} {currency} of a rate that are allowed"
+        return f"{what}: {more}{_beside(policy)}"
     left = line.ceiling - line.spent
     if left <= 0:
         since = "it is crossed already"
@@ -166,7 +188,7 @@ def _exceeded(policy: PolicyDraft, line: Line, over: Decimal) -> str:
         at_s = policy.now_s + float(left / rate) if rate > 0 else math.inf
         since = f"it is crossed from {moment(min(at_s, line.end_s))}"
     more = f"with {money(line.spent)} spent that is {money(over)} more than the {money(line.ceiling)} {currency}"
-    return f"{what}: {more} of {A_PERIOD[line.kind]} by its end; {since}"
+    return f"{what}: {more} of {A_PERIOD[line.kind]} by its end; {since}{_beside(policy)}"
 
 
 def _prices(policy: PolicyDraft) -> Condition:

@@ -4,16 +4,17 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 
+from ebbtide.core import release
 from ebbtide.core.ceilings.lines import NOTHING, Line, PolicyDraft, Tariff, tariff_of
 from ebbtide.core.guardrails import bounds, pause, staleness
 from ebbtide.core.guardrails.verdict import dearness
 from ebbtide.core.work import Cycle, Draft, PoolDraft, VariantDraft
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import PodPhase
-from ebbtide.model.spec import ExternalScale, Floor, PauseDirection
+from ebbtide.model.spec import ExternalScale, Floor, PauseDirection, PolicySpec
 
 DEFAULT_EXIT_S = 30.0  # Kubernetes' own grace
-_LATE_S = 10.0  # after its grace a pod is gone within seconds, where its node answers
+_LATE_S = 30.0  # after its grace a pod is gone within seconds, where its node answers
 
 
 @dataclass(slots=True)
@@ -35,6 +36,8 @@ class Part:
     raised: int = 0  # to be raised, those within `fixed` not counted
     leaving: int = 0  # of `runs`, not planned any more
     terminating: int = 0  # beside `runs`: told to go
+    stuck: int = 0  # of `runs`: told to go, and still there past their exit; nobody may take what they hold
+    stuck_pods: int = 0
     out: int = 0  # running ones that give way
     refused: int = 0  # raises that do not fit
     barred: int = 0  # of these, `missing` minimums
@@ -71,7 +74,8 @@ class Stake:
 def stake_of(draft: Draft, policies: list[PolicyDraft], cycle: Cycle) -> Stake:
     """Count the service's replicas."""
     stake = Stake(draft, policies)
-    stays, floors = _stays(draft, cycle), _floors(draft)
+    reserve_s = min((policy.state.spec.outage_reserve_s for policy in policies), default=0.0)
+    stays, floors = _stays(draft, cycle, reserve_s), _floors(draft)
     keeps = any(policy.state.spec.floor is Floor.KEEP_MIN for policy in policies)
     corrects = any(policy.state.spec.on_external_scale is ExternalScale.CORRECT for policy in policies)
     spared = int(staleness.holds(draft, cycle))  # to zero only while it is known what comes
@@ -107,11 +111,11 @@ def _roll(part: Part, variant: VariantDraft, alive: int) -> None:
 
 
 def _stick(part: Part, variant: VariantDraft, now_s: float) -> None:
-    """What should have been gone by now may hold its GPUs for as long as what runs."""
+    """What should have been gone by now holds its GPUs until somebody removes it: nobody knows for how long."""
     late = sum(pod.due_at is not None and pod.due_at + _LATE_S < now_s for pod in variant.state.pods)
-    stuck = min(part.terminating, -(-late // max(1, variant.state.target.pods_per_replica)))
-    part.terminating -= stuck
-    part.runs, part.passing = part.runs + stuck, part.passing + stuck
+    part.stuck = min(part.terminating, -(-late // max(1, variant.state.target.pods_per_replica)))
+    part.stuck_pods = late
+    part.terminating, part.runs = part.terminating - part.stuck, part.runs + part.stuck
 
 
 def wanted(draft: Draft, variant: VariantDraft) -> int:
@@ -130,11 +134,14 @@ def _added(variant: VariantDraft) -> int:
     return max(0, min(memory.drifted_by, variant.observed - before))
 
 
-def exit_s(variant: VariantDraft) -> float:
-    """How long a pod that was told to go may still hold its GPUs."""
-    target = variant.state.target
-    grace_s = target.termination_grace_s
-    return DEFAULT_EXIT_S if grace_s is None else grace_s
+def exit_s(variant: VariantDraft, spec: PolicySpec) -> float:
+    """How long what a pod holds is still paid once it was told to go; where the policy pays for nodes, with its node's.
+
+    Worked example: a grace of 30 s, and nodes that an autoscaler takes away ten minutes after their last pod: 630 s.
+    """
+    grace_s, pool = variant.state.target.termination_grace_s, variant.pool
+    node_s = release.stays_s(pool.state, pool.memory) if pool is not None and spec.pays_all else 0.0
+    return (DEFAULT_EXIT_S if grace_s is None else grace_s) + node_s
 
 
 Known = dict[tuple[object, ...], Tariff | None]
@@ -184,14 +191,16 @@ class _Stays(StrEnum):
     """Why nothing of a service may be reduced."""
 
     DECLARED = "declared"  # until somebody declares otherwise
-    PASSING = "passing"  # somebody else writes, something is broken: it may be over in a minute
+    PASSING = "passing"  # somebody else writes, something is broken: it may be over in a minute, until it has lasted
 
 
-def _stays(draft: Draft, cycle: Cycle) -> _Stays | None:
-    """None: it may be reduced."""
+def _stays(draft: Draft, cycle: Cycle, reserve_s: float) -> _Stays | None:
+    """None: it may be reduced. What has lasted as long as the reserve is taken to stay."""
     paused = pause.active(draft, cycle.now_s)
     declared = draft.no_write is not None and draft.no_write[0] in (Code.MODE_OFF, Code.MODE_RECOMMEND)
-    if declared or (paused is not None and paused.direction is not PauseDirection.UP):
+    since_s = draft.memory.hands_off_since
+    lasts = draft.no_write is not None and since_s is not None and cycle.now_s - since_s >= reserve_s
+    if declared or lasts or (paused is not None and paused.direction is not PauseDirection.UP):
         return _Stays.DECLARED
     return _Stays.PASSING if draft.no_write is not None or draft.failure is not None else None
 

@@ -4,7 +4,7 @@ That is one sum a service; only where it does not are replicas taken one by one 
 fixed: what nobody may reduce is paid first, and said where it alone crosses a ceiling.
 """
 
-from ebbtide.core import isolation
+from ebbtide.core import isolation, release
 from ebbtide.core.ceilings import lines as money
 from ebbtide.core.ceilings import outlook, pacing, payable, pressure, thresholds
 from ebbtide.core.ceilings.claims import decide
@@ -88,8 +88,8 @@ def _stakes(cycle: Cycle) -> list[Stake]:
         near = [*everywhere, *within.get(spec.namespace, ())]
         own = [index for index in near if states[index].spec.selects(spec.namespace, spec.labels)]
         selected += [(draft, own)] if own else []
-        longest_s = max((exit_s(variant) for variant in draft.variants), default=0.0) if own else 0.0
         for index in own:
+            longest_s = max((exit_s(variant, states[index].spec) for variant in draft.variants), default=0.0)
             exits_s[index] = max(exits_s[index], longest_s)
     remembered = {memory.uid: memory for memory in cycle.memory.policies}
     cycle.policies = [
@@ -104,11 +104,16 @@ def _bind_others(policy: PolicyDraft, cycle: Cycle, known: Known) -> None:
     for item in policy.state.others:
         pool = cycle.pools.get(item.pool)
         tariff, gpus = tariff_in(item.pool, pool, policy, known), item.lasting + item.passing + item.idle
-        policy.idle[item.pool] = policy.unclaimed[item.pool] = item.idle
+        going = 0
+        if pool is not None and item.idle:
+            going = min(item.idle, release.leaving_gpus(pool, policy.now_s))
+        policy.idle[item.pool] = policy.unclaimed[item.pool] = item.idle - going
+        policy.going[item.pool] = policy.retakable[item.pool] = going
         if tariff is None:
             _unpriced(policy, item.pool, gpus, pool is not None and pool.price is not None)
             continue
         now = tariff.dearest(policy.now_s, policy.now_s + 1)
+        stays_s = release.stays_s(pool.state, pool.memory) if going and pool is not None else 0.0
         policy.rate += gpus * now
         policy.fixed_rate += gpus * now
         policy.wants(pacing.OTHERS, gpus * now, gpus * now)
@@ -116,7 +121,8 @@ def _bind_others(policy: PolicyDraft, cycle: Cycle, known: Known) -> None:
             if not line.is_of_all:
                 continue
             line.bound += item.lasting * line.takes(tariff, line.end_s - policy.now_s)
-            line.bound += (item.passing + item.idle) * line.takes(tariff, policy.reserve_s)
+            line.bound += (item.passing + item.idle - going) * line.takes(tariff, policy.reserve_s)
+            line.bound += going * line.takes(tariff, stays_s)
 
 
 def _bind_coming(stakes: list[Stake], cycle: Cycle, known: Known) -> None:
@@ -153,14 +159,20 @@ def _bind(stake: Stake, known: Known) -> None:
                 continue
             now = tariff.dearest(policy.now_s, policy.now_s + 1) * part.gpus
             policy.rate += holds * now
-            policy.fixed_rate += (part.fixed - part.missing + part.passing + part.leaving + part.terminating) * now
+            gone = part.leaving + part.terminating + part.stuck
+            policy.fixed_rate += (part.fixed - part.missing + part.passing + gone) * now
+            if part.stuck:
+                pods, rate = policy.stuck.get(stake.key, (0, money.NOTHING))
+                policy.stuck[stake.key] = pods + part.stuck_pods, rate + part.stuck * now
             policy.missing_rate += part.missing * now
             policy.wants(stake.priority, _wanted(stake, part, policy) * now, part.fixed * now)
             raised = sum(policy.put(part.variant.pool, part.gpus) for _ in range(part.raised))
             for line in policy.lines_of(stake.priority):
                 keep, rise = takes(line, tariff, part)
-                line.bound += part.fixed * part.gpus * line.takes(tariff, line.end_s - policy.now_s)
-                line.leaving += (part.leaving + part.terminating) * part.gpus * line.takes(tariff, exit_s(part.variant))
+                stays = (part.fixed + part.stuck) * part.gpus
+                line.bound += stays * line.takes(tariff, line.end_s - policy.now_s)
+                leaving_s = exit_s(part.variant, policy.state.spec)
+                line.leaving += (part.leaving + part.terminating) * part.gpus * line.takes(tariff, leaving_s)
                 line.bound += part.passing * part.gpus * line.takes(tariff, policy.reserve_s)
                 if policy.paid_anyway(part.variant.pool):
                     line.bound += (part.floor + part.kept) * keep
@@ -222,7 +234,7 @@ def _note(stake: Stake, known: Known) -> None:
                     keep = takes(line, tariff, part)[0]
                     line.granted += granted * keep
                     line.kept -= part.out * keep
-                    line.leaving += part.out * part.gpus * line.takes(tariff, exit_s(part.variant))
+                    line.leaving += part.out * part.gpus * line.takes(tariff, exit_s(part.variant, policy.state.spec))
 
 
 def _raise_nothing(draft: Draft, text: str) -> None:

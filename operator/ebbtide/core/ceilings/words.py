@@ -24,3 +24,8 @@ def moment(at_s: float) -> str:
 def replicas(count: int) -> str:
     """`1 replica`, `2 replicas`."""
     return "1 replica" if count == 1 else f"{count} replicas"
+
+
+def pods(count: int) -> str:
+    """`1 pod`, `2 pods`."""
+    return "1 pod" if count == 1 else f"{count} pods"
