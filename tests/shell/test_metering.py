@@ -239,10 +239,10 @@ async def test_tokens_are_written_with_the_plan_and_what_an_input_token_weighs(w
     metering = Metering(where, Metrics())
     memory = Memory(services=(ServiceMemory("team/chat", ForecastMemory(prompt_weight=0.25)),))
     for second in range(0, 61, 10):
-        await metering.count(serving(second), bound(), world.plan(), memory)
+        await metering.count(serving(second), bound(), world.plan(world.service_plan(load=0.9375)), memory)
     found = used(where)
     assert (found.weighed_tokens, found.weighed_work) == (6000, 1500)
-    assert (found.rated_gpu_s, found.used_gpu_s) == (240, 225), "9 requests/s of 4 x 2.4"
+    assert (found.rated_gpu_s, found.used_gpu_s) == (240, 225), "15 sixteenths of 240"
 
 
 async def test_who_takes_over_within_the_window_leaves_no_gap(where: Path) -> None:

@@ -21,6 +21,7 @@ from ebbtide.money.lifetimes import Holding
 
 _MOST = 2**62  # what a database's integer holds, with room
 _SILENT = (PodPhase.STARTING, PodPhase.CRASH_LOOPING)  # they answer nobody: no tokens, known without asking
+_SERVING = (PodPhase.READY, PodPhase.INTERRUPTED)  # what is asked of a service is asked of these; others stand idle
 
 Key = tuple[int, Payer]
 
@@ -89,7 +90,9 @@ class Tally:
             if complete:
                 self._watch(service, span)
             told = plans.get(service.spec.key)
-            self._work(service, span, _load(told), (weights or {}).get(service.spec.key, 0.0))
+            self._work(
+                service, span, told.load if told is not None else None, (weights or {}).get(service.spec.key, 0.0)
+            )
             if told is not None and service.spec.mode is Mode.RECOMMEND:
                 self._advise(service, span, told)
 
@@ -124,7 +127,7 @@ class Tally:
                 if tokens is None and pod.phase in _SILENT:
                     tokens = 0.0, 0.0
                 if tokens is not None:
-                    used = 0.0 if pod.phase in _SILENT else load
+                    used = load if pod.phase in _SERVING or load is None else 0.0
                     for hour_s, seconds in span.pieces(held.begin_s):
                         _add(self._row(hour_s, held.payer), held.gpus, seconds, tokens, used, weight)
 
@@ -192,16 +195,3 @@ def _tokens(engine: EngineReadings | None) -> tuple[float, float] | None:
         return None
     came, made = engine.prompt_tokens.fresh, engine.generation_tokens.fresh
     return None if came is None or made is None else (max(0.0, came), max(0.0, made))
-
-
-def _load(plan: ServicePlan | None) -> float | None:
-    """How much of what its ready replicas carry inside the objectives is asked of them, 0..1; None: not known."""
-    if plan is None or plan.demand is None:
-        return None
-    carried = 0.0
-    for variant in plan.variants:
-        if variant.ready > 0:
-            if variant.capacity is None:
-                return None
-            carried += variant.ready * variant.capacity.requests_per_second
-    return min(1.0, max(0.0, plan.demand.requests_per_second) / carried) if carried > 0.0 else None
