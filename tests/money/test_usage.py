@@ -176,6 +176,17 @@ def test_what_was_recommended(story: str, mode: Mode, plan: Plan | None, held_s:
     assert only(tally, SERVICE).acting_s == (10 if mode is Mode.AUTO else 0)
 
 
+def test_what_an_hpa_scales_is_not_ebbtides_doing() -> None:
+    tally, one = Tally(), pod("a", engine())
+    (service,) = seen(T0 + 100, one).services
+    (owned,) = service.variants
+    rival = msgspec.structs.replace(owned.target, rivals=("HorizontalPodAutoscaler chat",))
+    shown = msgspec.structs.replace(service, variants=(msgspec.structs.replace(owned, target=rival),))
+    tally.count(msgspec.structs.replace(seen(T0 + 100), services=(shown,)), held(one), T0 + 90)
+    row = only(tally, SERVICE)
+    assert (row.watched_s, row.acting_s) == (10, 0)
+
+
 def test_nothing_is_recommended_where_one_variants_size_is_not_known() -> None:
     """Fewer of the known one would seem to be a saving."""
     tally, one = Tally(), pod(reads=engine())

@@ -21,7 +21,7 @@ from ebbtide.model.snapshot import (
     Snapshot,
     Unreadable,
 )
-from ebbtide.model.spec import Billing, PolicySpec, Price, Tariff
+from ebbtide.model.spec import Alternative, Billing, PolicySpec, Price, Tariff
 from ebbtide.money.lifetimes import Holding
 from ebbtide.money.selections import payers
 from ebbtide.money.totals import totals
@@ -352,3 +352,20 @@ async def test_a_report_by_policy_is_what_the_policys_own_account_asks_for(where
     _, paying = payers(ledger.policies(), ledger.labels(), T0, through_s)
     found = {total.key: total.cost for total in totals(ledger.rows(T0, through_s), ["policy"], paying)}
     assert found == {("cap",): spent[spec.uid][key]} == {("cap",): Decimal(10)}
+
+
+async def test_what_services_declare_is_recorded_when_it_changes_and_taken_up_by_the_next_leader(where: Path) -> None:
+    def declaring(second: int, price: str | None) -> Snapshot:
+        offer = None if price is None else Alternative("USD", Decimal(price), Decimal("2.00"))
+        spec = world.service_spec(alternative=offer)
+        return msgspec.structs.replace(at(second), services=(world.service_state(spec, world.variant_state()),))
+
+    metering = Metering(where, Metrics())
+    for second, price in ((0, None), (10, "0.50"), (20, "0.50"), (30, "0.60")):
+        await metering.count(declaring(second, price), seen())
+    await Metering(where, Metrics()).count(declaring(40, "0.60"), seen())
+    await Metering(where, Metrics()).count(declaring(50, None), seen())
+    found = [
+        (record.from_s - T0, record.offer and str(record.offer.per_million_input)) for record in Ledger(where).offers()
+    ]
+    assert found == [(10, "0.50"), (30, "0.60"), (50, None)]

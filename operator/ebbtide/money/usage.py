@@ -14,8 +14,9 @@ from dataclasses import astuple, dataclass
 
 from ebbtide.model.money import Payer, UsageRow
 from ebbtide.model.plan import Plan, ServicePlan, VariantPlan
-from ebbtide.model.snapshot import EngineReadings, PodPhase, ServiceState, Snapshot
+from ebbtide.model.snapshot import EngineReadings, PodPhase, ServiceState, Snapshot, VariantState
 from ebbtide.model.spec import Mode
+from ebbtide.money import hpa
 from ebbtide.money.bill import HOUR_S
 from ebbtide.money.lifetimes import Holding
 
@@ -41,6 +42,9 @@ class _Counts:
     acting_s: float = 0.0
     held_gpu_s: float = 0.0
     advised_gpu_s: float = 0.0
+    compared_s: float = 0.0
+    ran_gpu_s: float = 0.0
+    hpa_gpu_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,7 @@ class Tally:
     def __init__(self, known: Iterable[UsageRow] = ()) -> None:
         self._rows = {(row.hour_s, row.payer): _counts(row) for row in known}
         self._changed: set[Key] = set()
+        self._hpas: dict[str, hpa.Autoscalers] = {}  # by service: what would have run beside what did
 
     def count(
         self,
@@ -89,12 +94,16 @@ class Tally:
         for service in snapshot.services:
             if complete:
                 self._watch(service, span)
+                self._compare(service, span, plans.get(service.spec.key))
             told = plans.get(service.spec.key)
             self._work(
                 service, span, told.load if told is not None else None, (weights or {}).get(service.spec.key, 0.0)
             )
             if told is not None and service.spec.mode is Mode.RECOMMEND:
                 self._advise(service, span, told)
+        if complete:
+            shown = {service.spec.key for service in snapshot.services}
+            self._hpas = {key: found for key, found in self._hpas.items() if key in shown}
 
     def changed(self) -> tuple[UsageRow, ...]:
         """Rows that are other than when they were last written."""
@@ -113,7 +122,7 @@ class Tally:
         for hour_s, seconds in span.pieces():
             row = self._row(hour_s, _payer(service))
             row.watched_s += seconds
-            row.acting_s += seconds * (service.spec.mode is Mode.AUTO)
+            row.acting_s += seconds * hpa.scaled_here(service)
 
     def _work(self, service: ServiceState, span: _Span, load: float | None, weight: float) -> None:
         for variant in service.variants:
@@ -136,21 +145,42 @@ class Tally:
 
         Nothing where it is not known of each variant: fewer of one may mean more of another.
         """
-        told = {item.name: item for item in plan.variants}
-        sizes = {spec.name: spec.gpus_per_replica for spec in service.spec.variants}
-        pools = {spec.name: spec.pool for spec in service.spec.variants}
-        gpus = {item.name: sizes.get(item.name) or item.target.gpus_per_replica or 0 for item in service.variants}
+        told, gpus = {item.name: item for item in plan.variants}, hpa.gpus(service)
         if not all(gpus[variant.name] and variant.name in told for variant in service.variants):
             return
         for variant in service.variants:
-            said = told[variant.name]
-            held = [span.holds[pod.uid] for pod in variant.pods if pod.uid in span.holds]
-            payer = held[0].payer if held else _payer(service, pools.get(variant.name, ""), variant.name)
+            payer, held = _held_by(service, variant, span)
             for hour_s, seconds in span.pieces():
-                self._row(hour_s, payer).advised_gpu_s += _replicas(said) * gpus[variant.name] * seconds
+                self._row(hour_s, payer).advised_gpu_s += _replicas(told[variant.name]) * gpus[variant.name] * seconds
             for item in held:
                 for hour_s, seconds in span.pieces(item.begin_s):
                     self._row(hour_s, item.payer).held_gpu_s += item.gpus * seconds
+
+    def _compare(self, service: ServiceState, span: _Span, plan: ServicePlan | None) -> None:
+        """What HPAs would have held beside what was held, of the time since the last cycle: nothing where it is not
+        known what they would have seen."""
+        key, gpus = service.spec.key, hpa.gpus(service)
+        seen = hpa.seen(service, plan, span.to_s)
+        if seen is None or not all(gpus.values()):
+            if not hpa.scaled_here(service):
+                self._hpas.pop(key, None)
+            return
+        scalers = self._hpas.get(key)
+        if scalers is None or not scalers.follows(span.to_s, seen):
+            self._hpas[key] = hpa.Autoscalers(span.to_s, seen)
+            return
+        replicas = scalers.replicas
+        for hour_s, seconds in span.pieces():
+            self._row(hour_s, _payer(service)).compared_s += seconds
+        for variant in service.variants:
+            payer, held = _held_by(service, variant, span)
+            would = replicas[variant.name] * gpus[variant.name]
+            for hour_s, seconds in span.pieces() if would else ():
+                self._row(hour_s, payer).hpa_gpu_s += would * seconds
+            for item in held:
+                for hour_s, seconds in span.pieces(item.begin_s):
+                    self._row(hour_s, item.payer).ran_gpu_s += item.gpus * seconds
+        scalers.see(span.to_s, seen)
 
     def _row(self, hour_s: int, payer: Payer) -> _Counts:
         """To be changed."""
@@ -182,6 +212,15 @@ def _counts(row: UsageRow) -> _Counts:
 
 def _replicas(plan: VariantPlan) -> int:
     return max(plan.wanted, plan.allowed)
+
+
+def _held_by(service: ServiceState, variant: VariantState, span: _Span) -> tuple[Payer, list[Holding]]:
+    """(who pays for more of the variant, what it holds)."""
+    held = [span.holds[pod.uid] for pod in variant.pods if pod.uid in span.holds]
+    if held:
+        return held[0].payer, held
+    pools = {spec.name: spec.pool for spec in service.spec.variants}
+    return _payer(service, pools.get(variant.name, ""), variant.name), held
 
 
 def _payer(service: ServiceState, pool: str = "", variant: str = "") -> Payer:
