@@ -273,7 +273,7 @@ def made_by_version_2(where: Path | str) -> None:
     ledger.write(ledger.lead(T0), T0 + 3600, [], usage=[UsageRow(T0, CHAT, 5, acting_s=60)])
     with ledger._engine.begin() as connection:
         for name in ("compared_s", "ran_gpu_s", "hpa_gpu_s"):
-            connection.execute(sa.DDL(f"ALTER TABLE usage DROP COLUMN {name}"))
+            connection.exec_driver_sql(f"ALTER TABLE usage DROP COLUMN {name}")
         schema.metadata.drop_all(connection, tables=[schema.offer])
         connection.execute(sa.update(schema.meta).where(schema.meta.c.key == "version").values(value="2"))
     ledger.close()

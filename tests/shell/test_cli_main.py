@@ -17,6 +17,7 @@ from ebbtide.cli.main import cli, main
 from ebbtide.controller.settings import settings_names
 from ebbtide.errors import ConfigurationError
 from ebbtide.ledger.store import Ledger
+from ebbtide.sandbox.binaries import default_cache
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def test_the_plugin_calls_itself_what_the_user_typed(monkeypatch, called_as, nam
 
 
 def test_kubectl_finds_the_plugin_and_reports_cost(tmp_path):
-    """As kubectl runs it: the executable `kubectl-ebbtide` on PATH, made from what pyproject.toml names, with the rest."""
+    """As kubectl runs it: the executable `kubectl-ebbtide` on PATH, made from what pyproject.toml names."""
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     module, _, function = project["scripts"]["kubectl-ebbtide"].partition(":")
     ledger = Ledger(tmp_path / "ledger.sqlite")
@@ -127,8 +128,9 @@ def test_kubectl_finds_the_plugin_and_reports_cost(tmp_path):
     plugin = tmp_path / "kubectl-ebbtide"
     plugin.write_text(f"#!{sys.executable}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n")
     plugin.chmod(0o755)
-    kubectl = shutil.which("kubectl")
-    called = [kubectl, "ebbtide"] if kubectl is not None else ["kubectl-ebbtide"]
+    found = [shutil.which("kubectl"), *map(str, default_cache().glob("kubernetes-*/kubectl"))]
+    kubectl = next((path for path in found if path is not None), None)
+    called = ["kubectl-ebbtide"] if kubectl is None else [kubectl, "ebbtide"]
     path = os.pathsep.join((str(tmp_path), os.environ.get("PATH", "")))
     environment = os.environ | {"PATH": path, "PYTHONPATH": os.pathsep.join(sys.path)}
 

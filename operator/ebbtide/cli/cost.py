@@ -176,7 +176,8 @@ def _savings(ledger: Ledger, asked: _Asked) -> tuple[Report, Span]:
     found = savings(rows, ledger.usage(from_s // HOUR_S * HOUR_S, to_s), ledger.prices(), static, from_s, to_s)
     notes = [
         "Saved: in time that was watched in mode Auto, against the most GPUs that the service held at once for ten "
-        f"minutes from {minute(before_s)} to {minute(from_s)} UTC. What nobody watched is in neither figure. Recommend: what could be saved by doing what it says.",
+        f"minutes from {minute(before_s)} to {minute(from_s)} UTC. What nobody watched is in neither. Recommend: what "
+        "could be saved by doing what it says.",
         "HPA: what one on each Deployment would have run, on requests in flight at its pods, with "
         f"{hpa.TARGET_SHARE:.0%} of what a replica holds inside the objectives as its target and the controller's "
         "defaults (every 15 s, 10 % tolerance, lowered to the most of 5 min), never below the last replica. It "

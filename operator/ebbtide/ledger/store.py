@@ -352,7 +352,7 @@ class Ledger:
             # version 1 had fewer tables, which `create_all` has made by now; what is in the others stays as it is
             if _get(connection, "version", for_update=True) == "2":
                 for name in schema.USAGE[len(schema.USAGE_OF_2) :]:
-                    connection.execute(sa.DDL(f"ALTER TABLE usage ADD COLUMN {name} BIGINT NOT NULL DEFAULT 0"))
+                    connection.exec_driver_sql(f"ALTER TABLE usage ADD COLUMN {name} BIGINT NOT NULL DEFAULT 0")
             _put(connection, "version", str(schema.VERSION))
         return engine
 
@@ -477,15 +477,18 @@ def _usage(row: UsageRow, ids: Mapping[Payer, int]) -> Row:
 
 
 def _select(connection: sa.Connection, records: Iterable[Selection]) -> None:
-    tables = {PolicyRecord: (schema.policy, "name"), LabelsRecord: (schema.labels, "service")}
-    tables[OfferRecord] = (schema.offer, "service")
-    made: dict[type[Selection], list[Row]] = {kind: [] for kind in tables}
+    tables: dict[type, tuple[sa.Table, str]] = {
+        PolicyRecord: (schema.policy, "name"),
+        LabelsRecord: (schema.labels, "service"),
+        OfferRecord: (schema.offer, "service"),
+    }
+    made: dict[type, list[Row]] = {kind: [] for kind in tables}
     for record in records:
-        name = record.name if isinstance(record, PolicyRecord) else record.service
+        key = record.name if isinstance(record, PolicyRecord) else record.service
         row = {"from_s": record.from_s, "body": msgspec.json.encode(record).decode()}
-        made[type(record)].append({tables[type(record)][1]: name, **row})
-    for kind, (table, key) in tables.items():
-        _replace(connection, table, (key, "from_s"), made[kind])
+        made[type(record)].append({tables[type(record)][1]: key, **row})
+    for kind, (table, name) in tables.items():
+        _replace(connection, table, (name, "from_s"), made[kind])
 
 
 def _lifetimes(connection: sa.Connection, which: sa.ColumnElement[bool]) -> list[Lifetime]:
