@@ -13,13 +13,14 @@ import sqlalchemy as sa
 from ebbtide.errors import ConfigurationError, ConflictError, RetryableError
 from ebbtide.ledger import schema
 from ebbtide.ledger.store import KEEP_RAW_S, Ledger
-from ebbtide.model.money import LabelsRecord, Lifetime, Payer, PolicyRecord, PriceRecord, UsageRow
-from ebbtide.model.spec import Billing, PolicyScope, Price, Tariff
+from ebbtide.model.money import LabelsRecord, Lifetime, OfferRecord, Payer, PolicyRecord, PriceRecord, UsageRow
+from ebbtide.model.spec import Alternative, Billing, PolicyScope, Price, Tariff
 from ebbtide.money.bill import HOUR_S, hours
 from tests.ledger import postgres
 
 CHAT, POOL = Payer("h100", "ml", "chat", "h100", "llama", "search"), Payer("h100")
 DAY_S = 24 * HOUR_S
+OFFER = Alternative("USD", Decimal("0.50"), Decimal("2.00"))
 T0 = 20_000 * DAY_S
 PRICED = PriceRecord("h100", T0, Price("USD", Tariff(Decimal("2.50"))), Billing.POD)
 
@@ -246,7 +247,7 @@ def made_by_version_1(where: Path | str) -> None:
     ledger = Ledger(where)
     ledger.write(ledger.lead(T0), T0 + 3600, [life("a", 0, 3600)], [PRICED])
     with ledger._engine.begin() as connection:
-        schema.metadata.drop_all(connection, tables=[schema.usage, schema.policy, schema.labels])
+        schema.metadata.drop_all(connection, tables=[schema.usage, schema.policy, schema.labels, schema.offer])
         connection.execute(sa.update(schema.meta).where(schema.meta.c.key == "version").values(value="1"))
     ledger.close()
 
@@ -264,6 +265,32 @@ def test_a_ledger_of_version_1_is_read_as_it_is_and_taken_over_whole(where: Path
     ledger.write(epoch, T0 + 4000, [], usage=[UsageRow(T0, CHAT, 5)], selections=[BUDGET])
     assert ledger.usage(T0, T0 + HOUR_S) == (UsageRow(T0, CHAT, 5),)
     assert Ledger(where).policies() == (BUDGET,), "opened once more nothing is made anew"
+
+
+def made_by_version_2(where: Path | str) -> None:
+    """As the second schema left it: without the columns and the table that came with the third."""
+    ledger = Ledger(where)
+    ledger.write(ledger.lead(T0), T0 + 3600, [], usage=[UsageRow(T0, CHAT, 5, acting_s=60)])
+    with ledger._engine.begin() as connection:
+        for name in ("compared_s", "ran_gpu_s", "hpa_gpu_s"):
+            connection.exec_driver_sql(f"ALTER TABLE usage DROP COLUMN {name}")
+        schema.metadata.drop_all(connection, tables=[schema.offer])
+        connection.execute(sa.update(schema.meta).where(schema.meta.c.key == "version").values(value="2"))
+    ledger.close()
+
+
+def test_a_ledger_of_version_2_is_read_as_it_is_and_taken_over_whole(where: Path | str) -> None:
+    made_by_version_2(where)
+    known = UsageRow(T0, CHAT, 5, acting_s=60)
+    reader = Ledger(where, read_only=True)
+    assert (reader.usage(T0, T0 + HOUR_S), reader.offers()) == ((known,), ())
+    reader.close()
+    ledger = Ledger(where)
+    assert ledger.usage(T0, T0 + HOUR_S) == (known,), "what it knew stays, and of what is new nothing was seen"
+    more, offer = UsageRow(T0 + HOUR_S, CHAT, hpa_gpu_s=7), OfferRecord("ml/chat", T0, OFFER)
+    ledger.write(ledger.lead(T0), T0 + 7200, [], usage=[more], selections=[offer])
+    assert Ledger(where).usage(T0, T0 + DAY_S) == (known, more)
+    assert Ledger(where, read_only=True).offers() == (offer,)
 
 
 def test_lifetimes_of_a_span_are_those_that_ran_in_it(where: Path | str) -> None:

@@ -72,6 +72,10 @@ RULES: dict[str, tuple[bool, Callable[[str], bool]]] = {
     "ResourceId": (False, words),
     "ResourceName": (False, words),
     "ResourceType": (False, words),
+    "SkuId": (False, words),  # not null where unit prices are told
+    "SkuMeter": (False, words),
+    "SkuPriceDetails": (True, pairs),
+    "SkuPriceId": (False, words),
     "Tags": (True, pairs),
 }
 
@@ -88,6 +92,7 @@ def check(row: dict[str, str]) -> None:
     assert row["BillingPeriodStart"] <= row["ChargePeriodStart"] < row["ChargePeriodEnd"] <= row["BillingPeriodEnd"]
     assert row["x_Estimate"] == "true" and Decimal(row["BilledCost"]) == 0, "no invoice says so"
     assert row["ResourceName"] != row["ResourceId"]
+    assert row["SkuPriceId"].startswith(row["SkuId"] + "/"), "a SKU price has one SKU"
 
 
 def test_the_rules_are_of_all_columns_and_own_ones_are_marked() -> None:
@@ -124,6 +129,24 @@ def test_whose_it_is(payer: Payer, idle: bool, service: str, kind: str) -> None:
     row = cells(HourRow(0, payer, idle, Decimal(1), "USD", 60), "prod")
     check(row)
     assert (row["ServiceName"], row["ResourceType"], row["Tags"]) == (service, kind, "")
+
+
+def test_each_price_of_a_pool_is_a_sku_price_of_its_own_and_the_same_at_any_time() -> None:
+    found = [
+        cells(HourRow(at_s, Payer(pool), True, Decimal(price), "USD", 60), "prod")["SkuPriceId"]
+        for at_s, pool, price in (
+            (0, "h100", "2.50"),
+            (JAN_15_NOON, "h100", "2.500"),
+            (0, "h100", "2"),
+            (0, "a100", "2.50"),
+        )
+    ]
+    assert found == [
+        "gpupools/h100/2.5-USD",
+        "gpupools/h100/2.5-USD",
+        "gpupools/h100/2-USD",
+        "gpupools/a100/2.5-USD",
+    ]
 
 
 def test_december_ends_with_the_year() -> None:

@@ -120,3 +120,27 @@ def test_what_would_be_saved(story, rows, potential, hours_held) -> None:  # typ
     found = only([life(8, 0, None)], [watched(0, acting=0), *rows])
     assert (found.potential, found.advised_hours) == (potential, hours_held), story
     assert found.realised is None, "they are never the same time"
+
+
+def beside_hpa(hour: int, ran: int, would: int, payer: Payer = CHAT) -> UsageRow:
+    return UsageRow(hour * H, payer, ran_gpu_s=ran, hpa_gpu_s=would)
+
+
+@pytest.mark.parametrize(
+    ("story", "rows", "hours_of_it", "would", "did"),
+    [
+        ("8 GPUs where 4 ran", [beside_hpa(0, 4 * H, 8 * H)], 1, 20, 10),
+        ("fewer than ran: Ebbtide was dearer", [beside_hpa(0, 8 * H, 4 * H)], 1, 10, 20),
+        ("it would have run elsewhere", [beside_hpa(0, 0, 4 * H, ON_A100), beside_hpa(0, 4 * H, 0)], 1, 4, 10),
+        ("the other pool has no price: nobody knows", [beside_hpa(0, 4 * H, 0), beside_hpa(0, 0, H, NOWHERE)],
+         0, None, None),
+        ("of the hour that has a price", [beside_hpa(0, 4 * H, 8 * H), beside_hpa(1, 4 * H, 8 * H, NOWHERE)],
+         1, 20, 10),
+        ("nothing is known of it", [], 0, None, None),
+    ],
+)  # fmt: skip
+def test_against_an_hpa(story, rows, hours_of_it, would, did) -> None:  # type: ignore[no-untyped-def]
+    of_service = [UsageRow(hour * H, SERVICE, watched_s=H, compared_s=H) for hour in {row.hour_s // H for row in rows}]
+    found = only([life(4, 0, None)], [*(of_service or [watched(0)]), *rows])
+    assert (found.hpa_hours, found.hpa_cost, found.beside_hpa) == (hours_of_it, would, did), story
+    assert found.against_hpa == (None if would is None else would - did)

@@ -4,10 +4,11 @@ from decimal import Decimal
 
 import pytest
 
-from ebbtide.model.money import HourRow, LabelsRecord, Payer, PolicyRecord
-from ebbtide.model.spec import CeilingKind, PolicyScope, PolicySpec
-from ebbtide.money.selections import changes, payers
+from ebbtide.model.money import HourRow, LabelsRecord, OfferRecord, Payer, PolicyRecord
+from ebbtide.model.spec import Alternative, CeilingKind, PolicyScope, PolicySpec
+from ebbtide.money.selections import changes, new_offers, offers, payers
 from ebbtide.money.totals import NO_POLICY, totals
+from tests import builders
 
 CHAT, CODE, JOB, NODE = Payer("h100", "ml", "chat"), Payer("h100", "dev", "code"), Payer("h100", "dev"), Payer("h100")
 
@@ -74,3 +75,29 @@ def test_two_edits_within_a_second_keep_their_order() -> None:
     known = {"p": record(spec("p"), 5)}
     (edited,) = changes(known, {}, [spec("p", "ml")], (), {}, 5)
     assert isinstance(edited, PolicyRecord) and edited.from_s == 6
+
+
+API, DEARER = (Alternative("USD", Decimal(price), Decimal(2)) for price in ("0.50", "0.60"))
+
+
+@pytest.mark.parametrize(
+    ("story", "known", "declared", "want"),
+    [
+        ("first declared", None, API, [OfferRecord("ml/chat", 100, API)]),
+        ("never declared", None, None, []),
+        ("as before", OfferRecord("ml/chat", 10, API), API, []),
+        ("another price", OfferRecord("ml/chat", 10, API), DEARER, [OfferRecord("ml/chat", 100, DEARER)]),
+        ("taken back", OfferRecord("ml/chat", 10, API), None, [OfferRecord("ml/chat", 100, None)]),
+        ("edited twice in a second", OfferRecord("ml/chat", 100, API), None, [OfferRecord("ml/chat", 101, None)]),
+    ],
+)
+def test_what_an_api_would_charge_is_kept_since_when_it_was_declared(story, known, declared, want) -> None:  # type: ignore[no-untyped-def]
+    specs = [builders.spec("ml/chat", alternative=declared)]
+    assert list(new_offers({known.service: known} if known else {}, specs, 100)) == want, story
+
+
+def test_a_report_takes_what_was_last_declared_in_its_time() -> None:
+    records = [OfferRecord("ml/chat", 50, DEARER), OfferRecord("ml/chat", 10, API), OfferRecord("ml/code", 10, API),
+               OfferRecord("ml/code", 60)]  # fmt: skip
+    assert offers(records, 50) == {"ml/chat": API, "ml/code": API}
+    assert offers(records, 100) == {"ml/chat": DEARER}

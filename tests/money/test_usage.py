@@ -117,17 +117,17 @@ def test_a_worker_is_seen_with_its_leader_and_its_tokens_count_once(leader: Engi
     assert sum(row.output_tokens for row in rows) == (1000 if leader else 0)
 
 
-def advised(**changes: Any) -> Plan:
+def advised(load: float | None = None, **changes: Any) -> Plan:
     fields = {"ready": 1, **changes}
-    return world.plan(world.service_plan(variants=(world.variant_plan(**fields),)))
+    return world.plan(world.service_plan(variants=(world.variant_plan(**fields),), load=load))
 
 
 @pytest.mark.parametrize(
     ("story", "plan", "rated", "used"),
     [
-        ("9 of 2 x 9 requests/s: half", advised(ready=2, capacity=world.Capacity(9.0, "observed", 9.0, "")), 40, 20),
-        ("9 of 4.5 requests/s: full", advised(capacity=world.Capacity(4.5, "observed", 9.0, "")), 40, 40),
-        ("nobody knows what one carries", advised(capacity=None), 0, 0),
+        ("half of what replicas carry is asked of them", advised(load=0.5), 40, 20),
+        ("all of it", advised(load=1.0), 40, 40),
+        ("nobody knows what one carries", advised(load=None), 0, 0),
         ("no plan", None, 0, 0),
     ],
 )
@@ -139,11 +139,18 @@ def test_how_much_of_a_replica_is_used(story: str, plan: Plan | None, rated: int
     assert (row.weighed_tokens, row.weighed_work) == (5000, 1250)
 
 
-def test_a_pod_that_starts_is_paid_and_not_used() -> None:
-    tally, ready, young = Tally(), pod("a", engine()), pod("b", phase=PodPhase.STARTING)
-    full = advised(capacity=world.Capacity(9.0, "observed", 9.0, ""))
-    tally.count(seen(T0 + 100, ready, young), held(ready, young), T0 + 90, full)
-    assert (only(tally).rated_gpu_s, only(tally).used_gpu_s) == (80, 40)
+@pytest.mark.parametrize(
+    ("story", "other"),
+    [
+        ("it starts", pod("b", phase=PodPhase.STARTING)),
+        ("it leaves, and what it still puts out is in no capacity", pod("b", engine(), phase=PodPhase.TERMINATING)),
+        ("it does not answer its probe", pod("b", engine(), phase=PodPhase.NOT_READY)),
+    ],
+)
+def test_what_does_not_serve_is_paid_and_not_used(story: str, other: PodState) -> None:
+    tally, ready = Tally(), pod("a", engine())
+    tally.count(seen(T0 + 100, ready, other), held(ready, other), T0 + 90, advised(load=1.0))
+    assert (only(tally).rated_gpu_s, only(tally).used_gpu_s) == (80, 40), story
 
 
 @pytest.mark.parametrize(
@@ -167,6 +174,17 @@ def test_what_was_recommended(story: str, mode: Mode, plan: Plan | None, held_s:
     tally.count(seen(T0 + 100, *two, mode=mode), held(*two), T0 + 90, plan)
     assert (only(tally).held_gpu_s, only(tally).advised_gpu_s) == (held_s, advised_s), story
     assert only(tally, SERVICE).acting_s == (10 if mode is Mode.AUTO else 0)
+
+
+def test_what_an_hpa_scales_is_not_ebbtides_doing() -> None:
+    tally, one = Tally(), pod("a", engine())
+    (service,) = seen(T0 + 100, one).services
+    (owned,) = service.variants
+    rival = msgspec.structs.replace(owned.target, rivals=("HorizontalPodAutoscaler chat",))
+    shown = msgspec.structs.replace(service, variants=(msgspec.structs.replace(owned, target=rival),))
+    tally.count(msgspec.structs.replace(seen(T0 + 100), services=(shown,)), held(one), T0 + 90)
+    row = only(tally, SERVICE)
+    assert (row.watched_s, row.acting_s) == (10, 0)
 
 
 def test_nothing_is_recommended_where_one_variants_size_is_not_known() -> None:

@@ -1,7 +1,10 @@
 """The command line: commands load late, errors are one line, and every setting is an option of `operator`."""
 
+import os
+import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +16,8 @@ from ebbtide.cli import main as cli_main
 from ebbtide.cli.main import cli, main
 from ebbtide.controller.settings import settings_names
 from ebbtide.errors import ConfigurationError
+from ebbtide.ledger.store import Ledger
+from ebbtide.sandbox.binaries import default_cache
 
 
 @dataclass(frozen=True)
@@ -111,3 +116,33 @@ def test_options_reach_the_settings_and_a_switch_can_be_turned_off(monkeypatch):
 def test_the_plugin_calls_itself_what_the_user_typed(monkeypatch, called_as, name):
     monkeypatch.setattr(sys, "argv", [called_as])
     assert cli_main.program_name() == name
+
+
+def test_kubectl_finds_the_plugin_and_reports_cost(tmp_path):
+    """As kubectl runs it: the executable `kubectl-ebbtide` on PATH, made from what pyproject.toml names."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    module, _, function = project["scripts"]["kubectl-ebbtide"].partition(":")
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.write(ledger.lead(1_768_478_400), 1_768_478_400, [])
+    ledger.close()
+    plugin = tmp_path / "kubectl-ebbtide"
+    plugin.write_text(f"#!{sys.executable}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n")
+    plugin.chmod(0o755)
+    found = [shutil.which("kubectl"), *map(str, default_cache().glob("kubernetes-*/kubectl"))]
+    kubectl = next((path for path in found if path is not None), None)
+    called = ["kubectl-ebbtide"] if kubectl is None else [kubectl, "ebbtide"]
+    path = os.pathsep.join((str(tmp_path), os.environ.get("PATH", "")))
+    environment = os.environ | {"PATH": path, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    def run_plugin(*arguments):
+        command = ["/usr/bin/env", *called, "cost", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    path_of = ["--ledger", str(tmp_path / "ledger.sqlite")]
+    done = run_plugin(*path_of, "--period", "2026-01", "-o", "csv")
+    assert (done.returncode, done.stdout.splitlines()) == (
+        0,
+        ["service,currency,cost,gpu_hours,unknown_gpu_hours,estimated_gpu_hours"],
+    ), done.stderr
+    wrong = run_plugin(*path_of, "--by", "colour")
+    assert wrong.returncode == 2 and "Usage: kubectl ebbtide cost" in wrong.stderr

@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 from ebbtide.cli import cost as module
 from ebbtide.cli.main import cli
 from ebbtide.ledger.store import Ledger
-from ebbtide.model.money import LabelsRecord, Lifetime, Payer, PolicyRecord, PriceRecord, UsageRow
-from ebbtide.model.spec import Billing, Price, Tariff
+from ebbtide.model.money import LabelsRecord, Lifetime, OfferRecord, Payer, PolicyRecord, PriceRecord, UsageRow
+from ebbtide.model.spec import Alternative, Billing, OnPrem, Price, Tariff
 
 NOW_S = 1_768_478_400  # 15 January 2026, 12:00 UTC
 DAY_S = 86_400
@@ -97,6 +97,13 @@ def test_the_table_has_a_total(ledger: Path) -> None:
         (("--time-zone", "Mars/Base"), '"Mars/Base" is no time zone'),
         (("--tokens", "--savings"), "ask for one at a time"),
         (("--savings", "--by", "team"), '"team" is not allowed with --savings'),
+        (("--alternative", "--tokens"), "ask for one at a time"),
+        (("--alternative", "--by", "team"), '"team" is not allowed with --alternative: service or pool is'),
+        (("--api", "0.50,2.00,USD"), "--api: it says what --alternative compares with"),
+        (("--alternative", "--api", "0.50,2.00"), '--api: "0.50,2.00" is not allowed: write IN,OUT,CURRENCY'),
+        (("--alternative", "--api", "0.50,0,USD"), "prices above 0"),
+        (("--alternative", "--api", "0.50,NaN,USD"), "prices above 0"),
+        (("--alternative", "--api", "0.50,2.00,dollars"), "such as 0.50,2.00,USD"),
         (("--focus", "-", "--account", " "), '--account: " " is not allowed'),
     ],
 )
@@ -186,7 +193,115 @@ def test_savings_of_watched_time_against_last_weeks_fleet(busy: Path) -> None:
     assert (chat["realised_saving"], chat["potential_saving"]) == ("0.000000", ""), "4 GPUs ran all the time"
     notes = " ".join(json.loads(found.output)["notes"])
     assert "HPA" in notes and "What nobody watched is in neither" in notes and "96.00 USD" in notes
-    assert "ml/chat" in ask(busy, "--savings", "--period", "today").output
+    table = ask(busy, "--savings", "--period", "today").output
+    assert "ml/chat" in table and "static, 4" in table
+
+
+def test_savings_against_an_hpa_are_of_the_time_in_which_it_was_played_along(busy: Path) -> None:
+    made, today = Ledger(busy), NOW_S - 12 * 3600
+    service = Payer("", "ml", "chat", "", "llama", "search")
+    played = [
+        UsageRow(today, CHAT, ran_gpu_s=4 * 3600, hpa_gpu_s=6 * 3600),
+        UsageRow(today, service, watched_s=3600, acting_s=3600, compared_s=3600),
+    ]
+    made.write(made.lead(NOW_S), NOW_S, [], usage=played)
+    made.close()
+    found = json.loads(ask(busy, "--savings", "--period", "today", "-o", "json").output)
+    (chat,) = found["savings"]
+    assert (chat["hpa_hours"], chat["hpa_cost"], chat["beside_hpa_cost"]) == ("1.000000", "15.000000", "10.000000")
+    assert chat["hpa_saving"] == "5.000000"
+    assert any("70% of what a replica holds" in note and "It supposes" in note for note in found["notes"])
+    lines = ask(busy, "--savings", "--period", "today").output.splitlines()
+    (hpa,) = (line for line in lines if line.strip().startswith("HPA "))
+    assert hpa.split() == ["HPA", "1.0", "h", "15.00", "USD", "10.00", "USD", "5.00", "USD"]
+
+
+def test_where_no_hpa_was_played_along_nothing_is_said_of_one(busy: Path) -> None:
+    (chat,) = json.loads(ask(busy, "--savings", "--period", "today", "-o", "json").output)["savings"]
+    assert (chat["hpa_hours"], chat["hpa_cost"], chat["hpa_saving"]) == ("0.000000", "", "")
+
+
+API = Alternative("USD", Decimal("0.50"), Decimal("2.00"))
+
+
+def declare(path: Path, *records: OfferRecord) -> None:
+    made = Ledger(path)
+    made.write(made.lead(NOW_S), NOW_S, [], selections=records)
+    made.close()
+
+
+def test_build_or_buy_by_what_the_service_declared(busy: Path) -> None:
+    declare(busy, OfferRecord("ml/chat", NOW_S - 30 * DAY_S, API))
+    found = json.loads(ask(busy, "--alternative", "--period", "today", "-o", "json").output)
+    (chat,) = found["alternatives"]
+    assert (chat["service"], chat["hours"], chat["per_hour"]) == ("ml/chat", "10.000000", "10.000000"), "what was seen"
+    assert chat["api_per_hour"] == "2.000000", "20 million at 0.50 and 5 million at 2.00 in 10 hours"
+    assert (chat["tokens_per_day"], chat["break_even_tokens_per_day"]) == ("60000000", "300000000")
+    assert (chat["utilisation"], chat["break_even_utilisation"]) == ("0.250000", "1.250000")
+    assert chat["pay_back_days"] == "" and "not even full they are cheaper" in chat["message"]
+    assert any("1 of 2 services declared no spec.alternative" in note for note in found["notes"])
+
+
+def test_build_or_buy_against_prices_that_are_given(busy: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(
+        ask(busy, "--alternative", "--api", "5,20,USD", "--period", "today", "-o", "csv").stdout)))  # fmt: skip
+    chat, code = rows
+    assert (chat["api_per_hour"], chat["break_even_utilisation"]) == ("20.000000", "0.125000")
+    assert (code["service"], code["tokens_per_day"]) == ("ml/code", "") and "No tokens were seen" in code["message"]
+    table = ask(busy, "--alternative", "--api", "5,20,USD", "--period", "today").output
+    assert "20.00 USD" in table and "30.00" in table and "12%" in table and "as --api says" in table
+
+
+def test_build_or_buy_of_a_time_before_it_was_declared(busy: Path) -> None:
+    declare(busy, OfferRecord("ml/chat", NOW_S - 30, API), OfferRecord("ml/code", NOW_S - 3 * DAY_S, API),
+            OfferRecord("ml/code", NOW_S - 2 * DAY_S))  # fmt: skip
+    found = ask(busy, "--alternative", "--period", "yesterday")
+    assert (found.exit_code, "No service is compared in that time" in found.output) == (0, True), found.output
+
+
+def test_build_or_buy_in_other_money_says_so(busy: Path) -> None:
+    found = json.loads(ask(busy, "--alternative", "--api", "1,2,EUR", "--period", "today", "-o", "json").output)
+    chat = found["alternatives"][0]
+    assert (chat["currency"], chat["api_per_hour"], chat["break_even_tokens_per_day"]) == ("USD", "", "")
+    assert "paid in USD, which cannot be compared" in chat["message"]
+
+
+@pytest.fixture
+def bought(busy: Path) -> Path:
+    """Twelve hours of 4 GPUs that were bought, and of 4 that stood idle beside them: 0.20 USD of electricity each."""
+    made, today, own = Ledger(busy), NOW_S - 12 * 3600, Payer("own", "ml", "chat", "own", "llama", "search")
+    terms = OnPrem(Decimal(30_000), Decimal(4), Decimal(1000), Decimal(1), Tariff(Decimal("0.20")))
+    usage = [UsageRow(today + hour * 3600, own, 4_000_000, 1_000_000, 14_400) for hour in range(12)]
+    lives = [
+        Lifetime("o", own, 4, today, NOW_S, node="on"),
+        Lifetime("on", Payer("own"), 8, today, NOW_S, is_node=True),
+    ]
+    price = PriceRecord("own", 0, Price("USD", on_prem=terms), Billing.NODE)
+    made.write(made.lead(NOW_S), NOW_S, lives, [price], usage=usage)
+    made.close()
+    return busy
+
+
+def test_when_a_pool_that_was_bought_is_paid_back(bought: Path) -> None:
+    arguments = ("--alternative", "--by", "pool", "--api", "0.50,2.00,USD", "--period", "today")
+    found = json.loads(ask(bought, *arguments, "-o", "json").output)
+    (own,) = found["pools"]
+    assert (own["pool"], own["gpu_hours"], own["idle_gpu_hours"]) == ("own", "96.000000", "48.000000")
+    assert (own["capital_per_gpu"], own["api_cost"]) == ("30000.000000", "48.000000")
+    assert Decimal(own["running_cost"]) == pytest.approx(Decimal("19.20"), rel=Decimal("1e-5"))
+    assert own["pay_back_days"] == "4167", "240,000 for 2.40 an hour"
+    assert "4,167 days" in ask(bought, *arguments).output
+    never = ask(bought, "--alternative", "--by", "pool", "--api", "0.01,0.01,USD", "--period", "today")
+    assert "not at this pace" in never.output
+
+
+def test_what_a_service_has_on_bought_gpus_is_paid_back_by_the_work_that_they_do(bought: Path) -> None:
+    found = json.loads(ask(bought, "--alternative", "--api", "0.50,2.00,USD", "--period", "today", "-o", "json").output)
+    chat = found["alternatives"][0]
+    assert chat["service"] == "ml/chat"
+    hours = Decimal(chat["hours"])
+    assert 10 < hours < 12, "of 96 GPU-hours of both pools 88 were seen"
+    assert chat["pay_back_days"] == "1562", "120,000 for 48 less 9.60 in 12 hours: its own GPUs alone"
 
 
 def test_savings_before_anything_was_watched(busy: Path) -> None:

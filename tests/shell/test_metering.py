@@ -22,7 +22,7 @@ from ebbtide.model.snapshot import (
     Snapshot,
     Unreadable,
 )
-from ebbtide.model.spec import Billing, PolicySpec, PoolSpec, Price, Tariff
+from ebbtide.model.spec import Alternative, Billing, PolicySpec, PoolSpec, Price, Tariff
 from ebbtide.money.lifetimes import Holding
 from ebbtide.money.selections import payers
 from ebbtide.money.totals import totals
@@ -240,10 +240,10 @@ async def test_tokens_are_written_with_the_plan_and_what_an_input_token_weighs(w
     metering = Metering(where, Metrics())
     memory = Memory(services=(ServiceMemory("team/chat", ForecastMemory(prompt_weight=0.25)),))
     for second in range(0, 61, 10):
-        await metering.count(serving(second), bound(), world.plan(), memory)
+        await metering.count(serving(second), bound(), world.plan(world.service_plan(load=0.9375)), memory)
     found = used(where)
     assert (found.weighed_tokens, found.weighed_work) == (6000, 1500)
-    assert (found.rated_gpu_s, found.used_gpu_s) == (240, 225), "9 requests/s of 4 x 2.4"
+    assert (found.rated_gpu_s, found.used_gpu_s) == (240, 225), "15 sixteenths of 240"
 
 
 async def test_who_takes_over_within_the_window_leaves_no_gap(where: Path) -> None:
@@ -373,3 +373,20 @@ async def test_what_the_ledger_knows_no_price_of_is_told_beside_what_it_knows(wh
 
 def unpriced(item: PoolState) -> PoolSpec:
     return msgspec.structs.replace(item.spec, price=None)
+
+
+async def test_what_services_declare_is_recorded_when_it_changes_and_taken_up_by_the_next_leader(where: Path) -> None:
+    def declaring(second: int, price: str | None) -> Snapshot:
+        offer = None if price is None else Alternative("USD", Decimal(price), Decimal("2.00"))
+        spec = world.service_spec(alternative=offer)
+        return msgspec.structs.replace(at(second), services=(world.service_state(spec, world.variant_state()),))
+
+    metering = Metering(where, Metrics())
+    for second, price in ((0, None), (10, "0.50"), (20, "0.50"), (30, "0.60")):
+        await metering.count(declaring(second, price), seen())
+    await Metering(where, Metrics()).count(declaring(40, "0.60"), seen())
+    await Metering(where, Metrics()).count(declaring(50, None), seen())
+    found = [
+        (record.from_s - T0, record.offer and str(record.offer.per_million_input)) for record in Ledger(where).offers()
+    ]
+    assert found == [(10, "0.50"), (30, "0.60"), (50, None)]

@@ -51,7 +51,7 @@ def of_totals(found: Sequence[Total], whole: Sequence[Total], by: Sequence[str],
     fields, shown = [], []
     for total in found:
         hours = (total.gpu_hours, total.unknown_gpu_hours, total.estimated_gpu_hours)
-        fields.append(_row(names, *total.key, total.currency, *map(_digits, (total.cost, *hours))))
+        fields.append(of_fields(names, *total.key, total.currency, *map(digits, (total.cost, *hours))))
         amount = f"{total.cost:,.2f} {total.currency}" if total.currency else "unknown"
         shown.append([*total.key, amount, *(f"{each:,.2f}" if each else "" for each in hours)])
     last = [_whole(by, each.cost, each.currency, 3) for each in whole if each.currency]
@@ -68,7 +68,7 @@ def of_units(found: Sequence[Unit], whole: Sequence[Unit], by: Sequence[str], no
     for unit in found:
         prices = (*_prices(unit.allocation), *_prices(unit.usage))
         numbers = (str(unit.input_tokens), str(unit.output_tokens), *map(_maybe, (*prices, unit.idle, unit.coverage)))
-        fields.append(_row(names, *unit.key, unit.currency, _digits(unit.cost), *numbers))
+        fields.append(of_fields(names, *unit.key, unit.currency, digits(unit.cost), *numbers))
     headers = (*by, "cost", "M in", "M out", "allocation in / out", "usage in / out", "idle", "seen")
     last = [["all services", *[""] * (len(by) - 1), *_unit(each)] for each in whole if each.currency]
     said = (
@@ -81,7 +81,7 @@ def of_units(found: Sequence[Unit], whole: Sequence[Unit], by: Sequence[str], no
 
 
 def of_savings(found: Sequence[Saving], notes: Sequence[str]) -> Report:
-    """What was saved, and what could be."""
+    """What was saved, against each baseline, and what could be."""
     names = (
         "service",
         "currency",
@@ -91,35 +91,39 @@ def of_savings(found: Sequence[Saving], notes: Sequence[str]) -> Report:
         "realised_baseline_cost",
         "realised_cost",
         "realised_saving",
+        "hpa_hours",
+        "hpa_cost",
+        "beside_hpa_cost",
+        "hpa_saving",
         "potential_gpu_hours",
         "potential_saving",
     )
     fields, shown = [], []
     for each in found:
-        realised, potential = each.realised, each.potential
-        money = (each.baseline_cost, each.cost, realised)
+        money = (each.baseline_cost, each.cost, each.realised)
+        beside_hpa = (each.hpa_cost, each.beside_hpa, each.against_hpa)
         fields.append(
-            _row(
+            of_fields(
                 names,
                 each.service,
                 each.currency,
                 str(each.gpus),
-                _digits(each.watched_hours),
-                _digits(each.acting_hours),
+                digits(each.watched_hours),
+                digits(each.acting_hours),
                 *map(_maybe, money),
-                _digits(each.advised_hours),
-                _maybe(potential),
+                digits(each.hpa_hours),
+                *map(_maybe, beside_hpa),
+                digits(each.advised_hours),
+                _maybe(each.potential),
             )
         )
-        shown.append(
-            [
-                each.service,
-                str(each.gpus) if each.gpus else "none seen",
-                f"{each.acting_hours:,.1f} h",
-                *(_money(amount, each.currency) for amount in (*money, potential)),
-            ]
-        )
-    headers = ("service", "static GPUs", "in Auto", "static cost", "cost", "saved", "Recommend would save")
+        static = f"static, {each.gpus} GPUs" if each.gpus else "static, none seen"
+        shown.append([each.service, static, f"{each.acting_hours:,.1f} h", *_amounts(money, each.currency), ""])
+        shown.append(["", "HPA", f"{each.hpa_hours:,.1f} h", *_amounts(beside_hpa, each.currency), ""])
+        if each.advised_hours:
+            advised = f"{each.advised_hours:,.1f} GPU-h"
+            shown.append(["", "Recommend", advised, "", "", "", *_amounts((each.potential,), each.currency)])
+    headers = ("service", "against", "watched", "would cost", "did cost", "saved", "could save")
     return Report("savings", names, fields, headers, shown, (), tuple(notes), "No service was watched in that time.")
 
 
@@ -174,7 +178,8 @@ def _print(report: Report, span: Span) -> None:
         console.print(f"The ledger begins at {minute(span.since_s)} UTC: what ran before is not in it.")
 
 
-def _row(names: Sequence[str], *values: str) -> Cells:
+def of_fields(names: Sequence[str], *values: str) -> Cells:
+    """One row of JSON or CSV."""
     return dict(zip(names, values, strict=True))
 
 
@@ -200,12 +205,17 @@ def _prices(price: PerMillion) -> tuple[Decimal | None, ...]:
     return price.input, price.output, price.both
 
 
-def _digits(amount: Decimal) -> str:
+def digits(amount: Decimal) -> str:
+    """With six places, no exponent and no symbol."""
     return f"{amount.quantize(_PLACES):f}"
 
 
 def _maybe(amount: Decimal | None) -> str:
-    return "" if amount is None else _digits(amount)
+    return "" if amount is None else digits(amount)
+
+
+def _amounts(amounts: Sequence[Decimal | None], currency: str) -> list[str]:
+    return [_money(amount, currency) for amount in amounts]
 
 
 def _money(amount: Decimal | None, currency: str) -> str:

@@ -16,14 +16,23 @@ import msgspec
 from ebbtide.errors import ConflictError, EbbtideError, RetryableError
 from ebbtide.ledger.store import Ledger
 from ebbtide.model.memory import Memory
-from ebbtide.model.money import HourRow, LabelsRecord, Lifetime, Listed, PolicyRecord, PriceRecord
+from ebbtide.model.money import (
+    HourRow,
+    LabelsRecord,
+    Lifetime,
+    Listed,
+    OfferRecord,
+    PolicyRecord,
+    PriceRecord,
+    Selection,
+)
 from ebbtide.model.plan import Plan
 from ebbtide.model.snapshot import POLICY_KIND, PoolState, Snapshot
 from ebbtide.model.spec import PolicySpec
 from ebbtide.money.accounts import Key, Labels, pays
 from ebbtide.money.bill import HOUR_S
 from ebbtide.money.lifetimes import Holding, advance
-from ebbtide.money.selections import changes
+from ebbtide.money.selections import changes, new_offers
 from ebbtide.money.usage import Tally
 from ebbtide.observe.holdings import Held
 from ebbtide.record.metrics import Metrics
@@ -53,7 +62,8 @@ class Metering:
         self._usage_s = 0
         self._policies: dict[str, PolicyRecord] = {}
         self._labels: dict[str, LabelsRecord] = {}
-        self._selections: list[PolicyRecord | LabelsRecord] = []  # not written yet
+        self._offers: dict[str, OfferRecord] = {}
+        self._selections: list[Selection] = []  # not written yet
 
     def begin_to_lead(self) -> None:
         """Start from what the ledger says: another may have written it since."""
@@ -200,6 +210,7 @@ class Metering:
         self._tally = Tally(ledger.usage(self._usage_s // HOUR_S * HOUR_S, self._usage_s + HOUR_S))
         self._policies = {record.name: record for record in ledger.policies()}
         self._labels = {record.service: record for record in ledger.labels()}
+        self._offers = {record.service: record for record in ledger.offers()}
         self._selections = []
 
     def _note_usage(
@@ -210,7 +221,7 @@ class Metering:
         self._tallied_s = max(self._tallied_s, math.floor(snapshot.taken_at))
 
     def _note_selections(self, snapshot: Snapshot) -> None:
-        """Records of policies and labels that are other than before; one that cannot be read stays as it was."""
+        """Records of policies, labels and offers that are other than before; what cannot be read stays as it was."""
         unread = {item.key for item in snapshot.unreadable if item.kind == POLICY_KIND}
         labels = {service.spec.key: service.spec.labels for service in snapshot.services}
         specs = [policy.spec for policy in snapshot.policies]
@@ -221,6 +232,9 @@ class Metering:
             else:
                 self._labels[record.service] = record
             self._selections.append(record)
+        for offer in list(new_offers(self._offers, (service.spec for service in snapshot.services), at_s)):
+            self._offers[offer.service] = offer
+            self._selections.append(offer)
 
     def _since(self, holding: Holding) -> Holding:
         """From when the ledger began: nobody knows who held what before."""

@@ -27,7 +27,7 @@ from ebbtide.model.spec import Alternative, Spec
 
 _DAY_H, _DAY_S, _MILLION = 24, 86_400, Decimal(1_000_000)
 _MOST_TOKENS = 1e15  # a day: beyond any service, and within what an integer of JSON holds
-_LONGEST_DAYS = 36_525  # a hundred years: nobody waits for longer
+LONGEST_DAYS = 36_525  # a hundred years: nobody waits for longer
 _PLACES = Decimal("0.000001")
 
 
@@ -67,7 +67,14 @@ def beside(draft: Draft, cost: ServiceCost | None, cycle: Cycle) -> AlternativeP
     return compare(offer, operation)
 
 
-def over(hours: float, cost: Decimal, currency: str, tokens: tuple[int, int], idle: Decimal | None) -> Operation | None:
+def over(
+    hours: float,
+    cost: Decimal,
+    currency: str,
+    tokens: tuple[int, int],
+    idle: Decimal | None,
+    owned: Owned | None = None,
+) -> Operation | None:
     """A service as it was run for so many hours: what it cost, its input and output tokens, and the idle share 0..1.
 
     For reports of a day or a month, of which cost and tokens are of the same time. None: no tokens came, so nobody
@@ -78,7 +85,8 @@ def over(hours: float, cost: Decimal, currency: str, tokens: tuple[int, int], id
         return None
     a_day = (came + made) / hours * _DAY_H
     used = None if idle is None else float(1 - idle)
-    return Operation(cost / exact(hours), currency, float(came), float(made), a_day, a_day / used if used else None)
+    full = a_day / used if used else None
+    return Operation(cost / exact(hours), currency, float(came), float(made), a_day, full, owned)
 
 
 def compare(offer: Alternative, here: Operation) -> AlternativePlan:
@@ -163,7 +171,7 @@ def _paid_back_days(owned: Owned, charged: Decimal) -> float | None:
     if saved <= 0:
         return None
     days = float(owned.capital / saved / _DAY_H)
-    return days if days <= _LONGEST_DAYS else None
+    return days if days <= LONGEST_DAYS else None
 
 
 def _per(offer: Alternative) -> str:

@@ -56,7 +56,8 @@ def cost(draft: Draft, cycle: Cycle) -> ServiceCost | None:
     view = draft.demand
     if not measured(draft, cycle):
         return ServiceCost(per_hour, currency)
-    used = _used(draft, per_hour)
+    share = load(draft, cycle)
+    used = None if share is None else _used(draft, per_hour, share)
     return ServiceCost(
         per_hour,
         currency,
@@ -70,6 +71,16 @@ def measured(draft: Draft, cycle: Cycle) -> bool:
     """Whether all pods' tokens a second are known as they are now: of part of them, no price is right."""
     fresh = draft.demand.quality in ("fresh", "young")
     return fresh and not cycle.unwatched and windows_are_full(draft, cycle)
+
+
+def load(draft: Draft, cycle: Cycle) -> float | None:
+    """How much of what the replicas that serve carry is asked of them, 0..1; None: not known of all of them.
+
+    The one number behind the idle share of status and that of the ledger: both take replicas that serve for used so
+    far, and all else that is paid for, such as a replica that starts or drains, for idle.
+    """
+    capacity = carried(draft) if measured(draft, cycle) else None
+    return None if capacity is None else min(1.0, max(0.0, draft.demand.work) / capacity)
 
 
 def token_prices(per_hour: Decimal, prompted: float, generated: float, weight: float) -> TokenPrices:
@@ -100,11 +111,9 @@ def carried(draft: Draft) -> float | None:
     return total or None
 
 
-def _used(draft: Draft, per_hour: Decimal) -> Decimal | None:
+def _used(draft: Draft, per_hour: Decimal, load: float) -> Decimal | None:
     """Of `per_hour`, what the replicas that serve cost times how much of what they carry is asked of them."""
-    capacity, money = carried(draft), Decimal(0)
-    if capacity is None:
-        return None
+    money = Decimal(0)
     for variant in draft.variants:
         replicas = serving(variant)
         if not replicas:
@@ -112,7 +121,6 @@ def _used(draft: Draft, per_hour: Decimal) -> Decimal | None:
         if variant.pool is None or variant.pool.state.price_per_gpu_hour is None or not variant.gpus:
             return None
         money += replicas * variant.gpus * variant.pool.state.price_per_gpu_hour
-    load = min(1.0, max(0.0, draft.demand.work) / capacity)
     return min(per_hour, money * exact(load)).quantize(_PLACES)
 
 

@@ -244,6 +244,7 @@ def _service_plan(draft: Draft, cycle: Cycle) -> ServicePlan:
         spend_per_hour=spend,
         currency=currency,
         cost=cost,
+        load=economics.load(draft, cycle),
         alternative=alternative.beside(draft, cost, cycle),
     )
 

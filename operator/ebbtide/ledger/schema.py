@@ -3,8 +3,8 @@
 from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Integer, MetaData, String, Table, Text
 
 # 1: until 0.1. 2: tables `usage`, `policy` and `labels`; a ledger of version 1 gets them empty, and nothing is made up
-# for the time before.
-VERSION = 2
+# for the time before. 3: the last columns of `usage`, which count nothing of the time before, and table `offer`.
+VERSION = 3
 
 # the counts of model.money.UsageRow, in its order
 USAGE = (
@@ -19,7 +19,11 @@ USAGE = (
     "acting_s",
     "held_gpu_s",
     "advised_gpu_s",
+    "compared_s",
+    "ran_gpu_s",
+    "hpa_gpu_s",
 )
+USAGE_OF_2 = USAGE[:11]  # what version 2 has of them
 
 metadata = MetaData()
 # version, epoch of the leader, watermark, how far hours are rolled up and usage is written
@@ -66,7 +70,7 @@ usage = Table(
     metadata,
     Column("hour_s", BigInteger, primary_key=True, autoincrement=False),
     Column("payer_id", ForeignKey("payer.id"), primary_key=True),
-    *(Column(name, BigInteger, nullable=False) for name in USAGE),
+    *(Column(name, BigInteger, nullable=False, server_default="0") for name in USAGE),
 )
 policy = Table(
     "policy",
@@ -77,6 +81,13 @@ policy = Table(
 )
 labels = Table(
     "labels",
+    metadata,
+    Column("service", String(320), primary_key=True),
+    Column("from_s", BigInteger, primary_key=True, autoincrement=False),
+    Column("body", Text, nullable=False),
+)
+offer = Table(
+    "offer",
     metadata,
     Column("service", String(320), primary_key=True),
     Column("from_s", BigInteger, primary_key=True, autoincrement=False),

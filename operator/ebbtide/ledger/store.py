@@ -22,7 +22,17 @@ from sqlalchemy.engine import URL, make_url
 from ebbtide.aside import move_aside
 from ebbtide.errors import ConfigurationError, ConflictError, RetryableError
 from ebbtide.ledger import schema
-from ebbtide.model.money import HourRow, LabelsRecord, Lifetime, Payer, PolicyRecord, PriceRecord, UsageRow
+from ebbtide.model.money import (
+    HourRow,
+    LabelsRecord,
+    Lifetime,
+    OfferRecord,
+    Payer,
+    PolicyRecord,
+    PriceRecord,
+    Selection,
+    UsageRow,
+)
 from ebbtide.money.bill import HOUR_S, hours
 
 FILE = "ledger.sqlite"  # in the operator's data folder, where no URL is given
@@ -118,7 +128,7 @@ class Ledger:
     def policies(self) -> tuple[PolicyRecord, ...]:
         """Every policy record, sorted by name and time."""
         with self._transaction(reads=True) as connection:
-            if not self._has_usage(connection):
+            if self._version(connection) < 2:
                 return ()
             table = schema.policy.c
             rows = connection.execute(sa.select(table.body).order_by(table.name, table.from_s))
@@ -127,11 +137,20 @@ class Ledger:
     def labels(self) -> tuple[LabelsRecord, ...]:
         """Every record of services' labels, sorted by service and time."""
         with self._transaction(reads=True) as connection:
-            if not self._has_usage(connection):
+            if self._version(connection) < 2:
                 return ()
             table = schema.labels.c
             rows = connection.execute(sa.select(table.body).order_by(table.service, table.from_s))
             return tuple(msgspec.json.decode(row.body, type=LabelsRecord) for row in rows)
+
+    def offers(self) -> tuple[OfferRecord, ...]:
+        """Every record of what services say that an API would charge, sorted by service and time."""
+        with self._transaction(reads=True) as connection:
+            if self._version(connection) < 3:
+                return ()
+            table = schema.offer.c
+            rows = connection.execute(sa.select(table.body).order_by(table.service, table.from_s))
+            return tuple(msgspec.json.decode(row.body, type=OfferRecord) for row in rows)
 
     @property
     def usage_s(self) -> int:
@@ -142,10 +161,11 @@ class Ledger:
     def usage(self, from_s: int, to_s: int) -> tuple[UsageRow, ...]:
         """Usage of the hours that begin in [from_s, to_s), sorted."""
         with self._transaction(reads=True) as connection:
-            if not self._has_usage(connection):
+            if self._version(connection) < 2:
                 return ()
             within = (schema.usage.c.hour_s >= from_s) & (schema.usage.c.hour_s < to_s)
-            counts = [schema.usage.c[name] for name in schema.USAGE]
+            known = schema.USAGE if self._version(connection) >= 3 else schema.USAGE_OF_2
+            counts = [schema.usage.c[name] for name in known]
             query = sa.select(schema.usage.c.hour_s, schema.payer.c.body, *counts).join(schema.payer).where(within)
             # by position: a month of 200 services are 300,000 rows, and names cost more than all the rest
             rows = [
@@ -161,14 +181,14 @@ class Ledger:
         changed: Iterable[Lifetime],
         records: Iterable[PriceRecord] = (),
         *,
-        selections: Iterable[PolicyRecord | LabelsRecord] = (),
+        selections: Iterable[Selection] = (),
         usage: Iterable[UsageRow] | None = None,
     ) -> None:
         """What began, ended or was priced since the last call, as of `at_s`, in one transaction.
 
-        `selections` are new records of what policies select. `usage`: rows as they are by now, whole; None: those that
-        there are stay the last word up to when they were written. Raises ConflictError where another leader has begun
-        an epoch since.
+        `selections` are new records of what policies select and of what services declare. `usage`: rows as they are by
+        now, whole; None: those that there are stay the last word up to when they were written. Raises ConflictError
+        where another leader has begun an epoch since.
         """
         with self._transaction() as connection:
             self._check(connection, epoch)
@@ -310,9 +330,9 @@ class Ledger:
                 f"{schema.VERSION}. Run that release, or name another database"
             )
 
-    def _has_usage(self, connection: sa.Connection) -> bool:
-        """A ledger that only an older Ebbtide has written yet has no such tables, and who reads makes none."""
-        return int(_get(connection, "version") or schema.VERSION) >= 2
+    def _version(self, connection: sa.Connection) -> int:
+        """A ledger that only an older Ebbtide has written yet lacks tables and columns, and who reads makes none."""
+        return int(_get(connection, "version") or schema.VERSION)
 
     def _opened(self) -> sa.Engine:
         if self._url.get_backend_name() == "sqlite" and self._url.database:
@@ -330,6 +350,9 @@ class Ledger:
             if _get(connection, "epoch") is None:
                 _put(connection, "epoch", "0")
             # version 1 had fewer tables, which `create_all` has made by now; what is in the others stays as it is
+            if _get(connection, "version", for_update=True) == "2":
+                for name in schema.USAGE[len(schema.USAGE_OF_2) :]:
+                    connection.exec_driver_sql(f"ALTER TABLE usage ADD COLUMN {name} BIGINT NOT NULL DEFAULT 0")
             _put(connection, "version", str(schema.VERSION))
         return engine
 
@@ -453,17 +476,19 @@ def _usage(row: UsageRow, ids: Mapping[Payer, int]) -> Row:
     }
 
 
-def _select(connection: sa.Connection, records: Iterable[PolicyRecord | LabelsRecord]) -> None:
-    of_policies: list[Row] = []
-    of_labels: list[Row] = []
+def _select(connection: sa.Connection, records: Iterable[Selection]) -> None:
+    tables: dict[type, tuple[sa.Table, str]] = {
+        PolicyRecord: (schema.policy, "name"),
+        LabelsRecord: (schema.labels, "service"),
+        OfferRecord: (schema.offer, "service"),
+    }
+    made: dict[type, list[Row]] = {kind: [] for kind in tables}
     for record in records:
+        key = record.name if isinstance(record, PolicyRecord) else record.service
         row = {"from_s": record.from_s, "body": msgspec.json.encode(record).decode()}
-        if isinstance(record, PolicyRecord):
-            of_policies.append({"name": record.name, **row})
-        else:
-            of_labels.append({"service": record.service, **row})
-    _replace(connection, schema.policy, ("name", "from_s"), of_policies)
-    _replace(connection, schema.labels, ("service", "from_s"), of_labels)
+        made[type(record)].append({tables[type(record)][1]: key, **row})
+    for kind, (table, name) in tables.items():
+        _replace(connection, table, (name, "from_s"), made[kind])
 
 
 def _lifetimes(connection: sa.Connection, which: sa.ColumnElement[bool]) -> list[Lifetime]:

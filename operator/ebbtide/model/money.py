@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 
-from ebbtide.model.spec import Billing, PolicyScope, PolicySpec, Price, Spec
+from ebbtide.model.spec import Alternative, Billing, PolicyScope, PolicySpec, Price, Spec
 
 
 class PriceStep(Spec, frozen=True):
@@ -117,6 +117,17 @@ class LabelsRecord(Spec, frozen=True):
     labels: tuple[tuple[str, str], ...] = ()
 
 
+class OfferRecord(Spec, frozen=True):
+    """What a service (namespace/name) says that an API would charge, from `from_s` (unix seconds) on; None: nothing."""
+
+    service: str
+    from_s: int
+    offer: Alternative | None = None
+
+
+Selection = PolicyRecord | LabelsRecord | OfferRecord  # what people declared, and since when
+
+
 class UsageRow(Spec, frozen=True, order=True):
     """What was seen of one payer's work in one hour (unix seconds of its beginning). What was not seen is in no count.
 
@@ -136,3 +147,6 @@ class UsageRow(Spec, frozen=True, order=True):
     acting_s: int = 0  # of a service: watched in mode Auto
     held_gpu_s: int = 0  # GPU-seconds while the service was in Recommend, and
     advised_gpu_s: int = 0  # those that were recommended for the same time
+    compared_s: int = 0  # of a service: in mode Auto, while it was known what an HPA would have run, and
+    ran_gpu_s: int = 0  # GPU-seconds held in that time, and
+    hpa_gpu_s: int = 0  # those that an HPA would have held (see money.hpa)

@@ -167,6 +167,7 @@ class ServicePlan(Spec, frozen=True):
     spend_per_hour: Decimal | None  # None: a price is unknown
     currency: str = ""
     cost: ServiceCost | None = None  # None: a price is unknown
+    load: float | None = None  # 0..1: of what its serving replicas carry, what is asked of them; None: not known
     alternative: AlternativePlan | None = None  # None: none is declared
     month: MonthCost | None = None  # None: not known; the ledger's, added when the plan is reported
 

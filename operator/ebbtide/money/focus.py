@@ -4,6 +4,9 @@ They are estimates and no invoice: `x_Estimate` says so in each row, and BilledC
 what invoices of the account say, and there are none. What the GPUs cost at the prices that pools declare is in
 ListCost, ContractedCost and EffectiveCost. Whoever has the cloud's own rows of the same nodes uses one of the two.
 
+GPUs of a pool are one SKU, and each price that the pool ever had is a SKU price of it: where unit prices are told, the
+specification wants both named. PricingCategory is left out: what a price rests on is the pool's to say, and no row's.
+
 An empty cell is null. Columns that FOCUS does not define begin with `x_`. Hours and months are half-open, in UTC.
 """
 
@@ -47,6 +50,10 @@ _MORE = (
     "ResourceId",
     "ResourceName",
     "ResourceType",
+    "SkuId",
+    "SkuMeter",
+    "SkuPriceDetails",
+    "SkuPriceId",
     "Tags",
 )
 _OWN = (
@@ -103,6 +110,9 @@ def cells(row: HourRow, account: str) -> dict[str, str]:
         "ResourceId": f"{account}/{resource}",
         "ResourceName": resource.rpartition("/")[2],
         "ResourceType": kind,
+        "SkuId": f"gpupools/{payer.pool}",
+        "SkuMeter": "GPU Time",
+        "SkuPriceId": f"gpupools/{payer.pool}/{price}-{row.currency}",
         "ServiceCategory": category,
         "ServiceName": name,
         "Tags": json.dumps({"team": payer.team}) if payer.team else "",

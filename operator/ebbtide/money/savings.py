@@ -1,4 +1,4 @@
-"""What was saved against a fleet that never scales, and what would be: two figures that are never added.
+"""What was saved against two baselines, and what would be: figures that are never added.
 
 The static fleet of a service is the most GPUs that it held at once, for ten minutes or longer, in the seven days before
 the reported time: whoever does not scale needs that for good. Ten minutes, because a rollout holds old and new pods
@@ -9,12 +9,15 @@ watched the service in mode Auto and of no other; what nobody watched is no savi
 the service was in Recommend, less what those would have cost that Ebbtide recommended for the same time: it supposes
 that demand would have been the same.
 
+The other baseline is what an HPA would have run (`money.hpa`, with its rule and limits), counted cycle by cycle: what
+that would have cost less what the GPUs that were held in the same time did cost, at the hour's mean price.
+
 Worked example: 8 GPUs at 2.50 USD were held at once last week. Today 4 were held for 24 hours, of which 18 were watched
 in Auto: 18 h x (8 - 4) x 2.50 = 180 USD are realised, and nothing is said of the other six hours.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import pairwise
 
@@ -33,7 +36,8 @@ class Saving(Spec, frozen=True):
 
     `gpus`: of the static fleet, 0: none was seen. `acting_hours`: watched in Auto with a static fleet and all prices
     known: `baseline_cost` and `cost` are of these. `advised_hours`: GPU-hours held in Recommend, of which `potential`
-    would have been saved.
+    would have been saved. `hpa_hours`: in Auto with what an HPA would have run known: `hpa_cost` and `beside_hpa` (what
+    was held in that time) are of these.
     """
 
     service: str
@@ -45,6 +49,14 @@ class Saving(Spec, frozen=True):
     cost: Decimal | None
     advised_hours: Decimal
     potential: Decimal | None
+    hpa_hours: Decimal = _NOTHING
+    hpa_cost: Decimal | None = None
+    beside_hpa: Decimal | None = None
+
+    @property
+    def against_hpa(self) -> Decimal | None:
+        """Negative: it cost more than an HPA would have."""
+        return None if self.hpa_cost is None or self.beside_hpa is None else self.hpa_cost - self.beside_hpa
 
     @property
     def realised(self) -> Decimal | None:
@@ -80,7 +92,8 @@ def savings(
             spent = _spent(costs.get((service, each.hour_s), ()), currency)
             if each.acting_s and wanted is not None and spent is not None:
                 baseline, cost, acting_s = baseline + wanted * share, cost + spent * share, acting_s + each.acting_s
-        potential, held_s = _potential(seen, prices, currency)
+        would_save, held_s = _potential(seen, prices, currency)
+        hpa_cost, beside_hpa, compared_s = _against_hpa(seen, prices, currency)
         found.append(
             Saving(
                 service,
@@ -91,7 +104,10 @@ def savings(
                 baseline if acting_s else None,
                 cost if acting_s else None,
                 Decimal(held_s) / _HOUR,
-                potential,
+                would_save,
+                Decimal(compared_s) / _HOUR,
+                hpa_cost if compared_s else None,
+                beside_hpa if compared_s else None,
             )
         )
     return tuple(found)
@@ -183,17 +199,37 @@ def _spent(rows: Iterable[HourRow], currency: str) -> Decimal | None:
 
 def _potential(seen: Sequence[UsageRow], prices: _Prices, currency: str) -> tuple[Decimal | None, int]:
     """(what would have been saved, of so many GPU-seconds)."""
-    by_hour: dict[int, list[UsageRow]] = defaultdict(list)
-    for each in seen:
-        if each.held_gpu_s or each.advised_gpu_s:
-            by_hour[each.hour_s].append(each)
     saved, held_s, known = _NOTHING, 0, False
-    for hour_s, rows in by_hour.items():
-        found = [(each, prices.get((each.payer.pool, hour_s))) for each in rows]
-        if any(price is None or price[1] != currency for _, price in found):
-            continue  # what would be cheaper elsewhere is not known where one of the two has no price
-        for each, price in found:
-            if price is not None:
-                saved += price[0] * (each.held_gpu_s - each.advised_gpu_s) / price[2]
-                held_s, known = held_s + each.held_gpu_s, True
+    for rows in _priced_hours([each for each in seen if each.held_gpu_s or each.advised_gpu_s], prices, currency):
+        for each, price, seconds in rows:
+            saved += price * (each.held_gpu_s - each.advised_gpu_s) / seconds
+            held_s, known = held_s + each.held_gpu_s, True
     return (saved if known else None), held_s
+
+
+def _against_hpa(seen: Sequence[UsageRow], prices: _Prices, currency: str) -> tuple[Decimal, Decimal, int]:
+    """(what an HPA's GPUs would have cost, what those did that were held, of so many seconds)."""
+    would, did, compared_s = _NOTHING, _NOTHING, 0
+    of_hour = {each.hour_s: each.compared_s for each in seen if each.compared_s}
+    for rows in _priced_hours([each for each in seen if each.ran_gpu_s or each.hpa_gpu_s], prices, currency):
+        for each, price, seconds in rows:
+            would, did = would + price * each.hpa_gpu_s / seconds, did + price * each.ran_gpu_s / seconds
+        compared_s += of_hour.get(rows[0][0].hour_s, 0)
+    return would, did, compared_s
+
+
+def _priced_hours(
+    rows: Iterable[UsageRow], prices: _Prices, currency: str
+) -> Iterator[list[tuple[UsageRow, Decimal, int]]]:
+    """By hour, with what a GPU cost for so many seconds.
+
+    Without hours in which one of the pools has no price in the currency: what would be cheaper there nobody knows.
+    """
+    by_hour: dict[int, list[UsageRow]] = defaultdict(list)
+    for each in rows:
+        by_hour[each.hour_s].append(each)
+    for hour_s, found in by_hour.items():
+        known = [(each, prices.get((each.payer.pool, hour_s))) for each in found]
+        priced = [(each, price[0], price[2]) for each, price in known if price is not None and price[1] == currency]
+        if len(priced) == len(known):
+            yield priced

@@ -1,5 +1,7 @@
 """Which policies pay for what, as the ledger keeps it: a report of last month uses what policies selected then.
 
+What services say that an API would charge is kept in the same way, so that a report needs no cluster.
+
 A report takes each policy as it last was in the reported time, and applies that to all of it. That is what the policy's
 own status does after an edit: it asks the ledger what all of its periods have cost by what it selects now.
 """
@@ -8,8 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import msgspec
 
-from ebbtide.model.money import LabelsRecord, Payer, PolicyRecord
-from ebbtide.model.spec import PolicySpec
+from ebbtide.model.money import LabelsRecord, OfferRecord, Payer, PolicyRecord
+from ebbtide.model.spec import Alternative, PolicySpec, ServiceSpec
 from ebbtide.money.accounts import Labels, pays
 
 Payers = Callable[[Payer], tuple[str, ...]]  # names of the policies that pay
@@ -71,3 +73,21 @@ def payers(
         return known[key]
 
     return specs, names
+
+
+def new_offers(known: Mapping[str, OfferRecord], services: Iterable[ServiceSpec], at_s: int) -> Iterator[OfferRecord]:
+    """Records of services whose alternative is another at `at_s` (unix seconds); one that is gone stays as it was."""
+    for spec in services:
+        before = known.get(spec.key)
+        if (before.offer if before is not None else None) != spec.alternative:
+            from_s = at_s if before is None else max(at_s, before.from_s + 1)
+            yield OfferRecord(spec.key, from_s, spec.alternative)
+
+
+def offers(records: Iterable[OfferRecord], to_s: float) -> dict[str, Alternative]:
+    """By service what it last declared before `to_s`; those that declared none are left out."""
+    last: dict[str, Alternative | None] = {}
+    for record in sorted(records, key=lambda record: record.from_s):
+        if record.from_s < to_s:
+            last[record.service] = record.offer
+    return {service: offer for service, offer in last.items() if offer is not None}

@@ -14,13 +14,15 @@ from dataclasses import astuple, dataclass
 
 from ebbtide.model.money import Payer, UsageRow
 from ebbtide.model.plan import Plan, ServicePlan, VariantPlan
-from ebbtide.model.snapshot import EngineReadings, PodPhase, ServiceState, Snapshot
+from ebbtide.model.snapshot import EngineReadings, PodPhase, ServiceState, Snapshot, VariantState
 from ebbtide.model.spec import Mode
+from ebbtide.money import hpa
 from ebbtide.money.bill import HOUR_S
 from ebbtide.money.lifetimes import Holding
 
 _MOST = 2**62  # what a database's integer holds, with room
 _SILENT = (PodPhase.STARTING, PodPhase.CRASH_LOOPING)  # they answer nobody: no tokens, known without asking
+_SERVING = (PodPhase.READY, PodPhase.INTERRUPTED)  # what is asked of a service is asked of these; others stand idle
 
 Key = tuple[int, Payer]
 
@@ -40,6 +42,9 @@ class _Counts:
     acting_s: float = 0.0
     held_gpu_s: float = 0.0
     advised_gpu_s: float = 0.0
+    compared_s: float = 0.0
+    ran_gpu_s: float = 0.0
+    hpa_gpu_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,7 @@ class Tally:
     def __init__(self, known: Iterable[UsageRow] = ()) -> None:
         self._rows = {(row.hour_s, row.payer): _counts(row) for row in known}
         self._changed: set[Key] = set()
+        self._hpas: dict[str, hpa.Autoscalers] = {}  # by service: what would have run beside what did
 
     def count(
         self,
@@ -88,10 +94,16 @@ class Tally:
         for service in snapshot.services:
             if complete:
                 self._watch(service, span)
+                self._compare(service, span, plans.get(service.spec.key))
             told = plans.get(service.spec.key)
-            self._work(service, span, _load(told), (weights or {}).get(service.spec.key, 0.0))
+            self._work(
+                service, span, told.load if told is not None else None, (weights or {}).get(service.spec.key, 0.0)
+            )
             if told is not None and service.spec.mode is Mode.RECOMMEND:
                 self._advise(service, span, told)
+        if complete:
+            shown = {service.spec.key for service in snapshot.services}
+            self._hpas = {key: found for key, found in self._hpas.items() if key in shown}
 
     def changed(self) -> tuple[UsageRow, ...]:
         """Rows that are other than when they were last written."""
@@ -110,7 +122,7 @@ class Tally:
         for hour_s, seconds in span.pieces():
             row = self._row(hour_s, _payer(service))
             row.watched_s += seconds
-            row.acting_s += seconds * (service.spec.mode is Mode.AUTO)
+            row.acting_s += seconds * hpa.scaled_here(service)
 
     def _work(self, service: ServiceState, span: _Span, load: float | None, weight: float) -> None:
         for variant in service.variants:
@@ -124,7 +136,7 @@ class Tally:
                 if tokens is None and pod.phase in _SILENT:
                     tokens = 0.0, 0.0
                 if tokens is not None:
-                    used = 0.0 if pod.phase in _SILENT else load
+                    used = load if pod.phase in _SERVING or load is None else 0.0
                     for hour_s, seconds in span.pieces(held.begin_s):
                         _add(self._row(hour_s, held.payer), held.gpus, seconds, tokens, used, weight)
 
@@ -133,21 +145,42 @@ class Tally:
 
         Nothing where it is not known of each variant: fewer of one may mean more of another.
         """
-        told = {item.name: item for item in plan.variants}
-        sizes = {spec.name: spec.gpus_per_replica for spec in service.spec.variants}
-        pools = {spec.name: spec.pool for spec in service.spec.variants}
-        gpus = {item.name: sizes.get(item.name) or item.target.gpus_per_replica or 0 for item in service.variants}
+        told, gpus = {item.name: item for item in plan.variants}, hpa.gpus(service)
         if not all(gpus[variant.name] and variant.name in told for variant in service.variants):
             return
         for variant in service.variants:
-            said = told[variant.name]
-            held = [span.holds[pod.uid] for pod in variant.pods if pod.uid in span.holds]
-            payer = held[0].payer if held else _payer(service, pools.get(variant.name, ""), variant.name)
+            payer, held = _held_by(service, variant, span)
             for hour_s, seconds in span.pieces():
-                self._row(hour_s, payer).advised_gpu_s += _replicas(said) * gpus[variant.name] * seconds
+                self._row(hour_s, payer).advised_gpu_s += _replicas(told[variant.name]) * gpus[variant.name] * seconds
             for item in held:
                 for hour_s, seconds in span.pieces(item.begin_s):
                     self._row(hour_s, item.payer).held_gpu_s += item.gpus * seconds
+
+    def _compare(self, service: ServiceState, span: _Span, plan: ServicePlan | None) -> None:
+        """What HPAs would have held beside what was held, of the time since the last cycle: nothing where it is not
+        known what they would have seen."""
+        key, gpus = service.spec.key, hpa.gpus(service)
+        seen = hpa.seen(service, plan, span.to_s)
+        if seen is None or not all(gpus.values()):
+            if not hpa.scaled_here(service):
+                self._hpas.pop(key, None)
+            return
+        scalers = self._hpas.get(key)
+        if scalers is None or not scalers.follows(span.to_s, seen):
+            self._hpas[key] = hpa.Autoscalers(span.to_s, seen)
+            return
+        replicas = scalers.replicas
+        for hour_s, seconds in span.pieces():
+            self._row(hour_s, _payer(service)).compared_s += seconds
+        for variant in service.variants:
+            payer, held = _held_by(service, variant, span)
+            would = replicas[variant.name] * gpus[variant.name]
+            for hour_s, seconds in span.pieces() if would else ():
+                self._row(hour_s, payer).hpa_gpu_s += would * seconds
+            for item in held:
+                for hour_s, seconds in span.pieces(item.begin_s):
+                    self._row(hour_s, item.payer).ran_gpu_s += item.gpus * seconds
+        scalers.see(span.to_s, seen)
 
     def _row(self, hour_s: int, payer: Payer) -> _Counts:
         """To be changed."""
@@ -181,6 +214,15 @@ def _replicas(plan: VariantPlan) -> int:
     return max(plan.wanted, plan.allowed)
 
 
+def _held_by(service: ServiceState, variant: VariantState, span: _Span) -> tuple[Payer, list[Holding]]:
+    """(who pays for more of the variant, what it holds)."""
+    held = [span.holds[pod.uid] for pod in variant.pods if pod.uid in span.holds]
+    if held:
+        return held[0].payer, held
+    pools = {spec.name: spec.pool for spec in service.spec.variants}
+    return _payer(service, pools.get(variant.name, ""), variant.name), held
+
+
 def _payer(service: ServiceState, pool: str = "", variant: str = "") -> Payer:
     spec = service.spec
     return Payer(pool, spec.namespace, spec.name, variant, spec.model_name, spec.team)
@@ -192,16 +234,3 @@ def _tokens(engine: EngineReadings | None) -> tuple[float, float] | None:
         return None
     came, made = engine.prompt_tokens.fresh, engine.generation_tokens.fresh
     return None if came is None or made is None else (max(0.0, came), max(0.0, made))
-
-
-def _load(plan: ServicePlan | None) -> float | None:
-    """How much of what its ready replicas carry inside the objectives is asked of them, 0..1; None: not known."""
-    if plan is None or plan.demand is None:
-        return None
-    carried = 0.0
-    for variant in plan.variants:
-        if variant.ready > 0:
-            if variant.capacity is None:
-                return None
-            carried += variant.ready * variant.capacity.requests_per_second
-    return min(1.0, max(0.0, plan.demand.requests_per_second) / carried) if carried > 0.0 else None
