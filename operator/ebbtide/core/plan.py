@@ -209,6 +209,8 @@ def _failed_plan(draft: Draft) -> ServicePlan:
                 allowed=variant.observed,
                 payable=None if variant.payable is None else max(variant.payable, variant.observed),
                 payable_because=variant.payable_because,
+                template_gpus=variant.state.target.template_gpus if variant.spec.engine is not None else None,
+                template_because=text,
             )
             for variant in draft.variants
         ),
@@ -259,6 +261,8 @@ def _variant_plan(variant: VariantDraft) -> VariantPlan:
         victims=victims.choose(variant, variant.observed - variant.count),
         payable=variant.payable,
         payable_because=variant.payable_because,
+        template_gpus=variant.template_gpus,
+        template_because=variant.template_because,
     )
 
 

@@ -91,6 +91,8 @@ class VariantPlan(Spec, frozen=True):
     victims: tuple[str, ...] = ()  # pods that should go first when this variant shrinks
     payable: int | None = None  # the most that every ceiling can pay; None: no policy pays for it
     payable_because: str = ""
+    template_gpus: int | None = None  # of an engine block: so many GPUs a replica its template may ask for; None: any
+    template_because: str = ""
 
 
 class ScaleAction(Spec, frozen=True):
