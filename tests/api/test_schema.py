@@ -96,7 +96,7 @@ _UNITS = (
     "as a duration",
     "millions (M) or billions (B)",
 )
-_NO_QUANTITY = ("port", "priority", "observedGeneration", "monthStartsOn", "services", "days")
+_NO_QUANTITY = ("port", "priority", "observedGeneration", "generation", "monthStartsOn", "services", "days")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -75,7 +75,7 @@ class Outside:
         self._call("remember")
         self.remembered.append(memory)
 
-    async def reconcile_workloads(self, snapshot: Snapshot) -> list[Result]:
+    async def reconcile_workloads(self, snapshot: Snapshot, plan: Plan) -> list[Result]:
         self._call("workloads")
         return []
 

@@ -204,6 +204,7 @@ async def test_a_service_with_its_pods_pool_and_last_write(tmp_path: Path) -> No
         generation=1,
         observed_generation=1,
         gpus_per_replica=4,
+        template_gpus=4,
         termination_grace_s=60.0,
     )
     assert only(snapshot).gateway_queue.quality is Quality.NOT_APPLICABLE

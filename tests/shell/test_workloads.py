@@ -31,6 +31,7 @@ from ebbtide.model.spec import EngineType, Mode, Toleration
 from ebbtide.observe.projections import Workload
 from ebbtide.observe.slim import Slim
 from ebbtide.observe.workloads import deployment_view
+from ebbtide.record.refusals import Refusals
 from tests import builders
 from tests.shell import world
 from tests.shell.fake_api import FakeApi, serving
@@ -337,6 +338,54 @@ async def test_a_change_of_the_declaration_is_tried_at_once_after_a_refusal(clie
     await workloads.reconcile(declared(image="bad"))
     [result] = await workloads.reconcile(declared(image="good"))
     assert result.outcome is Outcome.DONE
+
+
+@pytest.mark.parametrize(
+    ("story", "asked", "overlay", "present", "payable", "written"),
+    [
+        ("more than every ceiling can pay", 4, {}, 1, 2, False),
+        ("as many as they can pay", 4, {}, 1, 4, True),
+        ("fewer than now, with no money left", 2, {}, 4, 4, True),
+        ("an overlay that asks for more", 1, {"limits": {"nvidia.com/gpu": "8"}}, 1, 2, False),
+        ("an overlay that asks for more in words of its own", 1, {"requests": {"nvidia.com/gpu": 8}}, 1, 2, False),
+        ("another image, of as many", 4, {}, 4, 4, True),
+        ("no policy pays for it", 4, {}, 1, None, True),
+    ],
+)
+async def test_a_template_that_asks_for_more_gpus_is_written_once_every_ceiling_can_pay_it(
+    client: KubeClient,
+    api: FakeApi,
+    story: str,
+    asked: int,
+    overlay: dict[str, Any],
+    present: int,
+    payable: int | None,
+    written: bool,
+) -> None:
+    template = {"spec": {"containers": [{"name": "engine", "resources": overlay}]}}
+    block = world.engine(pod_template_json=msgspec.json.encode(template).decode())
+    variant = world.variant_spec(engine=block, gpus_per_replica=asked)
+    state = world.variant_state(target=world.target_state(template_gpus=present))
+    snapshot = world.snapshot(world.service_state(world.service_spec(variants=(variant,)), state))
+    words = "CostPolicy cap: 3.00 USD an hour now"
+    limited = world.variant_plan(template_gpus=payable, template_because=words)
+    found = world.condition("TargetResolved")
+    decided = world.plan(world.service_plan(variants=(limited,), conditions=(found,)))
+    workloads = Workloads(client, Time())
+    for _ in range(2):
+        results = {result.what: result for result in await workloads.reconcile(snapshot, decided)}
+        wrote = any(each.path.startswith(DEPLOYMENTS) for each in api.writes())
+        assert wrote is written, story
+        if not written:
+            assert results["deployment"].outcome is Outcome.REFUSED, "said as long as it stays so"
+            assert "a replica would hold" in results["deployment"].message and words in results["deployment"].message
+            (service,) = Refusals().added(decided, results.values()).services
+            (resolved,) = [item for item in service.conditions if item.type == "TargetResolved"]
+            assert (resolved.reason, "stays as it is" in resolved.message) == ("WriteRefused", True)
+    if not written:
+        paid = world.plan(world.service_plan(variants=(world.variant_plan(template_gpus=8),)))
+        await workloads.reconcile(snapshot, paid)
+        assert any(each.path.startswith(DEPLOYMENTS) for each in api.writes()), "once there is money"
 
 
 FOREIGN = ((Code.TARGET_FOREIGN.value, "variant h100: Deployment team/chat-h100 is not Ebbtide's"),)

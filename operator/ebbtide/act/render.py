@@ -78,6 +78,16 @@ def render_service(service: ServiceSpec) -> dict[str, Any] | None:
     return _stamped(body)
 
 
+def template_gpus(deployment: dict[str, Any], resource: str) -> int:
+    """GPUs that one pod of it asks for, in limits or requests; what is no number counts as none."""
+    total = 0
+    for container in deployment["spec"]["template"]["spec"].get("containers") or ():
+        resources = container.get("resources") or {}
+        asked = [(resources.get(kind) or {}).get(resource, 0) for kind in ("limits", "requests")]
+        total += max((int(str(each)) for each in asked if str(each).isdigit()), default=0)
+    return total
+
+
 def drain_seconds(engine: EngineSpec) -> int:
     """How long the engine may finish running requests after SIGTERM: its own flag where set, else the default."""
     declared = flag_value(engine.args, "--shutdown-timeout")

@@ -60,9 +60,9 @@ class Actuator:
         await self._marks.clear_survivors(snapshot, plan.actions, _hands_off(plan))
         return list(results)
 
-    async def reconcile_workloads(self, snapshot: Snapshot) -> list[ActResult]:
+    async def reconcile_workloads(self, snapshot: Snapshot, plan: Plan | None = None) -> list[ActResult]:
         """Creates or updates what Auto services declare in engine blocks. See `Workloads.reconcile`."""
-        return await self._workloads.reconcile(snapshot)
+        return await self._workloads.reconcile(snapshot, plan)
 
     async def _act(self, action: ScaleAction, service: ServiceState | None) -> ActResult:
         refusal, variant = _last_check(action, service)

@@ -13,10 +13,11 @@ from typing import Any
 import msgspec
 
 from ebbtide.act.ownership import FIELD_MANAGER, handover
-from ebbtide.act.render import RENDERED_HASH, render_deployment, render_service
+from ebbtide.act.render import RENDERED_HASH, render_deployment, render_service, template_gpus
 from ebbtide.act.result import ActResult, Outcome, classify
 from ebbtide.errors import ConflictError, NotFoundError
 from ebbtide.kube.client import KubeClient, resource_path
+from ebbtide.model.plan import Plan
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import ServiceState, Snapshot, VariantState
 from ebbtide.model.spec import Mode, PoolSpec, ServiceSpec
@@ -38,6 +39,7 @@ class _Wanted:
     variant: str
     body: dict[str, Any]
     uid: str = ""
+    refused: str = ""  # why it may not be written: no ceiling can pay what its template asks for
 
     @property
     def key(self) -> tuple[str, str]:
@@ -85,14 +87,18 @@ class Workloads:
         # key -> (what was rendered, the live object's uid, when to look again)
         self._seen: dict[tuple[str, str], tuple[str, str, float]] = {}
         self._rendered: dict[str, _Rendered] = {}  # by service
+        self._limits: dict[tuple[str, str], _Limit] = {}  # by service and variant
         self._open: dict[tuple[str, str], ActResult] = {}  # the last answer on what is not as declared
 
-    async def reconcile(self, snapshot: Snapshot) -> list[ActResult]:
+    async def reconcile(self, snapshot: Snapshot, plan: Plan | None = None) -> list[ActResult]:
         """One result for each object that was looked at; objects known to be right cost nothing. Never raises.
+
+        A template that asks for more GPUs than the present one, and than the plan says is payable, is not written.
 
         What could not be had and is not declared any more is answered once more, as unchanged.
         """
         pools = {pool.spec.name: pool.spec for pool in snapshot.pools}
+        self._limits = _limits(plan, snapshot)
         due: list[_Wanted] = []
         rendered: dict[str, _Rendered] = {}
         for service in snapshot.services:
@@ -116,7 +122,10 @@ class Workloads:
             return last
         wanted = list(_wanted_of(service, pools))
         objects = tuple((item.key, item.rendered, item.variant) for item in wanted)
-        due += [item for item, each in zip(wanted, objects, strict=True) if self._is_due(*each, uids)]
+        for item, each in zip(wanted, objects, strict=True):
+            if self._is_due(*each, uids):
+                pool = next((pools[v.pool] for v in spec.variants if v.name == item.variant and v.pool in pools), None)
+                due.append(replace(item, refused=_refusal(item, pool, self._limits.get((spec.key, item.variant)))))
         return _Rendered(inputs, objects)
 
     def _is_due(self, key: tuple[str, str], rendered: str, variant: str, uids: Mapping[str, str]) -> bool:
@@ -125,6 +134,10 @@ class Workloads:
         return before != rendered or self._now() >= look_at or bool(uid and now_uid and uid != now_uid)
 
     async def _ensure_safely(self, wanted: _Wanted) -> ActResult:
+        if wanted.refused:  # nothing is remembered: it is asked again in the next cycle
+            result = ActResult("deployment", wanted.service, wanted.variant, Outcome.REFUSED, wanted.refused)
+            self._open[wanted.key] = result
+            return result
         try:
             async with self._parallel:
                 outcome, message, uid = await self._ensure(wanted)
@@ -194,6 +207,41 @@ class Workloads:
                 raise
             return Outcome.FOREIGN, f"{wanted.named} not updated, other owners hold its fields: {error}", uid
         return Outcome.DONE, f"{wanted.named} updated", uid
+
+
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """GPUs a replica by the present template, the most that are payable, and what limits them."""
+
+    present: int
+    most: int
+    why: str
+
+
+def _limits(plan: Plan | None, snapshot: Snapshot) -> dict[tuple[str, str], _Limit]:
+    present = {
+        (service.spec.key, variant.name): variant.target.template_gpus
+        for service in snapshot.services
+        for variant in service.variants
+    }
+    found = {}
+    for service in () if plan is None else plan.services:
+        for variant in service.variants:
+            gpus = present.get((service.key, variant.name))
+            if gpus is not None and variant.template_gpus is not None:
+                found[service.key, variant.name] = _Limit(gpus, variant.template_gpus, variant.template_because)
+    return found
+
+
+def _refusal(wanted: _Wanted, pool: PoolSpec | None, limit: _Limit | None) -> str:
+    """Why its template asks for more than every ceiling can pay; empty: it does not."""
+    if limit is None or pool is None or wanted.body["kind"] != "Deployment":
+        return ""
+    asked = template_gpus(wanted.body, pool.resource)
+    if asked <= max(limit.present, limit.most):
+        return ""
+    move = f"a replica would hold {asked} GPUs in place of {limit.present}"
+    return f"{wanted.named} stays as it is: {move}, and {max(limit.present, limit.most)} are payable ({limit.why})"
 
 
 def _wanted_of(service: ServiceState, pools: Mapping[str, PoolSpec]) -> Iterator[_Wanted]:

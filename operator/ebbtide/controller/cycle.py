@@ -36,8 +36,8 @@ T = TypeVar("T")
 class Acting(Protocol):
     """The only way to targets."""
 
-    async def reconcile_workloads(self, snapshot: Snapshot) -> Sequence[Written]:
-        """Create and update what engine blocks declare."""
+    async def reconcile_workloads(self, snapshot: Snapshot, plan: Plan) -> Sequence[Written]:
+        """Create and update what engine blocks declare, as far as the plan says that it is payable."""
 
     async def apply(self, plan: Plan, snapshot: Snapshot) -> Sequence[Written]:
         """Carry out the plan's scale actions."""
@@ -124,7 +124,7 @@ async def _run(parts: Parts, steps: "_Steps", memory: Memory, now_s: float) -> M
 async def _act(parts: Parts, plan: Plan, snapshot: Snapshot) -> list[Written]:
     if not parts.leadership.may_write():
         raise NotLeadingError("the lease went while planning: nothing was written")
-    built = await parts.actuator.reconcile_workloads(snapshot)
+    built = await parts.actuator.reconcile_workloads(snapshot, plan)
     return [*built, *await parts.actuator.apply(plan, snapshot)]
 
 

@@ -305,9 +305,9 @@ class _Actuators:
     ) -> None:
         self._actuator, self._part, self._policies, self._say_lowered = actuator, part, policies, say_lowered
 
-    async def reconcile_workloads(self, snapshot: Snapshot) -> list[ActResult]:
+    async def reconcile_workloads(self, snapshot: Snapshot, decided: Plan) -> list[ActResult]:
         """Finalizers and engine blocks."""
-        return [*await self._part(snapshot), *await self._actuator.reconcile_workloads(snapshot)]
+        return [*await self._part(snapshot), *await self._actuator.reconcile_workloads(snapshot, decided)]
 
     async def apply(self, decided: Plan, snapshot: Snapshot) -> list[ActResult]:
         """Scale actions; raises once their money is reserved, decreases once statuses say that less is payable."""

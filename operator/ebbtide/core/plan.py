@@ -212,6 +212,8 @@ def _failed_plan(draft: Draft) -> ServicePlan:
                 payable=None if variant.payable is None else max(variant.payable, variant.observed),
                 payable_because=variant.payable_because,
                 degraded=variant.spec.degraded,
+                template_gpus=variant.state.target.template_gpus if variant.spec.engine is not None else None,
+                template_because=text,
             )
             for variant in draft.variants
         ),
@@ -264,6 +266,8 @@ def _variant_plan(variant: VariantDraft) -> VariantPlan:
         payable=variant.payable,
         payable_because=variant.payable_because,
         degraded=variant.spec.degraded,
+        template_gpus=variant.template_gpus,
+        template_because=variant.template_because,
     )
 
 

@@ -130,6 +130,8 @@ class VariantDraft:
     limited_by: str = ""
     payable: int | None = None  # the most that every ceiling can pay, and why no more; None: no policy pays for it
     payable_because: str = ""
+    template_gpus: int | None = None  # of an engine block: so many a replica its template may ask for; None: any
+    template_because: str = ""
     backing_off: bool = False
     fault: tuple[Code, str] | None = None  # it stays as it is, while the service's other variants are scaled
 

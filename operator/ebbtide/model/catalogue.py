@@ -255,8 +255,8 @@ _POLICIES = {
         (POLICY,),
         "Pods that were told to go are still there half a minute past their grace, mostly because their node answers "
         "no more. They are paid until they are gone, so all that they may cost is reserved to the end of every period.",
-        "`kubectl describe` them; delete the node that is gone, or the pods with `--force --grace-period=0` once "
-        "their containers have surely ended.",
+        "`kubectl describe` them; delete the node that is gone, or the pods by force once their containers have surely "
+        "ended.",
     ),
     Code.SELECTS_NOTHING: Entry(
         ("CostPolicy.Selects", "CostPolicy.Ready"),

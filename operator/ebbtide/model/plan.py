@@ -92,6 +92,8 @@ class VariantPlan(Spec, frozen=True):
     payable: int | None = None  # the most that every ceiling can pay; None: no policy pays for it
     payable_because: str = ""
     degraded: bool = False  # a stand-in
+    template_gpus: int | None = None  # of an engine block: so many GPUs a replica its template may ask for; None: any
+    template_because: str = ""
 
 
 class ScaleAction(Spec, frozen=True):

@@ -124,6 +124,7 @@ class TargetState(Spec, frozen=True):
     rolling_out: bool = False
     surge_replicas: int = 0  # pods above spec.replicas that a rollout may hold
     gpus_per_replica: int | None = None
+    template_gpus: int | None = None  # GPUs a replica by its present pod templates, whatever is declared of it
     pods_per_replica: int = 1  # LeaderWorkerSet groups
     ordinal: bool = False  # StatefulSet, LeaderWorkerSet: the highest ordinals go first
     ordered: bool = False  # pods may come one after the other: the next is created once those before are ready

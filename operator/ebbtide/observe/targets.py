@@ -101,6 +101,7 @@ def target_state(service: ServiceSpec, variant: VariantSpec, found: Found, place
         rolling_out=view.rolling_out,
         surge_replicas=view.surge_replicas,
         gpus_per_replica=_gpus(variant, view, place.pool),
+        template_gpus=view.gpus_per_replica(resource_of(place.pool)),
         pods_per_replica=view.pods_per_replica,
         ordinal=view.ordinal,
         ordered=view.ordered,

@@ -20,6 +20,7 @@ from ebbtide.model.reasons import Code
 # The others pass by themselves: after a conflict the next cycle plans again from what it sees
 _FOR_PEOPLE = frozenset({"forbidden", "invalid", "foreign", "failed"})
 _UNANSWERED = "retry"
+_UNPAYABLE = "deployment", "refused"  # a template that no ceiling can pay: Ebbtide's own last word
 _IN_A_ROW = 3
 # One write may be tried but once a minute (upMaxPerMinute), so that a pause of two minutes ends no row; the third does
 _ROW_ENDS_AFTER_S = 180.0
@@ -85,7 +86,7 @@ class Refusals:
 
     def _note(self, result: Written, now_s: float) -> None:
         key = (result.service, result.what, result.variant)
-        if result.outcome in _FOR_PEOPLE:
+        if result.outcome in _FOR_PEOPLE or (result.what, result.outcome) == _UNPAYABLE:
             self._refused[key] = result
         else:
             self._refused.pop(key, None)

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 
 from ebbtide.core import isolation
+from ebbtide.core.ceilings import templates
 from ebbtide.core.ceilings.lines import NOTHING, Line, PolicyDraft, Tariff
 from ebbtide.core.ceilings.report import payable_words
 from ebbtide.core.ceilings.stake import Known, Part, Stake, takes, tariff_for
@@ -37,6 +38,8 @@ def note(stakes: list[Stake], known: Known) -> None:
         try:
             for part in (*stake.parts, *stake.absent):
                 _note(part, stake, known)
+            for part in stake.parts:
+                templates.note(part, stake, known)
         except Exception as error:  # a spec that failed an earlier step fails here too, and others must be raised
             failure = isolation.failure_of(stake.key, "payable", error)
             nothing_more([stake.draft], isolation.describe(failure))
@@ -47,6 +50,8 @@ def nothing_more(drafts: Iterable[Draft], why: str) -> None:
     for draft in drafts:
         for variant in draft.variants:
             variant.payable, variant.payable_because = _planned(draft, variant), why
+            if variant.spec.engine is not None:
+                variant.template_gpus, variant.template_because = variant.state.target.template_gpus, why
 
 
 def _planned(draft: Draft, variant: VariantDraft) -> int:

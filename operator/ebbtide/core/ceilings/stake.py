@@ -81,7 +81,7 @@ def stake_of(draft: Draft, policies: list[PolicyDraft], cycle: Cycle) -> Stake:
     spared = int(staleness.holds(draft, cycle))  # to zero only while it is known what comes
     stake.movable = not stays and not spared
     for variant in sorted(draft.variants, key=dearness):
-        gpus = variant.gpus or max((pod.gpus for pod in variant.state.pods), default=0)
+        gpus = present_gpus(variant) or max((pod.gpus for pod in variant.state.pods), default=0)
         alive, terminating = _pods(variant)
         part = Part(variant, gpus, runs=max(variant.observed, alive), terminating=terminating)
         part.waiting = max(0, part.runs - _bound(variant))
@@ -99,6 +99,14 @@ def stake_of(draft: Draft, policies: list[PolicyDraft], cycle: Cycle) -> Stake:
         holds = gpus and (part.runs or part.fixed or part.raised or part.terminating or variant.plain)
         (stake.parts if holds else stake.absent).append(part)
     return stake
+
+
+def present_gpus(variant: VariantDraft) -> int | None:
+    """GPUs a replica; of an engine block that declares more by now, what its Deployment still asks for."""
+    present = variant.state.target.template_gpus
+    if variant.spec.engine is None or present is None or variant.gpus is None:
+        return variant.gpus
+    return min(present, variant.gpus)
 
 
 def _roll(part: Part, variant: VariantDraft, alive: int) -> None:
