@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ebbtide.core.plan import plan
 from ebbtide.model.plan import VariantPlan
 from ebbtide.model.reasons import Code
-from ebbtide.model.snapshot import Others, Source, Unreadable
+from ebbtide.model.snapshot import NodeState, Others, Source, Unreadable
 from ebbtide.model.spec import (
     CeilingKind,
     Floor,
@@ -29,6 +29,11 @@ from tests.core.purse import CYCLE_S, Member, World, policy
 def said(world: World, name: str = "chat") -> VariantPlan:
     (found,) = next(item for item in world.plan.services if item.key.endswith(f"/{name}")).variants
     return found
+
+
+def in_use(nodes: tuple[NodeState, ...], gpus: int = 1) -> tuple[NodeState, ...]:
+    """With a pod on each, so that no autoscaler takes them away."""
+    return tuple(msgspec.structs.replace(each, allocated_gpus=gpus) for each in nodes)
 
 
 def number(world: World, name: str = "chat") -> int:
@@ -253,13 +258,32 @@ def test_of_nodes_that_are_paid_for_idle_gpus_take_nothing_and_then_come_whole_n
     def seen(state):
         (only,) = state.pools
         spec = msgspec.structs.replace(only.spec, provisioning=Provisioning.AUTOSCALED)
-        grown = msgspec.structs.replace(only, spec=spec, nodes=only.nodes[:2])
+        grown = msgspec.structs.replace(only, spec=spec, nodes=in_use(only.nodes[:2]))
         paid = msgspec.structs.replace(state.policies[0], others=(Others("h100", 0, 0, idle),))
         return msgspec.structs.replace(state, pools=(grown,), policies=(paid,))
 
     world.seen = seen
     world.cycle()
     assert said(world).allowed == said(world).observed == 8
+    assert number(world) == most
+
+
+@pytest.mark.parametrize(("ceiling", "most"), [("48", 16), ("71", 16), ("72", 24), ("96", 32)])
+def test_a_node_that_would_go_is_bound_already_and_the_next_one_is_not(ceiling, most):
+    """Eight run on a node, and another of eight is empty and costs as much until it goes: 48.00 an hour."""
+    everything = policy(per_hour=ceiling, scope=PolicyScope.ALL_GPU_PODS, floor=Floor.ALLOW_ZERO)
+    world = World([Member("chat", 120.0, born=[0] * 8)], [everything])
+
+    def seen(state):
+        (only,) = state.pools
+        spec = msgspec.structs.replace(only.spec, provisioning=Provisioning.AUTOSCALED)
+        nodes = (*in_use(only.nodes[:1], 8), *in_use(only.nodes[1:2], 0))
+        grown = msgspec.structs.replace(only, spec=spec, nodes=nodes)
+        paid = msgspec.structs.replace(state.policies[0], others=(Others("h100", 0, 0, 8),))
+        return msgspec.structs.replace(state, pools=(grown,), policies=(paid,))
+
+    world.seen = seen
+    world.cycle()
     assert number(world) == most
 
 
@@ -271,7 +295,7 @@ def test_raises_onto_idle_gpus_leave_the_others_of_them():
     def seen(state):
         (only,) = state.pools
         spec = msgspec.structs.replace(only.spec, provisioning=Provisioning.AUTOSCALED)
-        grown = msgspec.structs.replace(only, spec=spec, nodes=only.nodes[:2])
+        grown = msgspec.structs.replace(only, spec=spec, nodes=in_use(only.nodes[:2]))
         idle = 10 - len(world.members[0].born) - len(world.members[0].leaving)
         paid = msgspec.structs.replace(state.policies[0], others=(Others("h100", 0, 0, idle),))
         return msgspec.structs.replace(state, pools=(grown,), policies=(paid,))

@@ -13,6 +13,7 @@ from decimal import Decimal
 
 from ebbtide.core import isolation
 from ebbtide.core.ceilings import templates
+from ebbtide.core.ceilings.claims import retaken
 from ebbtide.core.ceilings.lines import NOTHING, Line, PolicyDraft, Tariff
 from ebbtide.core.ceilings.report import payable_words
 from ebbtide.core.ceilings.stake import Known, Part, Stake, takes, tariff_for
@@ -122,15 +123,22 @@ def _fitting(line: Line, tariff: Tariff, part: Part, most: int) -> tuple[int, De
     """(more replicas that the line can pay, what the next one takes).
 
     First those on GPUs that are paid for anyway; then as many nodes as it can pay bring GPUs for `(idle + brought) //
-    gpus`; of a policy that pays for no nodes a node is the replica's own GPUs.
+    gpus`: at first empty ones that would go, of which a part is bound already. Of a policy that pays for no nodes a
+    node is the replica's own GPUs.
     """
-    policy, pool = line.policy, part.variant.pool
-    idle, node = policy.unclaimed.get(part.variant.spec.pool, 0), policy.comes_with(pool, part.gpus)
+    policy, pool, name = line.policy, part.variant.pool, part.variant.spec.pool
+    idle, node = policy.unclaimed.get(name, 0), policy.comes_with(pool, part.gpus)
     keep, rise = _of_a_node(line, tariff, part, node)
-    extra = line.extra(keep, rise)
-    affords = int((line.free - extra) // keep) if keep else most
-    nodes = min(most, affords) if line.free >= keep + extra else 0
-    return (idle + nodes * node) // part.gpus, keep + extra
+    extra, going = line.extra(keep, rise), policy.retakable.get(name, 0) // node
+    stays = keep - retaken(line, tariff, part, node) if going else keep
+    free = line.free - extra
+    nodes = 0
+    if free >= stays:
+        nodes = min(most, going, int(free // stays)) if stays > NOTHING else min(most, going)
+        free -= nodes * stays
+        if nodes == going:
+            nodes = min(most, nodes + int(max(NOTHING, free) // keep)) if keep else most
+    return (idle + nodes * node) // part.gpus, stays + extra
 
 
 def _of_a_node(line: Line, tariff: Tariff, part: Part, node: int) -> tuple[Decimal, Decimal]:
