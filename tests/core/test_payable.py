@@ -253,7 +253,8 @@ def test_of_nodes_that_are_paid_for_idle_gpus_take_nothing_and_then_come_whole_n
     def seen(state):
         (only,) = state.pools
         spec = msgspec.structs.replace(only.spec, provisioning=Provisioning.AUTOSCALED)
-        grown = msgspec.structs.replace(only, spec=spec, nodes=only.nodes[:2])
+        used = tuple(msgspec.structs.replace(each, allocated_gpus=5) for each in only.nodes[:2])
+        grown = msgspec.structs.replace(only, spec=spec, nodes=used)
         paid = msgspec.structs.replace(state.policies[0], others=(Others("h100", 0, 0, idle),))
         return msgspec.structs.replace(state, pools=(grown,), policies=(paid,))
 
@@ -271,7 +272,8 @@ def test_raises_onto_idle_gpus_leave_the_others_of_them():
     def seen(state):
         (only,) = state.pools
         spec = msgspec.structs.replace(only.spec, provisioning=Provisioning.AUTOSCALED)
-        grown = msgspec.structs.replace(only, spec=spec, nodes=only.nodes[:2])
+        used = tuple(msgspec.structs.replace(each, allocated_gpus=5) for each in only.nodes[:2])
+        grown = msgspec.structs.replace(only, spec=spec, nodes=used)
         idle = 10 - len(world.members[0].born) - len(world.members[0].leaving)
         paid = msgspec.structs.replace(state.policies[0], others=(Others("h100", 0, 0, idle),))
         return msgspec.structs.replace(state, pools=(grown,), policies=(paid,))
