@@ -155,14 +155,15 @@ def kept(found: Sequence[Kept]) -> list[str]:
     """What of the promise was not kept at one target, in words; empty where all was."""
     target, share = found[0].target, _share(found)
     excused = target >= 0.999
-    worst = max((one.over_allowed for one in found if not (excused and one.day.surprise)), default=0.0)
+    days = sorted(one.over_allowed for one in found if not (excused and one.day.surprise))
+    worse = [f"{over:.2f}" for over in days if over > MOST_A_DAY]
     said = []
     if max(one.p0 for one in found) > BUYABLE * (1.0 - target):
         said.append("no test: too much cannot be bought")
     if share > 1.0:
         said.append("target missed")
-    if worst > MOST_A_DAY:
-        said.append(f"a day at {worst:.2f}")
+    if worse:
+        said.append(f"{'a day' if len(worse) == 1 else 'days'} at {', '.join(worse)}")
     if share < LEAST_POOLED:
         said.append("too careful")
     return said
