@@ -140,7 +140,7 @@ POLICIES = (
         (
             "spec.thresholds[0].actions[0]",
             '"Page"',
-            '"Notify", "UseDegraded", "HoldScaleUp", "LimitLowPriority", "Freeze"',
+            '"Notify", "HoldScaleUp", "UseDegraded", "LimitLowPriority", "Freeze"',
         ),
     ),
     Bad(
