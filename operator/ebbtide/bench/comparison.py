@@ -6,17 +6,18 @@ run at once; nothing in the answer depends on which run ends first.
 
 import functools
 from collections.abc import Callable, Sequence
+from statistics import fmean
 
 import msgspec
 
 from ebbtide.bench import ablations, clairvoyant
 from ebbtide.bench.ablations import ABLATIONS, WHOLE
-from ebbtide.bench.case import Case
+from ebbtide.bench.case import Case, fleet
 from ebbtide.bench.foresight import Foresight
 from ebbtide.bench.loads import rates
 from ebbtide.bench.pictures import Timeline
 from ebbtide.bench.policy import Knob
-from ebbtide.bench.preparation import Stage, fleet
+from ebbtide.bench.preparation import Stage
 from ebbtide.bench.question import Question
 from ebbtide.bench.report import nearest_runs
 from ebbtide.bench.results import (
@@ -114,7 +115,7 @@ def cross_check(policies: Sequence[PolicyResult], question: Question, stage: Sta
     compared = []
     for one, runs in chosen:
         found_there = answers[one.name].trials[0].point
-        here = _mean([run.cost for run in runs]), _mean([run.attainment for run in runs])
+        here = fmean([run.cost for run in runs]), fmean([run.attainment for run in runs])
         compared.append(
             Compared(
                 name=one.name,
@@ -357,7 +358,7 @@ def _fluid(stage: Stage) -> float | None:
     hours = [clairvoyant.fluid_replica_s(stage.case, requests, stage.table) for requests in stage.requests]
     known = [seconds / 3600 for seconds in hours if seconds is not None]
     per_hour = float(stage.case.gpu_hour_price) * stage.case.tensor_parallel
-    return _mean(known) * per_hour if len(known) == len(hours) else None
+    return fmean(known) * per_hour if len(known) == len(hours) else None
 
 
 def _fluid_row(cost: float, best: float | None) -> PolicyResult:
@@ -375,7 +376,3 @@ def _fluid_row(cost: float, best: float | None) -> PolicyResult:
         note="replicas in any fraction that start for nothing, from the measured table; not replayed, only a bound",
         runs=(),
     )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

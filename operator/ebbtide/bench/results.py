@@ -4,7 +4,6 @@ Shares are 0..1 and money is in the currency of the case's price. `cost_at_targe
 null, never a number from beyond what was seen.
 """
 
-from decimal import Decimal
 from pathlib import Path
 
 import msgspec
@@ -156,11 +155,6 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     agreement: Agreement | None
     versions: dict[str, str]
     command: str
-
-    @property
-    def hour_price(self) -> Decimal:
-        """Of one replica."""
-        return self.case.replica.gpu_hour_price * self.case.replica.tensor_parallel
 
     def policy(self, name: str) -> PolicyResult | None:
         """The policy of that name, None where it did not take part."""
