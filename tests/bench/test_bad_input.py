@@ -156,6 +156,7 @@ BAD_OPTIONS = {
     "--scale nan": "--scale nan: above 0 and at most 10000 times is allowed",
     "--scale 2 --peak-replicas 3": "--scale and --peak-replicas: one of them is allowed",
     "--peak-replicas 0": "--peak-replicas 0: 1 to 512 is allowed",
+    "--peak-replicas 20 --max-replicas 3": "--peak-replicas 20: --max-replicas 3 allows 1 to 3",
     "--max-replicas 1000": "--max-replicas 1000: 1 to 512 is allowed",
     "--tp 0": "--tp 0: 1 to 1024 is allowed",
     "--kv-blocks 0": "--kv-blocks 0: 1 to 1000000 is allowed",

@@ -272,7 +272,7 @@ def _row(question: Question, stage: Stage, name: str, answers: dict[str, Found])
         tuning=HELD if held else _tuning(question, name, knob),
         reached=cost is not None,
         cost_at_target=cost,
-        interval=(cost, cost) if name in WHOLE_FLEETS and cost is not None else answer.interval,
+        interval=_seeds_apart(name, cost, answer) if len(stage.loads) > 1 else None,
         over_clairvoyant=None,
         captured=None,
         knob=None if knob is None else _setting(question, name, knob, answer),
@@ -285,6 +285,11 @@ def _row(question: Question, stage: Stage, name: str, answers: dict[str, Found])
             for load, one in zip(stage.loads, trial.scores, strict=True)
         ),
     )
+
+
+def _seeds_apart(name: str, cost: float | None, answer: Found) -> tuple[float | None, float | None]:
+    """95 % of resampled seeds; a fleet of one size costs what it costs."""
+    return (cost, cost) if name in WHOLE_FLEETS and cost is not None else answer.interval
 
 
 def _cost(name: str, answer: Found, attainment: float) -> float | None:

@@ -73,7 +73,8 @@ class PolicyResult(msgspec.Struct, frozen=True, kw_only=True):
     """One policy: what it costs at the target attainment, and every run that this was read from.
 
     `knob` is the setting at the target (hindsight), or the one it was run with. `interval` bounds 95 %
-    of resampled seeds; its upper end is null where some do not reach the target.
+    of resampled seeds (null: there is one seed, or nothing was replayed); its upper end is null where some do not
+    reach the target.
     """
 
     name: str
