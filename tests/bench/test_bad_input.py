@@ -194,6 +194,9 @@ BAD_OPTIONS = {
     "--input-tokens 5": "--input-tokens and --output-tokens: both are needed where one is given",
     "--input-tokens 5 --output-tokens 5": "trace good.jsonl: it has its own lengths; --input-tokens and "
     "--output-tokens are for rates",
+    "--column prod": "trace good.jsonl: --column prod: it holds requests; columns are of rates",
+    "--noise 0": "trace good.jsonl: --noise 0: it holds requests, which are played as they are; only 1 is allowed",
+    "--noise 2": "trace good.jsonl: --noise 2: it holds requests, which are played as they are; only 1 is allowed",
 }
 
 
