@@ -120,6 +120,11 @@ def test_one_seed_has_no_interval(done: Folder) -> None:
     assert cells == ["95 % over seeds", *[""] * (len(rows) - 1)]
 
 
+def test_the_command_has_the_seeds_that_were_run_alone(done: Folder) -> None:
+    command = done.results()["command"]
+    assert (command.count("--seeds 1"), command.count("--seeds")) == (1, 1), command
+
+
 def test_no_policy_is_cheaper_than_the_clairvoyant(done: Folder) -> None:
     found = {one["name"]: one for one in done.results()["policies"]}
     over = {name: one["over_clairvoyant"] for name, one in found.items() if name != "fluid" and one["reached"]}
