@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from ebbtide.errors import ConflictError, EbbtideError, RetryableError
+from ebbtide.ledger.days import Keeping
 from ebbtide.ledger.store import Ledger
 from ebbtide.model.memory import Memory
 from ebbtide.model.money import (
@@ -44,8 +45,15 @@ USAGE_EVERY_S = 30  # half of the rates' window: who takes over makes up for wha
 class Metering:
     """One leader's hand on the ledger. `where` is a file or a URL; `notice` says what is wrong with it, if anything."""
 
-    def __init__(self, where: Path | str, metrics: Metrics, may_write: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self,
+        where: Path | str,
+        metrics: Metrics,
+        may_write: Callable[[], bool] = lambda: True,
+        keeping: Keeping | None = None,
+    ) -> None:
         self._where, self._metrics, self._may_write = where, metrics, may_write
+        self._keeping = keeping or Keeping()
         self.notice = ""
         self._ledger: Ledger | None = None
         self._epoch = 0
@@ -117,7 +125,7 @@ class Metering:
             for key in keys:
                 from_s = int(key[1])
                 if from_s not in rows:
-                    rows[from_s] = self._ledger.rows(from_s, through_s) if from_s < through_s else ()
+                    rows[from_s] = self._ledger.added_up(from_s, through_s) if from_s < through_s else ()
                 amounts[key], known = _cost(rows[from_s], spec, labels)
                 if not known:
                     unpriced.add((spec.uid, key))
@@ -156,7 +164,7 @@ class Metering:
             self._tally.written(self._tallied_s)
             self._usage_s = self._tallied_s
         if now_s >= self._roll_at:
-            more = ledger.roll_up(self._epoch, now_s)
+            more = ledger.roll_up(self._epoch, now_s, self._keeping)
             self._roll_at = now_s if more else now_s + ROLL_EVERY_S
 
     def _ask(self, ledger: Ledger) -> RetryableError | None:

@@ -21,6 +21,7 @@ from ebbtide.controller.settings import Settings
 from ebbtide.core.plan import plan
 from ebbtide.errors import EbbtideError
 from ebbtide.kube.client import KubeClient, resource_path
+from ebbtide.ledger.days import Keeping
 from ebbtide.ledger.store import FILE
 from ebbtide.model.memory import Memory
 from ebbtide.model.plan import Plan
@@ -75,7 +76,8 @@ class Wiring:
         self.store = Store(settings.data_dir / "ebbtide.sqlite")
         self._recorder = FlightRecorder(settings.data_dir / "flight", settings.flight_recorder_bytes)
         self._counting: asyncio.Task[None] | None = None
-        self._metering = Metering(settings.ledger or settings.data_dir / FILE, metrics, leadership.may_write)
+        keeping = Keeping(settings.ledger_keep_lifetimes_s, settings.ledger_keep_hours_s, settings.ledger_time_zone)
+        self._metering = Metering(settings.ledger or settings.data_dir / FILE, metrics, leadership.may_write, keeping)
         self._policies = Policies(writer, self.observer.raw_policy, self.observer.raw_pool)
         self._month = MonthToDate()
         self._held: Held | None = None

@@ -73,6 +73,7 @@ class HourRow(Spec, frozen=True, order=True):
     """GPU-seconds of one hour (unix seconds of its beginning) for one payer at one price.
 
     `idle`: GPUs of nodes that no pod held. `price` None: nobody knows what they cost. `estimated_s` of them nobody saw.
+    `length_s`: of time of which days are kept it is a whole day, and of several hours that were added up all of them.
     """
 
     hour_s: int
@@ -82,6 +83,7 @@ class HourRow(Spec, frozen=True, order=True):
     currency: str
     gpu_seconds: int
     estimated_s: int = 0
+    length_s: int = 3600
 
     @property
     def cost(self) -> Decimal | None:
@@ -130,6 +132,8 @@ Selection = PolicyRecord | LabelsRecord | OfferRecord  # what people declared, a
 
 class UsageRow(Spec, frozen=True, order=True):
     """What was seen of one payer's work in one hour (unix seconds of its beginning). What was not seen is in no count.
+
+    Of time of which days are kept it is a whole day.
 
     A service has a row without pool and variant too, of the time in which it was watched, with or without pods.
     """

@@ -33,10 +33,13 @@ class _Piece:
     seen_s: int  # what is after it is estimated
 
 
-def hours(lifetimes: Iterable[Lifetime], records: Iterable[PriceRecord], from_s: int, to_s: int) -> tuple[HourRow, ...]:
+def hours(
+    lifetimes: Iterable[Lifetime], records: Iterable[PriceRecord], from_s: int, to_s: int, *, whole: bool = False
+) -> tuple[HourRow, ...]:
     """All rows of [from_s, to_s), sorted; lifetimes that still run are counted up to `to_s`.
 
-    `records` are each pool's, in any order. Time before a pool's first record has no known price.
+    `records` are each pool's, in any order. Time before a pool's first record has no known price. `whole`: no hours,
+    but one row for each payer and price, with `from_s` as its hour.
     """
     pools: dict[str, tuple[list[Lifetime], list[PriceRecord]]] = defaultdict(lambda: ([], []))
     for item in lifetimes:
@@ -48,12 +51,13 @@ def hours(lifetimes: Iterable[Lifetime], records: Iterable[PriceRecord], from_s:
     for pool, (alive, known) in pools.items():
         for first_s, last_s, price, currency, billing in _priced(pool, known, from_s, to_s):
             for piece in _pieces(alive, billing, first_s, last_s):
-                for hour_s in range(piece.begin_s // HOUR_S * HOUR_S, piece.end_s, HOUR_S):
-                    begin_s, end_s = max(piece.begin_s, hour_s), min(piece.end_s, hour_s + HOUR_S)
+                for hour_s in (from_s,) if whole else range(piece.begin_s // HOUR_S * HOUR_S, piece.end_s, HOUR_S):
+                    begin_s, end_s = max(piece.begin_s, hour_s), min(piece.end_s, to_s if whole else hour_s + HOUR_S)
                     row = seconds[hour_s, piece.payer, piece.idle, price, currency]
                     row[0] += piece.gpus * (end_s - begin_s)
                     row[1] += piece.gpus * max(0, end_s - max(begin_s, piece.seen_s))
-    rows = [HourRow(*key, *counted) for key, counted in seconds.items()]
+    length_s = to_s - from_s if whole else HOUR_S
+    rows = [HourRow(*key, gpu_s, estimated_s, length_s) for key, (gpu_s, estimated_s) in seconds.items()]
     return tuple(sorted(rows, key=_order))
 
 
