@@ -92,7 +92,9 @@ def test_added_up_or_not_it_is_the_same_bill(where: Path | str, zone: str, seed:
     for number in range(60):
         now_s += draw.randrange(0, 8 * HOUR_S)
         if draw.random() < 0.7:
-            found = life(str(number), max(0, now_s - draw.randrange(0, 60 * HOUR_S)), None, draw.choice([CHAT, CODE]))
+            begin_s = max(0, now_s - draw.randrange(0, 60 * HOUR_S))
+            end_s = draw.choice([None, None, draw.randint(begin_s, now_s)])  # came and went, and is found late
+            found = life(str(number), begin_s, end_s, draw.choice([CHAT, CODE]))
         else:
             running = [item for item in known.values() if item.end_s is None]
             found = draw.choice([*running, life("none", now_s)])
@@ -169,6 +171,20 @@ def test_what_becomes_known_late_is_in_hours_and_days_again(where: Path | str) -
     with ledger._engine.connect() as connection:
         rows = connection.execute(sa.select(schema.day.c.begin_s, schema.day.c.gpu_seconds)).all()
     assert len(rows) == 8 + 2, "two days have a row of code's now"
+
+
+def test_what_is_known_already_opens_nothing_again(where: Path | str) -> None:
+    """A write whose answer was lost is made again; what still runs was counted as that."""
+    ledger, now_s = Ledger(where), 9 * DAY_S
+    epoch = ledger.lead(T0)
+    lives = [life("a", 0), life("b", DAY_S, 2 * DAY_S)]
+    ledger.write(epoch, T0 + now_s, lives, [PRICED])
+    roll_all(ledger, epoch, now_s)
+    for again in (lives, [life("a", 0, now_s)], [life("a", 0, now_s)]):
+        ledger.write(epoch, T0 + now_s, again)
+        assert ledger.rolled_s == T0 + now_s - HOUR_S
+    ledger.write(epoch, T0 + now_s, [life("b", DAY_S, 3 * DAY_S)])
+    assert ledger.rolled_s == T0 + 2 * DAY_S, "it ended later than was known"
 
 
 def test_a_price_that_becomes_known_late_is_in_days_too(where: Path | str) -> None:

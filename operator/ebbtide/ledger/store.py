@@ -196,10 +196,9 @@ class Ledger:
             self._check(connection, epoch)
             lives, made = list(changed), list(records)
             ids = payer_ids(connection, {item.payer for item in lives})
+            since = _news(connection, lives)
             replace(connection, schema.lifetime, ("uid", "begin_s"), [_row(item, ids) for item in lives])
             replace(connection, schema.price, ("pool", "from_s"), [_price(record) for record in made])
-            # a running one counts from its beginning, one that ended from where it was thought to run on
-            since = [item.begin_s if item.end_s is None else min(item.end_s, item.seen_s) for item in lives]
             # a pool's first price is of time in which nothing of it was counted yet
             since += [record.from_s for record in made if record.from_s]
             if since and min(since) < int(get(connection, "rolled") or 0):
@@ -430,6 +429,30 @@ def _fault_of(path: Path) -> str:
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {setting}")
+
+
+def _news(connection: sa.Connection, lives: Iterable[Lifetime]) -> list[int]:
+    """From when on each is other than what is written: one that nobody knew from its beginning, ended or not.
+
+    One that ended since it was written counted until now, and of which part it is thought that somebody watched changes
+    from `seen_s` on.
+    """
+    known: dict[tuple[str, int], Lifetime] = {}
+    uids = sorted({item.uid for item in lives})
+    for first in range(0, len(uids), _AT_ONCE):
+        some = schema.lifetime.c.uid.in_(uids[first : first + _AT_ONCE])
+        known |= {(item.uid, item.begin_s): item for item in _lifetimes(connection, some)}
+    moments = (_changed_s(known.get((item.uid, item.begin_s)), item) for item in lives)
+    return [moment for moment in moments if moment is not None]
+
+
+def _changed_s(old: Lifetime | None, item: Lifetime) -> int | None:
+    """None: it is what was written."""
+    if old is None or (old.payer, old.gpus, old.node) != (item.payer, item.gpus, item.node):
+        return item.begin_s
+    ends = [(each.end_s, each.seen_s if each.estimated else each.end_s) for each in (old, item)]
+    moments = [moment for end in ends for moment in end if moment is not None]
+    return min(moments) if ends[0] != ends[1] else None
 
 
 def _price(record: PriceRecord) -> Row:
