@@ -1,8 +1,10 @@
 """What a GPUPool says of itself: how many nodes it has, and what to look at when there is none."""
 
+import msgspec
 import pytest
 
 from ebbtide.model.plan import Condition
+from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import PoolState
 from ebbtide.model.spec import Provisioning
 from tests.builders import Loop, pool, snapshot
@@ -38,3 +40,9 @@ SELECTOR = (("nvidia.com/gpu.product", "NVIDIA-L4OS"), ("karpenter.sh/capacity-t
 def test_a_pool_without_a_node_quotes_its_selector(provisioning: Provisioning, nodes: int, said: str) -> None:
     state = pool("l40s", nodes=nodes, provisioning=provisioning, node_selector=SELECTOR)
     assert ready(state).message == said
+
+
+def test_a_price_that_does_not_hold_from_when_it_says_is_a_fault_of_the_pool() -> None:
+    text = "spec.price.effectiveFrom: the price holds from 2026-12-02T00:00:00Z, when it was seen"
+    state = msgspec.structs.replace(pool("l40s"), faults=((Code.EFFECTIVE_FROM_REFUSED.value, text),))
+    assert (ready(state).status, ready(state).reason, ready(state).message) == ("False", "EffectiveFromRefused", text)

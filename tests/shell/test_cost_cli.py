@@ -397,3 +397,22 @@ def test_of_old_time_no_savings_are_told_and_it_says_so(old: Path) -> None:
     found = ask(old, "--savings", "--period", "month", "-o", "json")
     assert json.loads(found.output)["from"] == "2026-01-13T00:00:00Z"
     assert any("keeps days alone: of these no saving" in note for note in json.loads(found.output)["notes"])
+
+
+def test_how_pools_were_priced_and_when_that_became_known(ledger: Path) -> None:
+    made = Ledger(ledger)
+    spring = [
+        PriceRecord("h100", NOW_S - DAY_S, Price("USD", Tariff(Decimal(3))), Billing.POD, None, NOW_S - DAY_S),
+        PriceRecord("h100", NOW_S - 2 * DAY_S, Price("USD", Tariff(Decimal("2.80"))), Billing.POD, None, NOW_S - 60),
+    ]
+    made.write(made.lead(NOW_S), NOW_S, [], spring)
+    made.close()
+    found = list(csv.DictReader(io.StringIO(ask(ledger, "--prices", "-o", "csv").stdout)))
+    assert [(row["pool"], row["from"], row["known_at"], row["price"], row["holds"]) for row in found] == [
+        ("a100", "", "", "1.00", "yes"),
+        ("h100", "", "", "2.50", "yes"),
+        ("h100", "2026-01-14T12:00:00Z", "2026-01-14T12:00:00Z", "3", "replaced"),
+        ("h100", "2026-01-13T12:00:00Z", "2026-01-15T11:59:00Z", "2.80", "yes"),
+    ]
+    assert "replaced" in ask(ledger, "--prices").output
+    assert amounts(ask(ledger, "--period", "2026-01-14", "-o", "json"))["ml/chat"] == Decimal("2.80") * 96

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from ebbtide.cli import cost_alternative
-from ebbtide.cli.cost_report import Report, Span, minute, of_savings, of_totals, of_units, show
+from ebbtide.cli.cost_report import Report, Span, minute, of_prices, of_savings, of_totals, of_units, show
 from ebbtide.clock import unix_time_s
 from ebbtide.errors import ConfigurationError
 from ebbtide.ledger.store import FILE, Ledger
@@ -72,6 +72,7 @@ Examples:
     metavar=cost_alternative.API,
     help="With --alternative: prices for a million tokens instead of those that services declare, as 0.50,2.00,USD.",
 )
+@click.option("--prices", is_flag=True, help="How pools were priced, from when on, and when that became known.")
 @click.option("--focus", "focus_to", metavar="FILE|-", help="Write FOCUS 1.2 rows as CSV; - is stdout.")
 @click.option("--account", default="ebbtide", show_default=True, help="BillingAccountId and -Name of FOCUS rows.")
 @click.option("-o", "--output", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)
@@ -88,6 +89,7 @@ def cost(
     saved: bool,
     alternative: bool,
     api: str | None,
+    prices: bool,
     focus_to: str | None,
     account: str,
     output: str,
@@ -97,7 +99,8 @@ def cost(
 
     Costs are of list prices as pools declare them, to the second; no invoice knows of them.
     """
-    _check_options(by, account, api, tokens=tokens, savings=saved, alternative=alternative, focus=focus_to is not None)
+    reports = {"tokens": tokens, "savings": saved, "alternative": alternative, "prices": prices}
+    _check_options(by, account, api, **reports, focus=focus_to is not None)
     zone = zone_named(time_zone)
     if zone is None:
         raise click.UsageError(f'--time-zone: "{time_zone}" is no time zone: write one such as Europe/Berlin or UTC')
@@ -112,7 +115,7 @@ def cost(
             _write_focus(database, asked, account, focus_to)
             return
         report: Callable[[Ledger, _Asked], tuple[Report, Span]]
-        report = _tokens if tokens else _savings if saved else _costs
+        report = _tokens if tokens else _savings if saved else _prices if prices else _costs
         if alternative:
             found, reported = _alternatives(database, asked, api)
         else:
@@ -207,6 +210,12 @@ def _alternatives(ledger: Ledger, asked: _Asked, api: str | None) -> tuple[Repor
     from_s, to_s = _whole_hours(asked, ledger.usage_s)
     found = cost_alternative.report(ledger, (from_s, to_s), asked.by[0], prices)
     return found, Span(from_s, max(from_s, to_s), ledger.since_s, ledger.usage_s)
+
+
+def _prices(ledger: Ledger, asked: _Asked) -> tuple[Report, Span]:
+    """Of the period those that hold in it and those that became known in it, whichever time they are of."""
+    known = [record for record in ledger.prices() if min(record.from_s, record.known_s) < asked.end_s]
+    return of_prices(known), Span(asked.begin_s, asked.end_s, ledger.since_s, ledger.watermark_s)
 
 
 def _write_focus(ledger: Ledger, asked: _Asked, account: str, path: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from ebbtide.clock import rfc3339
 from ebbtide.errors import ConflictError, EbbtideError, RetryableError
 from ebbtide.ledger.days import Keeping
 from ebbtide.ledger.store import Ledger
@@ -64,6 +65,8 @@ class Metering:
         self._ends: dict[str, int] = {}  # of uids that are shown and were counted already
         self._unasked: set[str] = set()  # uids of which the ledger was not asked yet whether it has counted them
         self._begun_s = 0.0
+        self._open_s = 0  # cost is worked out again from then on where it is priced anew
+        self.refused: Mapping[str, str] = {}  # by pool: why its price does not hold from when it says
         self._roll_at = 0.0
         self._tally = Tally()
         self._tallied_s = 0  # usage is counted up to here, and written up to there
@@ -165,7 +168,7 @@ class Metering:
             self._usage_s = self._tallied_s
         if now_s >= self._roll_at:
             more = ledger.roll_up(self._epoch, now_s, self._keeping)
-            self._roll_at = now_s if more else now_s + ROLL_EVERY_S
+            self._roll_at, self._open_s = now_s if more else now_s + ROLL_EVERY_S, ledger.open_s
 
     def _ask(self, ledger: Ledger) -> RetryableError | None:
         """Until when uids that are new here were counted before; why it does not answer, if it does not.
@@ -207,7 +210,7 @@ class Metering:
                 self._running.pop(uid, None)
             self._prices = {record.pool: record for record in self._ledger.prices()}
             self._unwritten_prices = {}
-            self._begun_s = float(self._ledger.since_s)
+            self._begun_s, self._open_s = float(self._ledger.since_s), self._ledger.open_s
             self._take_up_usage(self._ledger)
             self._epoch = epoch
         return self._ledger
@@ -254,10 +257,35 @@ class Metering:
         """Records of pools whose price or billing is another than before; a pool's first counts for all before it."""
         for pool in snapshot.pools:
             known = self._prices.get(pool.spec.name)
-            from_s = 0 if known is None else max(math.floor(snapshot.taken_at), known.from_s + 1)
-            record = PriceRecord(pool.spec.name, from_s, pool.spec.price, pool.spec.billing, _listed(pool))
+            record = self._record(pool, known, math.floor(snapshot.taken_at))
             if known is None or _terms(known) != _terms(record):
-                self._prices[record.pool] = self._unwritten_prices[record.pool, from_s] = record
+                self._prices[record.pool] = self._unwritten_prices[record.pool, record.known_s] = record
+        self.refused = {name: record.refused for name, record in self._prices.items() if record.refused}
+
+    def _record(self, pool: PoolState, known: PriceRecord | None, now_s: int) -> PriceRecord:
+        """How the pool is priced now; `known`: how it was before."""
+        name, price = pool.spec.name, pool.spec.price
+        if known is None:
+            return PriceRecord(name, 0, price, pool.spec.billing, _listed(pool))
+        seen_s = max(now_s, known.known_s + 1)
+        record = PriceRecord(name, seen_s, price, pool.spec.billing, _listed(pool), seen_s)
+        if price is None or price.effective_from is None:
+            return record
+        if known.price is not None and known.price.effective_from == price.effective_from:
+            return msgspec.structs.replace(record, refused=known.refused)  # it is of an edit before
+        from_s = math.floor(price.effective_from)
+        refused = self._why_not(from_s, seen_s)
+        return msgspec.structs.replace(record, from_s=seen_s if refused else from_s, refused=refused)
+
+    def _why_not(self, from_s: int, seen_s: int) -> str:
+        """Why a price that became known at `seen_s` cannot hold from `from_s`; '' where it can."""
+        said = f"spec.price.effectiveFrom: the price holds from {rfc3339(seen_s)}, when it was seen"
+        if from_s > seen_s:
+            return f"{said}: {rfc3339(from_s)} has not come; put prices of coming hours into spec.price.schedule"
+        if from_s < self._open_s:
+            kept = f"the ledger keeps lifetimes from {rfc3339(self._open_s)} on"
+            return f"{said}: {rfc3339(from_s)} is too long ago, for {kept}; name that moment or a later one"
+        return ""
 
 
 def _cost(rows: Iterable[HourRow], spec: PolicySpec, labels: Mapping[str, Labels]) -> tuple[Decimal, bool]:

@@ -26,7 +26,7 @@ from ebbtide.ledger.store import FILE
 from ebbtide.model.memory import Memory
 from ebbtide.model.plan import Plan
 from ebbtide.model.reasons import Code
-from ebbtide.model.snapshot import POLICY_KIND, POOL_KIND, SERVICE_KIND, Snapshot, WriteReceipt
+from ebbtide.model.snapshot import POLICY_KIND, POOL_KIND, SERVICE_KIND, PoolState, Snapshot, WriteReceipt
 from ebbtide.model.spec import PolicySpec
 from ebbtide.observe.gather import Observer
 from ebbtide.observe.holdings import Held
@@ -172,6 +172,10 @@ class Wiring:
 
     def _with_policies(self, snapshot: Snapshot, policies: Mapping[str, PolicySpec]) -> Snapshot:
         self._held = self.observer.held(snapshot)
+        refused = self._metering.refused
+        if refused:
+            pools = tuple(_told(pool, refused.get(pool.spec.name, "")) for pool in snapshot.pools)
+            snapshot = msgspec.structs.replace(snapshot, pools=pools)
         return self._policies.observed(snapshot, policies.values(), self._held)
 
     def _serves(self, key: str) -> bool:
@@ -293,6 +297,13 @@ class Wiring:
         if text and self._said.get(topic) != text:
             log.warning("%s: %s", topic, text)
         self._said[topic] = text
+
+
+def _told(pool: PoolState, refused: str) -> PoolState:
+    """With what its price does not do that it says."""
+    if not refused or pool.spec.price is None or pool.spec.price.effective_from is None:
+        return pool
+    return msgspec.structs.replace(pool, faults=(*pool.faults, (Code.EFFECTIVE_FROM_REFUSED.value, refused)))
 
 
 class _Actuators:

@@ -79,10 +79,8 @@ def reopen(connection: sa.Connection, news_s: int) -> None:
     raw_s, dayed_s = _number(connection, "raw"), _number(connection, "dayed")
     at_s = max(news_s // HOUR_S * HOUR_S, raw_s)
     if at_s < dayed_s:
-        span = schema.span.c
-        within = sa.select(span.begin_s, span.end_s).where((span.begin_s <= at_s) & (span.end_s > at_s))
-        found = connection.execute(within).first()
-        begin_s = 0 if found is None else int(found.begin_s) if found.begin_s >= raw_s else int(found.end_s)
+        found = _within(connection, at_s)
+        begin_s = 0 if found is None else found[0] if found[0] >= raw_s else found[1]
         first_s = -(-begin_s // HOUR_S) * HOUR_S
         if begin_s >= hours_from_s(connection):
             at_s = max(at_s, first_s)
@@ -92,6 +90,13 @@ def reopen(connection: sa.Connection, news_s: int) -> None:
         put(connection, "dayed", str(min(begin_s, dayed_s)))
     if at_s < _number(connection, "rolled"):
         put(connection, "rolled", str(at_s))
+
+
+def open_from_s(connection: sa.Connection) -> int:
+    """From when on hours and days are worked out again; 0: all are."""
+    raw_s = _number(connection, "raw")
+    found = _within(connection, raw_s) if raw_s else None
+    return raw_s if found is None or found[0] == raw_s else found[1]
 
 
 def reopen_usage(connection: sa.Connection, hours: Collection[int]) -> None:
@@ -309,6 +314,14 @@ def _spans(connection: sa.Connection, until_s: int) -> list[Day]:
         return []
     query = sa.select(span.begin_s, span.end_s).where(span.end_s <= until_s).order_by(span.begin_s)
     return [(int(row.begin_s), int(row.end_s)) for row in connection.execute(query)]
+
+
+def _within(connection: sa.Connection, at_s: int) -> Day | None:
+    """The day that it is in."""
+    span = schema.span.c
+    query = sa.select(span.begin_s, span.end_s).where((span.begin_s <= at_s) & (span.end_s > at_s))
+    found = connection.execute(query).first()
+    return None if found is None else (int(found.begin_s), int(found.end_s))
 
 
 def _number(connection: sa.Connection, key: str) -> int:

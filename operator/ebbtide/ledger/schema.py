@@ -53,6 +53,7 @@ price = Table(
     "price",
     metadata,
     Column("pool", String(253), primary_key=True),
+    # when it became known; from when on it holds is in its body, and before version 4 it is the same
     Column("from_s", BigInteger, primary_key=True, autoincrement=False),
     Column("body", Text, nullable=False),
 )

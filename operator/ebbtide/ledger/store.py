@@ -121,7 +121,7 @@ class Ledger:
             return int(get(connection, "raw") or 0)
 
     def prices(self) -> tuple[PriceRecord, ...]:
-        """Every price record, sorted by pool and time."""
+        """Every price record, sorted by pool and when it became known."""
         with self._transaction(reads=True) as connection:
             return _prices(connection)
 
@@ -299,6 +299,12 @@ class Ledger:
             return days.covered(connection, from_s, to_s)
 
     @property
+    def open_s(self) -> int:
+        """Unix second from which on cost is worked out again where something becomes known late; 0: all is."""
+        with self._transaction(reads=True) as connection:
+            return days.open_from_s(connection)
+
+    @property
     def hours_s(self) -> int:
         """Unix second before which days alone are kept; 0: hours of all time are."""
         with self._transaction(reads=True) as connection:
@@ -456,7 +462,7 @@ def _changed_s(old: Lifetime | None, item: Lifetime) -> int | None:
 
 
 def _price(record: PriceRecord) -> Row:
-    return {"pool": record.pool, "from_s": record.from_s, "body": msgspec.json.encode(record).decode()}
+    return {"pool": record.pool, "from_s": record.known_s, "body": msgspec.json.encode(record).decode()}
 
 
 def _row(item: Lifetime, ids: Mapping[Payer, int]) -> Row:

@@ -166,6 +166,11 @@ _LIMITS = {
         "A pool has no price, or the service's pools have different currencies: no scale-up.",
         "Set the pool's `spec.price`, with one currency for all pools of a service.",
     ),
+    Code.EFFECTIVE_FROM_REFUSED: Entry(
+        ("GPUPool.Ready",),
+        "The price of a pool does not hold from `spec.price.effectiveFrom`, which has not come or is too long ago.",
+        "Remove it, or name a moment of which lifetimes are kept; coming prices belong into `spec.price.schedule`.",
+    ),
     Code.GPUS_UNKNOWN: Entry(
         (*_FAULT, "PricesKnown"),
         "How many GPUs a replica takes is neither declared nor in the pod template: no scale-up.",

@@ -60,13 +60,24 @@ class Lifetime(Spec, frozen=True):
 
 
 class PriceRecord(Spec, frozen=True):
-    """How a pool's time was priced and billed from `from_s` (unix seconds) on, until the pool's next record."""
+    """How a pool's time is priced from `from_s` (unix seconds) on, and billed from when this became known.
+
+    A pool's first record is of all time. One that holds from before it was seen takes the place of what was known then;
+    the records of that stay, so that it can be told what was thought when.
+    """
 
     pool: str
     from_s: int
     price: Price | None
     billing: Billing = Billing.POD
     listed: Listed | None = None  # what the price's source said, where it has one
+    seen_s: int = 0  # when that became known; 0: at `from_s`
+    refused: str = ""  # why it does not hold from when the price says
+
+    @property
+    def known_s(self) -> int:
+        """When it became known: no two of a pool did at once."""
+        return self.seen_s or self.from_s
 
 
 class HourRow(Spec, frozen=True, order=True):

@@ -39,6 +39,7 @@ class Code(StrEnum):
     POOL_FULL = "PoolFull"
     POOL_BACKING_OFF = "PoolBackingOff"
     PRICE_UNKNOWN = "PriceUnknown"
+    EFFECTIVE_FROM_REFUSED = "EffectiveFromRefused"
     GPUS_UNKNOWN = "GPUsUnknown"
     QUOTA_REFUSED = "QuotaRefused"
     PODS_MISSING = "PodsMissing"
