@@ -13,7 +13,7 @@ from ebbtide.cli import cost as module
 from ebbtide.cli.main import cli
 from ebbtide.ledger.days import Keeping
 from ebbtide.ledger.store import Ledger
-from ebbtide.model.money import LabelsRecord, Lifetime, OfferRecord, Payer, PolicyRecord, PriceRecord, UsageRow
+from ebbtide.model.money import Hole, LabelsRecord, Lifetime, OfferRecord, Payer, PolicyRecord, PriceRecord, UsageRow
 from ebbtide.model.spec import Alternative, Billing, OnPrem, Price, Tariff
 
 NOW_S = 1_768_478_400  # 15 January 2026, 12:00 UTC
@@ -416,3 +416,14 @@ def test_how_pools_were_priced_and_when_that_became_known(ledger: Path) -> None:
     ]
     assert "replaced" in ask(ledger, "--prices").output
     assert amounts(ask(ledger, "--period", "2026-01-14", "-o", "json"))["ml/chat"] == Decimal("2.80") * 96
+
+
+def test_what_is_missing_is_told_with_the_reports_of_its_time(ledger: Path) -> None:
+    made = Ledger(ledger)
+    holes = [Hole(NOW_S - 7200, NOW_S - 3600, "the ledger could not be written, and 12 pods are not in it")]
+    made.write(made.lead(NOW_S), NOW_S, [], holes=holes)
+    made.close()
+    said = "From 2026-01-15 10:00 to 2026-01-15 11:00 UTC the ledger could not be written, and 12 pods are not in it."
+    assert json.loads(ask(ledger, "--period", "today", "-o", "json").output)["notes"] == [said]
+    assert said in ask(ledger, "--period", "today", "--focus", "-").stderr
+    assert "notes" not in json.loads(ask(ledger, "--period", "yesterday", "-o", "json").output)

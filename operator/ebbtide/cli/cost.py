@@ -254,14 +254,18 @@ def _policies(ledger: Ledger, asked: _Asked) -> tuple[Payers, tuple[str, ...]]:
 
 
 def _days(ledger: Ledger, from_s: int, to_s: int) -> tuple[str, ...]:
-    """That the report is of other time than was asked for, where it is."""
+    """That the report is of other time than was asked for, where it is, and what is missing."""
     begin_s, end_s = ledger.covered(from_s, to_s)
+    holes = tuple(
+        f"From {minute(hole.from_s)} to {minute(hole.to_s)} UTC {hole.why}." for hole in ledger.holes(from_s, to_s)
+    )
     if from_s >= to_s or (begin_s, end_s) == (from_s, to_s):
-        return ()
+        return holes
     asked, counted = (f"{minute(first)} to {minute(last)}" for first, last in ((from_s, to_s), (begin_s, end_s)))
     return (
         f"Before {minute(ledger.hours_s)} UTC the ledger keeps days alone, and this period cuts some of them: counted "
         f"is from {counted} UTC, not from {asked}.",
+        *holes,
     )
 
 

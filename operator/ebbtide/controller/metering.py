@@ -1,7 +1,9 @@
 """Keeps the ledger up with what runs: after each cycle, beside it, and never in its way.
 
 A database that is gone stops no decision: what began and ended meanwhile is kept here, one entry for each lifetime, and
-written when it answers again.
+written when it answers again. That is bounded: of 100,000 lifetimes that it does not know of (some 50 MB) those that
+ended first are given up, and so are tokens of hours that are over by six; the ledger is told which time that was, and
+reports say so. What policies have spent is counted elsewhere (`money.accounts`) and loses nothing.
 """
 
 import asyncio
@@ -19,6 +21,7 @@ from ebbtide.ledger.days import Keeping
 from ebbtide.ledger.store import Ledger
 from ebbtide.model.memory import Memory
 from ebbtide.model.money import (
+    Hole,
     HourRow,
     LabelsRecord,
     Lifetime,
@@ -29,7 +32,7 @@ from ebbtide.model.money import (
     Selection,
 )
 from ebbtide.model.plan import Plan
-from ebbtide.model.snapshot import POLICY_KIND, PoolState, Snapshot
+from ebbtide.model.snapshot import POLICY_KIND, LedgerState, PoolState, Snapshot
 from ebbtide.model.spec import PolicySpec
 from ebbtide.money.accounts import Key, Labels, pays
 from ebbtide.money.bill import HOUR_S
@@ -40,6 +43,9 @@ from ebbtide.observe.holdings import Held
 from ebbtide.record.metrics import Metrics
 
 ROLL_EVERY_S = 600.0
+MOST_UNWRITTEN = 100_000  # lifetimes that began and ended since the ledger was last written
+MOST_USAGE_S = 6 * HOUR_S
+LATE_S = 60.0  # so long, or three cycles, after the last success the ledger is behind
 USAGE_EVERY_S = 30  # half of the rates' window: who takes over makes up for what was not written
 
 
@@ -64,6 +70,9 @@ class Metering:
         self._unwritten_prices: dict[tuple[str, int], PriceRecord] = {}
         self._ends: dict[str, int] = {}  # of uids that are shown and were counted already
         self._unasked: set[str] = set()  # uids of which the ledger was not asked yet whether it has counted them
+        self._written_s: float | None = None  # the moment up to which the ledger has all
+        self._holes: dict[str, Hole] = {}  # not written yet, by what they are of
+        self._lost = 0
         self._begun_s = 0.0
         self._open_s = 0  # cost is worked out again from then on where it is priced anew
         self.refused: Mapping[str, str] = {}  # by pool: why its price does not hold from when it says
@@ -78,7 +87,16 @@ class Metering:
 
     def begin_to_lead(self) -> None:
         """Start from what the ledger says: another may have written it since."""
-        self._epoch = 0
+        self._epoch, self._written_s = 0, None
+
+    def state(self, now_s: float, cycle_s: float) -> LedgerState:
+        """How far the ledger is at `now_s` (unix seconds), of a leader whose cycles take `cycle_s`."""
+        if self._written_s is None:
+            self._written_s = now_s
+        since_s = self._written_s
+        late = now_s - since_s > max(LATE_S, 3 * cycle_s)
+        why = f"nothing was written since {rfc3339(since_s)}: {self.notice or 'it does not answer'}"
+        return LedgerState(since_s, why if late else "")
 
     async def count(
         self, snapshot: Snapshot, held: Held, plan: Plan | None = None, memory: Memory | None = None
@@ -96,6 +114,7 @@ class Metering:
                 self._epoch = 0
             return self._epoch != 0  # what went is among what is not written yet, and is kept
         self._metrics.ledger_written.set(snapshot.taken_at)
+        self._written_s = snapshot.taken_at
         self.notice = self._ledger.notice if self._ledger is not None else ""
         return True
 
@@ -147,6 +166,7 @@ class Metering:
         )
         self._ends |= {item.uid: item.end_s for item in changed if item.end_s is not None}
         self._unwritten.update({(item.uid, item.begin_s): item for item in changed})
+        self._keep_within_bounds(now_s)
         self._note_prices(snapshot)
         self._note_selections(snapshot)
         if trouble is not None:
@@ -161,14 +181,38 @@ class Metering:
             self._unwritten_prices.values(),
             selections=self._selections,
             usage=self._tally.changed() if due else None,
+            holes=self._holes.values(),
         )
-        self._unwritten, self._unwritten_prices, self._selections = {}, {}, []
+        self._unwritten, self._unwritten_prices, self._selections, self._holes, self._lost = {}, {}, [], {}, 0
         if due:
             self._tally.written(self._tallied_s)
             self._usage_s = self._tallied_s
         if now_s >= self._roll_at:
             more = ledger.roll_up(self._epoch, now_s, self._keeping)
             self._roll_at, self._open_s = now_s if more else now_s + ROLL_EVERY_S, ledger.open_s
+
+    def _keep_within_bounds(self, now_s: float) -> None:
+        """Of a database that is gone for long, what is too much to be kept becomes a hole.
+
+        What the ledger knows to run keeps its end: else it would run there for ever.
+        """
+        since_s, over = self._written_s or now_s, len(self._unwritten) - MOST_UNWRITTEN
+        if over > 0:
+            ended = [item for item in self._unwritten.values() if item.end_s is not None and item.begin_s > since_s]
+            gone = sorted(ended, key=lambda item: item.end_s or 0)[: over + MOST_UNWRITTEN // 10]
+            for item in gone:
+                del self._unwritten[item.uid, item.begin_s]
+            if gone:
+                self._lost += len(gone)
+                known, from_s = self._holes.get("lifetimes"), min(item.begin_s for item in gone)
+                text = f"the ledger could not be written, and {self._lost:,} pods that came and went are not in it"
+                to_s = max(item.end_s or 0 for item in gone)
+                self._holes["lifetimes"] = Hole(from_s if known is None else min(from_s, known.from_s), to_s, text)
+        if now_s - since_s > MOST_USAGE_S:
+            until_s = int(now_s - MOST_USAGE_S) // HOUR_S * HOUR_S
+            self._tally.forget(until_s)
+            first_s = int(since_s) // HOUR_S * HOUR_S
+            self._holes["usage"] = Hole(first_s, until_s, "the ledger could not be written, and tokens are not in it")
 
     def _ask(self, ledger: Ledger) -> RetryableError | None:
         """Until when uids that are new here were counted before; why it does not answer, if it does not.

@@ -176,6 +176,8 @@ class Wiring:
         if refused:
             pools = tuple(_told(pool, refused.get(pool.spec.name, "")) for pool in snapshot.pools)
             snapshot = msgspec.structs.replace(snapshot, pools=pools)
+        ledger = self._metering.state(snapshot.taken_at, snapshot.cycle_s)
+        snapshot = msgspec.structs.replace(snapshot, ledger=ledger)
         return self._policies.observed(snapshot, policies.values(), self._held)
 
     def _serves(self, key: str) -> bool:

@@ -3,8 +3,8 @@
 from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Integer, MetaData, String, Table, Text
 
 # 1: until 0.1. 2: tables `usage`, `policy` and `labels`. 3: the last columns of `usage`, which count nothing of the
-# time before, and table `offer`. 4: `day`, `usage_day` and `span`. A ledger of an older version gets the tables that it
-# lacks, empty: of usage nothing is made up for the time before, days are added up.
+# time before, and table `offer`. 4: `day`, `usage_day`, `span` and `hole`. A ledger of an older version gets the
+# tables that it lacks, empty: of usage nothing is made up for the time before, days are added up.
 VERSION = 4
 
 # the counts of model.money.UsageRow, in its order
@@ -103,6 +103,14 @@ usage_day = Table(
     Column("payer_id", ForeignKey("payer.id"), primary_key=True),
     *(Column(name, BigInteger, nullable=False, server_default="0") for name in USAGE),
     sqlite_with_rowid=False,
+)
+# time of which something is missing or was filled in by a guess, in words
+hole = Table(
+    "hole",
+    metadata,
+    Column("from_s", BigInteger, primary_key=True, autoincrement=False),
+    Column("to_s", BigInteger, primary_key=True, autoincrement=False),
+    Column("body", Text, nullable=False),
 )
 policy = Table(
     "policy",

@@ -25,6 +25,7 @@ from ebbtide.ledger import days, schema
 from ebbtide.ledger.days import Keeping
 from ebbtide.ledger.rows import Row, get, payer_ids, put, replace
 from ebbtide.model.money import (
+    Hole,
     HourRow,
     LabelsRecord,
     Lifetime,
@@ -152,6 +153,16 @@ class Ledger:
             rows = connection.execute(sa.select(table.body).order_by(table.service, table.from_s))
             return tuple(msgspec.json.decode(row.body, type=OfferRecord) for row in rows)
 
+    def holes(self, from_s: int, to_s: int) -> tuple[Hole, ...]:
+        """Of what time of [from_s, to_s) something is missing, in order."""
+        with self._transaction(reads=True) as connection:
+            if self._version(connection) < 4:
+                return ()
+            table = schema.hole.c
+            within = (table.from_s < to_s) & (table.to_s > from_s)
+            rows = connection.execute(sa.select(table.body).where(within).order_by(table.from_s, table.to_s))
+            return tuple(msgspec.json.decode(row.body, type=Hole) for row in rows)
+
     @property
     def usage_s(self) -> int:
         """Unix second up to which usage was written; 0: none ever was."""
@@ -185,6 +196,7 @@ class Ledger:
         *,
         selections: Iterable[Selection] = (),
         usage: Iterable[UsageRow] | None = None,
+        holes: Iterable[Hole] = (),
     ) -> None:
         """What began, ended or was priced since the last call, as of `at_s`, in one transaction.
 
@@ -205,6 +217,10 @@ class Ledger:
                 days.reopen(connection, min(since))
             put(connection, "watermark", str(max(at_s, int(get(connection, "watermark") or 0))))
             _select(connection, selections)
+            missing = [
+                {"from_s": hole.from_s, "to_s": hole.to_s, "body": msgspec.json.encode(hole).decode()} for hole in holes
+            ]
+            replace(connection, schema.hole, ("from_s", "to_s"), missing)
             if usage is not None:
                 worked = list(usage)
                 ids = payer_ids(connection, {row.payer for row in worked})

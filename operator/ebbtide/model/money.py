@@ -102,6 +102,14 @@ class HourRow(Spec, frozen=True, order=True):
         return None if self.price is None else self.price * self.gpu_seconds / 3600
 
 
+class Hole(Spec, frozen=True):
+    """Something of [from_s, to_s), whole unix seconds, is not in the ledger, or is there by a guess; `why` in words."""
+
+    from_s: int
+    to_s: int
+    why: str
+
+
 class PolicyRecord(Spec, frozen=True):
     """What a CostPolicy selects from `from_s` (unix seconds) on, until its next record; `gone`: there is none now.
 

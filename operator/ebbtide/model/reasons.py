@@ -39,6 +39,8 @@ class Code(StrEnum):
     POOL_FULL = "PoolFull"
     POOL_BACKING_OFF = "PoolBackingOff"
     PRICE_UNKNOWN = "PriceUnknown"
+    LEDGER_CURRENT = "LedgerCurrent"
+    LEDGER_BEHIND = "LedgerBehind"
     EFFECTIVE_FROM_REFUSED = "EffectiveFromRefused"
     GPUS_UNKNOWN = "GPUsUnknown"
     QUOTA_REFUSED = "QuotaRefused"
