@@ -40,11 +40,13 @@ from ebbtide.money.lifetimes import Holding, advance
 from ebbtide.money.selections import changes, new_offers
 from ebbtide.money.usage import Tally
 from ebbtide.observe.holdings import Held
+from ebbtide.observe.past import Past
 from ebbtide.record.metrics import Metrics
 
 ROLL_EVERY_S = 600.0
 MOST_UNWRITTEN = 100_000  # lifetimes that began and ended since the ledger was last written
 MOST_USAGE_S = 6 * HOUR_S
+UNSEEN_S = 60  # a shorter time without anybody who watched is no hole
 LATE_S = 60.0  # so long, or three cycles, after the last success the ledger is behind
 USAGE_EVERY_S = 30  # half of the rates' window: who takes over makes up for what was not written
 
@@ -58,9 +60,13 @@ class Metering:
         metrics: Metrics,
         may_write: Callable[[], bool] = lambda: True,
         keeping: Keeping | None = None,
+        watching_since: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self._where, self._metrics, self._may_write = where, metrics, may_write
-        self._keeping = keeping or Keeping()
+        self._keeping, self._watching_since = keeping or Keeping(), watching_since
+        self.hole: tuple[int, int] | None = None  # in which nobody watched, and that was not asked for yet
+        self._past: Past | None = None
+        self.filled = False  # something of the past was found since this was last set
         self.notice = ""
         self._ledger: Ledger | None = None
         self._epoch = 0
@@ -87,7 +93,7 @@ class Metering:
 
     def begin_to_lead(self) -> None:
         """Start from what the ledger says: another may have written it since."""
-        self._epoch, self._written_s = 0, None
+        self._epoch, self._written_s, self._past = 0, None, None
 
     def state(self, now_s: float, cycle_s: float) -> LedgerState:
         """How far the ledger is at `now_s` (unix seconds), of a leader whose cycles take `cycle_s`."""
@@ -97,6 +103,10 @@ class Metering:
         late = now_s - since_s > max(LATE_S, 3 * cycle_s)
         why = f"nothing was written since {rfc3339(since_s)}: {self.notice or 'it does not answer'}"
         return LedgerState(since_s, why if late else "")
+
+    def take(self, past: Past) -> None:
+        """What is known of a hole: it is written with the next count."""
+        self._past = past
 
     async def count(
         self, snapshot: Snapshot, held: Held, plan: Plan | None = None, memory: Memory | None = None
@@ -169,6 +179,9 @@ class Metering:
         self._keep_within_bounds(now_s)
         self._note_prices(snapshot)
         self._note_selections(snapshot)
+        if self._past is not None and trouble is None:
+            self._fill_in(ledger, self._past)
+            self._past = None
         if trouble is not None:
             raise trouble
         due = self._tallied_s >= self._usage_s + USAGE_EVERY_S or self._tallied_s // HOUR_S > self._usage_s // HOUR_S
@@ -190,6 +203,33 @@ class Metering:
         if now_s >= self._roll_at:
             more = ledger.roll_up(self._epoch, now_s, self._keeping)
             self._roll_at, self._open_s = now_s if more else now_s + ROLL_EVERY_S, ledger.open_s
+
+    def _fill_in(self, ledger: Ledger, past: Past) -> None:
+        """Lifetimes of pods that nobody saw, and nearer ends of those that were missed; what is left is a hole."""
+        ended = {item.uid: item for item in ledger.lifetimes(past.from_s, past.to_s) if item.end_s is not None}
+        counted = ledger.ends({item.uid for item in past.holdings})
+        came, mended = 0, 0
+        for item in past.holdings:
+            old, end_s = ended.get(item.uid), math.ceil(min(past.to_s, item.end_s or past.to_s))
+            if item.uid in self._running:
+                continue
+            if old is not None and old.estimated and old.end_s is not None and old.seen_s <= end_s < old.end_s:
+                self._unwritten[old.uid, old.begin_s] = msgspec.structs.replace(old, end_s=end_s)
+                mended += 1
+            elif item.uid not in counted and item.uid not in self._ends:
+                begin_s = math.floor(max(item.begin_s, self._begun_s))
+                if begin_s < end_s:
+                    life = Lifetime(item.uid, item.payer, item.gpus, begin_s, begin_s, end_s, item.node, estimated=True)
+                    self._unwritten[life.uid, begin_s], self._ends[life.uid] = life, end_s
+                    came += 1
+        said = []
+        if came or mended:
+            said.append(f"{came} pods that came and went, and the ends of {mended}, are as Prometheus has them")
+        if past.why:
+            said.append(f"pods that came and went may be missing: {past.why}")
+        if said:
+            self._holes[f"past {past.from_s}"] = Hole(past.from_s, past.to_s, f"no operator ran, and {'; '.join(said)}")
+        self.filled = bool(came or mended)
 
     def _keep_within_bounds(self, now_s: float) -> None:
         """Of a database that is gone for long, what is too much to be kept becomes a hole.
@@ -244,7 +284,9 @@ class Metering:
         if not self._epoch:
             if not self._may_write():
                 raise ConflictError("ledger: the lease went; nothing was written")
-            epoch = self._ledger.lead(now_s)
+            before_s, epoch = self._ledger.watermark_s, self._ledger.lead(now_s)
+            until_s = int(min(now_s, self._watching_since()))
+            self.hole = (before_s, until_s) if before_s and until_s - before_s > UNSEEN_S else None
             self._running, self._ends, self._unasked = self._ledger.running(), {}, set()
             # what ended while the database was away, and that no other leader knows of
             lost = {key: item for key, item in self._unwritten.items() if item.end_s is not None}

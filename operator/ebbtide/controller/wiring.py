@@ -42,6 +42,7 @@ from ebbtide.record.store import Store
 log = logging.getLogger(__name__)
 
 _FORGET_EVERY_S = 3600.0
+_ASK_AGAIN_S = (30.0, 120.0)  # a Prometheus that starts with the operator
 
 
 def observe_settings(settings: Settings) -> ObserveSettings:
@@ -76,8 +77,11 @@ class Wiring:
         self.store = Store(settings.data_dir / "ebbtide.sqlite")
         self._recorder = FlightRecorder(settings.data_dir / "flight", settings.flight_recorder_bytes)
         self._counting: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         keeping = Keeping(settings.ledger_keep_lifetimes_s, settings.ledger_keep_hours_s, settings.ledger_time_zone)
-        self._metering = Metering(settings.ledger or settings.data_dir / FILE, metrics, leadership.may_write, keeping)
+        self._metering = Metering(
+            settings.ledger or settings.data_dir / FILE, metrics, leadership.may_write, keeping, self._watching
+        )
         self._policies = Policies(writer, self.observer.raw_policy, self.observer.raw_pool)
         self._month = MonthToDate()
         self._held: Held | None = None
@@ -148,6 +152,8 @@ class Wiring:
         except EbbtideError as error:
             log.error("the memory of the last minute is lost: %s", error)
         finally:
+            if self._looking is not None:
+                self._looking.cancel()
             self._recorder.close()
             self._metering.close()
             self.store.close()
@@ -246,6 +252,7 @@ class Wiring:
         try:
             if held is not None and await self._metering.count(finished.snapshot, held, finished.plan, memory):
                 self.observer.counted(held)
+                self._look_back(finished.snapshot)
                 labels = labels_of(finished.snapshot)
                 mended = await asyncio.to_thread(self._policies.settle, self._metering.spent, labels)
                 for text in mended:
@@ -254,6 +261,30 @@ class Wiring:
             self._say_notices()
         except Exception:
             log.exception("what runs could not be counted; the next cycle tries again")
+
+    def _watching(self) -> float:
+        return self.observer.watching_since_s
+
+    def _look_back(self, snapshot: Snapshot) -> None:
+        """Once after a start: what went on while nobody watched, beside the cycle."""
+        if self._metering.filled:
+            self._metering.filled = False
+            self._policies.ask_again()
+        hole, self._metering.hole = self._metering.hole, None
+        if hole is not None:
+            self._looking = asyncio.create_task(self._ask_past(hole, snapshot), name="past")
+
+    async def _ask_past(self, hole: tuple[int, int], snapshot: Snapshot) -> None:
+        try:
+            past = await self.observer.past(hole, snapshot)
+            for pause_s in _ASK_AGAIN_S:
+                if not past.failed:
+                    break
+                await asyncio.sleep(pause_s)
+                past = await self.observer.past(hole, snapshot)
+            self._metering.take(past)
+        except Exception:
+            log.exception("what ran while no operator did could not be asked for")
 
     async def _stalled(self, said: str, cycles: int, now_s: float) -> None:
         self._metrics.observe_stall(said, cycles)

@@ -119,6 +119,11 @@ class Accounts:
         """Services by namespace/name whose pods ran at the last count."""
         return frozenset(_key(item.payer) for item in self._ran.values() if item.payer.service)
 
+    def ask_again(self) -> None:
+        """The ledger knows more of the past by now."""
+        for book in self._books.values():
+            book.settled, book.marks = False, {}
+
     def unsettled(self) -> list[tuple[PolicySpec, tuple[Key, ...]]]:
         """Policies of which the ledger was not asked yet what they have spent, and their periods."""
         return [(book.spec, tuple(book.accounts)) for book in self._books.values() if not book.settled]
