@@ -483,7 +483,7 @@ async def test_policies_follow_a_price_that_holds_from_before_its_edit(where: Pa
         shown = Shown(snapshot.taken_at, snapshot.pools, {}, held.holdings, held.gone)
         accounts.count([spec], lambda _: nobody, shown)
         await metering.count(snapshot, held)
-        spent, through_s, since_s = metering.spent(accounts.unsettled(), {})
+        spent, through_s, since_s, _ = metering.spent(accounts.unsettled(), {})
         for asked, _ in accounts.unsettled():
             accounts.settle(asked, spent[asked.uid], through_s, since_s)
     (state,) = accounts.states()
