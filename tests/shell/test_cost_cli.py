@@ -399,6 +399,12 @@ def test_of_old_time_no_savings_are_told_and_it_says_so(old: Path) -> None:
     assert any("keeps days alone: of these no saving" in note for note in json.loads(found.output)["notes"])
 
 
+def test_of_old_time_build_or_buy_is_not_told_either(old: Path) -> None:
+    found = ask(old, "--alternative", "--period", "month", "--api", "0.50,2.00,USD", "-o", "json")
+    assert json.loads(found.output)["from"] == "2026-01-13T00:00:00Z"
+    assert any("keeps days alone: of these it cannot be told" in note for note in json.loads(found.output)["notes"])
+
+
 def test_how_pools_were_priced_and_when_that_became_known(ledger: Path) -> None:
     made = Ledger(ledger)
     spring = [

@@ -3,7 +3,7 @@
 import csv
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -207,8 +207,12 @@ def _savings(ledger: Ledger, asked: _Asked) -> tuple[Report, Span]:
 
 def _alternatives(ledger: Ledger, asked: _Asked, api: str | None) -> tuple[Report, Span]:
     prices = None if api is None else cost_alternative.api_prices(api)
-    from_s, to_s = _whole_hours(asked, ledger.usage_s)
-    found = cost_alternative.report(ledger, (from_s, to_s), asked.by[0], prices)
+    asked_s, to_s = _whole_hours(asked, ledger.usage_s)
+    from_s = max(asked_s, -(-ledger.hours_s // HOUR_S) * HOUR_S)
+    found = cost_alternative.report(ledger, (from_s, max(from_s, to_s)), asked.by[0], prices)
+    if from_s > asked_s:
+        note = f"Before {minute(from_s)} UTC the ledger keeps days alone: of these it cannot be told."
+        found = replace(found, notes=(*found.notes, note))
     return found, Span(from_s, max(from_s, to_s), ledger.since_s, ledger.usage_s)
 
 
