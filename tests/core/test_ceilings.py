@@ -472,8 +472,9 @@ def test_no_ceiling_is_crossed_whatever_is_wanted_and_whenever_the_operator_is_a
     """
     reserve_s = min(item.outage_reserve_s for item in world.policies)
     away = dark_s = 0
-    # 24 replicas of 4 GPUs cost 3.20 USD until the last of their pods can be gone
-    unavoidable = {item.name: world.rate(item.name) * (CYCLE_S + EXIT_S) for item in world.policies}
+    # 24 replicas of 4 GPUs cost 3.20 USD until the last of their pods can be gone, and more where prices rise meanwhile
+    dearer = max(price for _, price in world.prices) / world.price(world.now_s)
+    unavoidable = {item.name: world.rate(item.name) * dearer * (CYCLE_S + EXIT_S) for item in world.policies}
     for cycle in range(160):
         if cycle % 20 == 0:
             for member in world.members:
