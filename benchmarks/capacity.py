@@ -21,9 +21,8 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.replays import runner, say
-from ebbtide.bench.case import Case, EngineLimits
+from ebbtide.bench.case import Case, EngineLimits, fleet
 from ebbtide.bench.faults import NONE, Faults
-from ebbtide.bench.preparation import fleet
 from ebbtide.bench.run import EBBTIDE, HOLD, Simulator
 from ebbtide.bench.score import meets
 from ebbtide.bench.svg import Axis, Mark, Panel, axis, chart

@@ -18,8 +18,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.replays import runner
-from ebbtide.bench.case import Case, EngineLimits
-from ebbtide.bench.preparation import fleet
+from ebbtide.bench.case import Case, EngineLimits, fleet
 from ebbtide.bench.run import EBBTIDE, HOLD, RunResult
 from ebbtide.bench.runner import Runner, Seeded
 from ebbtide.bench.score import score

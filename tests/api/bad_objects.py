@@ -25,6 +25,7 @@ BUILT = service(("spec.variants.0.scaleTargetRef", REMOVED), ("spec.variants.0.e
 ZERO = {"activator": {"url": "http://chat-epp:9090/metrics"}}
 TO_ZERO = service(("spec.scaling.minReplicas", 0), ("spec.scaling.scaleToZero", ZERO))
 PRICED = pool(("spec.price", {"perGPUHour": "2.50", "currency": "USD"}))
+SINCE = changed(PRICED, ("spec.price.effectiveFrom", "2026-12-01T00:00:00Z"))
 WINDOW = {"cron": "0 22 * * *", "timeZone": "Europe/Berlin", "duration": "8h", "perGPUHour": "1.25"}
 V = "spec.variants[0]"
 
@@ -529,6 +530,33 @@ POOLS = (
         changed(PRICED, ("spec.price.currency", "EUR")),
         ("spec.price.currency", "cannot change from USD to EUR", "make another pool"),
         before=PRICED,
+    ),
+    Bad(
+        "a price that holds from a year without a century",
+        changed(PRICED, ("spec.price.effectiveFrom", "0026-12-01T00:00:00Z")),
+        ("spec.price.effectiveFrom", "must be a moment since 1970 as RFC 3339, such as 2026-12-24T18:00:00Z"),
+    ),
+    Bad(
+        "a price that holds from a day",
+        changed(PRICED, ("spec.price.effectiveFrom", "2026-12-01")),
+        ("spec.price.effectiveFrom", '"2026-12-01"', "must be of type date-time"),
+    ),
+    Bad(
+        "from when on a table's price holds",
+        changed(LISTED_POOL, ("spec.price.effectiveFrom", "2026-12-01T00:00:00Z")),
+        ("spec.price.effectiveFrom", "is for prices that are said here; rows of a table have an effective_from"),
+    ),
+    Bad(
+        "a new price with the moment of the one before",
+        changed(SINCE, ("spec.price.perGPUHour", "3.00")),
+        ("spec.price.effectiveFrom", "is that of the price before: remove it", "or say from when on it does"),
+        before=SINCE,
+    ),
+    Bad(
+        "a new schedule with the moment of the price before",
+        changed(SINCE, ("spec.price.schedule", [WINDOW])),
+        ("spec.price.effectiveFrom", "is that of the price before: remove it"),
+        before=SINCE,
     ),
     _backward("* 22-6 * * *"),
     _backward("5-1 * * * *"),

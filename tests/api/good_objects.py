@@ -100,6 +100,9 @@ GOOD = (
     })), {"spec.alternative.perMillionInputTokens": "0.0375"}),
     Good("a pool of a node selector alone gets every default", pool(), POOL_DEFAULTS),
     Good("a pool with every field keeps them", FULL_POOL, {"spec": FULL_POOL["spec"]}),
+    Good("a price that holds from before it was written", changed(PRICED, (
+        "spec.price.effectiveFrom", "2026-12-01T00:00:00.5+01:00",
+    )), {"spec.price.effectiveFrom": "2026-12-01T00:00:00.5+01:00"}),
     Good("GPUs that were bought", OWNED_POOL, {"spec": OWNED_POOL["spec"]}),
     Good("a price of a table", LISTED_POOL, {"spec.price.source.item": "p5.48xlarge-spot"}),
     Good("prices of OpenCost", pool(("spec.price", {"source": {"type": "OpenCost"}, "currency": "USD"})), {

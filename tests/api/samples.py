@@ -202,6 +202,7 @@ FULL_POOL: Object = {
             "perGPUHour": "2.50",
             "currency": "USD",
             "schedule": [{"cron": "0 22 * * 1-5", "timeZone": "Europe/Berlin", "duration": "8h", "perGPUHour": "1.25"}],
+            "effectiveFrom": "2026-01-01T00:00:00Z",
         },
         "billing": "Pod",
         "limits": {"maxGPUs": 64},

@@ -137,6 +137,7 @@ def test_a_pool_with_every_field():
         price=Price(
             "USD",
             Tariff(Decimal("2.50"), (TariffWindow("0 22 * * 1-5", "Europe/Berlin", 8 * 3600.0, Decimal("1.25")),)),
+            effective_from=1767225600.0,
         ),
         max_gpus=64,
         node_lead_time_s=180,

@@ -156,6 +156,7 @@ BAD_OPTIONS = {
     "--scale nan": "--scale nan: above 0 and at most 10000 times is allowed",
     "--scale 2 --peak-replicas 3": "--scale and --peak-replicas: one of them is allowed",
     "--peak-replicas 0": "--peak-replicas 0: 1 to 512 is allowed",
+    "--peak-replicas 20 --max-replicas 3": "--peak-replicas 20: --max-replicas 3 allows 1 to 3",
     "--max-replicas 1000": "--max-replicas 1000: 1 to 512 is allowed",
     "--tp 0": "--tp 0: 1 to 1024 is allowed",
     "--kv-blocks 0": "--kv-blocks 0: 1 to 1000000 is allowed",
@@ -193,6 +194,9 @@ BAD_OPTIONS = {
     "--input-tokens 5": "--input-tokens and --output-tokens: both are needed where one is given",
     "--input-tokens 5 --output-tokens 5": "trace good.jsonl: it has its own lengths; --input-tokens and "
     "--output-tokens are for rates",
+    "--column prod": "trace good.jsonl: --column prod: it holds requests; columns are of rates",
+    "--noise 0": "trace good.jsonl: --noise 0: it holds requests, which are played as they are; only 1 is allowed",
+    "--noise 2": "trace good.jsonl: --noise 2: it holds requests, which are played as they are; only 1 is allowed",
 }
 
 

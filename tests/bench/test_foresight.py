@@ -1,11 +1,18 @@
 """What the clairvoyant knows of this very traffic, and that nobody is cheaper than it."""
 
+from types import SimpleNamespace
+from typing import cast
+
 import msgspec
 import pytest
 
+from ebbtide.bench.case import Case
 from ebbtide.bench.clairvoyant import Problem, cheapest
-from ebbtide.bench.foresight import JAM_SLOTS, corrected, learnt, missed_by_slot, sizes_that_matter
-from ebbtide.bench.run import HOLD
+from ebbtide.bench.foresight import JAM_SLOTS, Foresight, corrected, learnt, missed_by_slot, sizes_that_matter
+from ebbtide.bench.misses import MissTable
+from ebbtide.bench.preparation import Stage
+from ebbtide.bench.run import HOLD, PATH, RunResult
+from ebbtide.bench.runner import Runner
 from tests.bench.analytic import CASE, Analytic, steady
 from tests.bench.replaying import Folder, folder
 
@@ -76,12 +83,46 @@ def test_a_fleet_let_go_too_early_is_kept_once_that_was_seen() -> None:
     assert learnt(hopeful, plan.replicas, misses).misses[0] == (9.0, 0.0, 0.0)
 
 
+def test_a_plan_is_replayed_four_times_before_it_is_asked_for() -> None:
+    """Each with what the one before it was seen to miss."""
+    requests = steady(5.0, 600.0)
+    shares = tuple(Analytic().share(1, load) for load in (2.0, 4.0, 6.0))
+    table = MissTable((1,), (2.0, 4.0, 6.0), (shares,))
+    asked: list[tuple[str, tuple]] = []
+
+    def results(case: Case, loads: object, policy: str, knob: float) -> list[RunResult]:
+        asked.append((policy, case.path))
+        return [Analytic().run(case, requests, policy, knob, 1, ())]
+
+    stage = SimpleNamespace(case=CASE, requests=(requests,), loads=(None,), table=table)
+    sight = Foresight(cast(Stage, stage), cast(Runner, SimpleNamespace(results=results)))
+    plan = sight.planned(0, 1.0)
+    assert [policy for policy, _ in asked].count(PATH) == 4
+    assert all(path for policy, path in asked if policy == PATH)
+    assert sight.planned(0, 1.0) == plan
+    assert [policy for policy, _ in asked].count(PATH) == 4, "and only once"
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     made = folder(tmp_path_factory.mktemp("foresight"))
     run = made.run("--seeds", "1")
     assert run.returncode == 0, run.stderr
     return made
+
+
+def test_one_seed_has_no_interval(done: Folder) -> None:
+    assert {one["name"]: one["interval"] for one in done.results()["policies"] if one["interval"] is not None} == {}
+    table = (done.out / "report.md").read_text().partition("## What it costs")[2].partition("The columns from")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
+    names, cells = [row[0] for row in rows], [row[3] for row in rows]
+    assert "static-hindsight" in names
+    assert cells == ["95 % over seeds", *[""] * (len(rows) - 1)]
+
+
+def test_the_command_has_the_seeds_that_were_run_alone(done: Folder) -> None:
+    command = done.results()["command"]
+    assert (command.count("--seeds 1"), command.count("--seeds")) == (1, 1), command
 
 
 def test_no_policy_is_cheaper_than_the_clairvoyant(done: Folder) -> None:

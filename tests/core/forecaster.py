@@ -24,7 +24,7 @@ from tests.builders import INPUT_TOKENS, NOW, OUTPUT_TOKENS, pods, service, snap
 CYCLE_S, WINDOW_S = 15.0, 60.0
 MAIN = 1  # of the three horizons: the start-up
 SHARES = (0.025, 0.5, 0.975)
-PROMPT_WEIGHT = 0.2
+PROMPT_WEIGHT = 0.5
 WEIGHED_TOKENS = OUTPUT_TOKENS + PROMPT_WEIGHT * INPUT_TOKENS
 
 

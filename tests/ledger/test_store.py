@@ -12,7 +12,8 @@ import sqlalchemy as sa
 
 from ebbtide.errors import ConfigurationError, ConflictError, RetryableError
 from ebbtide.ledger import schema
-from ebbtide.ledger.store import KEEP_RAW_S, Ledger
+from ebbtide.ledger.days import KEPT_S
+from ebbtide.ledger.store import Ledger
 from ebbtide.model.money import LabelsRecord, Lifetime, OfferRecord, Payer, PolicyRecord, PriceRecord, UsageRow
 from ebbtide.model.spec import Alternative, Billing, PolicyScope, Price, Tariff
 from ebbtide.money.bill import HOUR_S, hours
@@ -47,6 +48,12 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
 
 def life(uid: str, begin_s: int, end_s: int | None = None, payer: Payer = CHAT) -> Lifetime:
     return Lifetime(uid, payer, 4, T0 + begin_s, T0 + (end_s or begin_s), None if end_s is None else T0 + end_s, "n")
+
+
+def roll_all(ledger: Ledger, epoch: int, now_s: int) -> None:
+    """Until nothing is left to do."""
+    while ledger.roll_up(epoch, now_s):
+        pass
 
 
 def total(ledger: Ledger, from_s: int, to_s: int) -> Decimal:
@@ -139,13 +146,15 @@ def test_lifetimes_are_forgotten_and_their_hours_stay(where: Path | str) -> None
     ledger = Ledger(where)
     epoch = ledger.lead(T0)
     ledger.write(epoch, T0 + 3600, [life("a", 0, 3600), life("b", 0)], [PRICED])
-    ledger.roll_up(epoch, T0 + DAY_S + KEEP_RAW_S)
+    roll_all(ledger, epoch, T0 + DAY_S + KEPT_S)
     with ledger._engine.connect() as connection:
         assert connection.execute(sa.select(schema.lifetime.c.uid)).scalars().all() == ["b"]
-    assert total(ledger, 0, 3600) == Decimal(20)
-    ledger.write(epoch, T0 + DAY_S + KEEP_RAW_S, [life("late", 0, 3600)])
-    ledger.roll_up(epoch, T0 + 2 * DAY_S + KEEP_RAW_S)
-    assert total(ledger, 0, 3600) == Decimal(20), "hours whose lifetimes are gone are not made anew from what is left"
+    assert total(ledger, 0, DAY_S) == Decimal(10 + 240)
+    ledger.write(epoch, T0 + DAY_S + KEPT_S, [life("late", 0, 3600)])
+    roll_all(ledger, epoch, T0 + 2 * DAY_S + KEPT_S)
+    assert total(ledger, 0, DAY_S) == Decimal(10 + 240), (
+        "hours whose lifetimes are gone are not made anew from what is left"
+    )
 
 
 def test_a_damaged_file_is_moved_aside_and_said(tmp_path: Path) -> None:
@@ -247,7 +256,8 @@ def made_by_version_1(where: Path | str) -> None:
     ledger = Ledger(where)
     ledger.write(ledger.lead(T0), T0 + 3600, [life("a", 0, 3600)], [PRICED])
     with ledger._engine.begin() as connection:
-        schema.metadata.drop_all(connection, tables=[schema.usage, schema.policy, schema.labels, schema.offer])
+        newer = [schema.usage, schema.policy, schema.labels, schema.offer, schema.span, schema.day, schema.usage_day]
+        schema.metadata.drop_all(connection, tables=newer)
         connection.execute(sa.update(schema.meta).where(schema.meta.c.key == "version").values(value="1"))
     ledger.close()
 
@@ -274,7 +284,7 @@ def made_by_version_2(where: Path | str) -> None:
     with ledger._engine.begin() as connection:
         for name in ("compared_s", "ran_gpu_s", "hpa_gpu_s"):
             connection.exec_driver_sql(f"ALTER TABLE usage DROP COLUMN {name}")
-        schema.metadata.drop_all(connection, tables=[schema.offer])
+        schema.metadata.drop_all(connection, tables=[schema.offer, schema.span, schema.day, schema.usage_day])
         connection.execute(sa.update(schema.meta).where(schema.meta.c.key == "version").values(value="2"))
     ledger.close()
 
@@ -300,7 +310,7 @@ def test_lifetimes_of_a_span_are_those_that_ran_in_it(where: Path | str) -> None
     assert {item.uid for item in ledger.lifetimes(T0 + 100, T0 + 200)} == {"b"}
     assert {item.uid for item in ledger.lifetimes(T0, T0 + 201)} == {"a", "b", "c"}
     assert ledger.raw_s == 0
-    ledger.roll_up(epoch, T0 + DAY_S + KEEP_RAW_S)
+    roll_all(ledger, epoch, T0 + DAY_S + KEPT_S)
     assert ledger.raw_s > T0
 
 

@@ -184,6 +184,28 @@ def test_a_new_policy_waits_until_the_ledger_was_asked() -> None:
     assert spent(accounts) == Decimal("23.60")
 
 
+def since(price: str, from_s: int | None) -> PoolState:
+    """A price that says from when on it holds."""
+    state = priced(price)
+    told = Price("USD", Tariff(Decimal(price)), effective_from=from_s)
+    return msgspec.structs.replace(state, spec=msgspec.structs.replace(state.spec, price=told))
+
+
+def test_a_price_that_holds_from_before_its_edit_is_asked_of_the_ledger() -> None:
+    accounts = run(shown(NOON), shown(HOUR, holding("a", NOON)))
+    ((spec, keys),) = accounts.unsettled()
+    accounts.settle(spec, {keys[0]: Decimal("3.60")}, HOUR, 0)
+    for second, state in ((10, since("7.20", None)), (20, since("7.20", NOON)), (30, since("7.20", NOON))):
+        accounts.count([spec], lambda _: NOTHING, shown(HOUR + second, holding("a", NOON), state=state))
+        assert bool(accounts.unsettled()) == (second > 10), "an edit that says nothing of the past asks nothing"
+    assert [code for code, _ in accounts.states()[0].faults] == [Code.PENDING], "nothing is raised until it is known"
+    accounts.settle(spec, {keys[0]: Decimal("3.60")}, HOUR + 10, 0)
+    assert accounts.unsettled(), "the ledger did not know of it then"
+    accounts.settle(spec, {keys[0]: Decimal("7.24")}, HOUR + 20, 0)
+    assert (accounts.unsettled(), accounts.states()[0].faults) == ([], ())
+    assert spent(accounts) == Decimal("7.26")
+
+
 def test_a_policy_that_counts_something_else_by_now_is_asked_for_again() -> None:
     accounts = run(shown(NOON), shown(HOUR, holding("a", NOON)))
     ((asked, keys),) = accounts.unsettled()

@@ -43,6 +43,38 @@ def by_payer(rows: tuple[HourRow, ...]) -> dict[str, Decimal | None]:
 NODE_BILLED = priced(billing=Billing.NODE)
 
 
+def corrected(from_s: int, seen_s: int, price: str, billing: Billing = Billing.POD) -> PriceRecord:
+    return PriceRecord("h100", from_s, Price("USD", Tariff(Decimal(price))), billing, None, seen_s)
+
+
+@pytest.mark.parametrize(
+    ("story", "edits", "want"),
+    [
+        ("it holds from before it was seen", [corrected(1800, 3000, "5")], "15"),
+        ("what held meanwhile does not any more", [corrected(2700, 2700, "9"), corrected(1800, 3000, "5")], "15"),
+        ("an older one stays before a newer", [corrected(900, 3000, "1"), corrected(1800, 3100, "5")], "13.5"),
+        (
+            "it goes where the newer reaches further back",
+            [corrected(1800, 3000, "5"), corrected(900, 3100, "1")],
+            "5.5",
+        ),
+        ("an edit after it holds from then on", [corrected(1800, 2000, "5"), corrected(2700, 2700, "1")], "11"),
+        ("seen in the end it holds all the same", [corrected(1800, 9000, "5")], "15"),
+        ("of all time", [corrected(0, 3000, "5")], "20"),
+    ],
+)
+def test_prices_that_hold_from_before_they_were_seen(story: str, edits: list[PriceRecord], want: str) -> None:
+    rows = hours([life(CHAT, 0, 3600)], [priced(), *reversed(edits)], 0, 3600)
+    assert by_payer(rows) == {"chat": Decimal(want)}, story
+
+
+def test_what_is_paid_for_changes_when_it_is_seen_whatever_the_price_does() -> None:
+    """A corrected price that comes together with billing by node: nodes' idle GPUs of before stay nobody's cost."""
+    edit = corrected(0, 1800, "5", Billing.NODE)
+    rows = hours([life(CHAT, 0, 3600), node(0, 3600)], [priced(), edit], 0, 3600)
+    assert by_payer(rows) == {"chat": Decimal(20), "idle": Decimal(10)}
+
+
 @pytest.mark.parametrize(
     ("story", "lifetimes", "records", "want"),
     [

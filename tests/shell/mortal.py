@@ -38,6 +38,7 @@ from ebbtide.model.spec import PolicySpec, Price, Tariff, TariffWindow
 from ebbtide.money.lifetimes import Holding
 from ebbtide.money.prices import price_at
 from ebbtide.observe.holdings import Held
+from ebbtide.observe.past import Past
 from ebbtide.record.metrics import Metrics
 from tests import builders
 from tests.shell.fake_api import APPS
@@ -432,6 +433,7 @@ class _Watch:
         self.policies = {policy.name: policy for policy in cluster.policies}
         self.raw_policy = cluster.raw_policy
         self.newest = Held((), {}, complete=True)
+        self.watching_since_s = cluster.now_s
         cluster.departed, cluster.watched = {}, True
 
     async def snapshot(self, now_s: float, receipts: Mapping[str, WriteReceipt]) -> Snapshot:
@@ -441,6 +443,9 @@ class _Watch:
     def held(self, _snapshot: Snapshot) -> Held:
         self.newest = self._cluster.held()
         return self.newest
+
+    async def past(self, hole: tuple[int, int], _snapshot: Snapshot) -> Past:
+        return Past(*hole)
 
     def counted(self, held: Held) -> None:
         for uid in held.gone:

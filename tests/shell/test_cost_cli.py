@@ -11,8 +11,9 @@ from click.testing import CliRunner, Result
 
 from ebbtide.cli import cost as module
 from ebbtide.cli.main import cli
+from ebbtide.ledger.days import Keeping
 from ebbtide.ledger.store import Ledger
-from ebbtide.model.money import LabelsRecord, Lifetime, OfferRecord, Payer, PolicyRecord, PriceRecord, UsageRow
+from ebbtide.model.money import Hole, LabelsRecord, Lifetime, OfferRecord, Payer, PolicyRecord, PriceRecord, UsageRow
 from ebbtide.model.spec import Alternative, Billing, OnPrem, Price, Tariff
 
 NOW_S = 1_768_478_400  # 15 January 2026, 12:00 UTC
@@ -344,3 +345,91 @@ def test_focus_exports_of_two_days_are_that_of_both(busy: Path) -> None:
 def test_where_a_file_cannot_be_written_it_says_why(busy: Path, tmp_path: Path) -> None:
     found = ask(busy, "--focus", str(tmp_path / "none" / "focus.csv"), "--period", "today")
     assert "Name a file in a writable directory" in str(found.exception)
+
+
+@pytest.fixture
+def old(busy: Path) -> Path:
+    """The same, of which hours are kept from 13 January on alone."""
+    made = Ledger(busy)
+    epoch = made.lead(NOW_S)
+    while made.roll_up(epoch, NOW_S, Keeping(2 * DAY_S, 2 * DAY_S)):
+        pass
+    made.close()
+    return busy
+
+
+def test_old_days_of_the_ledgers_own_zone_are_exact_and_nothing_is_said(old: Path) -> None:
+    found = ask(old, "--period", "2025-12", "-o", "json")
+    assert amounts(found)["ml/chat"] == (17 * 24 + 12) * 10
+    assert "notes" not in json.loads(found.output)
+
+
+@pytest.mark.parametrize(
+    ("period", "zone", "days", "said"),
+    [
+        (
+            "2026-01-03",
+            "America/New_York",
+            1,
+            "from 2026-01-03 00:00 to 2026-01-04 00:00 UTC, not from 2026-01-03 05:00",
+        ),
+        ("2026-01-03", "Asia/Kolkata", 1, "from 2026-01-03 00:00 to 2026-01-04 00:00 UTC, not from 2026-01-02 18:30"),
+        ("2026-01-05..2026-01-11", "Asia/Tokyo", 7, "to 2026-01-12 00:00 UTC, not from 2026-01-04 15:00"),
+    ],
+)
+def test_old_days_of_another_zone_are_whole_ones_and_it_says_which(
+    old: Path, period: str, zone: str, days: int, said: str
+) -> None:
+    found = ask(old, "--period", period, "--time-zone", zone, "-o", "json")
+    assert amounts(found)["ml/chat"] == days * 240
+    (note,) = json.loads(found.output)["notes"]
+    assert note.startswith("Before 2026-01-13 00:00 UTC the ledger keeps days alone") and said in note
+
+
+def test_focus_rows_of_old_time_are_days(old: Path) -> None:
+    found = ask(old, "--focus", "-", "--period", "2026-01-03")
+    (row,) = csv.DictReader(io.StringIO(found.stdout))
+    assert (row["ChargePeriodStart"], row["ChargePeriodEnd"]) == ("2026-01-03T00:00:00Z", "2026-01-04T00:00:00Z")
+    assert (row["ConsumedQuantity"], row["EffectiveCost"]) == ("96", "240")
+
+
+def test_of_old_time_no_savings_are_told_and_it_says_so(old: Path) -> None:
+    found = ask(old, "--savings", "--period", "month", "-o", "json")
+    assert json.loads(found.output)["from"] == "2026-01-13T00:00:00Z"
+    assert any("keeps days alone: of these no saving" in note for note in json.loads(found.output)["notes"])
+
+
+def test_of_old_time_build_or_buy_is_not_told_either(old: Path) -> None:
+    found = ask(old, "--alternative", "--period", "month", "--api", "0.50,2.00,USD", "-o", "json")
+    assert json.loads(found.output)["from"] == "2026-01-13T00:00:00Z"
+    assert any("keeps days alone: of these it cannot be told" in note for note in json.loads(found.output)["notes"])
+
+
+def test_how_pools_were_priced_and_when_that_became_known(ledger: Path) -> None:
+    made = Ledger(ledger)
+    spring = [
+        PriceRecord("h100", NOW_S - DAY_S, Price("USD", Tariff(Decimal(3))), Billing.POD, None, NOW_S - DAY_S),
+        PriceRecord("h100", NOW_S - 2 * DAY_S, Price("USD", Tariff(Decimal("2.80"))), Billing.POD, None, NOW_S - 60),
+    ]
+    made.write(made.lead(NOW_S), NOW_S, [], spring)
+    made.close()
+    found = list(csv.DictReader(io.StringIO(ask(ledger, "--prices", "-o", "csv").stdout)))
+    assert [(row["pool"], row["from"], row["known_at"], row["price"], row["holds"]) for row in found] == [
+        ("a100", "", "", "1.00", "yes"),
+        ("h100", "", "", "2.50", "yes"),
+        ("h100", "2026-01-14T12:00:00Z", "2026-01-14T12:00:00Z", "3", "replaced"),
+        ("h100", "2026-01-13T12:00:00Z", "2026-01-15T11:59:00Z", "2.80", "yes"),
+    ]
+    assert "replaced" in ask(ledger, "--prices").output
+    assert amounts(ask(ledger, "--period", "2026-01-14", "-o", "json"))["ml/chat"] == Decimal("2.80") * 96
+
+
+def test_what_is_missing_is_told_with_the_reports_of_its_time(ledger: Path) -> None:
+    made = Ledger(ledger)
+    holes = [Hole(NOW_S - 7200, NOW_S - 3600, "the ledger could not be written, and 12 pods are not in it")]
+    made.write(made.lead(NOW_S), NOW_S, [], holes=holes)
+    made.close()
+    said = "From 2026-01-15 10:00 to 2026-01-15 11:00 UTC the ledger could not be written, and 12 pods are not in it."
+    assert json.loads(ask(ledger, "--period", "today", "-o", "json").output)["notes"] == [said]
+    assert said in ask(ledger, "--period", "today", "--focus", "-").stderr
+    assert "notes" not in json.loads(ask(ledger, "--period", "yesterday", "-o", "json").output)

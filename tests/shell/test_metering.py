@@ -7,14 +7,17 @@ from typing import Any
 import msgspec
 import pytest
 
+from ebbtide.controller import metering as module
 from ebbtide.controller.metering import Metering
 from ebbtide.errors import RetryableError
+from ebbtide.ledger.days import Keeping
 from ebbtide.ledger.store import Ledger
 from ebbtide.model.memory import ForecastMemory, Memory, ServiceMemory
 from ebbtide.model.money import Payer, UsageRow
 from ebbtide.model.snapshot import (
     POLICY_KIND,
     EngineReadings,
+    LedgerState,
     PolicyState,
     PoolState,
     Quality,
@@ -23,6 +26,7 @@ from ebbtide.model.snapshot import (
     Unreadable,
 )
 from ebbtide.model.spec import Alternative, Billing, PolicySpec, PoolSpec, Price, Tariff
+from ebbtide.money.accounts import Accounts, Saved, Shown
 from ebbtide.money.lifetimes import Holding
 from ebbtide.money.selections import payers
 from ebbtide.money.totals import totals
@@ -41,6 +45,15 @@ def at(second: int, price: str = "2.50", billing: Billing = Billing.POD) -> Snap
     return msgspec.structs.replace(
         shown, taken_at=float(T0 + second), pools=(msgspec.structs.replace(pool, spec=spec),)
     )
+
+
+def since(second: int, price: str, from_s: float | None) -> Snapshot:
+    """A price that says from when on it holds, in seconds from T0."""
+    shown = at(second, price)
+    (pool,) = shown.pools
+    told = Price("USD", Tariff(Decimal(price)), effective_from=None if from_s is None else T0 + from_s)
+    spec = msgspec.structs.replace(pool.spec, price=told)
+    return msgspec.structs.replace(shown, pools=(msgspec.structs.replace(pool, spec=spec),))
 
 
 def seen(*uids: str, gone: dict[str, float] | None = None, complete: bool = True) -> Held:
@@ -390,3 +403,162 @@ async def test_what_services_declare_is_recorded_when_it_changes_and_taken_up_by
         (record.from_s - T0, record.offer and str(record.offer.per_million_input)) for record in Ledger(where).offers()
     ]
     assert found == [(10, "0.50"), (30, "0.60"), (50, None)]
+
+
+async def test_a_price_that_says_so_holds_from_before_its_edit(where: Path) -> None:
+    metering = Metering(where, Metrics())
+    await metering.count(at(0), seen("a"))
+    await metering.count(at(2700, "9.00"), seen("a"))
+    assert bill(where, 3600) == Decimal("16.50")
+    await metering.count(since(3600, "5.00", 1800.5), seen("a"))
+    assert bill(where, 3600) == Decimal(15), "half an hour at 2.50, half an hour at 5.00"
+    await Metering(where, Metrics()).count(since(3600, "5.00", 1800.5), seen("a"))
+    assert bill(where, 3600) == Decimal(15), "the next leader sees no edit"
+    known = [(record.from_s - T0, record.known_s - T0) for record in Ledger(where).prices()[1:]]
+    assert known == [(2700, 2700), (1800, 3600)], "what was thought before can still be told"
+    assert metering.refused == {}
+
+
+async def test_what_was_said_of_an_earlier_price_is_not_said_of_the_next(where: Path) -> None:
+    """The API server refuses such an edit; where it does not, nothing of the past changes."""
+    metering = Metering(where, Metrics())
+    await metering.count(at(0), seen("a"))
+    await metering.count(since(1800, "5.00", 900), seen("a"))
+    await metering.count(since(2700, "50.00", 900), seen("a"))
+    assert bill(where, 2700) == Decimal("2.50") + Decimal(10)
+    await metering.count(since(3600, "5.00", None), seen("a"))
+    assert bill(where, 3600) == Decimal("12.50") + Decimal(50), "that it is said no more changes nothing either"
+
+
+async def test_hours_that_were_rolled_up_are_worked_out_again_with_the_price(where: Path) -> None:
+    metering, day = Metering(where, Metrics()), 86_400
+    await metering.count(at(0), seen("a"))
+    for second in range(day, 3 * day, 600):
+        await metering.count(at(second), seen("a"))
+    ledger = Ledger(where)
+    assert ledger.rolled_s > T0 + 2 * day
+    await metering.count(since(3 * day, "5.00", day), seen("a"))
+    assert ledger.rolled_s < T0 + 2 * day
+    for second in range(3 * day, 4 * day, 600):
+        await metering.count(since(second, "5.00", day), seen("a"))
+    assert ledger.rolled_s > T0 + 3 * day
+    assert bill(where, 3 * day) == 24 * 10 + 48 * 20
+
+
+@pytest.mark.parametrize(
+    ("from_s", "why"),
+    [
+        (9 * 86_400, "has not come; put prices of coming hours into spec.price.schedule"),
+        (86_400, "is too long ago, for the ledger keeps lifetimes from"),
+    ],
+)
+async def test_a_price_that_cannot_hold_from_then_holds_from_when_it_is_seen_and_says_why(
+    where: Path, from_s: int, why: str
+) -> None:
+    metering, day = Metering(where, Metrics(), keeping=Keeping(86_400.0, 86_400.0)), 86_400
+    await metering.count(at(0), seen("a", "b"))
+    for second in range(60, 6 * day, 1800):
+        await metering.count(at(second), seen("a"))
+    assert Ledger(where).open_s > T0 + day
+    before = bill(where, 6 * day)
+    await metering.count(since(6 * day, "5.00", from_s), seen("a"))
+    await metering.count(since(6 * day + 1800, "5.00", from_s), seen("a"))
+    assert (why in metering.refused["h100"], bill(where, 6 * day)) == (True, before), metering.refused
+    assert "holds from" in metering.refused["h100"]
+    again = Metering(where, Metrics())
+    await again.count(since(6 * day + 3600, "5.00", from_s), seen("a"))
+    assert again.refused == metering.refused, "the next leader says the same"
+    await again.count(since(6 * day + 3610, "5.00", None), seen("a"))
+    assert again.refused == {}
+
+
+async def test_policies_follow_a_price_that_holds_from_before_its_edit(where: Path) -> None:
+    """Their own accounts, cycle by cycle, come to what the ledger says."""
+    metering, accounts = Metering(where, Metrics()), Accounts()
+    spec = policy().spec
+    nobody = Saved(0.0, Decimal(0), ())
+    edits = [(0, "2.50", None), (1800, "2.50", None), (3600, "5.00", 900), (3610, "5.00", 900), (7200, "5.00", 900)]
+    for second, price, from_s in edits:
+        snapshot, held = since(second, price, from_s), seen("a")
+        shown = Shown(snapshot.taken_at, snapshot.pools, {}, held.holdings, held.gone)
+        accounts.count([spec], lambda _: nobody, shown)
+        await metering.count(snapshot, held)
+        spent, through_s, since_s, _ = metering.spent(accounts.unsettled(), {})
+        for asked, _ in accounts.unsettled():
+            accounts.settle(asked, spent[asked.uid], through_s, since_s)
+    (state,) = accounts.states()
+    assert {item.spent for item in state.accounts} == {Decimal("2.50") + Decimal(35)} == {bill(where)}
+
+
+def unreachable(*_: Any, **__: Any) -> None:
+    raise RetryableError("ledger: the server closed the connection. Nothing was written; it is tried again")
+
+
+async def test_a_ledger_that_is_behind_says_since_when_and_why(where: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metering = Metering(where, Metrics())
+    assert metering.state(float(T0), 10.0).why == "", "it was not to be written yet"
+    await metering.count(at(0), seen("a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "write", unreachable)
+        for second in (10, 60):
+            await metering.count(at(second), seen("a"))
+            assert metering.state(T0 + second, 10.0).why == "", "a moment is nothing to be told"
+        state = metering.state(T0 + 61.0, 10.0)
+        assert (state.since_s, "nothing was written since 2027-01-15T08:00:00Z: ledger: the server" in state.why) == (
+            T0,
+            True,
+        ), state
+        assert metering.state(T0 + 61.0, 60.0).why == "", "of cycles of a minute, three may fail"
+    await metering.count(at(70), seen("a"))
+    assert metering.state(T0 + 75.0, 10.0) == LedgerState(T0 + 70.0)
+
+
+async def test_one_that_never_answered_says_so_too(tmp_path: Path) -> None:
+    (tmp_path / "data").touch()  # a file where a folder should be
+    metering = Metering(tmp_path / "data" / "ledger.sqlite", Metrics())
+    metering.state(float(T0), 10.0)
+    await metering.count(at(10), seen("a"))
+    assert "writable directory" in metering.state(T0 + 70.0, 10.0).why
+    metering.begin_to_lead()
+    assert metering.state(T0 + 80.0, 10.0).why == "", "another may have written it since"
+
+
+async def test_what_is_too_much_to_be_kept_is_a_hole_and_reports_say_so(
+    where: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_UNWRITTEN", 20)
+    metering = Metering(where, Metrics())
+    await metering.count(at(0), seen("a", "b"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "write", unreachable)
+        for second in range(10, 310, 10):
+            came = Holding(f"pod-{second}", CHAT, 4, T0 + second - 9.0, float(T0 + second - 1), "n")
+            gone = {"a": T0 + 15.0} if second > 10 else {}
+            held = Held((*seen("b", *([] if gone else ["a"])).holdings, came), gone, True)
+            assert await metering.count(at(second), held)
+            assert len(metering._unwritten) <= 20
+    await metering.count(at(310), seen("b"))
+    (hole,) = Ledger(where).holes(T0, T0 + 3600)
+    assert (hole.from_s, 10 < hole.to_s - T0 < 300) == (T0 + 1, True)
+    lost = int(hole.why.split("and ")[1].split(" pods")[0])
+    kept = [item for item in Ledger(where).lifetimes(T0, T0 + 3600) if item.uid.startswith("pod")]
+    assert lost + len(kept) == 30 and lost > 9, "each is in the ledger or told to be lost"
+    assert set(Ledger(where).running()) == {"b"}, "what the ledger knew to run has its end"
+    assert Ledger(where).holes(T0 - 60, T0) == ()
+
+
+async def test_tokens_of_a_long_outage_are_a_hole_too(where: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metering = Metering(where, Metrics())
+    await metering.count(serving(0), bound())
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "ends", unreachable)
+        patch.setattr(Ledger, "write", unreachable)
+        for second in range(60, 10 * 3600, 60):
+            await metering.count(serving(second), bound())
+    await metering.count(serving(10 * 3600), bound())
+    ledger = Ledger(where)
+    (hole,) = ledger.holes(T0, T0 + 36_000)
+    assert (hole.from_s, hole.to_s, "tokens are not in it" in hole.why) == (T0, T0 + 4 * 3600, True)
+    told = {row.hour_s for row in ledger.usage(T0 + 3600, T0 + 36_000)}
+    assert told == set(range(T0 + 4 * 3600, T0 + 36_000, 3600))
+    assert sum(row.gpu_seconds for row in ledger.rows(T0, T0 + 36_000)) == 4 * 36_000, "cost is all there"

@@ -205,3 +205,15 @@ def test_settings_cannot_be_changed_after_they_were_checked():
     with pytest.raises(ValueError, match="frozen"):
         load_settings().cycle_interval_s = 1.0
     assert issubclass(type(load_settings()), Settings)
+
+
+def test_how_long_the_ledger_keeps_what(tmp_path):
+    settings = load_settings({}, written(tmp_path, "ledger_keep_hours: 40d\nledger_time_zone: Asia/Kolkata\n"))
+    assert (settings.ledger_keep_hours_s, settings.ledger_keep_lifetimes_s) == (40 * 86_400.0, 62 * 86_400.0)
+    assert settings.ledger_time_zone.key == "Asia/Kolkata"
+    for name, value, words in (
+        ("ledger_keep_hours", "30d", "a duration from 35d to 3660d is allowed"),
+        ("ledger_time_zone", "Mars/Base", "a time zone is allowed, such as Europe/Berlin or UTC"),
+    ):
+        with pytest.raises(ConfigurationError, match=f"{name}.*{value}.*{words}"):
+            load_settings({name: value})

@@ -41,6 +41,24 @@ def test_requests_from_csv_start_at_zero_in_the_order_of_arrival(tmp_path: Path)
     assert trace.duration_s == pytest.approx(60.0)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "apart_s"),
+    [
+        ("2023-11-16T18:16:03Z", "2023-11-16T18:16:04Z", 1.0),
+        ("2023-11-16T18:16:03.97Z", "2023-11-16T18:16:04.2200000Z", 0.25),
+        ("2023-11-16 18:16:03", "2023-11-16T18:16:03.5Z", 0.5),  # without an offset it is UTC
+        ("2023-11-16T18:16:03+01:00", "2023-11-16T18:16:03Z", 3600.0),
+        ("2023-11-16T18:16:03.25-08:00", "2023-11-17T02:16:04.25", 1.0),
+        ("2023-11-16", "2023-11-16T00:00:02Z", 2.0),
+    ],
+)
+def test_times_may_be_written_by_iso_8601(tmp_path: Path, first: str, second: str, apart_s: float) -> None:
+    header = "TIMESTAMP,ContextTokens,GeneratedTokens"
+    trace = read_trace(write(tmp_path, "iso.csv", header, f"{first},5,5", f"{second},5,5"), strict=True)
+
+    assert trace.requests[1].arrival_s == pytest.approx(apart_s, abs=1e-6)
+
+
 def test_requests_from_json_lines_are_in_milliseconds(tmp_path: Path) -> None:
     path = write(
         tmp_path,

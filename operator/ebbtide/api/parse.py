@@ -248,6 +248,9 @@ def _price(price: api_pool.Price, where: str) -> m.Price:
         tariff=tariff,
         on_prem=None if owned is None else _owned(owned, f"{field}.onPrem"),
         source=None if source is None else m.PriceSource(source.type.value, source.item or ""),
+        effective_from=None
+        if price.effective_from is None
+        else _normalised(parse_rfc3339, price.effective_from, f"{field}.effectiveFrom", "must be RFC 3339"),
     )
 
 

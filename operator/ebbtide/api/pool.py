@@ -18,6 +18,7 @@ from ebbtide.api.fields import (
     Decimal,
     Electricity,
     LabelValue,
+    Moment,
     Money,
     QualifiedName,
     TimeZone,
@@ -161,7 +162,19 @@ _TABLE_ITEM = rule(
     "is needed with type Table",
     field=".source.item",
 )
-_PRICE_RULES = rules(_ONE_WAY, _OWN_SCHEDULE, _TABLE_ITEM)
+_NO_SOURCE = rule(
+    "!has(self.effectiveFrom) || !has(self.source)",
+    "is for prices that are said here; rows of a table have an effective_from of their own",
+    field=".effectiveFrom",
+)
+# what stays from an edit of last month would put down today's price to the time since then
+_OF_THIS_EDIT = rule(
+    "!has(self.effectiveFrom) || !has(oldSelf.effectiveFrom) || self.effectiveFrom != oldSelf.effectiveFrom "
+    "|| self == oldSelf",
+    "is that of the price before: remove it, so that the new price holds from now on, or say from when on it does",
+    field=".effectiveFrom",
+)
+_PRICE_RULES = rules(_ONE_WAY, _OWN_SCHEDULE, _TABLE_ITEM, _NO_SOURCE, _OF_THIS_EDIT)
 
 
 class Price(ApiModel, json_schema_extra=_PRICE_RULES):
@@ -192,6 +205,11 @@ class Price(ApiModel, json_schema_extra=_PRICE_RULES):
     schedule: Annotated[tuple[PriceWindow, ...], Field(max_length=24, json_schema_extra=_WINDOWS)] = ()
     """Windows with a price of their own, up to 24; where two overlap the first in the list wins. Unset: the price never
     changes."""
+    effective_from: Moment | None = None
+    """From when on this price holds, as RFC 3339, such as 2026-12-01T00:00:00Z, where an edit corrects what was paid
+    since: cost is worked out again from then on, and CostPolicies' spend with it. A moment that has not come, or of
+    which the ledger keeps no lifetimes any more (62 days), changes nothing: the price holds from when it is seen, and
+    Ready says so. Later edits need another one, or none. Unset: the price holds from when it is seen."""
 
 
 class Limits(ApiModel):

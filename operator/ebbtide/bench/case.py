@@ -84,3 +84,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     window_s: float | None = None
     lead_in: LeadIn | None = None
     memory: bytes = b""
+
+
+def fleet(case: Case, count: int) -> Case:
+    """`case` with `count` replicas and no more or fewer."""
+    return msgspec.structs.replace(case, start_replicas=count, min_replicas=count, max_replicas=count)

@@ -36,6 +36,10 @@ def ask(options: Mapping[str, Any]) -> Question:
     simulator = question.simulator_named(o["simulator"])
     if o["scale"] is not None and o["peak_replicas"] is not None:
         raise ConfigurationError("--scale and --peak-replicas: one of them is allowed")
+    peak = question.count("--peak-replicas", o["peak_replicas"], 512)
+    most = question.count("--max-replicas", o["max_replicas"], 512)
+    if peak is not None and most is not None and peak > most:
+        raise ConfigurationError(f"--peak-replicas {peak}: --max-replicas {most} allows 1 to {most}")
     return Question(
         simulator=simulator,
         trace=o["trace"],
@@ -46,8 +50,8 @@ def ask(options: Mapping[str, Any]) -> Question:
         train_until_s=question.moment("--train-until", o["train_until"]),
         lead_in_s=question.length("--lead-in", o["lead_in"]),
         scale=question.number("--scale", o["scale"], 0, 10_000, "times"),
-        peak_replicas=question.count("--peak-replicas", o["peak_replicas"], 512),
-        max_replicas=question.count("--max-replicas", o["max_replicas"], 512),
+        peak_replicas=peak,
+        max_replicas=most,
         noise=question.one_of("--noise", o["noise"], (0, 1, 2)),
         input_tokens=o["input_tokens"],
         output_tokens=o["output_tokens"],

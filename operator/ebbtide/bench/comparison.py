@@ -6,17 +6,18 @@ run at once; nothing in the answer depends on which run ends first.
 
 import functools
 from collections.abc import Callable, Sequence
+from statistics import fmean
 
 import msgspec
 
 from ebbtide.bench import ablations, clairvoyant
 from ebbtide.bench.ablations import ABLATIONS, WHOLE
-from ebbtide.bench.case import Case
+from ebbtide.bench.case import Case, fleet
 from ebbtide.bench.foresight import Foresight
 from ebbtide.bench.loads import rates
 from ebbtide.bench.pictures import Timeline
 from ebbtide.bench.policy import Knob
-from ebbtide.bench.preparation import Stage, fleet
+from ebbtide.bench.preparation import Stage
 from ebbtide.bench.question import Question
 from ebbtide.bench.report import nearest_runs
 from ebbtide.bench.results import (
@@ -114,7 +115,7 @@ def cross_check(policies: Sequence[PolicyResult], question: Question, stage: Sta
     compared = []
     for one, runs in chosen:
         found_there = answers[one.name].trials[0].point
-        here = _mean([run.cost for run in runs]), _mean([run.attainment for run in runs])
+        here = fmean([run.cost for run in runs]), fmean([run.attainment for run in runs])
         compared.append(
             Compared(
                 name=one.name,
@@ -271,7 +272,7 @@ def _row(question: Question, stage: Stage, name: str, answers: dict[str, Found])
         tuning=HELD if held else _tuning(question, name, knob),
         reached=cost is not None,
         cost_at_target=cost,
-        interval=(cost, cost) if name in WHOLE_FLEETS and cost is not None else answer.interval,
+        interval=_seeds_apart(name, cost, answer) if len(stage.loads) > 1 else None,
         over_clairvoyant=None,
         captured=None,
         knob=None if knob is None else _setting(question, name, knob, answer),
@@ -284,6 +285,11 @@ def _row(question: Question, stage: Stage, name: str, answers: dict[str, Found])
             for load, one in zip(stage.loads, trial.scores, strict=True)
         ),
     )
+
+
+def _seeds_apart(name: str, cost: float | None, answer: Found) -> tuple[float | None, float | None]:
+    """95 % of resampled seeds; a fleet of one size costs what it costs."""
+    return (cost, cost) if name in WHOLE_FLEETS and cost is not None else answer.interval
 
 
 def _cost(name: str, answer: Found, attainment: float) -> float | None:
@@ -357,7 +363,7 @@ def _fluid(stage: Stage) -> float | None:
     hours = [clairvoyant.fluid_replica_s(stage.case, requests, stage.table) for requests in stage.requests]
     known = [seconds / 3600 for seconds in hours if seconds is not None]
     per_hour = float(stage.case.gpu_hour_price) * stage.case.tensor_parallel
-    return _mean(known) * per_hour if len(known) == len(hours) else None
+    return fmean(known) * per_hour if len(known) == len(hours) else None
 
 
 def _fluid_row(cost: float, best: float | None) -> PolicyResult:
@@ -375,7 +381,3 @@ def _fluid_row(cost: float, best: float | None) -> PolicyResult:
         note="replicas in any fraction that start for nothing, from the measured table; not replayed, only a bound",
         runs=(),
     )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

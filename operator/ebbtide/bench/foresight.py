@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from ebbtide.bench import clairvoyant, traffic
-from ebbtide.bench.case import Case
+from ebbtide.bench.case import Case, fleet
 from ebbtide.bench.clairvoyant import SLOT_S, Problem
-from ebbtide.bench.preparation import Stage, fleet
+from ebbtide.bench.preparation import Stage
 from ebbtide.bench.run import HOLD, PATH, RunResult
 from ebbtide.bench.runner import Runner
 from ebbtide.bench.score import meets

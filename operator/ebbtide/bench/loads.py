@@ -23,6 +23,7 @@ from ebbtide.sim.shapes import Sampled
 from ebbtide.units import format_duration
 
 MOST_REQUESTS = 5_000_000  # of one replay, which keeps each of them in memory
+AS_IT_IS = 1  # of --noise
 _SHIFT_S = 600.0
 _MINUTE_S = 60.0
 _PEAK_MINUTES = 5
@@ -142,6 +143,13 @@ def _of_requests(question: Question, requests: Sequence[Request], lengths: Seque
         end_s = math.floor(end_s) + 1.0  # the last request belongs to it
     if lengths:
         raise ConfigurationError(f"{name}: it has its own lengths; --input-tokens and --output-tokens are for rates")
+    if question.column is not None:
+        raise ConfigurationError(f"{name}: --column {question.column}: it holds requests; columns are of rates")
+    if question.noise != AS_IT_IS:
+        raise ConfigurationError(
+            f"{name}: --noise {question.noise}: it holds requests, which are played as they are; only {AS_IT_IS} is "
+            "allowed"
+        )
     before, after = traffic.split(requests, start_s)
     scored = tuple(request for request in after if request.arrival_s < end_s - start_s)
     if not scored:

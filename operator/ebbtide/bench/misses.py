@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import msgspec
 
-from ebbtide.bench.case import Case
+from ebbtide.bench.case import Case, fleet
 from ebbtide.bench.run import HOLD, Simulator
 from ebbtide.bench.score import meets
 from ebbtide.bench.traffic import steady
@@ -197,7 +197,7 @@ def unbuyable(simulator: Simulator, case: Case, requests: Sequence[Request], see
     longest_s = case.ttft_s + case.itl_s * max(request.output_tokens for request in chosen)
     apart_s = longest_s / case.max_replicas
     lonely = [Request(i, i * apart_s, r.prompt_tokens, r.output_tokens) for i, r in enumerate(chosen)]
-    result = simulator.run(_fleet(case, case.max_replicas), lonely, HOLD, 0.0, seed, ())
+    result = simulator.run(fleet(case, case.max_replicas), lonely, HOLD, 0.0, seed, ())
     return wilson([meets(case, served) for served in result.served].count(False), len(result.served))
 
 
@@ -214,7 +214,7 @@ def _steady(
 ) -> tuple[int, int]:
     """(missed, submitted) of `n` replicas at `load` each, the filling of the engines left out."""
     length_s = WARM_UP_S + max(RUN_LEAST_S, RUN_REQUESTS / (n * load))
-    result = simulator.run(_fleet(case, n), steady(n * load, length_s, source, seed), HOLD, 0.0, seed, ())
+    result = simulator.run(fleet(case, n), steady(n * load, length_s, source, seed), HOLD, 0.0, seed, ())
     met = [meets(case, served) for served in result.served if served.arrival_s >= WARM_UP_S]
     return met.count(False), len(met)
 
@@ -268,7 +268,3 @@ def _require_reachable(case: Case, p0: float) -> None:
             f"case {case.name}: {objectives}: {100 * p0:.3g} % of the requests miss that even alone on an idle "
             "replica, less than 50 % is allowed: raise --ttft-ms or --itl-ms, or take a faster replica"
         )
-
-
-def _fleet(case: Case, n: int) -> Case:
-    return msgspec.structs.replace(case, start_replicas=n, min_replicas=n, max_replicas=n)

@@ -35,7 +35,6 @@ class Latency(msgspec.Struct, frozen=True):
     p50_s: float
     p90_s: float
     p95_s: float
-    p99_s: float
 
 
 class Minute(NamedTuple):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from ebbtide.bench import clairvoyant, misses
-from ebbtide.bench.case import Carries, Case, EngineLimits, LeadIn
+from ebbtide.bench.case import Carries, Case, EngineLimits, LeadIn, fleet
 from ebbtide.bench.loads import MOST_REQUESTS, Span, load_of
 from ebbtide.bench.question import Question
 from ebbtide.bench.run import HOLD
@@ -148,8 +148,3 @@ def _bounded(question: Question, case: Case, need: float, begin: float) -> Case:
 
 def _start(case: Case, need: float) -> int:
     return min(case.max_replicas, max(1, int(need) + 1))
-
-
-def fleet(case: Case, count: int) -> Case:
-    """`case` with `count` replicas and no more or fewer."""
-    return msgspec.structs.replace(case, start_replicas=count, min_replicas=count, max_replicas=count)

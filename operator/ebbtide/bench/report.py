@@ -4,6 +4,7 @@ Words and tables only, nothing is told here that results.json does not hold.
 """
 
 from collections.abc import Callable, Sequence
+from statistics import fmean
 
 from ebbtide.bench.ablations import WHOLE
 from ebbtide.bench.case import Case
@@ -108,11 +109,11 @@ def _table(results: Results) -> str:
             _interval(one.interval),
             f"{one.over_clairvoyant:.3f}" if one.over_clairvoyant is not None else "",
             f"{one.captured:.2f}" if one.captured is not None else "",
-            f"{_mean([run.attainment for run in nearest]):.2%} for {_mean([run.cost for run in nearest]):.2f}",
+            f"{fmean([run.attainment for run in nearest]):.2%} for {fmean([run.cost for run in nearest]):.2f}",
             f"{min(worst):.1%}" if worst else "",
             f"{max(value for value in first if value is not None):.0f} ms" if None not in first else "never came",
-            f"{_mean([run.scale_events_per_replica_day for run in nearest]):.1f}",
-            f"{_mean([run.start_up_share for run in nearest]):.1%}",
+            f"{fmean([run.scale_events_per_replica_day for run in nearest]):.1f}",
+            f"{fmean([run.start_up_share for run in nearest]):.1%}",
         )
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows) + (
@@ -140,10 +141,6 @@ def _interval(bounds: tuple[float | None, float | None] | None) -> str:
     return f"{'' if low is None else f'{low:.2f}'} – {'not reached' if high is None else f'{high:.2f}'}"
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
 def _ebbtide(results: Results) -> PolicyResult | None:
     return results.policy(EBBTIDE)
 
@@ -155,7 +152,7 @@ def _verdict(results: Results) -> str:
         return ""
     rivals = [one for one in results.policies if one.is_rival]
     if not own.reached:
-        attained, target = _mean([run.attainment for run in own.runs]), results.case.replica.attainment
+        attained, target = fmean([run.attainment for run in own.runs]), results.case.replica.attainment
         reach = [one.name for one in rivals if one.reached]
         who = f"Rivals that reach it: {', '.join(reach)}." if reach else "No rival reaches it."
         return f"**Ebbtide does not reach the target**: {attained:.3%} where {_percent(target)} is asked.\n\n{who}"
@@ -199,7 +196,7 @@ def _parts_worth(results: Results) -> str:
         if one.tuning != ABLATION or one.name == WHOLE:
             continue
         default = [run for run in one.runs if run.knob == 1.0]
-        as_it_is = f"{_mean([run.attainment for run in default]):.3%} for {_mean([run.cost for run in default]):.2f}"
+        as_it_is = f"{fmean([run.attainment for run in default]):.3%} for {fmean([run.cost for run in default]):.2f}"
         compared = "not reached | | "
         if one.versus is not None:
             compared = f"{one.versus.cost:.2f} at {one.versus.attainment:.3%} | {one.versus.ebbtide_cost:.2f} | "

@@ -4,7 +4,6 @@ Shares are 0..1 and money is in the currency of the case's price. `cost_at_targe
 null, never a number from beyond what was seen.
 """
 
-from decimal import Decimal
 from pathlib import Path
 
 import msgspec
@@ -74,7 +73,8 @@ class PolicyResult(msgspec.Struct, frozen=True, kw_only=True):
     """One policy: what it costs at the target attainment, and every run that this was read from.
 
     `knob` is the setting at the target (hindsight), or the one it was run with. `interval` bounds 95 %
-    of resampled seeds; its upper end is null where some do not reach the target.
+    of resampled seeds (null: there is one seed, or nothing was replayed); its upper end is null where some do not
+    reach the target.
     """
 
     name: str
@@ -156,11 +156,6 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     agreement: Agreement | None
     versions: dict[str, str]
     command: str
-
-    @property
-    def hour_price(self) -> Decimal:
-        """Of one replica."""
-        return self.case.replica.gpu_hour_price * self.case.replica.tensor_parallel
 
     def policy(self, name: str) -> PolicyResult | None:
         """The policy of that name, None where it did not take part."""

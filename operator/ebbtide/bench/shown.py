@@ -218,7 +218,7 @@ def latency_of(latencies: Iterable[model.Latency | None]) -> Latency | None:
     per_second = sum(latency.per_second for latency in seen)
     mean_s = sum((latency.mean_s or 0.0) * latency.per_second for latency in seen) / per_second
     buckets = list(zip(bounds, total, strict=True))
-    return Latency(mean_s, *(quantile(buckets, share) for share in (0.5, 0.9, 0.95, 0.99)))
+    return Latency(mean_s, *(quantile(buckets, share) for share in (0.5, 0.9, 0.95)))
 
 
 def quantile(buckets: Sequence[tuple[float, float]], share: float) -> float:

@@ -2,6 +2,8 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -156,4 +158,19 @@ def _say(line: str) -> None:
 
 def _command() -> str:
     """What was typed, so that it can be repeated."""
-    return shlex.join(["ebbtide", *sys.argv[1:]])
+    return shlex.join(["ebbtide", *without_overridden(sys.argv[1:], click.get_current_context().command)])
+
+
+def without_overridden(arguments: Sequence[str], command: click.Command) -> list[str]:
+    """The last of each option alone, which is the one that counts: `--ttft-ms 1000 --ttft-ms 2000` is 2000."""
+    options = [one for one in command.params if isinstance(one, click.Option)]
+    known = {name: one for one in options for name in (*one.opts, *one.secondary_opts)}
+    found: dict[object, list[str]] = {}
+    words = iter(arguments)
+    for place, word in enumerate(words):
+        option = known.get(word.partition("=")[0])
+        value = [] if option is None or option.is_flag or "=" in word else [*islice(words, 1)]
+        key = place if option is None else option.name
+        found.pop(key, None)
+        found[key] = [word, *value]
+    return [word for typed in found.values() for word in typed]

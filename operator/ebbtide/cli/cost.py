@@ -3,7 +3,7 @@
 import csv
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from ebbtide.cli import cost_alternative
-from ebbtide.cli.cost_report import Report, Span, minute, of_savings, of_totals, of_units, show
+from ebbtide.cli.cost_report import Report, Span, minute, of_prices, of_savings, of_totals, of_units, show
 from ebbtide.clock import unix_time_s
 from ebbtide.errors import ConfigurationError
 from ebbtide.ledger.store import FILE, Ledger
@@ -72,6 +72,7 @@ Examples:
     metavar=cost_alternative.API,
     help="With --alternative: prices for a million tokens instead of those that services declare, as 0.50,2.00,USD.",
 )
+@click.option("--prices", is_flag=True, help="How pools were priced, from when on, and when that became known.")
 @click.option("--focus", "focus_to", metavar="FILE|-", help="Write FOCUS 1.2 rows as CSV; - is stdout.")
 @click.option("--account", default="ebbtide", show_default=True, help="BillingAccountId and -Name of FOCUS rows.")
 @click.option("-o", "--output", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)
@@ -88,6 +89,7 @@ def cost(
     saved: bool,
     alternative: bool,
     api: str | None,
+    prices: bool,
     focus_to: str | None,
     account: str,
     output: str,
@@ -97,7 +99,8 @@ def cost(
 
     Costs are of list prices as pools declare them, to the second; no invoice knows of them.
     """
-    _check_options(by, account, api, tokens=tokens, savings=saved, alternative=alternative, focus=focus_to is not None)
+    reports = {"tokens": tokens, "savings": saved, "alternative": alternative, "prices": prices}
+    _check_options(by, account, api, **reports, focus=focus_to is not None)
     zone = zone_named(time_zone)
     if zone is None:
         raise click.UsageError(f'--time-zone: "{time_zone}" is no time zone: write one such as Europe/Berlin or UTC')
@@ -112,7 +115,7 @@ def cost(
             _write_focus(database, asked, account, focus_to)
             return
         report: Callable[[Ledger, _Asked], tuple[Report, Span]]
-        report = _tokens if tokens else _savings if saved else _costs
+        report = _tokens if tokens else _savings if saved else _prices if prices else _costs
         if alternative:
             found, reported = _alternatives(database, asked, api)
         else:
@@ -141,8 +144,10 @@ def _check_options(by: str, account: str, api: str | None, **asked: bool) -> Non
 
 def _costs(ledger: Ledger, asked: _Asked) -> tuple[Report, Span]:
     written_s = ledger.watermark_s
-    rows = ledger.rows(int(asked.begin_s), min(int(asked.end_s), written_s)) if written_s > asked.begin_s else ()
+    from_s, to_s = int(asked.begin_s), min(int(asked.end_s), written_s)
+    rows = ledger.added_up(from_s, to_s) if from_s < to_s else ()
     paying, notes = _policies(ledger, asked)
+    notes += _days(ledger, from_s, to_s)
     span = Span(asked.begin_s, asked.end_s, ledger.since_s, written_s)
     return of_totals(totals(rows, asked.by, paying), totals(rows, ()), asked.by, notes), span
 
@@ -152,6 +157,7 @@ def _tokens(ledger: Ledger, asked: _Asked) -> tuple[Report, Span]:
     rows = ledger.rows(from_s, to_s) if from_s < to_s else ()
     usage = ledger.usage(from_s, to_s)
     paying, notes = _policies(ledger, asked)
+    notes += _days(ledger, from_s, to_s)
     ours = tuple(row for row in rows if row.payer.service)
     rest = {total.currency: total.cost for total in totals((row for row in rows if row.idle), ()) if total.cost}
     notes += tuple(
@@ -166,7 +172,7 @@ def _tokens(ledger: Ledger, asked: _Asked) -> tuple[Report, Span]:
 
 def _savings(ledger: Ledger, asked: _Asked) -> tuple[Report, Span]:
     from_s, to_s = _whole_hours(asked, ledger.usage_s)
-    from_s = max(from_s, ledger.since_s)
+    asked_s, from_s = from_s, max(from_s, ledger.since_s, -(-ledger.hours_s // HOUR_S) * HOUR_S)
     span = Span(from_s, max(from_s, to_s), ledger.since_s, ledger.usage_s)
     if from_s >= to_s:
         return of_savings((), ()), span
@@ -184,6 +190,8 @@ def _savings(ledger: Ledger, asked: _Asked) -> tuple[Report, Span]:
         "supposes that as many requests would have been in flight and that replicas are there at once; with each new "
         "leader it begins at those that there are.",
     ]
+    if from_s > max(asked_s, ledger.since_s):
+        notes.append(f"Before {minute(from_s)} UTC the ledger keeps days alone: of these no saving can be told.")
     if from_s - before_s < STATIC_S:
         notes.append(f"The ledger knows {(from_s - before_s) / 86_400:.1f} of the 7 days before.")
     if ledger.raw_s > before_s:
@@ -199,9 +207,19 @@ def _savings(ledger: Ledger, asked: _Asked) -> tuple[Report, Span]:
 
 def _alternatives(ledger: Ledger, asked: _Asked, api: str | None) -> tuple[Report, Span]:
     prices = None if api is None else cost_alternative.api_prices(api)
-    from_s, to_s = _whole_hours(asked, ledger.usage_s)
-    found = cost_alternative.report(ledger, (from_s, to_s), asked.by[0], prices)
+    asked_s, to_s = _whole_hours(asked, ledger.usage_s)
+    from_s = max(asked_s, -(-ledger.hours_s // HOUR_S) * HOUR_S)
+    found = cost_alternative.report(ledger, (from_s, max(from_s, to_s)), asked.by[0], prices)
+    if from_s > asked_s:
+        note = f"Before {minute(from_s)} UTC the ledger keeps days alone: of these it cannot be told."
+        found = replace(found, notes=(*found.notes, note))
     return found, Span(from_s, max(from_s, to_s), ledger.since_s, ledger.usage_s)
+
+
+def _prices(ledger: Ledger, asked: _Asked) -> tuple[Report, Span]:
+    """Of the period those that hold in it and those that became known in it, whichever time they are of."""
+    known = [record for record in ledger.prices() if min(record.from_s, record.known_s) < asked.end_s]
+    return of_prices(known), Span(asked.begin_s, asked.end_s, ledger.since_s, ledger.watermark_s)
 
 
 def _write_focus(ledger: Ledger, asked: _Asked, account: str, path: str) -> None:
@@ -217,6 +235,8 @@ def _write_focus(ledger: Ledger, asked: _Asked, account: str, path: str) -> None
     except OSError as error:
         raise ConfigurationError(f"--focus {path}: {error.strerror}. Name a file in a writable directory") from error
     hours = Decimal(sum(row.gpu_seconds for row in rows) - sum(row.gpu_seconds for row in known)) / HOUR_S
+    for note in _days(ledger, from_s, to_s):
+        click.echo(note, err=True)
     click.echo(f"{len(known)} rows of the hours from {minute(from_s)} to {minute(max(from_s, to_s))} UTC.", err=True)
     if hours:
         click.echo(f"{hours:,.2f} GPU-hours whose price nobody knows are left out: no row may lack a cost.", err=True)
@@ -235,6 +255,22 @@ def _policies(ledger: Ledger, asked: _Asked) -> tuple[Payers, tuple[str, ...]]:
     if first_s is None or first_s >= asked.end_s:
         notes.append("The ledger knows of no policy in that time.")
     return paying, tuple(notes)
+
+
+def _days(ledger: Ledger, from_s: int, to_s: int) -> tuple[str, ...]:
+    """That the report is of other time than was asked for, where it is, and what is missing."""
+    begin_s, end_s = ledger.covered(from_s, to_s)
+    holes = tuple(
+        f"From {minute(hole.from_s)} to {minute(hole.to_s)} UTC {hole.why}." for hole in ledger.holes(from_s, to_s)
+    )
+    if from_s >= to_s or (begin_s, end_s) == (from_s, to_s):
+        return holes
+    asked, counted = (f"{minute(first)} to {minute(last)}" for first, last in ((from_s, to_s), (begin_s, end_s)))
+    return (
+        f"Before {minute(ledger.hours_s)} UTC the ledger keeps days alone, and this period cuts some of them: counted "
+        f"is from {counted} UTC, not from {asked}.",
+        *holes,
+    )
 
 
 def _whole_hours(asked: _Asked, written_s: int) -> tuple[int, int]:

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ebbtide.clock import rfc3339
+from ebbtide.model.money import PriceRecord
+from ebbtide.money.prices import in_force, price_at
 from ebbtide.money.savings import Saving
 from ebbtide.money.totals import Total
 from ebbtide.money.units import PerMillion, Unit
@@ -125,6 +127,29 @@ def of_savings(found: Sequence[Saving], notes: Sequence[str]) -> Report:
             shown.append(["", "Recommend", advised, "", "", "", *_amounts((each.potential,), each.currency)])
     headers = ("service", "against", "watched", "would cost", "did cost", "saved", "could save")
     return Report("savings", names, fields, headers, shown, (), tuple(notes), "No service was watched in that time.")
+
+
+def of_prices(records: Sequence[PriceRecord]) -> Report:
+    """How each pool was priced, in the order in which it became known."""
+    names = ("pool", "from", "known_at", "price", "currency", "billing", "holds", "note")
+    fields = []
+    for pool in dict.fromkeys(record.pool for record in records):
+        mine = [record for record in records if record.pool == pool]
+        holding = in_force(mine)
+        for record in mine:
+            now = price_at(pool, record.price, record.from_s, record.listed)
+            times = [rfc3339(at_s) if at_s else "" for at_s in (record.from_s, record.known_s)]
+            price = "" if now.per_gpu_hour is None else str(now.per_gpu_hour)
+            holds = "yes" if record in holding else "replaced"
+            terms = (price, now.currency, record.billing.value)
+            fields.append(of_fields(names, pool, *times, *terms, holds, record.refused))
+    said = (
+        "Each holds until the next one's beginning; without a beginning it is the pool's first. Of a price with a "
+        "schedule the one at its beginning is shown.",
+    )
+    headers = ("pool", "from", "known at", "price", "currency", "billing", "holds", "note")
+    shown = [[each[name] for name in names] for each in fields]
+    return Report("prices", names, fields, headers, shown, (), said, "The ledger knows no price yet.")
 
 
 def show(report: Report, output: str, span: Span) -> None:

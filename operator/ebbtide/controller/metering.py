@@ -1,7 +1,9 @@
 """Keeps the ledger up with what runs: after each cycle, beside it, and never in its way.
 
 A database that is gone stops no decision: what began and ended meanwhile is kept here, one entry for each lifetime, and
-written when it answers again.
+written when it answers again. That is bounded: of 100,000 lifetimes that it does not know of (some 50 MB) those that
+ended first are given up, and so are tokens of hours that are over by six; the ledger is told which time that was, and
+reports say so. What policies have spent is counted elsewhere (`money.accounts`) and loses nothing.
 """
 
 import asyncio
@@ -13,10 +15,13 @@ from pathlib import Path
 
 import msgspec
 
+from ebbtide.clock import rfc3339
 from ebbtide.errors import ConflictError, EbbtideError, RetryableError
+from ebbtide.ledger.days import Keeping
 from ebbtide.ledger.store import Ledger
 from ebbtide.model.memory import Memory
 from ebbtide.model.money import (
+    Hole,
     HourRow,
     LabelsRecord,
     Lifetime,
@@ -27,7 +32,7 @@ from ebbtide.model.money import (
     Selection,
 )
 from ebbtide.model.plan import Plan
-from ebbtide.model.snapshot import POLICY_KIND, PoolState, Snapshot
+from ebbtide.model.snapshot import POLICY_KIND, LedgerState, PoolState, Snapshot
 from ebbtide.model.spec import PolicySpec
 from ebbtide.money.accounts import Key, Labels, pays
 from ebbtide.money.bill import HOUR_S
@@ -35,17 +40,33 @@ from ebbtide.money.lifetimes import Holding, advance
 from ebbtide.money.selections import changes, new_offers
 from ebbtide.money.usage import Tally
 from ebbtide.observe.holdings import Held
+from ebbtide.observe.past import Past
 from ebbtide.record.metrics import Metrics
 
 ROLL_EVERY_S = 600.0
+MOST_UNWRITTEN = 100_000  # lifetimes that began and ended since the ledger was last written
+MOST_USAGE_S = 6 * HOUR_S
+UNSEEN_S = 60  # a shorter time without anybody who watched is no hole
+LATE_S = 60.0  # so long, or three cycles, after the last success the ledger is behind
 USAGE_EVERY_S = 30  # half of the rates' window: who takes over makes up for what was not written
 
 
 class Metering:
     """One leader's hand on the ledger. `where` is a file or a URL; `notice` says what is wrong with it, if anything."""
 
-    def __init__(self, where: Path | str, metrics: Metrics, may_write: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self,
+        where: Path | str,
+        metrics: Metrics,
+        may_write: Callable[[], bool] = lambda: True,
+        keeping: Keeping | None = None,
+        watching_since: Callable[[], float] = lambda: math.inf,
+    ) -> None:
         self._where, self._metrics, self._may_write = where, metrics, may_write
+        self._keeping, self._watching_since = keeping or Keeping(), watching_since
+        self.hole: tuple[int, int] | None = None  # in which nobody watched, and that was not asked for yet
+        self._past: Past | None = None
+        self.filled = False  # something of the past was found since this was last set
         self.notice = ""
         self._ledger: Ledger | None = None
         self._epoch = 0
@@ -55,7 +76,12 @@ class Metering:
         self._unwritten_prices: dict[tuple[str, int], PriceRecord] = {}
         self._ends: dict[str, int] = {}  # of uids that are shown and were counted already
         self._unasked: set[str] = set()  # uids of which the ledger was not asked yet whether it has counted them
+        self._written_s: float | None = None  # the moment up to which the ledger has all
+        self._holes: dict[str, Hole] = {}  # not written yet, by what they are of
+        self._lost = 0
         self._begun_s = 0.0
+        self._open_s = 0  # cost is worked out again from then on where it is priced anew
+        self.refused: Mapping[str, str] = {}  # by pool: why its price does not hold from when it says
         self._roll_at = 0.0
         self._tally = Tally()
         self._tallied_s = 0  # usage is counted up to here, and written up to there
@@ -67,7 +93,20 @@ class Metering:
 
     def begin_to_lead(self) -> None:
         """Start from what the ledger says: another may have written it since."""
-        self._epoch = 0
+        self._epoch, self._written_s, self._past = 0, None, None
+
+    def state(self, now_s: float, cycle_s: float) -> LedgerState:
+        """How far the ledger is at `now_s` (unix seconds), of a leader whose cycles take `cycle_s`."""
+        if self._written_s is None:
+            self._written_s = now_s
+        since_s = self._written_s
+        late = now_s - since_s > max(LATE_S, 3 * cycle_s)
+        why = f"nothing was written since {rfc3339(since_s)}: {self.notice or 'it does not answer'}"
+        return LedgerState(since_s, why if late else "")
+
+    def take(self, past: Past) -> None:
+        """What is known of a hole: it is written with the next count."""
+        self._past = past
 
     async def count(
         self, snapshot: Snapshot, held: Held, plan: Plan | None = None, memory: Memory | None = None
@@ -85,6 +124,7 @@ class Metering:
                 self._epoch = 0
             return self._epoch != 0  # what went is among what is not written yet, and is kept
         self._metrics.ledger_written.set(snapshot.taken_at)
+        self._written_s = snapshot.taken_at
         self.notice = self._ledger.notice if self._ledger is not None else ""
         return True
 
@@ -117,7 +157,7 @@ class Metering:
             for key in keys:
                 from_s = int(key[1])
                 if from_s not in rows:
-                    rows[from_s] = self._ledger.rows(from_s, through_s) if from_s < through_s else ()
+                    rows[from_s] = self._ledger.added_up(from_s, through_s) if from_s < through_s else ()
                 amounts[key], known = _cost(rows[from_s], spec, labels)
                 if not known:
                     unpriced.add((spec.uid, key))
@@ -136,8 +176,12 @@ class Metering:
         )
         self._ends |= {item.uid: item.end_s for item in changed if item.end_s is not None}
         self._unwritten.update({(item.uid, item.begin_s): item for item in changed})
+        self._keep_within_bounds(now_s)
         self._note_prices(snapshot)
         self._note_selections(snapshot)
+        if self._past is not None and trouble is None:
+            self._fill_in(ledger, self._past)
+            self._past = None
         if trouble is not None:
             raise trouble
         due = self._tallied_s >= self._usage_s + USAGE_EVERY_S or self._tallied_s // HOUR_S > self._usage_s // HOUR_S
@@ -150,14 +194,65 @@ class Metering:
             self._unwritten_prices.values(),
             selections=self._selections,
             usage=self._tally.changed() if due else None,
+            holes=self._holes.values(),
         )
-        self._unwritten, self._unwritten_prices, self._selections = {}, {}, []
+        self._unwritten, self._unwritten_prices, self._selections, self._holes, self._lost = {}, {}, [], {}, 0
         if due:
             self._tally.written(self._tallied_s)
             self._usage_s = self._tallied_s
         if now_s >= self._roll_at:
-            more = ledger.roll_up(self._epoch, now_s)
-            self._roll_at = now_s if more else now_s + ROLL_EVERY_S
+            more = ledger.roll_up(self._epoch, now_s, self._keeping)
+            self._roll_at, self._open_s = now_s if more else now_s + ROLL_EVERY_S, ledger.open_s
+
+    def _fill_in(self, ledger: Ledger, past: Past) -> None:
+        """Lifetimes of pods that nobody saw, and nearer ends of those that were missed; what is left is a hole."""
+        ended = {item.uid: item for item in ledger.lifetimes(past.from_s, past.to_s) if item.end_s is not None}
+        counted = ledger.ends({item.uid for item in past.holdings})
+        came, mended = 0, 0
+        for item in past.holdings:
+            old, end_s = ended.get(item.uid), math.ceil(min(past.to_s, item.end_s or past.to_s))
+            if item.uid in self._running:
+                continue
+            if old is not None and old.estimated and old.end_s is not None and old.seen_s <= end_s < old.end_s:
+                self._unwritten[old.uid, old.begin_s] = msgspec.structs.replace(old, end_s=end_s)
+                mended += 1
+            elif item.uid not in counted and item.uid not in self._ends:
+                begin_s = math.floor(max(item.begin_s, self._begun_s))
+                if begin_s < end_s:
+                    life = Lifetime(item.uid, item.payer, item.gpus, begin_s, begin_s, end_s, item.node, estimated=True)
+                    self._unwritten[life.uid, begin_s], self._ends[life.uid] = life, end_s
+                    came += 1
+        said = []
+        if came or mended:
+            said.append(f"{came} pods that came and went, and the ends of {mended}, are as Prometheus has them")
+        if past.why:
+            said.append(f"pods that came and went may be missing: {past.why}")
+        if said:
+            self._holes[f"past {past.from_s}"] = Hole(past.from_s, past.to_s, f"no operator ran, and {'; '.join(said)}")
+        self.filled = bool(came or mended)
+
+    def _keep_within_bounds(self, now_s: float) -> None:
+        """Of a database that is gone for long, what is too much to be kept becomes a hole.
+
+        What the ledger knows to run keeps its end: else it would run there for ever.
+        """
+        since_s, over = self._written_s or now_s, len(self._unwritten) - MOST_UNWRITTEN
+        if over > 0:
+            ended = [item for item in self._unwritten.values() if item.end_s is not None and item.begin_s > since_s]
+            gone = sorted(ended, key=lambda item: item.end_s or 0)[: over + MOST_UNWRITTEN // 10]
+            for item in gone:
+                del self._unwritten[item.uid, item.begin_s]
+            if gone:
+                self._lost += len(gone)
+                known, from_s = self._holes.get("lifetimes"), min(item.begin_s for item in gone)
+                text = f"the ledger could not be written, and {self._lost:,} pods that came and went are not in it"
+                to_s = max(item.end_s or 0 for item in gone)
+                self._holes["lifetimes"] = Hole(from_s if known is None else min(from_s, known.from_s), to_s, text)
+        if now_s - since_s > MOST_USAGE_S:
+            until_s = int(now_s - MOST_USAGE_S) // HOUR_S * HOUR_S
+            self._tally.forget(until_s)
+            first_s = int(since_s) // HOUR_S * HOUR_S
+            self._holes["usage"] = Hole(first_s, until_s, "the ledger could not be written, and tokens are not in it")
 
     def _ask(self, ledger: Ledger) -> RetryableError | None:
         """Until when uids that are new here were counted before; why it does not answer, if it does not.
@@ -189,7 +284,9 @@ class Metering:
         if not self._epoch:
             if not self._may_write():
                 raise ConflictError("ledger: the lease went; nothing was written")
-            epoch = self._ledger.lead(now_s)
+            before_s, epoch = self._ledger.watermark_s, self._ledger.lead(now_s)
+            until_s = int(min(now_s, self._watching_since()))
+            self.hole = (before_s, until_s) if before_s and until_s - before_s > UNSEEN_S else None
             self._running, self._ends, self._unasked = self._ledger.running(), {}, set()
             # what ended while the database was away, and that no other leader knows of
             lost = {key: item for key, item in self._unwritten.items() if item.end_s is not None}
@@ -199,7 +296,7 @@ class Metering:
                 self._running.pop(uid, None)
             self._prices = {record.pool: record for record in self._ledger.prices()}
             self._unwritten_prices = {}
-            self._begun_s = float(self._ledger.since_s)
+            self._begun_s, self._open_s = float(self._ledger.since_s), self._ledger.open_s
             self._take_up_usage(self._ledger)
             self._epoch = epoch
         return self._ledger
@@ -246,10 +343,35 @@ class Metering:
         """Records of pools whose price or billing is another than before; a pool's first counts for all before it."""
         for pool in snapshot.pools:
             known = self._prices.get(pool.spec.name)
-            from_s = 0 if known is None else max(math.floor(snapshot.taken_at), known.from_s + 1)
-            record = PriceRecord(pool.spec.name, from_s, pool.spec.price, pool.spec.billing, _listed(pool))
+            record = self._record(pool, known, math.floor(snapshot.taken_at))
             if known is None or _terms(known) != _terms(record):
-                self._prices[record.pool] = self._unwritten_prices[record.pool, from_s] = record
+                self._prices[record.pool] = self._unwritten_prices[record.pool, record.known_s] = record
+        self.refused = {name: record.refused for name, record in self._prices.items() if record.refused}
+
+    def _record(self, pool: PoolState, known: PriceRecord | None, now_s: int) -> PriceRecord:
+        """How the pool is priced now; `known`: how it was before."""
+        name, price = pool.spec.name, pool.spec.price
+        if known is None:
+            return PriceRecord(name, 0, price, pool.spec.billing, _listed(pool))
+        seen_s = max(now_s, known.known_s + 1)
+        record = PriceRecord(name, seen_s, price, pool.spec.billing, _listed(pool), seen_s)
+        if price is None or price.effective_from is None:
+            return record
+        if known.price is not None and known.price.effective_from == price.effective_from:
+            return msgspec.structs.replace(record, refused=known.refused)  # it is of an edit before
+        from_s = math.floor(price.effective_from)
+        refused = self._why_not(from_s, seen_s)
+        return msgspec.structs.replace(record, from_s=seen_s if refused else from_s, refused=refused)
+
+    def _why_not(self, from_s: int, seen_s: int) -> str:
+        """Why a price that became known at `seen_s` cannot hold from `from_s`; '' where it can."""
+        said = f"spec.price.effectiveFrom: the price holds from {rfc3339(seen_s)}, when it was seen"
+        if from_s > seen_s:
+            return f"{said}: {rfc3339(from_s)} has not come; put prices of coming hours into spec.price.schedule"
+        if from_s < self._open_s:
+            kept = f"the ledger keeps lifetimes from {rfc3339(self._open_s)} on"
+            return f"{said}: {rfc3339(from_s)} is too long ago, for {kept}; name that moment or a later one"
+        return ""
 
 
 def _cost(rows: Iterable[HourRow], spec: PolicySpec, labels: Mapping[str, Labels]) -> tuple[Decimal, bool]:

@@ -117,6 +117,11 @@ class Policies:
         pools = tuple(self._priced(pool, policies, snapshot.taken_at) for pool in snapshot.pools)
         return msgspec.structs.replace(snapshot, policies=states, pools=pools)
 
+    def ask_again(self) -> None:
+        """The ledger knows more of the past by now: it is asked once more what all have spent."""
+        with self._lock:
+            self._accounts.ask_again()
+
     def settle(self, spent: Spent, labels: Mapping[str, Labels]) -> list[str]:
         """Ask the ledger what new policies, and all after a start, have spent; what was mended, in words. Blocks."""
         with self._lock:

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
@@ -30,6 +31,7 @@ from pydantic_settings import (
 
 from ebbtide.controller.quantities import Duration, Size
 from ebbtide.errors import ConfigurationError
+from ebbtide.money.calendar import zone_named
 from ebbtide.units import format_duration
 
 ENV_PREFIX = "EBBTIDE_"
@@ -39,6 +41,13 @@ _ROUGHLY, _ALMOST = 0.6, 0.85  # how like a setting's name a misspelt one is (1:
 
 def _split(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _zone(value: object) -> ZoneInfo:
+    zone = zone_named(value) if isinstance(value, str) else None
+    if zone is None:
+        raise ValueError("a time zone is allowed, such as Europe/Berlin or UTC")
+    return zone
 
 
 def _own_namespace() -> str:
@@ -158,6 +167,24 @@ class Settings(BaseSettings):
         "Database of what GPUs cost, as a URL such as postgresql://ebbtide@db/ebbtide; its password is in the file "
         "that PGPASSFILE names. Unset: ledger.sqlite in the data folder.",
         None,
+    )
+    ledger_keep_lifetimes_s: Annotated[float, Duration("35d", "3660d")] = _setting(
+        "ledger_keep_lifetimes",
+        "How long the ledger keeps what ran from when to when; what becomes known later, or is priced anew, changes "
+        "nothing before that. The default covers this month and the last in any time zone.",
+        62 * 86_400.0,
+    )
+    ledger_keep_hours_s: Annotated[float, Duration("35d", "3660d")] = _setting(
+        "ledger_keep_hours",
+        "How long the ledger keeps cost and usage by the hour; days are kept for good. Until then reports are exact in "
+        "any time zone, then in that of --ledger-time-zone.",
+        62 * 86_400.0,
+    )
+    ledger_time_zone: Annotated[ZoneInfo, BeforeValidator(_zone)] = _setting(
+        "ledger_time_zone",
+        "Whose days the ledger adds hours up to, such as Europe/Berlin; of older time it knows no others. Another one "
+        "holds for days from then on. Unset: UTC.",
+        default_factory=lambda: ZoneInfo("UTC"),
     )
     flight_recorder_bytes: Annotated[int, Size()] = _setting(
         "flight_recorder_size", "Disk for recorded decisions; the oldest give way.", 256 * 2**20

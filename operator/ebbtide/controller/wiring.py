@@ -21,11 +21,12 @@ from ebbtide.controller.settings import Settings
 from ebbtide.core.plan import plan
 from ebbtide.errors import EbbtideError
 from ebbtide.kube.client import KubeClient, resource_path
+from ebbtide.ledger.days import Keeping
 from ebbtide.ledger.store import FILE
 from ebbtide.model.memory import Memory
 from ebbtide.model.plan import Plan
 from ebbtide.model.reasons import Code
-from ebbtide.model.snapshot import POLICY_KIND, POOL_KIND, SERVICE_KIND, Snapshot, WriteReceipt
+from ebbtide.model.snapshot import POLICY_KIND, POOL_KIND, SERVICE_KIND, PoolState, Snapshot, WriteReceipt
 from ebbtide.model.spec import PolicySpec
 from ebbtide.observe.gather import Observer
 from ebbtide.observe.holdings import Held
@@ -41,6 +42,7 @@ from ebbtide.record.store import Store
 log = logging.getLogger(__name__)
 
 _FORGET_EVERY_S = 3600.0
+_ASK_AGAIN_S = (30.0, 120.0)  # a Prometheus that starts with the operator
 
 
 def observe_settings(settings: Settings) -> ObserveSettings:
@@ -75,7 +77,11 @@ class Wiring:
         self.store = Store(settings.data_dir / "ebbtide.sqlite")
         self._recorder = FlightRecorder(settings.data_dir / "flight", settings.flight_recorder_bytes)
         self._counting: asyncio.Task[None] | None = None
-        self._metering = Metering(settings.ledger or settings.data_dir / FILE, metrics, leadership.may_write)
+        self._looking: asyncio.Task[None] | None = None
+        keeping = Keeping(settings.ledger_keep_lifetimes_s, settings.ledger_keep_hours_s, settings.ledger_time_zone)
+        self._metering = Metering(
+            settings.ledger or settings.data_dir / FILE, metrics, leadership.may_write, keeping, self._watching
+        )
         self._policies = Policies(writer, self.observer.raw_policy, self.observer.raw_pool)
         self._month = MonthToDate()
         self._held: Held | None = None
@@ -146,6 +152,8 @@ class Wiring:
         except EbbtideError as error:
             log.error("the memory of the last minute is lost: %s", error)
         finally:
+            if self._looking is not None:
+                self._looking.cancel()
             self._recorder.close()
             self._metering.close()
             self.store.close()
@@ -170,6 +178,12 @@ class Wiring:
 
     def _with_policies(self, snapshot: Snapshot, policies: Mapping[str, PolicySpec]) -> Snapshot:
         self._held = self.observer.held(snapshot)
+        refused = self._metering.refused
+        if refused:
+            pools = tuple(_told(pool, refused.get(pool.spec.name, "")) for pool in snapshot.pools)
+            snapshot = msgspec.structs.replace(snapshot, pools=pools)
+        ledger = self._metering.state(snapshot.taken_at, snapshot.cycle_s)
+        snapshot = msgspec.structs.replace(snapshot, ledger=ledger)
         return self._policies.observed(snapshot, policies.values(), self._held)
 
     def _serves(self, key: str) -> bool:
@@ -238,6 +252,7 @@ class Wiring:
         try:
             if held is not None and await self._metering.count(finished.snapshot, held, finished.plan, memory):
                 self.observer.counted(held)
+                self._look_back(finished.snapshot)
                 labels = labels_of(finished.snapshot)
                 mended = await asyncio.to_thread(self._policies.settle, self._metering.spent, labels)
                 for text in mended:
@@ -246,6 +261,30 @@ class Wiring:
             self._say_notices()
         except Exception:
             log.exception("what runs could not be counted; the next cycle tries again")
+
+    def _watching(self) -> float:
+        return self.observer.watching_since_s
+
+    def _look_back(self, snapshot: Snapshot) -> None:
+        """Once after a start: what went on while nobody watched, beside the cycle."""
+        if self._metering.filled:
+            self._metering.filled = False
+            self._policies.ask_again()
+        hole, self._metering.hole = self._metering.hole, None
+        if hole is not None:
+            self._looking = asyncio.create_task(self._ask_past(hole, snapshot), name="past")
+
+    async def _ask_past(self, hole: tuple[int, int], snapshot: Snapshot) -> None:
+        try:
+            past = await self.observer.past(hole, snapshot)
+            for pause_s in _ASK_AGAIN_S:
+                if not past.failed:
+                    break
+                await asyncio.sleep(pause_s)
+                past = await self.observer.past(hole, snapshot)
+            self._metering.take(past)
+        except Exception:
+            log.exception("what ran while no operator did could not be asked for")
 
     async def _stalled(self, said: str, cycles: int, now_s: float) -> None:
         self._metrics.observe_stall(said, cycles)
@@ -291,6 +330,13 @@ class Wiring:
         if text and self._said.get(topic) != text:
             log.warning("%s: %s", topic, text)
         self._said[topic] = text
+
+
+def _told(pool: PoolState, refused: str) -> PoolState:
+    """With what its price does not do that it says."""
+    if not refused or pool.spec.price is None or pool.spec.price.effective_from is None:
+        return pool
+    return msgspec.structs.replace(pool, faults=(*pool.faults, (Code.EFFECTIVE_FROM_REFUSED.value, refused)))
 
 
 class _Actuators:

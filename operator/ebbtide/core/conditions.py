@@ -7,7 +7,7 @@ from ebbtide.core.replicas import describe_failing
 from ebbtide.core.work import Cycle, Draft, PoolDraft, VariantDraft
 from ebbtide.model.plan import Condition, ConditionStatus, UnreadablePlan
 from ebbtide.model.reasons import Code, Reason
-from ebbtide.model.snapshot import POLICY_KIND, POOL_KIND, SERVICE_KIND, PodPhase, Source, Unreadable
+from ebbtide.model.snapshot import POLICY_KIND, POOL_KIND, SERVICE_KIND, LedgerState, PodPhase, Source, Unreadable
 from ebbtide.model.spec import Mode, Provisioning
 
 _TRUE, _FALSE, _UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
@@ -314,8 +314,8 @@ def _limited(draft: Draft, cycle: Cycle) -> Condition:
     return Condition("Limited", _FALSE, Code.NOT_LIMITED.value, "what is wanted is allowed")
 
 
-def of_pool(pool: PoolDraft, now_s: float) -> tuple[Condition, ...]:
-    """Ready, PricesKnown and NodesComing of one pool."""
+def of_pool(pool: PoolDraft, now_s: float, ledger: LedgerState | None = None) -> tuple[Condition, ...]:
+    """Ready, PricesKnown, NodesComing and LedgerCurrent of one pool."""
     faults = pool.state.faults
     if faults:
         fault = Condition("Ready", _FALSE, faults[0][0], "; ".join(dict.fromkeys(text for _, text in faults)))
@@ -340,7 +340,7 @@ def of_pool(pool: PoolDraft, now_s: float) -> tuple[Condition, ...]:
         coming = Condition("NodesComing", _FALSE, Code.POOL_BACKING_OFF.value, text)
     else:
         coming = Condition("NodesComing", _TRUE, Code.RESOLVED.value, f"{pool.waiting} pods wait for a node")
-    return fault, price, coming
+    return fault, price, coming, *((_ledger(ledger),) if ledger is not None else ())
 
 
 def _nodes(pool: PoolDraft) -> str:
@@ -367,7 +367,17 @@ def of_cluster(cycle: Cycle) -> tuple[Condition, ...]:
         else:
             text = f"{source.name}: {sources.why(source)}; {sources.follows(source)}"
             conditions.append(Condition(kind, _FALSE, sources.code(source).value, text))
+    ledger = cycle.snapshot.ledger
+    if ledger is not None:
+        conditions.append(_ledger(ledger))
     return tuple(conditions)
+
+
+def _ledger(state: LedgerState) -> Condition:
+    if not state.why:
+        return Condition("LedgerCurrent", _TRUE, Code.LEDGER_CURRENT.value, "what runs is in the ledger")
+    text = f"{state.why}; what runs is counted and written later, and ceilings hold without it"
+    return Condition("LedgerCurrent", _FALSE, Code.LEDGER_BEHIND.value, text)
 
 
 def _declarations(source: Source) -> Condition:

@@ -305,7 +305,7 @@ def _pool_plan(cycle: Cycle, name: str) -> PoolPlan:
         lead_time_s=pools.lead_time_s(pool.state, pool.memory) if pool.memory.lead_times_s else None,
         release_s=release.stays_s(pool.state, pool.memory) if pool.memory.release_times_s else None,
         backing_off_until=until if until is not None and until > cycle.now_s else None,
-        conditions=conditions.of_pool(pool, cycle.now_s),
+        conditions=conditions.of_pool(pool, cycle.now_s, cycle.snapshot.ledger),
     )
 
 

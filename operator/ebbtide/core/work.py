@@ -276,7 +276,6 @@ class Draft:
     unplaced_text: str = ""
     unreached: tuple[Code, str] | None = None  # why a declared minimum is not reached, with the numbers
     gives_way: bool = False
-    moved_mix: bool = False
     stand_ins: list[VariantDraft] = field(init=False)  # its degraded variants
     pressed: bool = False  # stand-ins may serve for want of money
     pressed_until: float | None = None  # as it will be remembered, and the policy's words

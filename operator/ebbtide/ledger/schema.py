@@ -2,9 +2,10 @@
 
 from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Integer, MetaData, String, Table, Text
 
-# 1: until 0.1. 2: tables `usage`, `policy` and `labels`; a ledger of version 1 gets them empty, and nothing is made up
-# for the time before. 3: the last columns of `usage`, which count nothing of the time before, and table `offer`.
-VERSION = 3
+# 1: until 0.1. 2: tables `usage`, `policy` and `labels`. 3: the last columns of `usage`, which count nothing of the
+# time before, and table `offer`. 4: `day`, `usage_day`, `span` and `hole`. A ledger of an older version gets the
+# tables that it lacks, empty: of usage nothing is made up for the time before, days are added up.
+VERSION = 4
 
 # the counts of model.money.UsageRow, in its order
 USAGE = (
@@ -26,7 +27,8 @@ USAGE = (
 USAGE_OF_2 = USAGE[:11]  # what version 2 has of them
 
 metadata = MetaData()
-# version, epoch of the leader, watermark, how far hours are rolled up and usage is written
+# version, epoch of the leader, watermark, how far hours and days are rolled up and usage is written, from when on
+# lifetimes and hours are kept
 meta = Table("meta", metadata, Column("key", String(32), primary_key=True), Column("value", Text, nullable=False))
 payer = Table(
     "payer",
@@ -51,6 +53,7 @@ price = Table(
     "price",
     metadata,
     Column("pool", String(253), primary_key=True),
+    # when it became known; from when on it holds is in its body, and before version 4 it is the same
     Column("from_s", BigInteger, primary_key=True, autoincrement=False),
     Column("body", Text, nullable=False),
 )
@@ -64,6 +67,7 @@ hour = Table(
     Column("currency", String(3), primary_key=True),
     Column("gpu_seconds", BigInteger, nullable=False),
     Column("estimated_s", BigInteger, nullable=False),
+    sqlite_with_rowid=False,  # half the file: the key is most of the row
 )
 usage = Table(
     "usage",
@@ -71,6 +75,42 @@ usage = Table(
     Column("hour_s", BigInteger, primary_key=True, autoincrement=False),
     Column("payer_id", ForeignKey("payer.id"), primary_key=True),
     *(Column(name, BigInteger, nullable=False, server_default="0") for name in USAGE),
+    sqlite_with_rowid=False,
+)
+# days that hours are added up to, [begin_s, end_s): what a span has said stays, whatever the time zone is later on
+span = Table(
+    "span",
+    metadata,
+    Column("begin_s", BigInteger, primary_key=True, autoincrement=False),
+    Column("end_s", BigInteger, nullable=False),
+)
+day = Table(
+    "day",
+    metadata,
+    Column("begin_s", BigInteger, primary_key=True, autoincrement=False),
+    Column("payer_id", ForeignKey("payer.id"), primary_key=True),
+    Column("idle", Boolean, primary_key=True),
+    Column("price", String(40), primary_key=True),
+    Column("currency", String(3), primary_key=True),
+    Column("gpu_seconds", BigInteger, nullable=False),
+    Column("estimated_s", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+usage_day = Table(
+    "usage_day",
+    metadata,
+    Column("begin_s", BigInteger, primary_key=True, autoincrement=False),
+    Column("payer_id", ForeignKey("payer.id"), primary_key=True),
+    *(Column(name, BigInteger, nullable=False, server_default="0") for name in USAGE),
+    sqlite_with_rowid=False,
+)
+# time of which something is missing or was filled in by a guess, in words
+hole = Table(
+    "hole",
+    metadata,
+    Column("from_s", BigInteger, primary_key=True, autoincrement=False),
+    Column("to_s", BigInteger, primary_key=True, autoincrement=False),
+    Column("body", Text, nullable=False),
 )
 policy = Table(
     "policy",

@@ -2,18 +2,18 @@
 
 Lifetimes and price records are the truth; hours are worked out from them (`money.bill`) once they are over, and again
 when something about them becomes known late. So a row that was lost or is in doubt can always be made anew for as long
-as lifetimes are kept. Usage cannot: its rows are written whole, so that writing one twice counts once, and what nobody
-saw is in none. Each transaction checks the leader's epoch: one that was stopped and comes back cannot write.
+as lifetimes are kept. Hours are added up to days (`ledger.days`), which are all that is kept of older time. Usage
+cannot be made anew: its rows are written whole, so that writing one twice counts once, and what nobody saw is in none.
+Each transaction checks the leader's epoch: one that was stopped and comes back cannot write.
 
 Threads: calls block; they belong in `asyncio.to_thread`.
 """
 
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -21,8 +21,11 @@ from sqlalchemy.engine import URL, make_url
 
 from ebbtide.aside import move_aside
 from ebbtide.errors import ConfigurationError, ConflictError, RetryableError
-from ebbtide.ledger import schema
+from ebbtide.ledger import days, schema
+from ebbtide.ledger.days import Keeping
+from ebbtide.ledger.rows import Row, get, payer_ids, put, replace
 from ebbtide.model.money import (
+    Hole,
     HourRow,
     LabelsRecord,
     Lifetime,
@@ -38,10 +41,8 @@ from ebbtide.money.bill import HOUR_S, hours
 FILE = "ledger.sqlite"  # in the operator's data folder, where no URL is given
 LATE_S = 3600  # after its end an hour is rolled up: what comes later than that has it done again
 MOST_ROLLED_S = 6 * HOUR_S  # in one call: 20,000 payers make 20,000 rows an hour
-KEEP_RAW_S = 62 * 86_400  # this month and the last are exact in any time zone
 
 _AT_ONCE = 500  # values in one statement
-Row = dict[str, Any]
 
 
 class Ledger:
@@ -71,17 +72,17 @@ class Ledger:
         With the first one, at `now_s` (unix seconds), the ledger begins: what ran before is not counted.
         """
         with self._transaction() as connection:
-            epoch = int(_get(connection, "epoch", for_update=True) or 0) + 1
-            _put(connection, "epoch", str(epoch))
+            epoch = int(get(connection, "epoch", for_update=True) or 0) + 1
+            put(connection, "epoch", str(epoch))
             if epoch == 1:
-                _put(connection, "since", str(int(now_s)))
+                put(connection, "since", str(int(now_s)))
         return epoch
 
     @property
     def since_s(self) -> int:
         """Unix second from which on everything is counted; 0: nothing is yet."""
         with self._transaction(reads=True) as connection:
-            return int(_get(connection, "since") or 0)
+            return int(get(connection, "since") or 0)
 
     def ends(self, uids: Collection[str]) -> dict[str, int]:
         """Until when those of these uids that ended were counted."""
@@ -98,7 +99,7 @@ class Ledger:
     def watermark_s(self) -> int:
         """Unix second up to which everything was written; 0: nothing ever was."""
         with self._transaction(reads=True) as connection:
-            return int(_get(connection, "watermark") or 0)
+            return int(get(connection, "watermark") or 0)
 
     def running(self) -> dict[str, Lifetime]:
         """What ran when the ledger was last written, by uid; it was last seen then."""
@@ -118,10 +119,10 @@ class Ledger:
     def raw_s(self) -> int:
         """Unix second before which lifetimes that ended are no longer kept; 0: all are."""
         with self._transaction(reads=True) as connection:
-            return int(_get(connection, "raw") or 0)
+            return int(get(connection, "raw") or 0)
 
     def prices(self) -> tuple[PriceRecord, ...]:
-        """Every price record, sorted by pool and time."""
+        """Every price record, sorted by pool and when it became known."""
         with self._transaction(reads=True) as connection:
             return _prices(connection)
 
@@ -152,17 +153,29 @@ class Ledger:
             rows = connection.execute(sa.select(table.body).order_by(table.service, table.from_s))
             return tuple(msgspec.json.decode(row.body, type=OfferRecord) for row in rows)
 
+    def holes(self, from_s: int, to_s: int) -> tuple[Hole, ...]:
+        """Of what time of [from_s, to_s) something is missing, in order."""
+        with self._transaction(reads=True) as connection:
+            if self._version(connection) < 4:
+                return ()
+            table = schema.hole.c
+            within = (table.from_s < to_s) & (table.to_s > from_s)
+            rows = connection.execute(sa.select(table.body).where(within).order_by(table.from_s, table.to_s))
+            return tuple(msgspec.json.decode(row.body, type=Hole) for row in rows)
+
     @property
     def usage_s(self) -> int:
         """Unix second up to which usage was written; 0: none ever was."""
         with self._transaction(reads=True) as connection:
-            return int(_get(connection, "usage") or 0)
+            return int(get(connection, "usage") or 0)
 
     def usage(self, from_s: int, to_s: int) -> tuple[UsageRow, ...]:
-        """Usage of the hours that begin in [from_s, to_s), sorted."""
+        """Usage of the hours that begin in [from_s, to_s), sorted; of days where they alone are kept."""
         with self._transaction(reads=True) as connection:
             if self._version(connection) < 2:
                 return ()
+            old = tuple(days.usage(connection, days.coarse(connection, from_s, to_s)))
+            from_s = max(from_s, days.hours_from_s(connection))
             within = (schema.usage.c.hour_s >= from_s) & (schema.usage.c.hour_s < to_s)
             known = schema.USAGE if self._version(connection) >= 3 else schema.USAGE_OF_2
             counts = [schema.usage.c[name] for name in known]
@@ -172,7 +185,7 @@ class Ledger:
                 UsageRow(hour_s, msgspec.json.decode(body, type=Payer), *seen)
                 for hour_s, body, *seen in connection.execute(query)
             ]
-        return tuple(sorted(rows))
+        return (*old, *sorted(rows))
 
     def write(
         self,
@@ -183,6 +196,7 @@ class Ledger:
         *,
         selections: Iterable[Selection] = (),
         usage: Iterable[UsageRow] | None = None,
+        holes: Iterable[Hole] = (),
     ) -> None:
         """What began, ended or was priced since the last call, as of `at_s`, in one transaction.
 
@@ -193,57 +207,76 @@ class Ledger:
         with self._transaction() as connection:
             self._check(connection, epoch)
             lives, made = list(changed), list(records)
-            ids = _payer_ids(connection, {item.payer for item in lives})
-            _replace(connection, schema.lifetime, ("uid", "begin_s"), [_row(item, ids) for item in lives])
-            _replace(connection, schema.price, ("pool", "from_s"), [_price(record) for record in made])
-            rolled_s = int(_get(connection, "rolled") or 0)
-            # a running one counts from its beginning, one that ended from where it was thought to run on
-            since = [item.begin_s if item.end_s is None else min(item.end_s, item.seen_s) for item in lives]
+            ids = payer_ids(connection, {item.payer for item in lives})
+            since = _news(connection, lives)
+            replace(connection, schema.lifetime, ("uid", "begin_s"), [_row(item, ids) for item in lives])
+            replace(connection, schema.price, ("pool", "from_s"), [_price(record) for record in made])
             # a pool's first price is of time in which nothing of it was counted yet
-            news_s = min([*since, *(record.from_s for record in made if record.from_s), rolled_s])
-            if news_s < rolled_s:  # hours whose lifetimes are no longer kept stay as they are
-                _put(connection, "rolled", str(max(news_s // HOUR_S * HOUR_S, int(_get(connection, "raw") or 0))))
-            _put(connection, "watermark", str(max(at_s, int(_get(connection, "watermark") or 0))))
+            since += [record.from_s for record in made if record.from_s]
+            if since and min(since) < int(get(connection, "rolled") or 0):
+                days.reopen(connection, min(since))
+            put(connection, "watermark", str(max(at_s, int(get(connection, "watermark") or 0))))
             _select(connection, selections)
+            missing = [
+                {"from_s": hole.from_s, "to_s": hole.to_s, "body": msgspec.json.encode(hole).decode()} for hole in holes
+            ]
+            replace(connection, schema.hole, ("from_s", "to_s"), missing)
             if usage is not None:
                 worked = list(usage)
-                ids = _payer_ids(connection, {row.payer for row in worked})
-                _replace(connection, schema.usage, ("hour_s", "payer_id"), [_usage(row, ids) for row in worked])
-                _put(connection, "usage", str(max(at_s, int(_get(connection, "usage") or 0))))
+                ids = payer_ids(connection, {row.payer for row in worked})
+                replace(connection, schema.usage, ("hour_s", "payer_id"), [_usage(row, ids) for row in worked])
+                days.reopen_usage(connection, {row.hour_s for row in worked})
+                put(connection, "usage", str(max(at_s, int(get(connection, "usage") or 0))))
 
-    def roll_up(self, epoch: int, now_s: float, keep_raw_s: float = KEEP_RAW_S) -> int:
-        """Work out hours that are over, six at most, and forget lifetimes that ended long ago; returns rows made."""
+    def roll_up(self, epoch: int, now_s: float, keeping: Keeping | None = None) -> int:
+        """Work out hours that are over, six at most, add up one day, and forget a part of what is not kept any more.
+
+        Each is a transaction of its own, so that nobody waits for long. Returns the number of rows that were made or
+        went; 0: nothing is left to do.
+        """
+        kept = keeping or Keeping()
+        done = self._roll_hours(epoch, now_s)
+        with self._transaction() as connection:
+            self._check(connection, epoch)
+            done += days.roll(connection, kept.zone, self._working(connection))
+        with self._transaction() as connection:
+            self._check(connection, epoch)
+            done += days.forget(connection, now_s, kept)
+        return done
+
+    def _roll_hours(self, epoch: int, now_s: float) -> int:
         with self._transaction() as connection:
             self._check(connection, epoch)
             end_s = (int(now_s) - LATE_S) // HOUR_S * HOUR_S
             first = connection.execute(sa.select(sa.func.min(schema.lifetime.c.begin_s))).scalar()
-            begin_s = max(int(_get(connection, "rolled") or 0), int(first or 0) // HOUR_S * HOUR_S)
+            begin_s = max(int(get(connection, "rolled") or 0), int(first or 0) // HOUR_S * HOUR_S)
             end_s = min(end_s, begin_s + MOST_ROLLED_S)
             if first is None or begin_s >= end_s:
                 return 0
             rows = self._worked_out(connection, begin_s, end_s)
             connection.execute(sa.delete(schema.hour).where(schema.hour.c.hour_s >= begin_s))
             if rows:
-                ids = _payer_ids(connection, {row.payer for row in rows})
+                ids = payer_ids(connection, {row.payer for row in rows})
                 connection.execute(sa.insert(schema.hour), [_hour(row, ids) for row in rows])
-            _put(connection, "rolled", str(end_s))
+            put(connection, "rolled", str(end_s))
             self.rolls += 1
-            old_s = min(end_s, int(now_s - keep_raw_s) // HOUR_S * HOUR_S)
-            if old_s > int(_get(connection, "raw") or 0):
-                connection.execute(sa.delete(schema.lifetime).where(schema.lifetime.c.end_s <= old_s))
-                _put(connection, "raw", str(old_s))
-            return len(rows)
+            return len(rows) or 1
 
     def rows(self, from_s: int, to_s: int) -> tuple[HourRow, ...]:
-        """All rows of [from_s, to_s): rolled up hours, and the rest as it is known now.
+        """All rows of [from_s, to_s): rolled up hours, and the rest as it is known now; days where they alone are kept.
 
-        Parts of an hour at either end are of lifetimes; of those that are no longer kept they are empty.
+        Parts of an hour at either end are of lifetimes; of those that are no longer kept they are empty. Days that are
+        cut are whole or left out (see `covered`).
         """
         with self._transaction(reads=True) as connection:
-            rolled_s = int(_get(connection, "rolled") or 0)
+            old = tuple(days.rows(connection, days.coarse(connection, from_s, to_s)))
+            from_s = max(from_s, days.hours_from_s(connection))
+            if from_s >= to_s:
+                return old
+            rolled_s = int(get(connection, "rolled") or 0)
             first_s, last_s = -(-from_s // HOUR_S) * HOUR_S, min(to_s // HOUR_S * HOUR_S, rolled_s)
             if first_s >= last_s:
-                return self._worked_out(connection, from_s, to_s)
+                return (*old, *self._worked_out(connection, from_s, to_s))
             before = self._worked_out(connection, from_s, first_s) if from_s < first_s else ()
             after = self._worked_out(connection, last_s, to_s) if last_s < to_s else ()
             within = schema.hour.c.hour_s.between(first_s, last_s - 1)
@@ -260,46 +293,52 @@ class Ledger:
                 )
                 for row in connection.execute(query)
             ]
-        return (*before, *kept, *after)
+        return (*old, *before, *kept, *after)
 
     @property
     def rolled_s(self) -> int:
         """Unix second up to which hours are rolled up; 0: none is."""
         with self._transaction(reads=True) as connection:
-            return int(_get(connection, "rolled") or 0)
+            return int(get(connection, "rolled") or 0)
 
     def added_up(self, from_s: int, to_s: int) -> tuple[HourRow, ...]:
-        """Rolled up hours of [from_s, to_s), whole ones, as one row for each payer and price with `from_s` as its hour.
+        """The rows of [from_s, to_s) as one for each payer and price with `from_s` as its hour.
 
-        The database adds whole numbers only: a month of 10,000 services is 7 million rows.
+        The database adds, and whole numbers only: a month of 10,000 services is 7 million hours, or 300,000 days.
         """
-        table = schema.hour.c
-        parts = (table.payer_id, table.idle, table.price, table.currency)
-        seconds = [sa.func.sum(column).label(column.name) for column in (table.gpu_seconds, table.estimated_s)]
-        whole = sa.select(*parts, *seconds).where(table.hour_s.between(from_s, to_s - 1)).group_by(*parts).subquery()
-        query = sa.select(whole, schema.payer.c.body).join(schema.payer, whole.c.payer_id == schema.payer.c.id)
         with self._transaction(reads=True) as connection:
-            return tuple(
-                HourRow(
-                    from_s,
-                    msgspec.json.decode(row.body, type=Payer),
-                    bool(row.idle),
-                    Decimal(row.price) if row.price else None,
-                    row.currency,
-                    int(row.gpu_seconds),
-                    int(row.estimated_s),
-                )
-                for row in connection.execute(query)
-            )
+            return days.added_up(connection, from_s, to_s, self._working(connection))
 
-    def _worked_out(self, connection: sa.Connection, from_s: int, to_s: int) -> tuple[HourRow, ...]:
+    def covered(self, from_s: int, to_s: int) -> tuple[int, int]:
+        """Of what time rows and usage of [from_s, to_s) are: other than that only where days alone are kept."""
+        with self._transaction(reads=True) as connection:
+            return days.covered(connection, from_s, to_s)
+
+    @property
+    def open_s(self) -> int:
+        """Unix second from which on cost is worked out again where something becomes known late; 0: all is."""
+        with self._transaction(reads=True) as connection:
+            return days.open_from_s(connection)
+
+    @property
+    def hours_s(self) -> int:
+        """Unix second before which days alone are kept; 0: hours of all time are."""
+        with self._transaction(reads=True) as connection:
+            return days.hours_from_s(connection)
+
+    def _working(self, connection: sa.Connection) -> days.Worked:
+        return lambda from_s, to_s, whole: self._worked_out(connection, from_s, to_s, whole=whole)
+
+    def _worked_out(
+        self, connection: sa.Connection, from_s: int, to_s: int, *, whole: bool = False
+    ) -> tuple[HourRow, ...]:
         table = schema.lifetime.c
         alive = (table.begin_s < to_s) & (table.end_s.is_(None) | (table.end_s > from_s))
         their_nodes = table.is_node & table.uid.in_(sa.select(table.node).where(alive))
-        return hours(_lifetimes(connection, alive | their_nodes), _prices(connection), from_s, to_s)
+        return hours(_lifetimes(connection, alive | their_nodes), _prices(connection), from_s, to_s, whole=whole)
 
     def _check(self, connection: sa.Connection, epoch: int) -> None:
-        current = int(_get(connection, "epoch", for_update=True) or 0)
+        current = int(get(connection, "epoch", for_update=True) or 0)
         if current != epoch:
             raise ConflictError(f"ledger {self.name}: another leader writes it since ({current}, not {epoch})")
 
@@ -323,7 +362,7 @@ class Ledger:
         return engine
 
     def _check_version(self, connection: sa.Connection) -> None:
-        version = int(_get(connection, "version") or schema.VERSION)
+        version = int(get(connection, "version") or schema.VERSION)
         if version > schema.VERSION:
             raise ConfigurationError(
                 f"ledger {self.name}: it has schema version {version}, written by a newer Ebbtide; this one knows "
@@ -332,7 +371,7 @@ class Ledger:
 
     def _version(self, connection: sa.Connection) -> int:
         """A ledger that only an older Ebbtide has written yet lacks tables and columns, and who reads makes none."""
-        return int(_get(connection, "version") or schema.VERSION)
+        return int(get(connection, "version") or schema.VERSION)
 
     def _opened(self) -> sa.Engine:
         if self._url.get_backend_name() == "sqlite" and self._url.database:
@@ -347,13 +386,13 @@ class Ledger:
         with engine.begin() as connection:
             schema.metadata.create_all(connection)
             self._check_version(connection)
-            if _get(connection, "epoch") is None:
-                _put(connection, "epoch", "0")
-            # version 1 had fewer tables, which `create_all` has made by now; what is in the others stays as it is
-            if _get(connection, "version", for_update=True) == "2":
+            if get(connection, "epoch") is None:
+                put(connection, "epoch", "0")
+            # older versions had fewer tables, which `create_all` has made by now; what is in the others stays as it is
+            if get(connection, "version", for_update=True) == "2":
                 for name in schema.USAGE[len(schema.USAGE_OF_2) :]:
                     connection.exec_driver_sql(f"ALTER TABLE usage ADD COLUMN {name} BIGINT NOT NULL DEFAULT 0")
-            _put(connection, "version", str(schema.VERSION))
+            put(connection, "version", str(schema.VERSION))
         return engine
 
 
@@ -414,47 +453,32 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute(f"PRAGMA {setting}")
 
 
-def _get(connection: sa.Connection, key: str, *, for_update: bool = False) -> str | None:
-    query = sa.select(schema.meta.c.value).where(schema.meta.c.key == key)
-    value: str | None = connection.execute(query.with_for_update() if for_update else query).scalar()
-    return value
+def _news(connection: sa.Connection, lives: Iterable[Lifetime]) -> list[int]:
+    """From when on each is other than what is written: one that nobody knew from its beginning, ended or not.
+
+    One that ended since it was written counted until now, and of which part it is thought that somebody watched changes
+    from `seen_s` on.
+    """
+    known: dict[tuple[str, int], Lifetime] = {}
+    uids = sorted({item.uid for item in lives})
+    for first in range(0, len(uids), _AT_ONCE):
+        some = schema.lifetime.c.uid.in_(uids[first : first + _AT_ONCE])
+        known |= {(item.uid, item.begin_s): item for item in _lifetimes(connection, some)}
+    moments = (_changed_s(known.get((item.uid, item.begin_s)), item) for item in lives)
+    return [moment for moment in moments if moment is not None]
 
 
-def _put(connection: sa.Connection, key: str, value: str) -> None:
-    _replace(connection, schema.meta, ("key",), [{"key": key, "value": value}])
-
-
-def _replace(connection: sa.Connection, table: sa.Table, keys: Sequence[str], rows: Sequence[Row]) -> None:
-    """Rows of new keys, and of known ones in place of the old: a few statements, however many rows."""
-    if not rows:
-        return
-    same = sa.and_(*(table.c[key] == sa.bindparam(f"old_{key}") for key in keys))
-    connection.execute(sa.delete(table).where(same), [{f"old_{key}": row[key] for key in keys} for row in rows])
-    connection.execute(sa.insert(table), list(rows))
-
-
-def _payer_ids(connection: sa.Connection, payers: Collection[Payer]) -> dict[Payer, int]:
-    """The number of each payer; those that are new get one."""
-    bodies = {msgspec.json.encode(payer).decode(): payer for payer in payers}
-    found = _numbers(connection, list(bodies))
-    missing = [{"body": body} for body in bodies if body not in found]
-    if missing:
-        connection.execute(sa.insert(schema.payer), missing)
-        found |= _numbers(connection, [row["body"] for row in missing])
-    return {payer: found[body] for body, payer in bodies.items()}
-
-
-def _numbers(connection: sa.Connection, bodies: Sequence[str]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for first in range(0, len(bodies), _AT_ONCE):
-        query = sa.select(schema.payer.c.body, schema.payer.c.id)
-        some = query.where(schema.payer.c.body.in_(bodies[first : first + _AT_ONCE]))
-        found |= {row.body: row.id for row in connection.execute(some)}
-    return found
+def _changed_s(old: Lifetime | None, item: Lifetime) -> int | None:
+    """None: it is what was written."""
+    if old is None or (old.payer, old.gpus, old.node) != (item.payer, item.gpus, item.node):
+        return item.begin_s
+    ends = [(each.end_s, each.seen_s if each.estimated else each.end_s) for each in (old, item)]
+    moments = [moment for end in ends for moment in end if moment is not None]
+    return min(moments) if ends[0] != ends[1] else None
 
 
 def _price(record: PriceRecord) -> Row:
-    return {"pool": record.pool, "from_s": record.from_s, "body": msgspec.json.encode(record).decode()}
+    return {"pool": record.pool, "from_s": record.known_s, "body": msgspec.json.encode(record).decode()}
 
 
 def _row(item: Lifetime, ids: Mapping[Payer, int]) -> Row:
@@ -465,6 +489,7 @@ def _row(item: Lifetime, ids: Mapping[Payer, int]) -> Row:
 def _hour(row: HourRow, ids: Mapping[Payer, int]) -> Row:
     fields = msgspec.structs.asdict(row)
     price = fields.pop("price")
+    fields.pop("length_s")
     return {"payer_id": ids[fields.pop("payer")], "price": "" if price is None else str(price), **fields}
 
 
@@ -488,7 +513,7 @@ def _select(connection: sa.Connection, records: Iterable[Selection]) -> None:
         row = {"from_s": record.from_s, "body": msgspec.json.encode(record).decode()}
         made[type(record)].append({tables[type(record)][1]: key, **row})
     for kind, (table, name) in tables.items():
-        _replace(connection, table, (name, "from_s"), made[kind])
+        replace(connection, table, (name, "from_s"), made[kind])
 
 
 def _lifetimes(connection: sa.Connection, which: sa.ColumnElement[bool]) -> list[Lifetime]:

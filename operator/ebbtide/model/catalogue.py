@@ -166,6 +166,18 @@ _LIMITS = {
         "A pool has no price, or the service's pools have different currencies: no scale-up.",
         "Set the pool's `spec.price`, with one currency for all pools of a service.",
     ),
+    Code.LEDGER_CURRENT: Entry(("GPUPool.LedgerCurrent",), "What ran in the pool is in the ledger.", "Nothing."),
+    Code.LEDGER_BEHIND: Entry(
+        ("GPUPool.LedgerCurrent", DEPLOYMENT),
+        "The ledger could not be written for a while: reports lack what ran since. It is counted and written later, as "
+        "far as memory is given to it; ceilings hold without the ledger.",
+        "Look at the database that `--ledger` names, or at the room of the operator's volume.",
+    ),
+    Code.EFFECTIVE_FROM_REFUSED: Entry(
+        ("GPUPool.Ready",),
+        "The price of a pool does not hold from `spec.price.effectiveFrom`, which has not come or is too long ago.",
+        "Remove it, or name a moment of which lifetimes are kept; coming prices belong into `spec.price.schedule`.",
+    ),
     Code.GPUS_UNKNOWN: Entry(
         (*_FAULT, "PricesKnown"),
         "How many GPUs a replica takes is neither declared nor in the pod template: no scale-up.",

@@ -60,19 +60,31 @@ class Lifetime(Spec, frozen=True):
 
 
 class PriceRecord(Spec, frozen=True):
-    """How a pool's time was priced and billed from `from_s` (unix seconds) on, until the pool's next record."""
+    """How a pool's time is priced from `from_s` (unix seconds) on, and billed from when this became known.
+
+    A pool's first record is of all time. One that holds from before it was seen takes the place of what was known then;
+    the records of that stay, so that it can be told what was thought when.
+    """
 
     pool: str
     from_s: int
     price: Price | None
     billing: Billing = Billing.POD
     listed: Listed | None = None  # what the price's source said, where it has one
+    seen_s: int = 0  # when that became known; 0: at `from_s`
+    refused: str = ""  # why it does not hold from when the price says
+
+    @property
+    def known_s(self) -> int:
+        """When it became known: no two of a pool did at once."""
+        return self.seen_s or self.from_s
 
 
 class HourRow(Spec, frozen=True, order=True):
     """GPU-seconds of one hour (unix seconds of its beginning) for one payer at one price.
 
     `idle`: GPUs of nodes that no pod held. `price` None: nobody knows what they cost. `estimated_s` of them nobody saw.
+    `length_s`: of time of which days are kept it is a whole day, and of several hours that were added up all of them.
     """
 
     hour_s: int
@@ -82,11 +94,20 @@ class HourRow(Spec, frozen=True, order=True):
     currency: str
     gpu_seconds: int
     estimated_s: int = 0
+    length_s: int = 3600
 
     @property
     def cost(self) -> Decimal | None:
         """In `currency`; None where the price is unknown."""
         return None if self.price is None else self.price * self.gpu_seconds / 3600
+
+
+class Hole(Spec, frozen=True):
+    """Something of [from_s, to_s), whole unix seconds, is not in the ledger, or is there by a guess; `why` in words."""
+
+    from_s: int
+    to_s: int
+    why: str
 
 
 class PolicyRecord(Spec, frozen=True):
@@ -130,6 +151,8 @@ Selection = PolicyRecord | LabelsRecord | OfferRecord  # what people declared, a
 
 class UsageRow(Spec, frozen=True, order=True):
     """What was seen of one payer's work in one hour (unix seconds of its beginning). What was not seen is in no count.
+
+    Of time of which days are kept it is a whole day.
 
     A service has a row without pool and variant too, of the time in which it was watched, with or without pods.
     """

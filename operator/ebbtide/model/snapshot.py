@@ -262,6 +262,13 @@ class Source(Spec, frozen=True):
     message: str = ""
 
 
+class LedgerState(Spec, frozen=True):
+    """How far the ledger is: written up to `since_s` (unix seconds). `why`: that it is behind; empty: it is not."""
+
+    since_s: float
+    why: str = ""
+
+
 class Snapshot(Spec, frozen=True):
     """The whole cluster at `taken_at` (unix seconds). Tuples are sorted by key or name."""
 
@@ -273,3 +280,4 @@ class Snapshot(Spec, frozen=True):
     unreadable: tuple[Unreadable, ...] = ()
     rate_window_s: float = 60.0  # over which the engines' rates and histograms were taken
     cycle_s: float = 10.0  # how long until the next snapshot, in steady state
+    ledger: LedgerState | None = None  # None: nothing is counted

@@ -237,12 +237,16 @@ class Billing(StrEnum):
 
 
 class Price(Spec, frozen=True):
-    """What one GPU of the pool costs for an hour: exactly one of `tariff`, `on_prem` and `source` is set."""
+    """What one GPU of the pool costs for an hour: exactly one of `tariff`, `on_prem` and `source` is set.
+
+    `effective_from` (unix seconds): an edit that says so holds from then on; None: from when it is seen.
+    """
 
     currency: str
     tariff: Tariff | None = None
     on_prem: OnPrem | None = None
     source: PriceSource | None = None
+    effective_from: float | None = None
 
 
 class InterruptionTaint(Spec, frozen=True):

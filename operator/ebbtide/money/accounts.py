@@ -83,6 +83,7 @@ class Accounts:
         self._labels: dict[str, Labels] = {}  # of services that cannot be read now, as last read
         self._listed: dict[str, Decimal] = {}  # by pool: the last price that its source knew
         self._pools: dict[str, PoolState] = {}  # as of the last count: from then on a new price holds
+        self._effective: dict[str, float | None] = {}  # by pool: from when on its price says that it holds
         self.through_s = 0  # unix second up to which all is counted; 0: nothing is yet
 
     def count(self, policies: Iterable[PolicySpec], saved: Callable[[PolicySpec], Saved], shown: Shown) -> None:
@@ -98,6 +99,9 @@ class Accounts:
             self._pools | {name: pool for name, pool in known.items() if name not in self._pools}, self._listed
         )
         self._open(policies, saved, before_s, at_s)
+        if self._priced_anew(shown.pools):  # only the ledger knows what that comes to
+            for book in self._books.values():
+                book.settled, book.fresh, book.marks = False, True, {}
         for book in self._books.values():
             _pay_late(book, at_s, costs)
         self._charge(shown, at_s, costs)
@@ -114,6 +118,11 @@ class Accounts:
     def holders(self) -> frozenset[str]:
         """Services by namespace/name whose pods ran at the last count."""
         return frozenset(_key(item.payer) for item in self._ran.values() if item.payer.service)
+
+    def ask_again(self) -> None:
+        """The ledger knows more of the past by now."""
+        for book in self._books.values():
+            book.settled, book.marks = False, {}
 
     def unsettled(self) -> list[tuple[PolicySpec, tuple[Key, ...]]]:
         """Policies of which the ledger was not asked yet what they have spent, and their periods."""
@@ -187,6 +196,12 @@ class Accounts:
             book.rate, book.others = _NOTHING, {}
             books[spec.uid] = book
         self._books = books
+
+    def _priced_anew(self, pools: Sequence[PoolState]) -> bool:
+        """Whether the price of a pool that was known before says that it holds from another moment on."""
+        said = {pool.spec.name: None if (price := pool.spec.price) is None else price.effective_from for pool in pools}
+        known, self._effective = self._effective, self._effective | said
+        return any(said[name] is not None and said[name] != known[name] for name in said if name in known)
 
     def _charge(self, shown: Shown, at_s: int, costs: "_Costs") -> None:
         """What pods held, each from where it was counted last."""

@@ -33,10 +33,13 @@ class _Piece:
     seen_s: int  # what is after it is estimated
 
 
-def hours(lifetimes: Iterable[Lifetime], records: Iterable[PriceRecord], from_s: int, to_s: int) -> tuple[HourRow, ...]:
+def hours(
+    lifetimes: Iterable[Lifetime], records: Iterable[PriceRecord], from_s: int, to_s: int, *, whole: bool = False
+) -> tuple[HourRow, ...]:
     """All rows of [from_s, to_s), sorted; lifetimes that still run are counted up to `to_s`.
 
-    `records` are each pool's, in any order. Time before a pool's first record has no known price.
+    `records` are each pool's, in any order. Time before a pool's first record has no known price. `whole`: no hours,
+    but one row for each payer and price, with `from_s` as its hour.
     """
     pools: dict[str, tuple[list[Lifetime], list[PriceRecord]]] = defaultdict(lambda: ([], []))
     for item in lifetimes:
@@ -48,12 +51,13 @@ def hours(lifetimes: Iterable[Lifetime], records: Iterable[PriceRecord], from_s:
     for pool, (alive, known) in pools.items():
         for first_s, last_s, price, currency, billing in _priced(pool, known, from_s, to_s):
             for piece in _pieces(alive, billing, first_s, last_s):
-                for hour_s in range(piece.begin_s // HOUR_S * HOUR_S, piece.end_s, HOUR_S):
-                    begin_s, end_s = max(piece.begin_s, hour_s), min(piece.end_s, hour_s + HOUR_S)
+                for hour_s in (from_s,) if whole else range(piece.begin_s // HOUR_S * HOUR_S, piece.end_s, HOUR_S):
+                    begin_s, end_s = max(piece.begin_s, hour_s), min(piece.end_s, to_s if whole else hour_s + HOUR_S)
                     row = seconds[hour_s, piece.payer, piece.idle, price, currency]
                     row[0] += piece.gpus * (end_s - begin_s)
                     row[1] += piece.gpus * max(0, end_s - max(begin_s, piece.seen_s))
-    rows = [HourRow(*key, *counted) for key, counted in seconds.items()]
+    length_s = to_s - from_s if whole else HOUR_S
+    rows = [HourRow(*key, gpu_s, estimated_s, length_s) for key, (gpu_s, estimated_s) in seconds.items()]
     return tuple(sorted(rows, key=_order))
 
 
@@ -65,18 +69,23 @@ def _priced(
     pool: str, records: Iterable[PriceRecord], from_s: int, to_s: int
 ) -> Iterator[tuple[int, int, Decimal | None, str, Billing]]:
     """The parts of [from_s, to_s) in which nothing changes: (begin, end, price of a GPU-hour, currency, billing)."""
-    starts: list[tuple[int, Decimal | None, str, Billing]] = [(from_s, None, "", Billing.POD)]
-    ordered = sorted((record for record in records if record.from_s < to_s), key=lambda record: record.from_s)
+    known = sorted(records, key=lambda record: record.known_s)
+    starts: list[tuple[int, Decimal | None, str]] = [(from_s, None, "")]
+    ordered = [record for record in prices.in_force(known) if record.from_s < to_s]
     for record, following in zip_longest(ordered, ordered[1:]):
         begin_s, end_s = max(record.from_s, from_s), to_s if following is None else following.from_s
         if begin_s < end_s:
             currency = record.price.currency if record.price else ""
             steps = prices.steps(pool, record.price, begin_s, end_s, record.listed)
-            starts += [(int(step.at_s), step.per_gpu_hour, currency, record.billing) for step in steps]
+            starts += [(int(step.at_s), step.per_gpu_hour, currency) for step in steps]
+    # what is paid for is none of an edited price's: it changes when that was seen
+    billed = [(from_s, Billing.POD), *((max(record.known_s, from_s), record.billing) for record in known)]
     ends = [*(begin_s for begin_s, *_ in starts[1:]), to_s]
-    for (begin_s, price, currency, billing), end_s in zip(starts, ends, strict=True):
-        if begin_s < end_s:
-            yield begin_s, end_s, price, currency, billing
+    for (begin_s, price, currency), end_s in zip(starts, ends, strict=True):
+        changes = [at_s for at_s, _ in billed if begin_s < at_s < end_s]
+        for first_s, last_s in pairwise([begin_s, *changes, end_s]):
+            if first_s < last_s:
+                yield first_s, last_s, price, currency, [way for at_s, way in billed if at_s <= first_s][-1]
 
 
 def _pieces(alive: Sequence[Lifetime], billing: Billing, begin_s: int, end_s: int) -> Iterator[_Piece]:

@@ -1,4 +1,5 @@
-"""Rows of the ledger as FOCUS 1.2 (FinOps Open Cost and Usage Specification): one for each hour, payer and price.
+"""Rows of the ledger as FOCUS 1.2 (FinOps Open Cost and Usage Specification): one for each hour, payer and price,
+and where the ledger keeps days alone one for each day.
 
 They are estimates and no invoice: `x_Estimate` says so in each row, and BilledCost is 0, for the sum of that has to be
 what invoices of the account say, and there are none. What the GPUs cost at the prices that pools declare is in
@@ -93,7 +94,7 @@ def cells(row: HourRow, account: str) -> dict[str, str]:
         "ChargeCategory": "Usage",
         "ChargeDescription": f"{name}: {quantity:.2f} GPU-hours in pool {payer.pool}. An estimate, not invoiced",
         "ChargeFrequency": "Usage-Based",
-        "ChargePeriodEnd": _moment(row.hour_s + HOUR_S),
+        "ChargePeriodEnd": _moment(row.hour_s + row.length_s),
         "ChargePeriodStart": _moment(row.hour_s),
         "ConsumedQuantity": hours,
         "ConsumedUnit": PRICING_UNIT,

@@ -17,6 +17,7 @@ from decimal import Decimal
 from ebbtide.model.money import HourRow, Payer, PriceRecord, UsageRow
 from ebbtide.model.spec import Alternative, OnPrem, Spec
 from ebbtide.money.bill import HOUR_S
+from ebbtide.money.prices import in_force
 
 _NOTHING, _ONE, _HOUR, _MILLION = Decimal(0), Decimal(1), Decimal(HOUR_S), Decimal(1_000_000)
 
@@ -114,9 +115,10 @@ class _Owned:
     """Which pools' GPUs were bought, and when."""
 
     def __init__(self, records: Iterable[PriceRecord]) -> None:
-        self._by_pool: dict[str, list[PriceRecord]] = defaultdict(list)
-        for record in sorted(records, key=lambda record: record.from_s):
-            self._by_pool[record.pool].append(record)
+        by_pool: dict[str, list[PriceRecord]] = defaultdict(list)
+        for record in sorted(records, key=lambda record: record.known_s):
+            by_pool[record.pool].append(record)
+        self._by_pool = {pool: in_force(known) for pool, known in by_pool.items()}
 
     def at(self, pool: str, at_s: int) -> OnPrem | None:
         """As the pool was priced at the end of the hour that begins at `at_s`."""

@@ -8,10 +8,11 @@ Worked example: 30,000 USD over 4 years are 0.855578 USD/h; 700 W with 1.4 W dra
 USD/h; together 1.051578. That is what holds whether a GPU is used or not: what is written off does not wait for load.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
 
-from ebbtide.model.money import Listed, PriceStep
+from ebbtide.model.money import Listed, PriceRecord, PriceStep
 from ebbtide.model.reasons import Code
 from ebbtide.model.spec import OnPrem, Price, Tariff
 from ebbtide.money import tariff
@@ -46,6 +47,20 @@ def price_at(pool: str, price: Price | None, now_s: float, listed: Listed | None
     if change is None:
         return PriceNow(now, price.currency)
     return PriceNow(now, price.currency, change[0], _priced(price, change[1]))
+
+
+def in_force(records: Iterable[PriceRecord]) -> list[PriceRecord]:
+    """Of one pool's records, in the order in which they became known, those that hold, each until the next begins.
+
+    Worked example: 2.50 from 1 March, 3.00 from the 5th, and on the 9th it is said that it was 2.80 from the 4th on:
+    2.50 from the 1st, 2.80 from the 4th.
+    """
+    found: list[PriceRecord] = []
+    for record in records:
+        while found and found[-1].from_s >= record.from_s:
+            found.pop()
+        found.append(record)
+    return found
 
 
 def steps(

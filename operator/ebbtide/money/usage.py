@@ -112,6 +112,11 @@ class Tally:
             for key in sorted(self._changed)
         )
 
+    def forget(self, before_s: int) -> None:
+        """Give up hours that began before: they are gaps, as if nobody had looked."""
+        self._rows = {key: row for key, row in self._rows.items() if key[0] >= before_s}
+        self._changed = {key for key in self._changed if key[0] >= before_s}
+
     def written(self, through_s: int) -> None:
         """All up to `through_s` is in the ledger: hours that are over are not needed any more."""
         self._changed = set()

@@ -12,16 +12,19 @@ from types import TracebackType
 from typing import Any, Self
 
 from ebbtide.api import parse_policy, parse_pool, parse_service
+from ebbtide.clock import unix_time_s
 from ebbtide.kube.client import KubeClient
 from ebbtide.model.snapshot import POLICY_KIND, POOL_KIND, SERVICE_KIND, Snapshot, Source, Unreadable, WriteReceipt
 from ebbtide.model.spec import PolicySpec, PoolSpec, ServiceSpec, TargetRef
+from ebbtide.observe import past
 from ebbtide.observe.build import Kind, View, build_snapshot
 from ebbtide.observe.caches import Caches
 from ebbtide.observe.declared import API_VERSION, Declared
 from ebbtide.observe.gateway import Gateways
-from ebbtide.observe.holdings import Held, held
+from ebbtide.observe.holdings import Held, held, places
 from ebbtide.observe.informer import Broken, Informer
 from ebbtide.observe.metrics import EngineMetrics
+from ebbtide.observe.past import Past
 from ebbtide.observe.pricelists import PriceLists
 from ebbtide.observe.pricelists.opencost import OpenCost
 from ebbtide.observe.pricelists.table import Table
@@ -58,10 +61,13 @@ class Observer:
         self._polling: asyncio.Task[None] | None = None
         self._frozen: tuple[Mapping[str, Pod], Mapping[str, Node]] = {}, {}
         self._stack = contextlib.AsyncExitStack()
+        self._prometheus: Prometheus | None = None
+        self.watching_since_s = float("inf")  # unix seconds from which on nothing went unseen
 
     async def __aenter__(self) -> Self:
         if self._settings.prometheus.url:
             prometheus = await self._stack.enter_async_context(Prometheus(self._settings.prometheus))
+            self._prometheus = prometheus
             self._metrics = EngineMetrics(prometheus, self._settings.prometheus)
             self._prices = self._price_lists(prometheus)
         self._caches.start()
@@ -85,6 +91,7 @@ class Observer:
         waiting = asyncio.create_task(self._caches.wait_synced())
         while not (await asyncio.wait({waiting}, timeout=1.0))[0]:
             self._caches.ensure_running()
+        self.watching_since_s = unix_time_s()
 
     @property
     def sync_age_s(self) -> float | None:
@@ -127,6 +134,12 @@ class Observer:
         watched = (self._caches.pods, self._caches.nodes, self._caches.pools)
         complete = all(informer.synced and not informer.error for informer in watched)
         return held(snapshot, *self._frozen, self._caches.departures, complete=complete)
+
+    async def past(self, hole: tuple[int, int], snapshot: Snapshot) -> Past:
+        """Who held GPUs at some time of the hole [from, to), unix seconds, by what Prometheus has kept."""
+        where = places(snapshot, self._frozen[1].values())
+        specs = [service.spec for service in snapshot.services]
+        return await past.ask(self._prometheus, self._settings.prometheus.matchers, hole, where, specs)
 
     def counted(self, held: Held) -> None:
         """The ledger has what went by then."""

@@ -4,7 +4,7 @@ Foreign pods count like those of services: GPUs cost the same whoever holds them
 the first one's by name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -14,6 +14,7 @@ from ebbtide.model.money import Payer
 from ebbtide.model.snapshot import POOL_KIND, Snapshot
 from ebbtide.model.spec import PoolSpec, Spec
 from ebbtide.money.lifetimes import Holding
+from ebbtide.observe.past import Place
 from ebbtide.observe.projections import Node, Pod, quantity, selects
 
 _MOST_GONE, _KEPT_S = 100_000, 3600.0  # departures that nobody asked for yet
@@ -84,6 +85,13 @@ def held(
         found.append(_of_pod(pod, placed, payers, _finished_s(pod, snapshot.taken_at) or gone.get(uid)))
     readable = not any(item.kind == POOL_KIND for item in snapshot.unreadable)  # else its lifetimes seem to be gone
     return Held(tuple(item for item in found if item is not None), gone, complete and readable)
+
+
+def places(snapshot: Snapshot, nodes: Iterable[Node]) -> dict[str, Place]:
+    """Where nodes are, by name; those of no pool are nowhere."""
+    pools = [pool.spec for pool in snapshot.pools]
+    found = {node.metadata.name: (node.metadata.uid, _pool_of(pools, node)) for node in nodes}
+    return {name: Place(uid, pool.name, pool.resource) for name, (uid, pool) in found.items() if pool is not None}
 
 
 def _pool_of(pools: list[PoolSpec], node: Node) -> PoolSpec | None:

@@ -8,6 +8,7 @@ per second), or `t_s` and columns of prompt tokens per minute. Times start at ze
 import csv
 import math
 import random
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -19,6 +20,7 @@ from ebbtide.errors import ConfigurationError
 from ebbtide.sim.requests import Request
 from ebbtide.sim.shapes import Sampled
 
+_FRACTION = re.compile(r"(?<=:\d\d)\.\d+")  # of the seconds
 _REQUEST_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 
 
@@ -193,10 +195,15 @@ def _rate(text: str) -> float:
 
 
 def _time_s(text: str) -> float:
-    """Seconds: a plain number, or a UTC time with up to seven digits of fraction (Python keeps six)."""
+    """Seconds: a plain number, or a time with up to seven digits of fraction (Python keeps six), by ISO 8601.
+
+    It is UTC where it says no offset: 2023-11-16T18:16:03.5+01:00 is 17:16:03.5.
+    """
     if "-" not in text.lstrip("-"):
         if not math.isfinite(value := float(text)):
             raise ValueError(f"{text} is no time")
         return value
-    whole, _, fraction = text.partition(".")
-    return datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp() + float(f"0.{fraction or 0}")
+    fraction = _FRACTION.search(text)
+    moment = datetime.fromisoformat(_FRACTION.sub("", text))
+    whole_s = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return whole_s + (float(fraction[0]) if fraction else 0.0)

@@ -31,7 +31,7 @@ def views(*loads, capacity=100_000.0):
 
 
 def p90(seconds):
-    return Latency(seconds, seconds, seconds, seconds, seconds)
+    return Latency(seconds, seconds, seconds, seconds)
 
 
 def seen(now_s=0.0, declared=2, ready=None, replicas=(), **more):

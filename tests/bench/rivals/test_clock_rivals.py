@@ -4,6 +4,7 @@ import pytest
 
 from ebbtide.bench.case import Carries
 from ebbtide.bench.policy import Minute
+from ebbtide.bench.rivals import REGISTRY
 from ebbtide.bench.rivals.forecast import Forecast
 from ebbtide.bench.rivals.pastload import PastLoad
 from ebbtide.bench.rivals.schedule import Schedule, held
@@ -54,10 +55,17 @@ def test_static_peak_is_a_share_of_what_is_allowed(share, want):
     assert StaticPeak(case(), share).decide(seen()) == want
 
 
-def test_static_mean_is_1_3_times_the_mean_in_units_of_the_peak():
-    history = minutes(lambda t: 10.0 if t % 3600 < 900 else 2.0, -7200, 0)
-    # mean 4, peak 10, at most 10: ceil(1.3 x 4)
-    assert StaticMean(case(), 1.3).decide(seen(history=history)) == 6
+@pytest.mark.parametrize(
+    ("else_per_s", "want"),
+    [
+        (2.0, 6),  # mean 4, peak 10, at most 10: ceil(1.3 x 4)
+        (2.8, 6),  # mean 4.6: ceil(5.98)
+    ],
+)
+def test_static_mean_is_1_3_times_the_mean_in_units_of_the_peak(else_per_s, want):
+    history = minutes(lambda t: 10.0 if t % 3600 < 900 else else_per_s, -7200, 0)
+    published = REGISTRY["static-mean"].knob.published
+    assert StaticMean(case(), published).decide(seen(history=history)) == want
 
 
 MEASURED = case(carries=Carries(per_s=2.5, alone_per_s=2.0, input_tokens=500.0, output_tokens=100.0))
@@ -96,9 +104,10 @@ def test_the_schedule_repeats_the_hour_and_begins_it_a_start_up_early(at_h, want
     assert policy.decide(seen(3600.0 * at_h, history=minutes(daily, -2 * DAY_S, 0))) == want
 
 
-def test_the_schedule_takes_the_greatest_of_seven_days_and_forgets_the_eighth():
+@pytest.mark.parametrize("greatest", [-7, -3])
+def test_the_schedule_takes_the_greatest_of_seven_days_and_forgets_the_eighth(greatest):
     def grown(at_s):
-        return {-8: 20.0, -3: 15.0}.get(at_s // DAY_S, 10.0)
+        return {-8: 20.0, greatest: 15.0}.get(at_s // DAY_S, 10.0)
 
     assert Schedule(case(), 1.0).decide(seen(0.0, history=minutes(grown, -8 * DAY_S, 0))) == 8
     assert Schedule(case(), 1.0).decide(seen(0.0, history=minutes(grown, -7 * DAY_S, 0))) == 10, "15 is the peak then"

@@ -26,7 +26,7 @@ def test_the_law(signal, declared, ready, shipped, corrected):
 
 
 def test_nearness_is_p90_over_the_objective_and_0_without_traffic():
-    assert nearness(Latency(0.1, 0.1, 1.5, 9.0, 9.0), 3.0) == 0.5
+    assert nearness(Latency(0.1, 0.1, 1.5, 9.0), 3.0) == 0.5
     assert nearness(None, 3.0) == 0.0
 
 

@@ -77,6 +77,20 @@ def test_demand_against_the_stock(usage, waiting, declared, more, want):
     assert first_wish(usage, waiting, declared, **more) == want
 
 
+@pytest.mark.parametrize(
+    ("tokens", "want"),
+    [
+        (160_000.0, 3),  # P = 80,000: 320,000 - 160,000 / 0.70 = 91,429 are spare, one replica
+        (170_000.0, 4),  # 77,143 are less than one
+    ],
+)
+def test_what_goes_is_spare_at_70_percent(tokens, want):
+    def spread(now_s, declared):
+        return seen(now_s, declared, replicas=views(*[(10, 0, tokens / declared / 100_000.0)] * declared))
+
+    assert replay(WvaV2(case(), 1.0), spread, 600, declared=4)[-1][1] == want
+
+
 def test_what_is_starting_counts_as_stock_but_not_as_spare():
     assert first_wish(0.75, 0, 4, ready=3) == 4, "D = 225,000, RC = 264,706 - 320,000"
 
@@ -99,6 +113,15 @@ def test_saturation_is_remembered_by_length_of_output():
     # P = (50,000 + 30,000) / 2, D = 70,000, RC = 82,353 - 80,000
     assert policy.decide(seen(60.0, 2, replicas=later, output_tokens=60.0)) == 3
     assert policy.decide(seen(120.0, 2, replicas=later, output_tokens=600.0)) == 2, "another bucket knows nothing"
+
+
+def test_the_last_ten_saturations_are_remembered():
+    policy = WvaV2(case(), 1.0, corrected=True)
+    for minute, usage in enumerate([0.05, 0.74, *[0.41] * 9]):
+        policy.decide(seen(60.0 * minute, 2, replicas=views((9, 5, usage)), output_tokens=50.0))
+    later = views((9, 0, 0.35), (9, 0, 0.35))
+    # P = (74,000 + 9 x 41,000) / 10 = 44,300 and RC = 82,353 - 88,600; of the last nine P = 41,000, of all 40,727
+    assert policy.decide(seen(1000.0, 2, replicas=later, output_tokens=50.0)) == 2
 
 
 def test_shipped_waits_four_minutes_also_upwards():
