@@ -2,7 +2,7 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -20,38 +20,12 @@ from ebbtide.model.money import HourRow, Lifetime, Payer, PriceRecord, UsageRow
 from ebbtide.model.spec import Billing, Price, Tariff
 from ebbtide.money.bill import HOUR_S, hours
 from ebbtide.money.calendar import Span, period_at
-from tests.ledger import postgres
+from tests.ledger.lives import CHAT, DAY_S, T0, life
 
-CHAT, CODE = Payer("h100", "ml", "chat", "h100", "llama", "search"), Payer("h100", "ml", "code")
-DAY_S = 24 * HOUR_S
-T0 = 20_000 * DAY_S  # midnight of UTC
+CODE = Payer("h100", "ml", "code")
 PRICED = PriceRecord("h100", 0, Price("USD", Tariff(Decimal("2.50"))), Billing.POD)
 KOLKATA, BERLIN = ZoneInfo("Asia/Kolkata"), ZoneInfo("Europe/Berlin")
 BRIEF = Keeping(2 * DAY_S, 2 * DAY_S)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    found = postgres.binaries()
-    if found is None:
-        pytest.skip("no PostgreSQL on this machine: install the package postgresql to test against it")
-    with postgres.running(found) as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def where(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
-    if request.param == "sqlite":
-        return tmp_path / "ledger.sqlite"
-    url: str = request.getfixturevalue("server")
-    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
-    schema.metadata.drop_all(engine)
-    engine.dispose()
-    return url
-
-
-def life(uid: str, begin_s: int, end_s: int | None = None, payer: Payer = CHAT) -> Lifetime:
-    return Lifetime(uid, payer, 4, T0 + begin_s, T0 + (end_s or begin_s), None if end_s is None else T0 + end_s, "n")
 
 
 def roll_all(ledger: Ledger, epoch: int, now_s: int, keeping: Keeping | None = None) -> int:

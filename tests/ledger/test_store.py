@@ -2,7 +2,6 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
@@ -17,37 +16,11 @@ from ebbtide.ledger.store import Ledger
 from ebbtide.model.money import LabelsRecord, Lifetime, OfferRecord, Payer, PolicyRecord, PriceRecord, UsageRow
 from ebbtide.model.spec import Alternative, Billing, PolicyScope, Price, Tariff
 from ebbtide.money.bill import HOUR_S, hours
-from tests.ledger import postgres
+from tests.ledger.lives import CHAT, DAY_S, T0, life
 
-CHAT, POOL = Payer("h100", "ml", "chat", "h100", "llama", "search"), Payer("h100")
-DAY_S = 24 * HOUR_S
+POOL = Payer("h100")
 OFFER = Alternative("USD", Decimal("0.50"), Decimal("2.00"))
-T0 = 20_000 * DAY_S
 PRICED = PriceRecord("h100", T0, Price("USD", Tariff(Decimal("2.50"))), Billing.POD)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    found = postgres.binaries()
-    if found is None:
-        pytest.skip("no PostgreSQL on this machine: install the package postgresql to test against it")
-    with postgres.running(found) as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def where(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
-    if request.param == "sqlite":
-        return tmp_path / "ledger.sqlite"
-    url: str = request.getfixturevalue("server")
-    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
-    schema.metadata.drop_all(engine)
-    engine.dispose()
-    return url
-
-
-def life(uid: str, begin_s: int, end_s: int | None = None, payer: Payer = CHAT) -> Lifetime:
-    return Lifetime(uid, payer, 4, T0 + begin_s, T0 + (end_s or begin_s), None if end_s is None else T0 + end_s, "n")
 
 
 def roll_all(ledger: Ledger, epoch: int, now_s: int) -> None:

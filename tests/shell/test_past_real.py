@@ -1,7 +1,6 @@
 """What is asked of kube-state-metrics, against a real Prometheus: pods that were there for a moment."""
 
 import json
-import subprocess
 import time
 from collections.abc import Iterator
 
@@ -11,10 +10,9 @@ from ebbtide.clock import unix_time_s
 from ebbtide.observe.past import Place, ask
 from ebbtide.observe.prometheus import Prometheus
 from ebbtide.observe.settings import PrometheusSettings
-from ebbtide.sandbox.binaries import resolve
 from tests.shell.observing import Exposition
+from tests.shell.prometheus_server import running
 from tests.shell.test_past import SERVICES
-from tests.shell.test_prometheus_real import _wait_ready
 
 pytestmark = pytest.mark.cluster
 PLACES = {"n1": Place("uid-n1", "h100", "nvidia.com/gpu")}
@@ -57,19 +55,10 @@ def looked(
             {"job_name": name, "honor_labels": True, "static_configs": targets}
             for name in ("ksm", "another-that-says-it")
         ]
-        (folder / "prometheus.yml").write_text(json.dumps({"global": times, "scrape_configs": jobs}))
-        url = f"http://127.0.0.1:{unused_tcp_port_factory()}"
-        arguments = [f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
-        listen = f"--web.listen-address={url.removeprefix('http://')}"
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen([resolve()["prometheus"], *arguments, listen], stdout=log, stderr=log)
-            try:
-                _wait_ready(url)
-                time.sleep(9)
-                yield url, began_s, unix_time_s()
-            finally:
-                process.terminate()
-                process.wait(10)
+        config = json.dumps({"global": times, "scrape_configs": jobs})
+        with running(folder, config, unused_tcp_port_factory()) as url:
+            time.sleep(9)
+            yield url, began_s, unix_time_s()
 
 
 async def test_who_was_there_for_a_moment_is_found_with_its_gpus_and_times(looked: tuple[str, float, float]) -> None:

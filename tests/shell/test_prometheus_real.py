@@ -2,21 +2,19 @@
 
 import asyncio
 import json
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
-import requests
 
 from ebbtide.clock import unix_time_s
 from ebbtide.model.snapshot import EngineReadings, Quality
 from ebbtide.observe.metrics import EngineMetrics, MetricsView
 from ebbtide.observe.prometheus import Prometheus
 from ebbtide.observe.settings import PrometheusSettings
-from ebbtide.sandbox.binaries import resolve
 from ebbtide.sandbox.signals import SignalLog
 from tests.shell.observing import Exposition
+from tests.shell.prometheus_server import running
 
 pytestmark = pytest.mark.cluster
 
@@ -157,39 +155,20 @@ def url(tmp_path_factory: pytest.TempPathFactory, unused_tcp_port_factory: "type
     """A Prometheus that has scraped for twelve seconds."""
     folder = tmp_path_factory.mktemp("prometheus")
     fleet = Fleet()
-    with Exposition(fleet.answer).running() as pages:
-        (folder / "prometheus.yml").write_text(config(pages.address))
-        url = f"http://127.0.0.1:{unused_tcp_port_factory()}"
-        arguments = [f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
-        listen = f"--web.listen-address={url.removeprefix('http://')}"
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen([resolve()["prometheus"], *arguments, listen], stdout=log, stderr=log)
-            try:
-                _wait_ready(url)
-                time.sleep(WINDOW_S + 4)
-                fleet.gone |= {"leaves", "falters"}
-                time.sleep(2)
-                yield url
-            finally:
-                process.terminate()
-                process.wait(10)
+    with (
+        Exposition(fleet.answer).running() as pages,
+        running(folder, config(pages.address), unused_tcp_port_factory()) as url,
+    ):
+        time.sleep(WINDOW_S + 4)
+        fleet.gone |= {"leaves", "falters"}
+        time.sleep(2)
+        yield url
 
 
 @pytest.fixture(scope="module")
 def round_(url: str) -> MetricsView:
     """One round of all queries."""
     return asyncio.run(_one_round(url))
-
-
-def _wait_ready(url: str) -> None:
-    for _ in range(200):
-        try:
-            if requests.get(f"{url}/-/ready", timeout=1).ok:
-                return
-        except requests.ConnectionError:
-            pass
-        time.sleep(0.1)
-    raise AssertionError("Prometheus did not become ready")
 
 
 async def _one_round(url: str) -> MetricsView:

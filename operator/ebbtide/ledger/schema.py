@@ -57,26 +57,37 @@ price = Table(
     Column("from_s", BigInteger, primary_key=True, autoincrement=False),
     Column("body", Text, nullable=False),
 )
-hour = Table(
-    "hour",
-    metadata,
-    Column("hour_s", BigInteger, primary_key=True, autoincrement=False),
-    Column("payer_id", ForeignKey("payer.id"), primary_key=True),
-    Column("idle", Boolean, primary_key=True),
-    Column("price", String(40), primary_key=True),  # empty: nobody knows
-    Column("currency", String(3), primary_key=True),
-    Column("gpu_seconds", BigInteger, nullable=False),
-    Column("estimated_s", BigInteger, nullable=False),
-    sqlite_with_rowid=False,  # half the file: the key is most of the row
-)
-usage = Table(
-    "usage",
-    metadata,
-    Column("hour_s", BigInteger, primary_key=True, autoincrement=False),
-    Column("payer_id", ForeignKey("payer.id"), primary_key=True),
-    *(Column(name, BigInteger, nullable=False, server_default="0") for name in USAGE),
-    sqlite_with_rowid=False,
-)
+
+
+def _costs(name: str, time: str) -> Table:
+    """GPU-seconds by time, payer and price."""
+    return Table(
+        name,
+        metadata,
+        Column(time, BigInteger, primary_key=True, autoincrement=False),
+        Column("payer_id", ForeignKey("payer.id"), primary_key=True),
+        Column("idle", Boolean, primary_key=True),
+        Column("price", String(40), primary_key=True),  # empty: nobody knows
+        Column("currency", String(3), primary_key=True),
+        Column("gpu_seconds", BigInteger, nullable=False),
+        Column("estimated_s", BigInteger, nullable=False),
+        sqlite_with_rowid=False,  # half the file: the key is most of the row
+    )
+
+
+def _counts(name: str, time: str) -> Table:
+    """Usage by time and payer."""
+    return Table(
+        name,
+        metadata,
+        Column(time, BigInteger, primary_key=True, autoincrement=False),
+        Column("payer_id", ForeignKey("payer.id"), primary_key=True),
+        *(Column(column, BigInteger, nullable=False, server_default="0") for column in USAGE),
+        sqlite_with_rowid=False,
+    )
+
+
+hour, usage = _costs("hour", "hour_s"), _counts("usage", "hour_s")
 # days that hours are added up to, [begin_s, end_s): what a span has said stays, whatever the time zone is later on
 span = Table(
     "span",
@@ -84,26 +95,7 @@ span = Table(
     Column("begin_s", BigInteger, primary_key=True, autoincrement=False),
     Column("end_s", BigInteger, nullable=False),
 )
-day = Table(
-    "day",
-    metadata,
-    Column("begin_s", BigInteger, primary_key=True, autoincrement=False),
-    Column("payer_id", ForeignKey("payer.id"), primary_key=True),
-    Column("idle", Boolean, primary_key=True),
-    Column("price", String(40), primary_key=True),
-    Column("currency", String(3), primary_key=True),
-    Column("gpu_seconds", BigInteger, nullable=False),
-    Column("estimated_s", BigInteger, nullable=False),
-    sqlite_with_rowid=False,
-)
-usage_day = Table(
-    "usage_day",
-    metadata,
-    Column("begin_s", BigInteger, primary_key=True, autoincrement=False),
-    Column("payer_id", ForeignKey("payer.id"), primary_key=True),
-    *(Column(name, BigInteger, nullable=False, server_default="0") for name in USAGE),
-    sqlite_with_rowid=False,
-)
+day, usage_day = _costs("day", "begin_s"), _counts("usage_day", "begin_s")
 # time of which something is missing or was filled in by a guess, in words
 hole = Table(
     "hole",

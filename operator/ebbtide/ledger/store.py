@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -38,6 +39,7 @@ from ebbtide.model.money import (
 )
 from ebbtide.money.bill import HOUR_S, hours
 
+Record = TypeVar("Record")
 FILE = "ledger.sqlite"  # in the operator's data folder, where no URL is given
 LATE_S = 3600  # after its end an hour is rolled up: what comes later than that has it done again
 MOST_ROLLED_S = 6 * HOUR_S  # in one call: 20,000 payers make 20,000 rows an hour
@@ -128,40 +130,31 @@ class Ledger:
 
     def policies(self) -> tuple[PolicyRecord, ...]:
         """Every policy record, sorted by name and time."""
-        with self._transaction(reads=True) as connection:
-            if self._version(connection) < 2:
-                return ()
-            table = schema.policy.c
-            rows = connection.execute(sa.select(table.body).order_by(table.name, table.from_s))
-            return tuple(msgspec.json.decode(row.body, type=PolicyRecord) for row in rows)
+        return self._records(schema.policy, 2, PolicyRecord)
 
     def labels(self) -> tuple[LabelsRecord, ...]:
         """Every record of services' labels, sorted by service and time."""
-        with self._transaction(reads=True) as connection:
-            if self._version(connection) < 2:
-                return ()
-            table = schema.labels.c
-            rows = connection.execute(sa.select(table.body).order_by(table.service, table.from_s))
-            return tuple(msgspec.json.decode(row.body, type=LabelsRecord) for row in rows)
+        return self._records(schema.labels, 2, LabelsRecord)
 
     def offers(self) -> tuple[OfferRecord, ...]:
         """Every record of what services say that an API would charge, sorted by service and time."""
-        with self._transaction(reads=True) as connection:
-            if self._version(connection) < 3:
-                return ()
-            table = schema.offer.c
-            rows = connection.execute(sa.select(table.body).order_by(table.service, table.from_s))
-            return tuple(msgspec.json.decode(row.body, type=OfferRecord) for row in rows)
+        return self._records(schema.offer, 3, OfferRecord)
 
     def holes(self, from_s: int, to_s: int) -> tuple[Hole, ...]:
         """Of what time of [from_s, to_s) something is missing, in order."""
+        table = schema.hole.c
+        return self._records(schema.hole, 4, Hole, (table.from_s < to_s) & (table.to_s > from_s))
+
+    def _records(
+        self, table: sa.Table, version: int, kind: type[Record], within: sa.ColumnElement[bool] | None = None
+    ) -> tuple[Record, ...]:
+        """What a table has that is there since `version`, in the order of its key."""
         with self._transaction(reads=True) as connection:
-            if self._version(connection) < 4:
+            if self._version(connection) < version:
                 return ()
-            table = schema.hole.c
-            within = (table.from_s < to_s) & (table.to_s > from_s)
-            rows = connection.execute(sa.select(table.body).where(within).order_by(table.from_s, table.to_s))
-            return tuple(msgspec.json.decode(row.body, type=Hole) for row in rows)
+            query = sa.select(table.c.body).order_by(*table.primary_key.columns)
+            rows = connection.execute(query if within is None else query.where(within))
+            return tuple(msgspec.json.decode(row.body, type=kind) for row in rows)
 
     @property
     def usage_s(self) -> int:

@@ -192,6 +192,11 @@ class PolicyDraft:
         """Those that a service of this priority falls under."""
         return [line for line in self.lines if line.least <= priority < line.below]
 
+    @property
+    def lines_of_all(self) -> list[Line]:
+        """Those that no class of priorities holds alone."""
+        return [line for line in self.lines if line.is_of_all]
+
     def wants(self, priority: int, rate: Decimal, fixed: Decimal) -> None:
         """Note what services of a priority would cost an hour without it, and what of that may not be reduced."""
         self.wanted_rate += rate

@@ -117,9 +117,7 @@ def _bind_others(policy: PolicyDraft, cycle: Cycle, known: Known) -> None:
         policy.rate += gpus * now
         policy.fixed_rate += gpus * now
         policy.wants(pacing.OTHERS, gpus * now, gpus * now)
-        for line in policy.lines:
-            if not line.is_of_all:
-                continue
+        for line in policy.lines_of_all:
             line.bound += item.lasting * line.takes(tariff, line.end_s - policy.now_s)
             line.bound += (item.passing + item.idle - going) * line.takes(tariff, policy.reserve_s)
             line.bound += going * line.takes(tariff, stays_s)
@@ -140,8 +138,8 @@ def _bind_coming(stakes: list[Stake], cycle: Cycle, known: Known) -> None:
             tariff = tariff_in(name, pool, policy, known)
             if tariff is not None and more:
                 policy.idle[name] = policy.unclaimed[name] = idle + more
-                for line in policy.lines:
-                    line.bound += more * line.takes(tariff, policy.reserve_s) if line.is_of_all else 0
+                for line in policy.lines_of_all:
+                    line.bound += more * line.takes(tariff, policy.reserve_s)
 
 
 def _bind(stake: Stake, known: Known) -> None:

@@ -12,6 +12,9 @@ from ebbtide.core.ceilings.report import payable_words
 from ebbtide.core.ceilings.stake import Known, Part, Stake, tariff_for
 from ebbtide.model.spec import ThresholdAction
 
+_ANY = 1_000_000
+_NO_PRICE = "what its pool's GPUs cost is not known"
+
 
 def note(part: Part, stake: Stake, known: Known) -> None:
     """Say how many GPUs a replica the variant's template may ask for, and take what is declared of that."""
@@ -27,10 +30,8 @@ def note(part: Part, stake: Stake, known: Known) -> None:
         tariff = tariff_for(part, policy, known)
         stop = policy.refuses or policy.acting.get(ThresholdAction.FREEZE, "")
         if tariff is None or stop:
-            variant.template_gpus, variant.template_because = (
-                present,
-                stop or f"CostPolicy {policy.state.spec.name}: {_NO_PRICE}",
-            )
+            variant.template_gpus = present
+            variant.template_because = stop or f"CostPolicy {policy.state.spec.name}: {_NO_PRICE}"
             return
         for line in policy.lines_of(stake.priority):
             need = _takes(line, tariff, part, replicas)
@@ -40,17 +41,11 @@ def note(part: Part, stake: Stake, known: Known) -> None:
                 more, because = fits, payable_words(line, need)
     if more is None or more >= _ANY:
         return
-    variant.template_gpus, variant.template_because = (
-        present + more,
-        because.replace("one replica", "one GPU a replica"),
-    )
+    variant.template_gpus = present + more
+    variant.template_because = because.replace("one replica", "one GPU a replica")
     if present < declared <= present + more:
         for line, need in found:
             line.free -= (declared - present) * need
-
-
-_ANY = 1_000_000
-_NO_PRICE = "what its pool's GPUs cost is not known"
 
 
 def _takes(line: Line, tariff: Tariff, part: Part, replicas: int) -> Decimal:
