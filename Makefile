@@ -84,16 +84,16 @@ bench-emulator: .venv/.synced ## The emulator against a real vLLM on the CPU: fi
 	$(BIN)/python -m benchmarks.emulator
 
 .PHONY: bench-validity
-bench-validity: .venv/.synced ## Sixty days at three targets: is what is declared met? Resumable (hours; TRY=1 in minutes)
-	@$(BIN)/python -m benchmarks.validity $(if $(TRY),--days 2 --hours 1,--full) $(if $(SLICE),--slice $(SLICE))
+bench-validity: .venv/.synced ## Sixty days at three targets: is what is declared met? Resumable (40 min; TRY=1 in one; HELD_OUT=1)
+	@$(BIN)/python -m benchmarks.validity $(if $(TRY),--days 2 --hours 1,--full) $(if $(HELD_OUT),--held-out) $(if $(SLICE),--slice $(SLICE))
 
 .PHONY: bench-ramp
 bench-ramp: .venv/.synced ## llm-d's published ramp: Ebbtide beside the law of llm-d, by their scorer and by a strict one
 	@$(BIN)/python -m benchmarks.ramp
 
 .PHONY: bench-decisions
-bench-decisions: .venv/.synced ## What Ebbtide's decisions cost beside other autoscalers' (QUICK=1, FULL=1 SLICE=2/8, TRACES=DIR)
-	@$(BIN)/python -m benchmarks.decisions --traces $(TRACES) $(if $(QUICK),--quick) $(if $(FULL),--full) $(if $(SLICE),--slice $(SLICE))
+bench-decisions: .venv/.synced ## What Ebbtide's decisions cost beside other autoscalers' (QUICK=1, HELD_OUT=1, FULL=1 SLICE=2/8, TRACES=DIR)
+	@$(BIN)/python -m benchmarks.decisions --traces $(TRACES) $(if $(QUICK),--quick) $(if $(HELD_OUT),--held-out) $(if $(FULL),--full) $(if $(SLICE),--slice $(SLICE))
 
 .PHONY: bench-capacity
 bench-capacity: .venv/.synced ## What Ebbtide believes that a replica carries, against bisection in both simulators (15 min)

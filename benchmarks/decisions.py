@@ -3,6 +3,8 @@
     python -m benchmarks.decisions --traces ../shared/traces            # about an hour on 2 cores
     python -m benchmarks.decisions --quick                              # under ten minutes
     python -m benchmarks.decisions --full --slice 2/8                   # a part of the whole grid, beside the others
+    python -m benchmarks.decisions --held-out                           # six cases that nothing was designed with
+    python -m benchmarks.decisions --frozen                             # also rivals as tuned the day before
     python -m benchmarks.decisions --ablations                          # and what each part is worth
     python -m benchmarks.decisions --robustness                         # and the short cases with faults
 
@@ -20,156 +22,30 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import robustness
+from benchmarks import cases, robustness
+from benchmarks.cases import SIZES, Case, write_shape
 from ebbtide.bench.question import ABLATIONS
 from ebbtide.bench.report import ATTAINMENT_PICTURE, TIME_PICTURE
 from ebbtide.bench.results import ABLATION, HELD, PolicyResult, Results, read
 from ebbtide.bench.run import EBBTIDE
-from ebbtide.bench.traffic import Rate
 from ebbtide.cli.bench import INTERRUPTED, STRONGEST
 from ebbtide.errors import ConfigurationError
-from ebbtide.sim.shapes import DAY_S, Bursts, Shape, Step
 
 OUT = Path("out/decisions")
-PAGE, QUICK_PAGE = Path("docs/benchmarks/decisions.md"), "quick.md"
-SIZES = (10, 20)  # of the whole grid's peaks, beside each case's own
+PAGE, HELD_OUT_PAGE = Path("docs/benchmarks/decisions.md"), Path("docs/benchmarks/held-out.md")
+QUICK_PAGE = "quick.md"
+SHAPE_DAYS = 3
+UNSEEN = (
+    "Nothing was looked at with these cases while decisions were designed. They were named before their first run, "
+    "which is this one, and no decision was changed after it."
+)
 ENOUGH_REQUESTS = 20_000
 GUIDE = Path("docs/bench-replay.md")
 PARTS_TOO = f",{ABLATIONS}"
 IN_DYNAMO = ",dynamo-planner"  # which runs nowhere else
-LARGE = "--model meta-llama/Meta-Llama-3.1-70B --tp 4 --ttft-ms 1000"
-SMALL = "--model meta-llama/Meta-Llama-3.1-8B --tp 1 --ttft-ms 500"
-CONVERSATION = "--input-tokens {traces}/azure2023_conv.csv --output-tokens {traces}/azure2023_conv.csv"
-REASONING = "--input-tokens lognormal:208,1.6,16000 --output-tokens lognormal:792,1.1,12000"
-LENGTHS = "--input-tokens lognormal:750,1,4096 --output-tokens lognormal:120,0.85,1000"
-
-
-@dataclass(frozen=True)
-class Case:
-    """One comparison: options of the command, and the trace's file or the shape that stands in for one.
-
-    `daily`: there is a whole day before the scored span, so that settings can be frozen on the same hours of it.
-    """
-
-    name: str
-    what: str
-    trace: str | Shape
-    options: str
-    peak: int = 6
-    quick: bool = False
-    daily: bool = False
-
-
-CASES = (
-    Case(
-        "conversation",
-        "an hour of conversation requests as they were",
-        "azure2023_conv.csv",
-        f"--simulator dynamo {LARGE} --startup-s 100 --train-until 12m",
-    ),
-    Case(
-        "conversation-quick",
-        "a quarter of that hour",
-        "azure2023_conv.csv",
-        f"--simulator dynamo {LARGE} --startup-s 60 --train-until 12m --hours 0.25 --max-replicas 6",
-        peak=4,
-        quick=True,
-    ),
-    Case(
-        "code",
-        "an hour of requests of a coding assistant: long prompts, short answers, bursts",
-        "azure2023_code.csv",
-        f"--simulator dynamo {SMALL} --ttft-ms 300 --startup-s 60 --train-until 12m",
-    ),
-    Case(
-        "diurnal-chat",
-        "the morning of the fourth day of a service with a daily cycle",
-        "azure2024_conv_sun-wed.csv",
-        f"--simulator dynamo {LARGE} --startup-s 150 {CONVERSATION} --train-until 3d6h --hours 1",
-        peak=4,
-        daily=True,
-    ),
-    Case(
-        "enterprise-morning",
-        "the steep morning of a service used at work",
-        "sageserve_C.csv",
-        f"--simulator dynamo {LARGE} --startup-s 150 {CONVERSATION} --column prod --train-until 3d6h --hours 1",
-        peak=4,
-        daily=True,
-    ),
-    Case(
-        "enterprise-bursts",
-        "bursts of a development tier, which nothing announces",
-        "sageserve_C.csv",
-        f"--simulator dynamo {LARGE} --startup-s 150 {CONVERSATION} --column dev --train-until 3d6h --hours 1",
-        peak=4,
-        daily=True,
-    ),
-    Case(
-        "long-context",
-        "forty minutes of conversations over long documents; prefixes that requests share are not shared here",
-        "mooncake_conversation.jsonl",
-        f"--simulator dynamo {LARGE} --ttft-ms 5000 --startup-s 150 --train-until 15m --hours 0.7",
-        peak=4,
-    ),
-    Case(
-        "reasoning",
-        "two hours of a reasoning model: few requests, long answers",
-        "servegen_deepseek-r1.csv",
-        f"--simulator dynamo {LARGE} --ttft-ms 2000 --startup-s 240 {REASONING} --train-until 12h --hours 2",
-        peak=4,
-    ),
-    Case(
-        "on-off",
-        "generated: ten minutes on in each half an hour, at moments that nobody announces",
-        Bursts(base=2.0, burst=20.0, every_s=1800.0, length_s=600.0, seed=3),
-        f"--simulator ebbtide {LARGE} --startup-s 100 {LENGTHS} --train-until 4h --hours 2",
-        peak=3,
-    ),
-    Case(
-        "collapse",
-        "generated: a level that falls to a sixth for good, after 15 minutes",
-        Step(before=18.0, after=3.0, at_s=3600.0 + 900.0),
-        f"--simulator ebbtide {LARGE} --startup-s 60 {LENGTHS} --train-until 1h --hours 0.75 --max-replicas 4 "
-        "--cross-check",
-        peak=3,
-        quick=True,
-    ),
-)
-
-
-def standard() -> list[Case]:
-    """Every case once, at its own size."""
-    return list(CASES)
-
-
-def quick() -> list[Case]:
-    """The two short ones, one in each simulator."""
-    return [case for case in CASES if case.quick]
-
-
-def grid() -> list[Case]:
-    """Each case at three sizes, rate traces also with the other two levels of noise.
-
-    The most replicas that a case names are of its own size: at others the command's own bound holds.
-    """
-    found = []
-    for case in CASES:
-        for peak in (case.peak, *SIZES):
-            options = case.options if peak == case.peak else re.sub(r" --max-replicas \d+", "", case.options)
-            for noise in (0, 1, 2) if "--input-tokens" in case.options else (1,):
-                name = f"{case.name}-{peak}-noise{noise}"
-                found.append(replace(case, name=name, peak=peak, options=f"{options} --noise {noise}"))
-    return found
-
-
-def write_shape(shape: Rate, path: Path, days: int = 1) -> None:
-    """A rate trace of whole days, a row a minute."""
-    rows = (f"{second},{shape.rate(float(second)):.6g}" for second in range(0, days * int(DAY_S) + 1, 60))
-    path.write_text("t_s,rps\n" + "\n".join(rows) + "\n")
 
 
 def arguments(case: Case, trace: Path, traces: Path, policies: str, seeds: int, jobs: int, out: Path) -> list[str]:
@@ -217,14 +93,14 @@ def trace_of(case: Case, options: argparse.Namespace) -> Path:
         return Path(options.traces / case.trace)
     path = Path(options.out / case.name / f"{case.name}.csv")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_shape(case.trace, path)
+    write_shape(case.trace, path, SHAPE_DAYS)
     return path
 
 
 def with_faults(options: argparse.Namespace, call: Callable[[list[str]], int]) -> list[robustness.Row]:
     """The short cases under each fault; the whole grid's first part runs them, the others show what that one left."""
     asked = []
-    for case in quick():
+    for case in cases.quick():
         if missing(case, options.traces) is None:
             trace, folder = trace_of(case, options), options.out / f"{case.name}-faults"
             typed = arguments(case, trace, options.traces, robustness.POLICIES, options.seeds, options.jobs, folder)
@@ -246,7 +122,7 @@ def run(case: Case, options: argparse.Namespace, call: Callable[[list[str]], int
     if status := call(typed):
         return Done(case, why_not=f"it ended with status {status}: ebbtide {shlex.join(typed)}")
     results = read(out / "results.json")
-    if not (options.full and case.daily):
+    if not (options.frozen and case.daily):
         return Done(case, results)
     before, frozen = options.out / f"{case.name}-day-before", options.out / f"{case.name}-frozen"
     scale = ["--scale", repr(results.case.traffic.scale)]
@@ -270,7 +146,7 @@ def kept(case: Case, options: argparse.Namespace, left_out: str) -> Done:
         return Done(case, why_not=f"left out by {left_out}; {error}")
     if found is None:
         return Done(case, why_not=f"left out by {left_out}")
-    return Done(case, found, frozen if options.full else None, earlier=True)
+    return Done(case, found, frozen if options.frozen else None, earlier=True)
 
 
 def page(
@@ -279,6 +155,7 @@ def page(
     pictures: Path,
     faults: Sequence[robustness.Row] = (),
     guide: str = f"../{GUIDE.name}",
+    about: str = "",
 ) -> str:
     """The page about all cases. `pictures` is where theirs lie and `guide` the command's, as seen from the page."""
     shown = [one for one in done if one.results is not None]
@@ -287,6 +164,7 @@ def page(
         f"Written by `{command}`. Every rival has the setting that would have been right on the test span itself "
         "(hindsight), which no user can know; Ebbtide runs at its default. "
         f"[How it is measured]({guide}).",
+        about,
         _limits(shown),
         _summary(shown) if shown else "No case was run.",
         _losses(shown),
@@ -492,10 +370,16 @@ def main(given: list[str] | None = None, call: Callable[[list[str]], int] = _ebb
     """Returns 1 when a case failed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--traces", type=Path, default=Path("../shared/traces"), help="folder of the trace files")
-    parser.add_argument("--quick", action="store_true", help="two short cases, one seed")
-    parser.add_argument("--full", action="store_true", help="the whole grid, all policies, frozen settings too")
+    which = parser.add_mutually_exclusive_group()
+    for option, const, words in (
+        ("--quick", cases.quick, "two short cases, one seed"),
+        ("--held-out", cases.held_out, "cases that nothing was designed with"),
+        ("--full", cases.grid, "the whole grid, all policies, frozen settings too"),
+    ):
+        which.add_argument(option, dest="chosen", action="store_const", const=const, help=words)
     parser.add_argument("--slice", type=slice_of, default=(1, 1), help="of the full grid, such as 2/8")
     parser.add_argument("--only", type=lambda text: text.split(","), help="names of cases with commas")
+    parser.add_argument("--frozen", action="store_true", help="daily cases also with settings of the day before")
     parser.add_argument("--ablations", action="store_true", help="also Ebbtide without each of its parts")
     parser.add_argument("--robustness", action="store_true", help="also the short cases with faults")
     parser.add_argument("--policies", help="names with commas; by default the strongest, all of them with --full")
@@ -504,24 +388,27 @@ def main(given: list[str] | None = None, call: Callable[[list[str]], int] = _ebb
     parser.add_argument("--out", type=Path, default=OUT, help="where each case's own report goes")
     parser.add_argument("--page", type=Path, help=f"by default {PAGE}, and {QUICK_PAGE} in --out with --quick")
     options = parser.parse_args(given)
-    options.policies = options.policies or ("all" if options.full else STRONGEST)
-    if options.ablations or options.full:
+    chosen = options.chosen or cases.standard
+    full = chosen is cases.grid
+    options.policies = options.policies or ("all" if full else STRONGEST)
+    if options.ablations or full:
         options.policies += PARTS_TOO
-    options.seeds = options.seeds or (5 if options.full else 1)
-    options.page = options.page or (options.out / QUICK_PAGE if options.quick and not options.full else PAGE)
-    part, parts = options.slice
-    cases = grid() if options.full else quick() if options.quick else standard()
-    if unknown := set(options.only or ()) - {case.name for case in cases}:
-        parser.error(f"--only {', '.join(sorted(unknown))}: there are {', '.join(case.name for case in cases)}")
+    options.seeds = options.seeds or (5 if full else 1)
+    options.frozen = options.frozen or full
+    pages = {cases.quick: options.out / QUICK_PAGE, cases.held_out: HELD_OUT_PAGE}
+    options.page = options.page or pages.get(chosen, PAGE)
+    asked, (part, parts) = chosen(), options.slice
+    if unknown := set(options.only or ()) - {case.name for case in asked}:
+        parser.error(f"--only {', '.join(sorted(unknown))}: there are {', '.join(case.name for case in asked)}")
     done = []
-    for number, case in enumerate(cases):
+    for number, case in enumerate(asked):
         if number % parts != part - 1:
             done.append(kept(case, options, f"--slice {part}/{parts}"))
         elif options.only and case.name not in options.only:
             done.append(kept(case, options, "--only"))
         else:
             done.append(run(case, options, call))
-    faults = with_faults(options, call) if options.robustness or options.full else []
+    faults = with_faults(options, call) if options.robustness or full else []
     folder = options.page.parent / options.page.stem
     folder.mkdir(parents=True, exist_ok=True)
     for one in done:
@@ -529,7 +416,8 @@ def main(given: list[str] | None = None, call: Callable[[list[str]], int] = _ebb
             shutil.copyfile(options.out / one.case.name / picture, folder / f"{one.case.name}-{picture}")
     words = shlex.join(["python", "-m", "benchmarks.decisions", *(sys.argv[1:] if given is None else given)])
     guide = os.path.relpath(GUIDE, options.page.parent)
-    options.page.write_text(page(done, words, Path(options.page.stem), faults, guide))
+    about = UNSEEN if chosen is cases.held_out else ""
+    options.page.write_text(page(done, words, Path(options.page.stem), faults, guide, about))
     print(options.page)
     failed = any("status" in one.why_not for one in done) or any(row.status for row in faults)
     return 1 if failed else 0

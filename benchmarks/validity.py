@@ -2,6 +2,7 @@
 
     python -m benchmarks.validity --full                    # 60 days: some hours on 2 cores; goes on where it was
     python -m benchmarks.validity --full --slice 2/4        # a part of them; the page then shows what is known so far
+    python -m benchmarks.validity --full --held-out         # twenty other services, on other models and GPUs
     python -m benchmarks.validity --days 2 --hours 1        # tried out
 
 Services, their traffic, sizes and start-ups follow from their seeds, which stand here; none was chosen after a run. The
@@ -11,6 +12,7 @@ Days that bring what nothing announces are marked beforehand.
 
 import argparse
 import random
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -18,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.decisions import slice_of, write_shape
+from benchmarks.cases import Together, write_shape
+from benchmarks.decisions import slice_of
 from benchmarks.replays import runner, say
 from ebbtide.bench.command import ask
 from ebbtide.bench.loads import span_of
@@ -30,32 +33,24 @@ from ebbtide.cli.bench import INTERRUPTED, replay
 from ebbtide.sim.shapes import Bursts, DailyCurve, RegimeChange
 
 OUT = Path("out/validity")
-PAGE = Path("docs/benchmarks/validity.md")
+PAGE, HELD_OUT_PAGE = Path("docs/benchmarks/validity.md"), Path("docs/benchmarks/validity-held-out.md")
 SEEDS = tuple(range(101, 121))
+HELD_OUT = tuple(range(201, 221))  # nothing was looked at with them while decisions were designed
 TARGETS = (95.0, 99.0, 99.9)
 MOST_A_DAY, LEAST_POOLED = 1.5, 0.3  # of the misses that are allowed
 BUYABLE = 0.25  # a target of which more than this share cannot be bought is no test of decisions
+OPTIONS = "--simulator ebbtide --ttft-ms 2000 --policies ebbtide --seeds 1"
+LARGE, SMALL = "--model meta-llama/Meta-Llama-3.1-70B --tp 4", "--model meta-llama/Meta-Llama-3.1-8B --tp 1"
 # long answers: a day of a few replicas is some 300,000 requests
-OPTIONS = (
-    "--simulator ebbtide --model meta-llama/Meta-Llama-3.1-70B --tp 4 --ttft-ms 2000 --policies ebbtide --seeds 1 "
-    "--input-tokens lognormal:500,0.8,3000 --output-tokens lognormal:1200,0.8,6000"
-)
-
-
-@dataclass(frozen=True)
-class Together:
-    """Several shapes at once."""
-
-    parts: tuple[Rate, ...]
-
-    def rate(self, t_s: float) -> float:
-        """Their sum."""
-        return sum(part.rate(t_s) for part in self.parts)
+SERVED = f"{LARGE} --input-tokens lognormal:500,0.8,3000 --output-tokens lognormal:1200,0.8,6000"
 
 
 @dataclass(frozen=True)
 class Day:
-    """One day: `surprise` where something comes that nothing announces. `peak` is in replicas."""
+    """One day: `surprise` where something comes that nothing announces. `peak` is in replicas.
+
+    `served` are options of the command: the model, its GPU, and lengths of prompts and answers.
+    """
 
     seed: int
     what: str
@@ -64,11 +59,18 @@ class Day:
     peak: int
     startup_s: int
     noise: int
+    served: str = SERVED
 
     @property
     def name(self) -> str:
         """For files and tables."""
         return f"day-{self.seed}-{self.what}"
+
+    @property
+    def replica(self) -> str:
+        """Model and GPU, for tables."""
+        system = re.search(r"--system (\w+)", self.served)
+        return f"{'70B' if LARGE in self.served else '8B'} on {system[1] if system else 'h100_sxm'}"
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,16 @@ def day(seed: int) -> Day:
     )
     what, traffic, surprise = kinds[seed % len(kinds)]
     peak, startup_s, noise = draw.randint(3, 6), draw.choice((60, 100, 150, 240)), draw.choice((0, 1, 1, 2))
-    return Day(seed, what, traffic, surprise, peak, startup_s, noise)
+    return Day(seed, what, traffic, surprise, peak, startup_s, noise, other(seed) if seed in HELD_OUT else SERVED)
+
+
+def other(seed: int) -> str:
+    """The model, GPU and lengths of a service that is held out."""
+    draw = random.Random(f"{seed}/served")
+    model, systems = draw.choice(((LARGE, ("a100_sxm", "h200_sxm", "b200_sxm")), (SMALL, ("a100_pcie", "l40s", "l4"))))
+    prompt, answer = round(draw.uniform(200, 2000)), round(draw.uniform(600, 1500))
+    lengths = f"--input-tokens lognormal:{prompt},0.9,8000 --output-tokens lognormal:{answer},0.8,6000"
+    return f"{model} --system {draw.choice(systems)} {lengths}"
 
 
 def measure(replays: Runner, one: Day, target: float, hours: float, out: Path) -> Kept:
@@ -112,7 +123,7 @@ def measure(replays: Runner, one: Day, target: float, hours: float, out: Path) -
     trace = out / f"{one.name}.csv"
     write_shape(one.traffic, trace, days=2)
     typed = [
-        *shlex.split(OPTIONS),
+        *shlex.split(f"{OPTIONS} {one.served}"),
         *("--trace", str(trace), "--train-until", "24h", "--hours", str(hours)),
         *("--attainment", str(target), "--noise", str(one.noise)),
         *("--peak-replicas", str(one.peak), "--max-replicas", str(2 * one.peak + 2), "--startup-s", str(one.startup_s)),
@@ -134,8 +145,8 @@ def page(found: Sequence[Kept], command: str) -> str:
     rows = [head, "|---:|---:|---:|---:|---:|---:|---:|---|"]
     targets = sorted({one.target for one in found})
     rows += [_row(target, [one for one in found if one.target == target]) for target in targets]
-    days = ["| day | kind | peak | start-up | noise | " + " | ".join(f"{target:.4g}" for target in targets) + " |"]
-    days.append("|---|---|---:|---:|---:|" + "---:|" * len(targets))
+    days = ["| day | kind | on | peak | start-up | noise | " + " | ".join(f"{target:.4g}" for target in targets) + " |"]
+    days.append("|---|---|---|---:|---:|---:|" + "---:|" * len(targets))
     days += [_day_row(seed, targets, found) for seed in dict.fromkeys(one.day.seed for one in found)]
     parts = (
         "# Is what is declared kept?",
@@ -189,26 +200,30 @@ def _day_row(seed: int, targets: Sequence[float], found: Sequence[Kept]) -> str:
     one = next(iter(by_target.values())).day
     cells = [f"{by_target[target].over_allowed:.2f}" if target in by_target else "" for target in targets]
     mark = "\\*" if one.surprise else ""
-    return f"| {seed} | {one.what}{mark} | {one.peak} | {one.startup_s} s | {one.noise} | {' | '.join(cells)} |"
+    about = f"{one.what}{mark} | {one.replica} | {one.peak} | {one.startup_s} s | {one.noise}"
+    return f"| {seed} | {about} | {' | '.join(cells)} |"
 
 
 def main(given: list[str] | None = None) -> int:
     """Returns 1 when something that is promised was not kept."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--full", action="store_true", help="all days, whole ones")
+    parser.add_argument("--held-out", action="store_true", help="twenty others, that nothing was designed with")
     parser.add_argument("--days", type=int, default=len(SEEDS), help="of the twenty")
     parser.add_argument("--hours", type=float, default=24.0)
     parser.add_argument("--targets", type=lambda text: tuple(map(float, text.split(","))), default=TARGETS)
     parser.add_argument("--slice", type=slice_of, default=(1, 1), help="of all days and targets, such as 2/4")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--page", type=Path, help=f"by default {PAGE}, and {HELD_OUT_PAGE} with --held-out")
     options = parser.parse_args(given)
+    options.page = options.page or (HELD_OUT_PAGE if options.held_out else PAGE)
+    seeds = HELD_OUT if options.held_out else SEEDS
     if not options.full and options.hours * options.days > 24.0:
         parser.error("20 days at three targets take hours: --full runs them, --days 2 --hours 1 tries it out")
     options.out.mkdir(parents=True, exist_ok=True)
     part, parts = options.slice
-    asked = [(day(seed), target) for seed in SEEDS[: options.days] for target in options.targets][part - 1 :: parts]
+    asked = [(day(seed), target) for seed in seeds[: options.days] for target in options.targets][part - 1 :: parts]
     with runner("ebbtide", options.jobs) as replays:
         found = replays.side_by_side(lambda one: measure(replays, *one, options.hours, options.out), asked)
     options.page.parent.mkdir(parents=True, exist_ok=True)

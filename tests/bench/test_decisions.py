@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from benchmarks import decisions, robustness
+from benchmarks import cases, decisions, robustness
 
 from ebbtide.bench.command import ask
 from ebbtide.bench.results import encode
@@ -24,11 +24,18 @@ def pretended(typed: list[str], calls: list[list[str]], *policies) -> int:
     return 0
 
 
+WHEN = ("day-before", "frozen")
+
+
+def value_of(option: str, typed: list[str]) -> str:
+    return typed[typed.index(option) + 1]
+
+
 @pytest.fixture
 def traces(tmp_path: Path) -> Path:
     folder = tmp_path / "traces"
     folder.mkdir()
-    for case in decisions.CASES:
+    for case in (*cases.CASES, *cases.HELD_OUT):
         if isinstance(case.trace, str):
             (folder / case.trace).write_text("")
     return folder
@@ -40,8 +47,8 @@ def main(tmp_path: Path, traces: Path, *more: str, call) -> tuple[int, str]:
     return status, (tmp_path / "docs" / "page.md").read_text()
 
 
-@pytest.mark.parametrize("case", [*decisions.standard(), *decisions.grid()], ids=lambda case: case.name)
-def test_every_command_of_the_set_is_one_that_the_command_line_takes(case: decisions.Case, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", [*cases.standard(), *cases.held_out(), *cases.grid()], ids=lambda case: case.name)
+def test_every_command_of_the_set_is_one_that_the_command_line_takes(case: cases.Case, tmp_path: Path) -> None:
     typed = decisions.arguments(case, tmp_path / "t.csv", tmp_path, decisions.STRONGEST, 1, 2, tmp_path)
     context = replay.make_context("replay", typed[2:])
     asked = ask(context.params)
@@ -51,9 +58,9 @@ def test_every_command_of_the_set_is_one_that_the_command_line_takes(case: decis
 
 
 def test_names_of_the_set_are_unlike_and_it_has_short_cases_in_both_simulators() -> None:
-    for cases in (decisions.standard(), decisions.grid()):
-        assert len({case.name for case in cases}) == len(cases)
-    assert {case.options.split()[1] for case in decisions.quick()} == {"dynamo", "ebbtide"}
+    for some in ([*cases.standard(), *cases.held_out()], cases.grid()):
+        assert len({case.name for case in some}) == len(some)
+    assert {case.options.split()[1] for case in cases.quick()} == {"dynamo", "ebbtide"}
 
 
 def test_the_page_has_a_row_a_case_its_losses_and_pictures(tmp_path: Path, traces: Path) -> None:
@@ -101,7 +108,7 @@ def test_the_page_says_what_its_cases_cannot_show(tmp_path: Path, traces: Path) 
     for words in (
         "2 seeds a case.",
         "Costs are those of simulator `fake` alone",
-        "The busiest five minutes need 3 to 6 replicas",
+        "The busiest five minutes need 3 to 8 replicas",
         "which of them are missed is chance in part: code (1,000), collapse (1,000), ",
         "No rival's setting was found on another day",
         "several pools, zero replicas, lost spot nodes",
@@ -138,8 +145,8 @@ def test_a_case_that_fails_is_said_with_its_command_and_the_others_go_on(tmp_pat
 
 def test_the_full_grid_also_freezes_settings_on_the_same_hours_of_the_day_before(tmp_path: Path, traces: Path) -> None:
     calls: list[list[str]] = []
-    part = [case.name for case in decisions.grid()].index("diurnal-chat-4-noise1") + 1
-    slices = ["--full", "--slice", f"{part}/{len(decisions.grid())}"]
+    part = [case.name for case in cases.grid()].index("diurnal-chat-4-noise1") + 1
+    slices = ["--full", "--slice", f"{part}/{len(cases.grid())}"]
     status, page = main(tmp_path, traces, *slices, call=lambda typed: pretended(typed, calls, EBBTIDE, DEARER))
     assert status == 0
     test, before, frozen = calls
@@ -166,11 +173,11 @@ def test_slices_are_all_of_the_grid_once(tmp_path: Path, traces: Path) -> None:
         )
         seen += [Path(typed[typed.index("--out") + 1]).name for typed in calls]
     whole = [name for name in seen if not name.endswith(("-day-before", "-frozen")) and "fault-" not in name]
-    assert sorted(whole) == sorted(case.name for case in decisions.grid())
+    assert sorted(whole) == sorted(case.name for case in cases.grid())
 
 
 def test_the_page_of_each_slice_has_what_the_slices_before_it_left(tmp_path: Path, traces: Path) -> None:
-    cases = [case.name for case in decisions.grid()]
+    names = [case.name for case in cases.grid()]
 
     def page_of(part: int) -> str:
         found = (CLAIRVOYANT, EBBTIDE, DEARER, without(robustness.WITHOUT, 0.02))
@@ -179,14 +186,26 @@ def test_the_page_of_each_slice_has_what_the_slices_before_it_left(tmp_path: Pat
 
     first, second, third = page_of(1), page_of(2), page_of(3)
     assert "## From other runs" not in first
-    assert [f"- {name}: left out by --slice 1/3" in first for name in cases[:3]] == [False, True, True]
-    assert f"- {cases[0]}\n- {cases[3]}\n" in second, "named as of another run"
+    assert [f"- {name}: left out by --slice 1/3" in first for name in names[:3]] == [False, True, True]
+    assert f"- {names[0]}\n- {names[3]}\n" in second, "named as of another run"
     assert "## Not run" not in third
-    assert [name for name in cases if f"| {name} | fake |" in third] == cases
+    assert [name for name in names if f"| {name} | fake |" in third] == names
     assert [page.count("| collapse | none |") for page in (first, second, third)] == [1, 1, 1], "faults too"
-    daily = [case.name for case in decisions.grid() if case.daily]
+    daily = [case.name for case in cases.grid() if case.daily]
     frozen = third[third.index("## Rivals with the settings") : third.index("## What each part")]
     assert [name for name in daily if f"| {name} | schedule |" in frozen] == daily
+
+
+def test_settings_frozen_on_the_day_before_are_an_option_of_every_set(tmp_path: Path, traces: Path) -> None:
+    calls: list[list[str]] = []
+    _, page = main(tmp_path, traces, "--frozen", call=lambda typed: pretended(typed, calls, EBBTIDE, DEARER))
+    daily = [case.name for case in cases.standard() if case.daily]
+    frozen = page[page.index("## Rivals with the settings") : page.index("## conversation")]
+    assert [name for name in daily if f"| {name} | schedule |" in frozen] == daily
+    before, after = (next(typed for typed in calls if typed[-1].endswith(f"{daily[0]}-{end}")) for end in WHEN)
+    assert (value_of("--train-until", before), value_of("--train-until", after)) == ("2d6h", "3d6h")
+    assert value_of("--tune", after).startswith("frozen:")
+    assert "No rival's setting" not in page
 
 
 def test_results_of_another_form_are_said_and_not_shown(tmp_path: Path, traces: Path) -> None:
@@ -206,11 +225,14 @@ def test_the_quick_set_leaves_the_page_of_the_standard_set_alone(
     for options, where, guide in (
         ([], Path("docs/benchmarks/decisions.md"), "../bench-replay.md"),
         (["--quick"], Path("out/decisions/quick.md"), "../../docs/bench-replay.md"),
+        (["--held-out"], Path("docs/benchmarks/held-out.md"), "../bench-replay.md"),
     ):
         typed = ["--traces", str(traces), *options]
         assert decisions.main(typed, call=lambda typed: pretended(typed, [], EBBTIDE, DEARER)) == 0
         assert f"[How it is measured]({guide})" in where.read_text()
-        assert where.with_suffix("").joinpath("collapse-replicas.svg").exists()
+        shown = "walk" if "--held-out" in options else "collapse"
+        assert where.with_suffix("").joinpath(f"{shown}-replicas.svg").exists()
+        assert (decisions.UNSEEN in where.read_text()) is ("--held-out" in options)
     assert "## long-context" in Path("docs/benchmarks/decisions.md").read_text()
 
 
@@ -222,9 +244,9 @@ def test_a_slice_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixtur
 
 
 def test_a_generated_trace_is_a_row_a_minute_with_its_collapse(tmp_path: Path) -> None:
-    case = next(case for case in decisions.CASES if case.name == "collapse")
+    case = next(case for case in cases.CASES if case.name == "collapse")
     assert not isinstance(case.trace, str)
-    decisions.write_shape(case.trace, tmp_path / "t.csv")
+    cases.write_shape(case.trace, tmp_path / "t.csv")
     rows = list(csv.DictReader((tmp_path / "t.csv").open()))
     rates = {int(row["t_s"]): float(row["rps"]) for row in rows}
     assert (rates[4440], rates[4500]) == (18.0, 3.0)
@@ -268,7 +290,7 @@ def test_with_faults_each_is_a_row_with_what_the_forecast_costs_then(tmp_path: P
 
 @pytest.mark.parametrize("fault", robustness.FAULTS)
 def test_every_fault_is_one_that_the_command_line_takes(fault: str, tmp_path: Path) -> None:
-    case = decisions.quick()[0]
+    case = cases.quick()[0]
     typed = decisions.arguments(case, tmp_path / "t.csv", tmp_path, robustness.POLICIES, 1, 2, tmp_path)
     asked = ask(replay.make_context("replay", [*typed[2:], *robustness.FAULTS[fault]]).params)
     wrong = [*asked.faults.words(), asked.rate_factor, asked.metric_delay_s or None]

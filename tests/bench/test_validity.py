@@ -1,10 +1,16 @@
 """Twenty days: they follow from their seeds, and the verdict is what was promised, no more and no less."""
 
+import shlex
 from pathlib import Path
 
 import pytest
 from benchmarks import validity
-from benchmarks.validity import SEEDS, TARGETS, Kept, day, kept, page
+from benchmarks.validity import HELD_OUT, SEEDS, TARGETS, Kept, day, kept, page
+
+from ebbtide.bench.command import ask
+from ebbtide.bench.own import engine_profile
+from ebbtide.cli.bench import replay
+from tests.bench.cases import a_case
 
 
 def days(target: float, *shares: float, p0: float = 0.0, surprise: bool = False) -> list[Kept]:
@@ -21,6 +27,18 @@ def test_days_follow_from_their_seeds_and_are_of_all_kinds() -> None:
     assert {one.surprise for one in found} == {True, False}
     assert len({(one.peak, one.startup_s, one.noise) for one in found}) > 10
     assert all(max(one.traffic.rate(60.0 * minute) for minute in range(1440)) > 0 for one in found)
+
+
+def test_held_out_days_are_of_other_models_gpus_and_lengths_that_the_simulator_ships() -> None:
+    found = [day(seed) for seed in HELD_OUT]
+    assert not set(HELD_OUT) & set(SEEDS)
+    assert {day(seed).replica for seed in SEEDS} == {"70B on h100_sxm"}
+    assert "70B on h100_sxm" not in {one.replica for one in found} and len({one.replica for one in found}) >= 5
+    for one in found:
+        typed = replay.make_context("replay", ["--trace", "t.csv", *shlex.split(f"{validity.OPTIONS} {one.served}")])
+        asked = ask(typed.params)
+        case = a_case(model=asked.model, system=asked.system, tensor_parallel=asked.tensor_parallel)
+        assert engine_profile(case).gpus == asked.tensor_parallel
 
 
 @pytest.mark.parametrize(

@@ -89,3 +89,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 def fleet(case: Case, count: int) -> Case:
     """`case` with `count` replicas and no more or fewer."""
     return msgspec.structs.replace(case, start_replicas=count, min_replicas=count, max_replicas=count)
+
+
+def ordered(case: Case, count: int) -> Case:
+    """`case` with `count` replicas ordered at 0 s for good, for the policy `path`: it begins with the fleet of all."""
+    return msgspec.structs.replace(case, path=((0.0, count),))

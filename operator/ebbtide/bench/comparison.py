@@ -12,7 +12,7 @@ import msgspec
 
 from ebbtide.bench import ablations, clairvoyant
 from ebbtide.bench.ablations import ABLATIONS, WHOLE
-from ebbtide.bench.case import Case, fleet
+from ebbtide.bench.case import Case, ordered
 from ebbtide.bench.foresight import Foresight
 from ebbtide.bench.loads import rates
 from ebbtide.bench.pictures import Timeline
@@ -36,7 +36,7 @@ from ebbtide.bench.results import (
     frozen_knobs,
 )
 from ebbtide.bench.roster import ALL, rivals_in
-from ebbtide.bench.run import EBBTIDE, HOLD, PATH
+from ebbtide.bench.run import EBBTIDE, PATH
 from ebbtide.bench.runner import Runner
 from ebbtide.bench.score import Score
 from ebbtide.bench.search import (
@@ -206,7 +206,7 @@ def _policy(stage: Stage, runner: Runner, name: str) -> Measure:
 def _static(stage: Stage, runner: Runner) -> Measure:
     @functools.cache  # the search comes close to a whole number from both sides
     def whole(count: int) -> tuple[Score, ...]:
-        return runner.told(STATIC, count, runner.scores(fleet(stage.case, count), stage.loads, HOLD, 0.0))
+        return runner.told(STATIC, count, runner.scores(ordered(stage.case, count), stage.loads, PATH, 0.0))
 
     return lambda replicas: whole(round(replicas))
 
@@ -238,7 +238,7 @@ def _as_run(stage: Stage, name: str, knob: float, sight: Foresight) -> Callable[
     if name == BY_TABLE:
         return lambda index: (sight.by_table(index, knob), PATH, 0.0)
     if name == STATIC:
-        return lambda index: (fleet(stage.case, round(knob)), HOLD, 0.0)
+        return lambda index: (ordered(stage.case, round(knob)), PATH, 0.0)
     return lambda index: (stage.case, name, knob)
 
 

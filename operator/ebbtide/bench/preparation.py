@@ -53,10 +53,13 @@ def prepare(question: Question, span: Span, runner: Runner, name: str) -> Stage:
         factor = question.peak_replicas * carried / span.peak_per_s
     _require_memory(question, factor * max(span.expected, span.lead_in.expected if span.lead_in else 0.0))
     need = factor * span.peak_per_s / one
-    case = _bounded(question, case, need, factor * span.begin_per_s(case.startup_s[0]) / one)
-    if (before := span.lead_in) is not None:
-        began = LeadIn(before.length_s, _start(case, factor * before.begin_per_s(case.startup_s[0]) / one))
-        case = msgspec.structs.replace(case, lead_in=began)
+    case = _bounded(question, case, need)
+
+    def begun(part: Span) -> int:
+        return start_replicas(table, missable, factor * part.begin_per_s(case.startup_s[0]), case.max_replicas)
+
+    lead_in = None if span.lead_in is None else LeadIn(span.lead_in.length_s, begun(span.lead_in))
+    case = msgspec.structs.replace(case, start_replicas=begun(span), lead_in=lead_in)
     case = _believed(question, case, span, one, table.capacity(1, missable) or one)
     requests, loads = [], []
     for seed in question.seeds:
@@ -111,7 +114,7 @@ def _first_case(question: Question, name: str) -> Case:
         itl_s=question.itl_s,
         attainment=question.attainment,
         startup_s=question.startup_s,
-        max_replicas=question.max_replicas or misses.FLEETS[-1],
+        max_replicas=question.max_replicas or _with_room(question.peak_replicas or misses.FLEETS[-1]),
         start_replicas=1,
         metric_delay_s=question.metric_delay_s,
         engine=EngineLimits(kv_blocks=question.kv_blocks),
@@ -133,18 +136,26 @@ def _believed(question: Question, case: Case, span: Span, one: float, alone: flo
     )
 
 
-def _bounded(question: Question, case: Case, need: float, begin: float) -> Case:
+def _bounded(question: Question, case: Case, need: float) -> Case:
     """`case` with its bounds: at most what was said, or half as many again as the busiest five minutes need."""
-    most = question.max_replicas or max(int(need) + 1 + _LEAST_ROOM, int(_ROOM * need) + 1)
     allowed = question.max_replicas or _MOST_REPLICAS
     if need > allowed:
         raise ConfigurationError(
             f"trace {question.trace}: its busiest five minutes need about {need:.0f} replicas, {allowed} are allowed: "
             "raise --max-replicas, or lower --scale or --peak-replicas"
         )
-    case = msgspec.structs.replace(case, max_replicas=most)
-    return msgspec.structs.replace(case, start_replicas=_start(case, begin))
+    return msgspec.structs.replace(case, max_replicas=question.max_replicas or _with_room(need))
 
 
-def _start(case: Case, need: float) -> int:
-    return min(case.max_replicas, max(1, int(need) + 1))
+def _with_room(need: float) -> int:
+    return max(int(need) + 1 + _LEAST_ROOM, int(_ROOM * need) + 1)
+
+
+def start_replicas(table: misses.MissTable, missable: float, rate_per_s: float, most: int) -> int:
+    """The fleet that every policy begins with: the smallest that misses no more than `missable` at that load.
+
+    Few replicas carry less each: where one carries 6 requests/s alone and 8 beside seven others, 11 are two's work by
+    the mean of many and need a third by themselves. Where nothing does, `most`.
+    """
+    enough = (n for n in range(1, most) if n * (table.capacity(n, missable) or 0.0) >= rate_per_s)
+    return next(enough, most)
