@@ -82,7 +82,7 @@ def test_pairs_that_turn_round_are_named_with_what_to_make_of_them() -> None:
     page = section(results(EBBTIDE, agreement=agreement(cheap, dear)))
     assert "- 0 pairs stand alike: none." in page
     assert "- 1 the other way round there: slo-law before hpa-queue. Do not rely on what is said of these here." in page
-    assert page.endswith("With these settings hpa-queue is the cheapest there that meets the target; all meet it.")
+    assert page.endswith("Of those that meet the target there with these settings, hpa-queue costs least; all meet it.")
 
 
 def test_the_short_form_says_what_a_user_who_tuned_here_would_get_there() -> None:
@@ -90,8 +90,16 @@ def test_the_short_form_says_what_a_user_who_tuned_here_would_get_there() -> Non
         "In simulator `ebbtide`, at the same settings, bills differ by +0.0% to +50.0% (median +15.0%) and attainment "
         "by -2.00 to +1.50 points (median -0.70). 67% of the pairs of policies stand in the same order by cost, 33% by "
         "attainment. By both at once (cheaper and attains no less, the target being enough) 0 pairs stand alike, 0 the "
-        "other way round there, 3 open. With these settings hpa-queue is the cheapest there that meets the target; not "
-        "met by schedule (97.00%), ebbtide (98.50%)."
+        "other way round there, 3 open. Of those that meet the target there with these settings, hpa-queue costs "
+        "least; not met by schedule (97.00%), ebbtide (98.50%)."
+    )
+
+
+def test_bills_less_than_half_a_percent_apart_are_both_the_least() -> None:
+    first, second = compared("slo-law", (9.0, 0.99), (10.0, 0.99)), compared("schedule", (9.5, 0.99), (10.04, 0.992))
+    found = agreement(first, second, compared("ebbtide", (8.0, 0.99), (10.1, 0.999)))
+    assert "with these settings, slo-law and schedule cost least; all meet it." in sentence(
+        results(EBBTIDE, agreement=found)
     )
 
 

@@ -171,9 +171,11 @@ def _named(found: Sequence[tuple[str, str]]) -> str:
 
 def _taken_over(found: Agreement, target: float) -> str:
     """What one would get who tuned here and ran there."""
-    met = sorted((one.other_cost, one.name) for one in found.policies if one.other_attainment >= target)
+    met = [one for one in found.policies if one.other_attainment >= target]
     short = [f"{one.name} ({one.other_attainment:.2%})" for one in found.policies if one.other_attainment < target]
     if not met:
         return "With these settings nobody meets the target there."
-    cheapest = f"With these settings {met[0][1]} is the cheapest there that meets the target"
-    return f"{cheapest}; not met by {', '.join(short)}." if short else f"{cheapest}; all meet it."
+    least = min(one.other_cost for one in met)
+    first = " and ".join(one.name for one in met if one.other_cost * (1.0 - A_TIE) <= least)
+    cheapest = f"Of those that meet the target there with these settings, {first} cost{'' if ' and ' in first else 's'}"
+    return f"{cheapest} least; not met by {', '.join(short)}." if short else f"{cheapest} least; all meet it."
