@@ -27,8 +27,9 @@ from pathlib import Path
 
 from benchmarks import cases, robustness
 from benchmarks.cases import SIZES, Case, write_shape
+from ebbtide.bench import agreement
 from ebbtide.bench.question import ABLATIONS
-from ebbtide.bench.report import ATTAINMENT_PICTURE, TIME_PICTURE
+from ebbtide.bench.report import ATTAINMENT_PICTURE, TIME_PICTURE, guard_rails, hourly_losses
 from ebbtide.bench.results import ABLATION, HELD, PolicyResult, Results, read
 from ebbtide.bench.run import EBBTIDE
 from ebbtide.cli.bench import INTERRUPTED, STRONGEST
@@ -328,24 +329,25 @@ def _skipped(done: Sequence[Done]) -> str:
 
 def _case(case: Case, results: Results, pictures: Path) -> str:
     replica, traffic = results.case.replica, results.case.traffic
-    rows = ["| policy | cost at the target | over clairvoyant | captured |", "|---|---:|---:|---:|"]
+    rows = [
+        "| policy | cost at the target | by begun hours | over clairvoyant | captured |",
+        "|---|---:|---:|---:|---:|",
+    ]
     for one in sorted(results.policies, key=lambda one: (one.cost_at_target is None, one.cost_at_target or 0.0)):
         cost = "not reached" if one.cost_at_target is None else f"{one.cost_at_target:.2f}"
+        hourly = "" if one.cost_at_target_hourly is None else f"{one.cost_at_target_hourly:.2f}"
         over = "" if one.over_clairvoyant is None else f"{one.over_clairvoyant:.3f}"
         captured = "" if one.captured is None else f"{one.captured:.2f}"
         held = f" ({one.note.partition(';')[0]})" if one.tuning == HELD else ""
-        rows.append(f"| {one.name}{held} | {cost} | {over} | {captured} |")
-    agreement = ""
-    if results.agreement is not None and results.agreement.same_order_by_cost is not None:
-        agreement = (
-            f"\n\nSimulator `{results.agreement.simulator}` puts {results.agreement.same_order_by_cost:.0%} of the "
-            "pairs of policies in the same order by the bills of these settings, whatever they attain there."
-        )
+        rows.append(f"| {one.name}{held} | {cost} | {hourly} | {over} | {captured} |")
+    told = ("\n".join(rows), hourly_losses(results), guard_rails(results), agreement.sentence(results))
     return (
         f"## {case.name}\n\n{case.what[0].upper()}{case.what[1:]}. {traffic.requests[0]:,} requests in "
         f"{traffic.hours:.3g} h, {replica.model} on {replica.system} x {replica.tensor_parallel}, start-up "
         f"{replica.startup_s[0]:g} s, first token {replica.ttft_s * 1000:g} ms, gap {replica.itl_s * 1000:g} ms; "
-        f"{results.p0:.2%} cannot be bought.\n\n" + "\n".join(rows) + agreement + f"\n\n```\n{results.command}\n```\n\n"
+        f"{results.p0:.2%} cannot be bought.\n\n"
+        + "\n\n".join(part for part in told if part)
+        + f"\n\n```\n{results.command}\n```\n\n"
         f"![cost against attainment]({pictures}/{case.name}-{ATTAINMENT_PICTURE})\n\n"
         f"![replicas over time]({pictures}/{case.name}-{TIME_PICTURE})"
     )

@@ -8,7 +8,7 @@ import pytest
 from benchmarks import cases, decisions, robustness
 
 from ebbtide.bench.command import ask
-from ebbtide.bench.results import encode
+from ebbtide.bench.results import Agreement, Compared, Versus, encode
 from ebbtide.cli.bench import replay
 from tests.bench.findings import CHEAPER, CLAIRVOYANT, DEARER, EBBTIDE, policy, results, run
 
@@ -29,6 +29,13 @@ WHEN = ("day-before", "frozen")
 
 def value_of(option: str, typed: list[str]) -> str:
     return typed[typed.index(option) + 1]
+
+
+def compared_too(typed: list[str], there: Agreement, *policies) -> int:
+    """The same with what the other simulator gave."""
+    status = pretended(typed, [], *policies)
+    Path(typed[typed.index("--out") + 1], "results.json").write_bytes(encode(results(*policies, agreement=there)))
+    return status
 
 
 @pytest.fixture
@@ -75,6 +82,27 @@ def test_the_page_has_a_row_a_case_its_losses_and_pictures(tmp_path: Path, trace
     assert "![replicas over time](page/collapse-replicas.svg)" in page
     assert (tmp_path / "docs" / "page" / "collapse-replicas.svg").exists()
     assert "clairvoyant is" not in page
+    assert "| **ebbtide** | 99.15% | 12.00 | 89.1% | 200 ms | 400 ms | 30 ms | 2.0 | 2.0% |" in page
+    assert page.count("| policy | attained | for | worst 5 min | p95 TTFT |") == 2
+
+
+def test_the_page_says_of_each_case_how_the_other_simulator_differs_and_what_hours_paid_whole_change(
+    tmp_path: Path, traces: Path
+) -> None:
+    own = Compared(name="ebbtide", knob=0.0, cost=12.0, attainment=0.992, other_cost=9.0, other_attainment=0.991)
+    beside = Compared(name="schedule", knob=1.0, cost=14.0, attainment=0.991, other_cost=8.0, other_attainment=0.995)
+    there = Agreement(simulator="ebbtide", policies=(own, beside), same_order_by_cost=0.0, same_order_by_attainment=0.0)
+    hourly = Versus(attainment=0.99, cost=16.0, ebbtide_cost=20.0)
+    rival = msgspec.structs.replace(DEARER, cost_at_target_hourly=16.0, versus_hourly=hourly)
+    _, page = main(
+        tmp_path, traces, "--only", "collapse", call=lambda typed: compared_too(typed, there, EBBTIDE, rival)
+    )
+    case = page[page.index("## collapse") :]
+    assert "0% of the pairs of policies stand in the same order by cost, 0% by attainment." in case
+    assert "1 the other way round there (here ebbtide before schedule), 0 open." in case
+    assert "Of those that meet the target there with these settings, schedule costs least; all meet it." in case
+    assert "| schedule | 15.00 | 16.00 | 1.500 |  |" in case
+    assert "Billed by begun hours, Ebbtide is dearer than schedule (25.0%)." in case
 
 
 def test_a_rival_that_had_nothing_to_go_by_is_marked_and_beaten_by_nobody(tmp_path: Path, traces: Path) -> None:

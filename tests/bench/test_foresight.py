@@ -113,7 +113,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
 def test_one_seed_has_no_interval(done: Folder) -> None:
     assert {one["name"]: one["interval"] for one in done.results()["policies"] if one["interval"] is not None} == {}
-    table = (done.out / "report.md").read_text().partition("## What it costs")[2].partition("The columns from")[0]
+    table = (done.out / "report.md").read_text().partition("## What it costs")[2].partition("Billed by the second")[0]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
     names, cells = [row[0] for row in rows], [row[3] for row in rows]
     assert "static-hindsight" in names

@@ -48,6 +48,9 @@ def test_results_say_what_each_policy_costs_at_the_target(done: Folder) -> None:
     wanted = "knob seed cost gpu_hours start_up_share attainment worst_5min ttft_ms itl_ms scale_events wall_s"
     assert set(wanted.split()) <= set(run)
     assert set(run["ttft_ms"]) == {"p50", "p95", "p99"}
+    an_hour = static["knob"] * float(results["case"]["replica"]["gpu_hour_price"])
+    assert static["cost_at_target_hourly"] == pytest.approx(an_hour), "a quarter of an hour is paid as a whole one"
+    assert policies["fluid"]["cost_at_target_hourly"] is None, "fractions of replicas begin no hours"
     assert 0 <= results["p0"] < 0.01
     assert {"case", "versions", "command"} <= set(results)
     assert "--simulator fake" in results["command"]
@@ -81,6 +84,7 @@ def test_the_fleet_of_one_size_is_a_whole_number_that_was_replayed(done: Folder)
 def test_report_and_pictures_are_readable(done: Folder) -> None:
     report = (done.out / "report.md").read_text()
     assert "| **ebbtide** | default |" in report
+    assert "| policy | attained | for | worst 5 min | p95 TTFT | p99 TTFT | p95 ITL |" in report
     assert "![replicas over time](replicas.svg)" in report
     for picture in ("attainment.svg", "replicas.svg"):
         texts = [node.text or "" for node in ElementTree.parse(done.out / picture).iter() if node.tag.endswith("text")]

@@ -6,10 +6,10 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 
-from ebbtide.bench.comparison import same_order
 from ebbtide.bench.pictures import Timeline, cost_against_attainment, replicas_over_time
 from ebbtide.bench.report import nearest_runs, report
-from ebbtide.bench.results import Agreement, Compared, encode, frozen_knobs, read
+from ebbtide.bench.results import Versus, encode, frozen_knobs, read
+from ebbtide.bench.score import Percentiles
 from ebbtide.bench.svg import Axis, axis
 from ebbtide.errors import ConfigurationError
 from tests.bench.findings import CHEAPER, CLAIRVOYANT, DEARER, EBBTIDE, HELPLESS, policy, results, run
@@ -42,16 +42,16 @@ def test_where_nobody_reaches_the_target_costs_are_a_row_of_the_table_and_no_ver
     own = policy("ebbtide", None, [run(0.0, 9.0, 0.03)], tuning="default")
     beside = policy("slo-law", None, [run(0.5, 3.0, 0.0002)], (0.0002, 3.0, 8.8))
     page = report(results(own, beside))
-    verdict = page[page.index("The columns from") : page.index("## Against Ebbtide")]
+    verdict = page[page.index("Billed by the second") : page.index("## Against Ebbtide")]
     assert "**Ebbtide does not reach the target**: 3.000% where 99 % is asked.\n\nNo rival reaches it." in verdict
     assert "wins" not in page
     assert "cheaper" not in verdict
-    assert "| slo-law | 0.02% | 3.00 | 8.80 | -193.3% |" in page
+    assert "| slo-law | 0.02% | 3.00 | 8.80 | -193.3% |  |" in page
 
 
 def test_policies_stand_in_the_order_of_their_cost_and_those_that_do_not_reach_the_target_last() -> None:
     page = report(results(HELPLESS, DEARER, EBBTIDE, CLAIRVOYANT))
-    table = page[page.index("## What it costs") : page.index("The columns from")]
+    table = page[page.index("## What it costs") : page.index("Billed by the second")]
     places = [table.index(f"{name} |") for name in ("clairvoyant", "ebbtide**", "schedule", "hpa-queue")]
     assert places == sorted(places)
     assert "| hpa-queue | hindsight | not reached |" in table
@@ -78,35 +78,31 @@ def test_seeds_that_gave_the_same_are_said_to_have() -> None:
     assert "seeds 1, 2;" in report(results(other))
 
 
-def test_the_other_simulator_is_a_table_with_differences_and_both_orders() -> None:
-    first = Compared(name="schedule", knob=1.0, cost=14.0, attainment=0.99, other_cost=16.1, other_attainment=0.97)
-    second = Compared(name="ebbtide", knob=0.0, cost=12.0, attainment=0.98, other_cost=18.0, other_attainment=0.985)
-    there = Agreement(
-        simulator="ebbtide", policies=(first, second), same_order_by_cost=0.0, same_order_by_attainment=None
-    )
-    page = report(results(EBBTIDE, agreement=there))
-    assert "| schedule | 1 | 14.00 | 16.10 | +15.0% | 99.00% | 97.00% | -2.00 |" in page
-    assert (
-        "0 % of the pairs stand in the same order by bill, the cheapest first: here ebbtide, schedule; there " in page
-    )
-    assert "none (too few) by attainment, the highest first: here schedule, ebbtide; there ebbtide, schedule." in page
-    assert "they are no costs at equal attainment" in page
-    assert "carry over" not in page
+def test_what_else_each_policy_did_is_a_row_of_its_setting_nearest_to_the_target() -> None:
+    first = run(0.5, 14.0, 0.992, seed=1, ttft_ms=Percentiles(50.0, 310.0, 900.0), scale_events_per_replica_day=8.0)
+    second = run(0.5, 15.0, 0.990, seed=2, itl_ms=Percentiles(20.0, 45.0, 60.0), worst_5min=0.61, start_up_share=0.05)
+    page = report(results(policy("schedule", 14.5, [first, second, run(0.1, 2.0, 0.5), run(0.1, 2.0, 0.5, seed=2)])))
+    said = page[page.index("## What else it did") : page.index("![cost against")]
+    assert "| schedule | 99.10% | 14.50 | 61.0% | 310 ms | 900 ms | 45 ms | 5.0 | 3.5% |" in said
+    assert "over all seeds: five minutes and percentiles of the worst one" in said
 
 
-@pytest.mark.parametrize(
-    ("pairs", "share"),
-    [
-        ([], None),
-        ([(1, 1)], None),
-        ([(1, 10), (2, 20), (3, 30)], 1.0),
-        ([(1, 30), (2, 20), (3, 10)], 0.0),
-        ([(1, 10), (2, 10)], 0.5),
-        ([(1, 10), (2, 30), (3, 20)], 2 / 3),
-    ],
-)
-def test_agreement_is_the_share_of_pairs_in_the_same_order(pairs: list, share: float | None) -> None:
-    assert same_order(pairs) == (None if share is None else pytest.approx(share))
+def test_first_tokens_that_never_came_are_not_left_out_of_a_percentile() -> None:
+    without = run(0.0, 9.0, 0.9, ttft_ms=Percentiles(50.0, 700.0, None), itl_ms=Percentiles(None, None, None))
+    page = report(results(policy("ebbtide", None, [without], tuning="default")))
+    assert "| **ebbtide** | 90.00% | 9.00 | 80.0% | 700 ms | never came |  | 2.0 | 2.0% |" in page
+
+
+def test_bills_by_begun_hours_stand_beside_those_by_the_second() -> None:
+    hourly = msgspec.structs.replace(
+        DEARER, cost_at_target_hourly=18.0, versus_hourly=Versus(attainment=0.99, cost=18.0, ebbtide_cost=19.8)
+    )
+    page = report(results(EBBTIDE, hourly))
+    assert "| schedule | hindsight | 15.00 | 14.00 – 16.00 | 1.500 |  | 18.00 |" in page
+    assert "| schedule | 99.00% | 15.00 | 12.00 | +20.0% | -10.0% |" in page
+    assert "No rival is cheaper at equal attainment; the nearest is schedule.\n\n" in page, "by the second"
+    assert "Billed by begun hours, Ebbtide is dearer than schedule (10.0%)." in page
+    assert "Billed by begun hours" not in report(results(EBBTIDE, DEARER)), "nothing known is nothing lost"
 
 
 def test_the_nearest_setting_is_the_cheapest_above_the_target_else_the_best_below() -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from ebbtide.bench.search import (
     Point,
     Trial,
     at_target,
+    by_begun_hours,
     captured,
     found,
     frozen_knob,
@@ -312,3 +314,17 @@ def test_seeds_are_pooled_by_their_requests_not_by_their_shares() -> None:
 
     assert both.attainment == pytest.approx(0.99)
     assert both.cost == pytest.approx(20.0)
+
+
+def test_by_begun_hours_the_same_settings_are_read_with_the_other_bill() -> None:
+    trials = [
+        Trial(knob, (msgspec.structs.replace(scored(attained, cost), cost_hourly=hourly),))
+        for knob, attained, cost, hourly in ((1.0, 0.97, 180.0, 300.0), (2.0, 0.999, 210.0, 300.0))
+    ]
+
+    answer = by_begun_hours(found(trials, 0.99, log=False), 0.99)
+
+    assert answer.at_target is not None
+    assert answer.at_target.cost == pytest.approx(300.0), "the finer setting saves nothing where hours are paid whole"
+    assert [trial.point.missed for trial in answer.trials] == [trial.point.missed for trial in trials]
+    assert by_begun_hours(found(trials[:1], 0.99, log=False), 0.99).at_target is None

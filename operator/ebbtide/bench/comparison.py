@@ -44,6 +44,7 @@ from ebbtide.bench.search import (
     Measure,
     Trial,
     at_target,
+    by_begun_hours,
     captured,
     found,
     frozen_knob,
@@ -71,7 +72,8 @@ def compare(question: Question, stage: Stage, runner: Runner) -> tuple[PolicyRes
             asked[name] = _asking(question, stage, runner, name, frozen)
     answers = _all(runner, asked)
     answers |= _without_parts(question, stage, runner, answers)
-    rows = [_row(question, stage, name, answers) for name in answers]
+    hourly = {name: by_begun_hours(answer, question.attainment) for name, answer in answers.items()}
+    rows = [_row(question, stage, name, answers, hourly) for name in answers]
     rows[0] = _bounded(rows, sight)
     cheapest = rows[0].cost_at_target
     if cheapest is not None:
@@ -92,7 +94,12 @@ def _bounded(rows: Sequence[PolicyResult], sight: Foresight) -> PolicyResult:
     found = "its own plans do not reach the target" if own.cost_at_target is None else f"{own.cost_at_target:.2f}"
     note += f"; its own plans: {found}. What {best.name} did is cheaper, and stands in for them"
     return msgspec.structs.replace(
-        own, note=note, reached=True, cost_at_target=best.cost_at_target, interval=best.interval
+        own,
+        note=note,
+        reached=True,
+        cost_at_target=best.cost_at_target,
+        cost_at_target_hourly=best.cost_at_target_hourly,
+        interval=best.interval,
     )
 
 
@@ -263,7 +270,9 @@ def _all(runner: Runner, asked: dict[str, Callable[[], Found]]) -> dict[str, Fou
 # ---- what is said of each ----
 
 
-def _row(question: Question, stage: Stage, name: str, answers: dict[str, Found]) -> PolicyResult:
+def _row(
+    question: Question, stage: Stage, name: str, answers: dict[str, Found], hourly: dict[str, Found]
+) -> PolicyResult:
     target, answer = question.attainment, answers[name]
     (knob, note), held = _about(stage, name), _held(stage, name)
     cost = _cost(name, answer, target)
@@ -278,6 +287,8 @@ def _row(question: Question, stage: Stage, name: str, answers: dict[str, Found])
         knob=None if knob is None else _setting(question, name, knob, answer),
         knob_name=None if knob is None else knob.name,
         versus=_versus(name, answers, target),
+        cost_at_target_hourly=_cost(name, hourly[name], target),
+        versus_hourly=_versus(name, hourly, target),
         note=f"{held}; {note}" if held else note,
         runs=tuple(
             Run.of(trial.knob, load.seed, one)

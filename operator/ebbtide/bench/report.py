@@ -3,18 +3,19 @@
 Words and tables only, nothing is told here that results.json does not hold.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 
+from ebbtide.bench import agreement
 from ebbtide.bench.ablations import WHOLE
+from ebbtide.bench.agreement import A_TIE
 from ebbtide.bench.case import Case
 from ebbtide.bench.pictures import pooled
-from ebbtide.bench.results import ABLATION, Agreement, Compared, PolicyResult, Results, Run, Versus
+from ebbtide.bench.results import ABLATION, PolicyResult, Results, Run
 from ebbtide.bench.run import EBBTIDE
 from ebbtide.units import format_duration
 
 ATTAINMENT_PICTURE, TIME_PICTURE = "attainment.svg", "replicas.svg"
-_A_TIE = 0.005  # of the cost: less is no difference between two replays
 
 
 def report(results: Results) -> str:
@@ -29,11 +30,12 @@ def _parts(results: Results) -> list[str]:
         _question(results),
         "## What it costs\n\n" + _table(results),
         _verdict(results),
+        "## What else it did\n\n" + guard_rails(results),
         f"![cost against attainment]({ATTAINMENT_PICTURE})",
         "## Against Ebbtide at equal attainment\n\n" + _versus(results) if _ebbtide(results) else "",
         _parts_worth(results),
         "## Replicas and load\n\n" + _time_words(results) + f"\n\n![replicas over time]({TIME_PICTURE})",
-        _agreement(results),
+        agreement.section(results),
         _notes(results),
         _reproduce(results),
     ]
@@ -90,36 +92,62 @@ def _range(values: Sequence[float]) -> str:
 
 def _table(results: Results) -> str:
     rows = [
-        "| policy | settings | cost at the target | 95 % over seeds | over clairvoyant | captured | attained "
-        "| worst 5 min | p99 TTFT | changes per replica-day | start-up share |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| policy | settings | cost at the target | 95 % over seeds | over clairvoyant | captured | by begun hours |",
+        "|---|---|---:|---:|---:|---:|---:|",
     ]
     for one in sorted(results.policies, key=_by_cost):
-        if not one.runs:
-            bare = f"{one.cost_at_target:.2f} | | {one.over_clairvoyant or 0:.3f}"
-            rows.append(f"| {one.name} | {one.tuning} | {bare} | | | | | | |")
-            continue
-        nearest = nearest_runs(one, results.case.replica.attainment)
-        worst = [run.worst_5min for run in nearest if run.worst_5min is not None]
-        first = [run.ttft_ms.p99 for run in nearest]
         cells = (
-            f"**{one.name}**" if one.name == EBBTIDE else one.name,
+            _name(one),
             one.tuning,
             f"{one.cost_at_target:.2f}" if one.cost_at_target is not None else "not reached",
             _interval(one.interval),
             f"{one.over_clairvoyant:.3f}" if one.over_clairvoyant is not None else "",
             f"{one.captured:.2f}" if one.captured is not None else "",
-            f"{fmean([run.attainment for run in nearest]):.2%} for {fmean([run.cost for run in nearest]):.2f}",
+            f"{one.cost_at_target_hourly:.2f}" if one.cost_at_target_hourly is not None else "",
+        )
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows) + (
+        "\n\nBilled by the second; *by begun hours*: what the target costs by the same replays where every begun hour "
+        "of a replica is paid whole. Captured: share of what the clairvoyant saves over static-hindsight."
+    )
+
+
+def guard_rails(results: Results) -> str:
+    """A row a policy that was replayed: what else it did, at its measured setting nearest to the target."""
+    rows = [
+        "| policy | attained | for | worst 5 min | p95 TTFT | p99 TTFT | p95 ITL | changes per replica-day "
+        "| start-up share |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for one in sorted(results.policies, key=_by_cost):
+        if not one.runs:
+            continue
+        nearest = nearest_runs(one, results.case.replica.attainment)
+        worst = [run.worst_5min for run in nearest if run.worst_5min is not None]
+        cells = (
+            _name(one),
+            f"{fmean([run.attainment for run in nearest]):.2%}",
+            f"{fmean([run.cost for run in nearest]):.2f}",
             f"{min(worst):.1%}" if worst else "",
-            f"{max(value for value in first if value is not None):.0f} ms" if None not in first else "never came",
+            _slowest([run.ttft_ms.p95 for run in nearest], "never came"),
+            _slowest([run.ttft_ms.p99 for run in nearest], "never came"),
+            _slowest([run.itl_ms.p95 for run in nearest], ""),
             f"{fmean([run.scale_events_per_replica_day for run in nearest]):.1f}",
             f"{fmean([run.start_up_share for run in nearest]):.1%}",
         )
         rows.append("| " + " | ".join(cells) + " |")
-    return "\n".join(rows) + (
-        "\n\nThe columns from *attained* on are of the measured setting nearest to the target, over all seeds (five "
-        "minutes and p99 of the worst one). Captured: share of what the clairvoyant saves over static-hindsight."
-    )
+    several = ", over all seeds: five minutes and percentiles of the worst one" if len(results.case.seeds) > 1 else ""
+    return "\n".join(rows) + f"\n\nAt the measured setting nearest to the target{several}."
+
+
+def _slowest(values_ms: Sequence[float | None], without: str) -> str:
+    """The worst seed's; `without` where one has none: the rank is among requests that got no token."""
+    known = [value for value in values_ms if value is not None]
+    return f"{max(known):.0f} ms" if known and len(known) == len(values_ms) else without
+
+
+def _name(one: PolicyResult) -> str:
+    return f"**{one.name}**" if one.name == EBBTIDE else one.name
 
 
 def _by_cost(one: PolicyResult) -> tuple[bool, float]:
@@ -160,19 +188,34 @@ def _verdict(results: Results) -> str:
     lines = [
         f"**{name} wins here**: Ebbtide is {-saving:.1%} dearer at {versus.attainment:.2%}."
         for saving, name, versus in compared
-        if saving < -_A_TIE
+        if saving < -A_TIE
     ]
     if not lines and compared:
         lines.append(f"No rival is cheaper at equal attainment; the nearest is {compared[0][1]}.")
-    return "\n\n".join(lines)
+    lines.append(hourly_losses(results))
+    return "\n\n".join(line for line in lines if line)
+
+
+def hourly_losses(results: Results) -> str:
+    """Rivals that are cheaper where begun hours are paid whole; empty without any, or where that was not computed."""
+    compared = sorted(
+        (one.versus_hourly.saving, one.name) for one in results.policies if one.is_rival and one.versus_hourly
+    )
+    dearer = [f"{name} ({-saving:.1%})" for saving, name in compared if saving < -A_TIE]
+    return f"Billed by begun hours, Ebbtide is dearer than {', '.join(dearer)}." if dearer else ""
 
 
 def _versus(results: Results) -> str:
-    rows = ["| policy | compared at | its cost | Ebbtide's | Ebbtide saves |", "|---|---:|---:|---:|---:|"]
+    rows = [
+        "| policy | compared at | its cost | Ebbtide's | Ebbtide saves | by begun hours |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
     others = [one for one in results.policies if one.tuning != ABLATION]
     compared = [(one, one.versus) for one in others if one.versus is not None]
     for one, versus in sorted(compared, key=lambda pair: pair[1].saving):
-        rows.append(_versus_row(one, versus))
+        hourly = "" if one.versus_hourly is None else f"{one.versus_hourly.saving:+.1%}"
+        costs = f"{versus.cost:.2f} | {versus.ebbtide_cost:.2f}"
+        rows.append(f"| {one.name} | {versus.attainment:.2%} | {costs} | {versus.saving:+.1%} | {hourly} |")
     alone = [one.name for one in others if one.versus is None and one.runs and one.name != EBBTIDE]
     rest = (
         f"\n\nNot compared, because either Ebbtide or they reach the target and not both: {', '.join(alone)}."
@@ -182,11 +225,6 @@ def _versus(results: Results) -> str:
     return "\n".join(rows) + (
         "\n\nAt the target, or where neither reaches it at the highest share that both attain." + rest
     )
-
-
-def _versus_row(one: PolicyResult, versus: Versus) -> str:
-    costs = f"{versus.cost:.2f} | {versus.ebbtide_cost:.2f}"
-    return f"| {one.name} | {versus.attainment:.2%} | {costs} | {versus.saving:+.1%} |"
 
 
 def _parts_worth(results: Results) -> str:
@@ -221,36 +259,8 @@ def _time_words(results: Results) -> str:
     )
 
 
-def _agreement(results: Results) -> str:
-    found = results.agreement
-    if found is None:
-        return ""
-    rows = [
-        "| policy | setting | cost here | there | more there | attained here | there | points more there |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-        *(
-            f"| {one.name} | {one.knob:.4g} | {one.cost:.2f} | {one.other_cost:.2f} | "
-            f"{one.other_cost / one.cost - 1.0 if one.cost else 0.0:+.1%} | {one.attainment:.2%} | "
-            f"{one.other_attainment:.2%} | {100 * (one.other_attainment - one.attainment):+.2f} |"
-            for one in found.policies
-        ),
-    ]
-    orders = [
-        f"- {_percent(found.same_order_by_cost)} of the pairs stand in the same order by bill, the cheapest first: "
-        f"here {_order(found, lambda one: one.cost)}; there {_order(found, lambda one: one.other_cost)}.",
-        f"- {_percent(found.same_order_by_attainment)} by attainment, the highest first: "
-        f"here {_order(found, lambda one: -one.attainment)}; there {_order(found, lambda one: -one.other_attainment)}.",
-    ]
-    words = "Bills are of the same setting in both, whatever it attains there: they are no costs at equal attainment."
-    return "\n\n".join((f"## The same in simulator `{found.simulator}`", "\n".join(rows), words, "\n".join(orders)))
-
-
-def _order(found: Agreement, rank: Callable[[Compared], float]) -> str:
-    return ", ".join(one.name for one in sorted(found.policies, key=rank))
-
-
-def _percent(share: float | None) -> str:
-    return "none (too few)" if share is None else f"{100 * share:.5g} %"
+def _percent(share: float) -> str:
+    return f"{100 * share:.5g} %"
 
 
 def _notes(results: Results) -> str:

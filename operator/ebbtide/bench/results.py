@@ -74,7 +74,8 @@ class PolicyResult(msgspec.Struct, frozen=True, kw_only=True):
 
     `knob` is the setting at the target (hindsight), or the one it was run with. `interval` bounds 95 %
     of resampled seeds (null: there is one seed, or nothing was replayed); its upper end is null where some do not
-    reach the target.
+    reach the target. `…_hourly` are the same replays and attainments with every begun hour of a replica paid whole;
+    null where there is none, and in files from before it was computed.
     """
 
     name: str
@@ -87,6 +88,8 @@ class PolicyResult(msgspec.Struct, frozen=True, kw_only=True):
     knob: float | None
     knob_name: str | None
     versus: Versus | None
+    cost_at_target_hourly: float | None = None
+    versus_hourly: Versus | None = None
     note: str
     runs: tuple[Run, ...]
 

@@ -155,6 +155,15 @@ def shared_attainment(first: Found, second: Found, target: float) -> float | Non
     return min(target, first_best, second_best)
 
 
+def by_begun_hours(answer: Found, target: float) -> Found:
+    """The same settings and misses with the bill by begun hours in place of that by the second; none is run anew."""
+    trials = [
+        Trial(one.knob, tuple(msgspec.structs.replace(score, cost=score.cost_hourly) for score in one.scores))
+        for one in answer.trials
+    ]
+    return found(trials, target, log=False)
+
+
 def captured(static: float, policy: float, clairvoyant: float) -> float | None:
     """Share of what could be saved over the static fleet that the policy saves (costs at one attainment).
 
