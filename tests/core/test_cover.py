@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ebbtide.core.cover import Option, cheapest
+from ebbtide.core.cover import Option, cheapest, cheapest_of_few
 
 
 def option(index, share, cost, running=0, low=0, high=20, startup=0.0):
@@ -68,6 +68,27 @@ def test_it_finds_what_trying_everything_finds(choices):
     if len(choices) > 1:
         assert sum(o.price(counts[o.index]) for o in choices) == pytest.approx(min(tried), abs=1e-6)
     assert sum(o.share * counts[o.index] for o in choices) >= 1.0 - 1e-6
+
+
+@given(options, st.integers(0, 18))
+def test_of_few_replicas_it_finds_what_trying_everything_finds(choices, most):
+    found = cheapest_of_few(choices, most)
+    tried = [
+        sum(o.price(n) for o, n in zip(choices, ns, strict=True))
+        for ns in itertools.product(*(range(o.low, o.high + 1) for o in choices))
+        if sum(o.share * n for o, n in zip(choices, ns, strict=True)) >= 1.0 - 1e-9 and sum(ns) <= most
+    ]
+    assert (found is None) == (not tried)
+    if found is not None:
+        assert sum(found.values()) <= most
+        assert sum(o.price(found[o.index]) for o in choices) == pytest.approx(min(tried), abs=1e-6)
+        assert sum(o.share * found[o.index] for o in choices) >= 1.0 - 1e-6
+
+
+def test_a_search_among_few_ends_though_it_finds_nothing():
+    """Twelve variants of which 40 replicas just fail to do it: more mixes than could be looked at."""
+    unlike = [option(n, 0.0249 - 1e-5 * n, 1.0 + n, high=4 + n % 3) for n in range(12)]
+    assert cheapest_of_few(unlike, 40) is None
 
 
 @given(options, st.lists(st.booleans(), min_size=3, max_size=3), st.floats(0.0, 1.0))

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from ebbtide.model.snapshot import PodPhase
-from ebbtide.model.spec import Provisioning
+from ebbtide.model.spec import CapacityPrior, Provisioning
 from tests.builders import (
     Fleet,
     Loop,
@@ -308,15 +308,56 @@ def test_a_failure_that_is_over_is_not_blamed_where_the_maximum_binds():
     assert (limited(decided).reason, decided.variants[1].limited_by) == ("AtMaximum", "AtMaximum")
 
 
+def fast_and_slow(most, load, running, **changes):
+    """Declared: 24 requests/s for 9.00 an hour, or 10 for 2.00; `running` fast ones share the load."""
+    ways = [
+        variant_spec("fast", "h100", capacity=CapacityPrior(24.0, 1024.0, 256.0)),
+        variant_spec("slow", "a100", capacity=CapacityPrior(10.0, 1024.0, 256.0)),
+    ]
+    states = [variant("fast", pods(running, load / running, "f")), variant("slow", ())]
+    pools = [pool("h100", price="9.00"), pool("a100", price="2.00")]
+    state = service(states, spec(variants=ways, max_replicas=most, **changes))
+    return settled(snapshot(state, pools), 900.0).plan.services[0]
+
+
+@pytest.mark.parametrize(
+    ("most", "mix"),
+    [
+        (8, {"fast": 0, "slow": 5}),
+        (5, {"fast": 0, "slow": 5}),
+        (4, {"fast": 1, "slow": 3}),
+        (3, {"fast": 2, "slow": 0}),
+        (2, {"fast": 2, "slow": 0}),
+    ],
+)
+def test_within_the_services_maximum_the_cheapest_mix_that_carries_the_need_is_taken(most, mix):
+    """Two fast ones carry it: with at most 3 replicas in all a third would cost half as much more for nothing."""
+    decided = fast_and_slow(most, 44.0, 2)
+    assert wanted(decided) == mix
+    assert "finds no room" not in next(step.text for step in decided.waterfall if step.name == "placement")
+
+
 def test_as_many_of_the_wrong_kind_is_limited_too():
-    """12 wanted and 12 allowed, but 8 and 4 wanted, and 10 and 2 allowed."""
+    """4 wanted and 4 allowed, but 1 and 3 wanted, and 2 and 2 allowed."""
+    decided = fast_and_slow(4, 44.0, 2)
+    assert (wanted(decided), {v.name: v.allowed for v in decided.variants}) == (
+        {"fast": 1, "slow": 3},
+        {"fast": 2, "slow": 2},
+    )
+    assert limited(decided).status.value == "True"
+    assert limited(decided).reason in ("AtMaximum", "KeepsCover")
+
+
+def test_what_the_services_maximum_leaves_of_the_need_is_said():
+    """Many of 8 requests/s each and a few that do no more beside them: 12 carry less than comes."""
     variants = [variant_spec("a100", "a100"), variant_spec("h100", "h100", max_replicas=4)]
     state = service([variant("a100", pods(11, 8.0, "a")), variant("h100", pods(1, 25.0, "h"))])
     state = msgspec.structs.replace(state, spec=spec(variants=variants, max_replicas=12))
     pools = [pool("h100", price="6.9"), pool("a100", price="1.1")]
     decided = settled(snapshot(state, pools), 900.0).plan.services[0]
     assert sum(v.wanted for v in decided.variants) == sum(v.allowed for v in decided.variants) == 12
-    assert (limited(decided).status.value, limited(decided).reason) == ("True", "KeepsCover")
+    assert (limited(decided).status.value, limited(decided).reason) == ("True", "AtMaximum")
+    assert limited(decided).message == "12% of the need finds no room: the service's maximum is 12"
 
 
 def test_gpus_that_cost_nothing_are_used_first_and_no_more_of_them_than_are_needed():

@@ -160,6 +160,13 @@ def test_among_equals_what_runs_is_kept_from_one_that_would_use_it_better() -> N
     assert solve([replace(holds, level=1), above], [2]).chosen == (1, 1)
 
 
+def test_who_cannot_keep_all_that_it_needs_may_still_have_more_than_it_was_left() -> None:
+    """Of five it was left with three; the place that another is to leave makes it four, and nobody gives up any."""
+    less, more = replace(mix(3.0, 0.4, r0=3), loses=True), replace(mix(4.5, 0.2, r0=3, r1=1), loses=True)
+    squeezed, leaves = party("squeezed", less, more, weight=5.0), party("leaves", mix(1.0, r0=1), weight=1.0)
+    assert solve([squeezed, leaves], [4, 1]).chosen == (1, 0)
+
+
 def test_what_no_higher_priority_may_claim_stays() -> None:
     holds = Party("holds", 1, 4.0, (mix(2.0, r0=2), replace(NOTHING, loses=True)), 0, least=((0, 2),))
     grows = party("grows", NOTHING, mix(2.0, r0=2))

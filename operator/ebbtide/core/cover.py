@@ -49,12 +49,25 @@ def cheapest(options: list[Option], need: float = 1.0, firm: float = 0.0) -> tup
     return _Search(usable, need, firm).solve(), 0.0
 
 
+def cheapest_of_few(options: list[Option], most: int, need: float = 1.0, firm: float = 0.0) -> dict[int, int] | None:
+    """The same with at most `most` replicas in all; None where so few do not cover the need.
+
+    Where they cannot cover `firm` of it beside the rest, that is left out.
+    """
+    usable = [option for option in options if option.high >= option.low]
+    for kept in (firm, 0.0) if firm > 0.0 else (0.0,):
+        found = _Search(usable, need, kept, most).found()
+        if found is not None:
+            return found
+    return None
+
+
 class _Search:
     """Depth first over options in order of cost per share; most replicas of the cheapest first."""
 
-    def __init__(self, options: list[Option], need: float, firm: float) -> None:
+    def __init__(self, options: list[Option], need: float, firm: float, most: float = math.inf) -> None:
         self.options = sorted(options, key=lambda option: (option.cost / option.share, option.cost, option.index))
-        self.need = need
+        self.need, self.most = need, most
         self.best_cost = math.inf
         self.best_share = 0.0
         self.best: list[int] = []
@@ -65,6 +78,7 @@ class _Search:
         self.least_ratio = [math.inf] * (count + 1)
         self.floor_cost = [0.0] * (count + 1)
         self.firm_room = [0.0] * (count + 1)
+        self.floor_count, self.most_share = [0] * (count + 1), [0.0] * (count + 1)
         for position in range(count - 1, -1, -1):
             option = self.options[position]
             self.floor_share[position] = self.floor_share[position + 1] + option.low * option.share
@@ -74,13 +88,19 @@ class _Search:
             self.firm_room[position] = self.firm_room[position + 1] + (
                 option.high * option.share if option.firm else 0.0
             )
+            self.floor_count[position] = self.floor_count[position + 1] + option.low
+            self.most_share[position] = max(self.most_share[position + 1], option.share)
         self.firm = min(firm, self.firm_room[0])
 
     def solve(self) -> dict[int, int]:
         """The cheapest counts by option index; all there is where shares are too unlike to be added up."""
+        return self.found() or {option.index: option.high for option in self.options}
+
+    def found(self) -> dict[int, int] | None:
+        """The same, or None."""
         self._descend(0, [], 0.0, 0.0, 0.0)
         if not self.best:
-            self.best = [option.high for option in self.options]
+            return None
         return {option.index: count for option, count in zip(self.options, self.best, strict=True)}
 
     def _descend(self, position: int, counts: list[int], cost: float, share: float, firm: float) -> None:
@@ -92,15 +112,20 @@ class _Search:
         if option.firm:
             rest = max(rest, self.firm - firm)
         most = min(option.high, max(option.low, math.ceil(rest / option.share - EPSILON)))
+        left = self.most - sum(counts)
+        if left < math.inf:
+            most = min(most, int(left) - self.floor_count[position + 1])
         for count in range(most, option.low - 1, -1):
             reached = share + count * option.share
             if reached + self.room[position + 1] < self.need - EPSILON:
                 return  # fewer of this one leaves too much for the others
+            if left < math.inf and reached + (left - count) * self.most_share[position + 1] < self.need - EPSILON:
+                continue  # so few others cannot carry the rest
             kept = firm + (count * option.share if option.firm else 0.0)
             if kept + self.firm_room[position + 1] < self.firm - EPSILON:
                 return
             self.steps += 1
-            if self.best and self.steps > MOST_STEPS:
+            if self.steps > MOST_STEPS and (self.best or left < math.inf):
                 return
             paid = cost + option.price(count)
             if self.best and paid + self._bound(position + 1, reached) > self.best_cost + EPSILON:

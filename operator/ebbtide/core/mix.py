@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ebbtide.core import balance, pools, replicas, shortage, spot
-from ebbtide.core.cover import Option, cheapest
+from ebbtide.core.cover import Option, cheapest, cheapest_of_few
 from ebbtide.core.numeric import clip
 from ebbtide.core.work import Asked, Cycle, Draft, VariantDraft
 from ebbtide.model.reasons import Code
@@ -45,9 +45,10 @@ def place(draft: Draft, cycle: Cycle) -> None:
         highs = wider
         for variant, high in zip(draft.variants, highs, strict=True):
             variant.high = max(variant.high, high)
+    counts, missing = _of_few(draft, highs, counts, missing)
     draft.unplaced, draft.highs = missing, highs
     _declare(draft, counts)
-    _fit_total(draft, highs)
+    _fit_total(draft)
     draft.total_need = _alone(draft)
     if missing > 1e-9:
         shortage.explain_need(draft, cycle)
@@ -344,18 +345,54 @@ def sharing(draft: Draft, members: list[Option]) -> list[Option]:
     ]
 
 
-def _fit_total(draft: Draft, highs: list[int]) -> None:
-    """Within the service's maximum, prefer the variants whose replicas carry most, and stand-ins last."""
-    most = draft.state.spec.scaling.max_replicas
-    if draft.wanted <= most or len(draft.variants) == 1:
+def _of_few(draft: Draft, highs: list[int], counts: dict[int, int], missing: float) -> tuple[dict[int, int], float]:
+    """The same within the service's maximum over all variants: the cheapest that carries the need.
+
+    At most 3: two fast ones that carry it, and not 5 slow ones, nor a third fast one. What runs may go for that. Where
+    nothing does, those whose replicas carry most are preferred, and stand-ins come last.
+    """
+    most, asked = draft.state.spec.scaling.max_replicas, draft.asked
+    if sum(counts.values()) <= most or len(draft.variants) == 1 or asked is None:
+        return counts, missing
+    options = options_of(draft, asked, highs)
+    declared = [replace(o, low=min(o.low, draft.variants[o.index].spec.min_replicas)) for o in options]
+    for allowed in (options, declared):
+        found = _cheapest_of_few(draft, allowed, asked.need, most)
+        if found is not None:
+            return found, 0.0
+    fewest = {option.index: option.low for option in declared}
+    left = most - sum(fewest.values())
+    for option in sorted(declared, key=lambda o: (draft.variants[o.index].spec.degraded, -o.share, o.index)):
+        more = int(clip(left, 0, option.high - option.low))
+        fewest[option.index] += more
+        left -= more
+    return fewest, left_over(draft, declared, fewest, asked.need)
+
+
+def _cheapest_of_few(draft: Draft, options: list[Option], need: float, most: int) -> dict[int, int] | None:
+    best, so_far = None, (math.inf, math.inf, 0.0)
+    for members in _sets(options):
+        alike = sharing(draft, members)
+        counts = cheapest_of_few(alike, most, need, draft.firm * need)
+        if counts is None:
+            continue
+        cost = sum(option.price(counts.get(option.index, 0)) for option in alike)
+        share = sum(option.share * counts.get(option.index, 0) for option in alike)
+        found = (round(firm_lack(alike, counts, draft.firm * need), 9), round(cost, 9), -share)
+        if found < so_far:
+            best, so_far = counts, found
+    return best
+
+
+def _fit_total(draft: Draft) -> None:
+    """Within the service's maximum, what only stays until it is replaced gives way to what is placed."""
+    over = draft.wanted - draft.state.spec.scaling.max_replicas
+    if len(draft.variants) == 1:
         return
     for variant in draft.variants:
-        variant.wanted = min(variant.spec.min_replicas, highs[variant.index])
-    left = most - draft.wanted
-    for variant in sorted(draft.variants, key=lambda v: (v.spec.degraded, -v.rate, v.index)):
-        more = int(clip(left, 0, highs[variant.index] - variant.wanted))
-        variant.wanted += more
-        left -= more
+        fewer = int(clip(over, 0, variant.wanted - variant.placed))
+        variant.wanted -= fewer
+        over -= fewer
 
 
 def _alone(draft: Draft) -> int:

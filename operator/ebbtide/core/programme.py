@@ -179,8 +179,16 @@ def _narrowed(
 
 
 def _kept(party: Party) -> list[int]:
-    """The choices by which it keeps what it needs of what runs, and the fallback's."""
-    kept = [index for index, choice in enumerate(party.choices) if not choice.loses or index == party.now]
+    """The choices by which it keeps what it needs of what runs; the fallback; and where that loses, what misses less.
+
+    Who is left with three of five by those above may still have the fourth elsewhere.
+    """
+    now = party.choices[party.now]
+    kept = [
+        index
+        for index, choice in enumerate(party.choices)
+        if not choice.loses or index == party.now or (now.loses and choice.missed < now.missed)
+    ]
     return kept or list(range(len(party.choices)))
 
 
