@@ -11,8 +11,8 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from ebbtide.cli import cost_alternative
-from ebbtide.cli.cost_report import Report, Span, minute, of_prices, of_savings, of_totals, of_units, show
+from ebbtide.cli import cost_alternative, cost_in_pod
+from ebbtide.cli.cost_report import Report, Span, minute, of_prices, of_savings, of_totals, of_units, show, whole_file
 from ebbtide.clock import unix_time_s
 from ebbtide.errors import ConfigurationError
 from ebbtide.ledger.store import FILE, Ledger
@@ -25,6 +25,7 @@ from ebbtide.money.selections import Payers, payers
 from ebbtide.money.totals import BY, nobody, totals
 from ebbtide.money.units import units
 
+DATA_DIR = Path("/var/lib/ebbtide")  # where the operator's ledger lies by default
 PERIODS = "today, yesterday, month, last-month, 2026-01-31, 2026-01 or 2026-01-01..2026-01-31"
 
 
@@ -45,7 +46,8 @@ Examples:
   ebbtide cost --savings --period 2026-01-01..2026-01-07
   ebbtide cost --alternative
   ebbtide cost --alternative --by pool --api 0.50,2.00,USD
-  ebbtide cost --focus january.csv --period 2026-01 --account prod"""
+  ebbtide cost --focus january.csv --period 2026-01 --account prod
+  kubectl ebbtide cost --context prod --by team"""
 )
 @click.option(
     "--by", default="service", show_default=True, help=f"What to add up by, several with commas: {', '.join(BY)}."
@@ -79,9 +81,14 @@ Examples:
 @click.option(
     "--ledger",
     envvar="EBBTIDE_LEDGER",
-    help="File or URL of the ledger. Unset: EBBTIDE_LEDGER, else ledger.sqlite in EBBTIDE_DATA_DIR.",
+    help="File or URL of the ledger. Unset: EBBTIDE_LEDGER, else ledger.sqlite in EBBTIDE_DATA_DIR; where there is "
+    "none, kubectl ebbtide cost asks in the pod of the operator that leads.",
 )
+@cost_in_pod.options
+@click.pass_context
 def cost(
+    context: click.Context,
+    /,
     by: str,
     period: str,
     time_zone: str,
@@ -94,6 +101,7 @@ def cost(
     account: str,
     output: str,
     ledger: str | None,
+    **of_cluster: str | None,
 ) -> None:
     """What GPUs cost: those that services hold, those of others, and those that nobody holds.
 
@@ -109,6 +117,11 @@ def cost(
     if begin_s >= min(end_s, now_s):
         raise click.UsageError(f'--period: "{period}" has not begun')
     asked = _Asked(_names(by), begin_s, min(end_s, now_s))
+    cluster = cost_in_pod.cluster(
+        context, of_cluster, at_hand=bool(ledger or os.environ.get("EBBTIDE_DATA_DIR")) or _default().exists()
+    )
+    if cluster is not None:
+        context.exit(cost_in_pod.run(cluster, cost_in_pod.arguments(context, of_cluster), focus_to))
     database = _opened(ledger)
     try:
         if focus_to is not None:
@@ -227,13 +240,10 @@ def _write_focus(ledger: Ledger, asked: _Asked, account: str, path: str) -> None
     from_s, to_s = _whole_hours(asked, ledger.watermark_s // HOUR_S * HOUR_S)
     rows = ledger.rows(from_s, to_s) if from_s < to_s else ()
     known = [row for row in rows if row.price is not None and row.currency]
-    try:
-        with click.open_file(path, "w", encoding="utf-8", atomic=True) as target:
-            writer = csv.DictWriter(target, focus.COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(focus.cells(row, account) for row in known)
-    except OSError as error:
-        raise ConfigurationError(f"--focus {path}: {error.strerror}. Name a file in a writable directory") from error
+    with whole_file(path) as target:
+        writer = csv.DictWriter(target, focus.COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(focus.cells(row, account) for row in known)
     hours = Decimal(sum(row.gpu_seconds for row in rows) - sum(row.gpu_seconds for row in known)) / HOUR_S
     for note in _days(ledger, from_s, to_s):
         click.echo(note, err=True)
@@ -318,9 +328,14 @@ def _day(text: str, zone: ZoneInfo) -> tuple[float, float]:
 def _opened(ledger: str | None) -> Ledger:
     if ledger and "://" in ledger:
         return Ledger(ledger, read_only=True)
-    path = Path(ledger) if ledger else Path(os.environ.get("EBBTIDE_DATA_DIR", "/var/lib/ebbtide")) / FILE
+    path = Path(ledger) if ledger else _default()
     if not path.exists():
         raise ConfigurationError(
-            f"ledger {path}: there is no such file. Name the operator's with --ledger FILE, or its URL"
+            f"ledger {path}: there is no such file. Name the operator's with --ledger FILE, or its URL; `kubectl "
+            "ebbtide cost` asks in the operator's pod"
         )
     return Ledger(path, read_only=True)
+
+
+def _default() -> Path:
+    return Path(os.environ.get("EBBTIDE_DATA_DIR", DATA_DIR)) / FILE

@@ -2,17 +2,22 @@
 
 import csv
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
+from typing import TextIO
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from ebbtide.clock import rfc3339
+from ebbtide.errors import ConfigurationError
 from ebbtide.model.money import PriceRecord
 from ebbtide.money.prices import in_force, price_at
 from ebbtide.money.savings import Saving
@@ -171,6 +176,29 @@ def show(report: Report, output: str, span: Span) -> None:
         writer.writerows(report.fields)
         for note in report.notes:
             click.echo(note, err=True)
+
+
+@contextmanager
+def whole_file(path: str) -> Iterator[TextIO]:
+    """To write to `path`, or with - to stdout: where the block raises, a file stays as it was, or is not made."""
+    if path == "-":
+        yield sys.stdout
+        return
+    target = Path(path).resolve()
+    try:
+        if target.exists() and not target.is_file():  # a pipe, or a terminal
+            with target.open("w", encoding="utf-8", newline="") as opened:
+                yield opened
+            return
+        part = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            with part.open("x", encoding="utf-8", newline="") as opened:
+                yield opened
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"--focus {path}: {error.strerror}. Name a file in a writable directory") from error
 
 
 def minute(at_s: float) -> str:
