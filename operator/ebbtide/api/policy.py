@@ -175,7 +175,8 @@ class CostPolicySpec(ApiModel, json_schema_extra=rules(_NO_LABELS, _RAISED, _OF_
         tuple[ExchangeRate, ...], Field(max_length=16, json_schema_extra=keyed_by("currency"))
     ] = ()
     """What other currencies are worth in currency, up to 16, unique by currency. A changed rate holds for what is spent
-    from then on. Unset: the price of a pool in another currency is unknown here."""
+    from then on; the ledger keeps none, so what was spent by one is never lowered to what it knows. Unset: the price of
+    a pool in another currency is unknown here."""
     ceilings: Ceilings
     """What may be spent. Required."""
     temporary_raise: TemporaryRaise | None = None

@@ -136,12 +136,12 @@ class Policies:
             unsettled = self._accounts.unsettled()
         if not unsettled:
             return []
-        found, through_s, since_s, unpriced = spent(unsettled, labels)
+        found, through_s, since_s, unsure = spent(unsettled, labels)
         with self._lock:
             asked = [(spec, found[spec.uid]) for spec, _ in unsettled if spec.uid in found]
             said = [
                 self._accounts.settle(
-                    spec, amounts, through_s, since_s, [key for uid, key in unpriced if uid == spec.uid]
+                    spec, amounts, through_s, since_s, [key for uid, key in unsure if uid == spec.uid]
                 )
                 for spec, amounts in asked
             ]
