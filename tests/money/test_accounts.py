@@ -270,7 +270,18 @@ def test_what_the_ledger_says_of_an_earlier_moment_is_added_to_what_came_since()
     [
         ("it knows the whole day, and mends", NOON - 43_200, {}, "40"),
         ("it began at noon: status knows more", NOON, {}, "50"),
-        ("services that are gone have no labels", NOON - 43_200, {"match_labels": (("tier", "gold"),)}, "50"),
+        (
+            "nor does a selector by label save what it does not know of",
+            NOON - 43_200,
+            {"match_labels": (("tier", "gold"),)},
+            "40",
+        ),
+        (
+            "nor does a rate that nothing was paid by",
+            NOON - 43_200,
+            {"exchange_rates": (("EUR", Decimal("1.1")),)},
+            "40",
+        ),
     ],
 )
 def test_when_a_ledger_may_lower_what_a_status_says(

@@ -6,7 +6,8 @@ import pytest
 
 from ebbtide.model.money import HourRow, LabelsRecord, OfferRecord, Payer, PolicyRecord
 from ebbtide.model.spec import Alternative, CeilingKind, PolicyScope, PolicySpec
-from ebbtide.money.selections import changes, new_offers, offers, payers
+from ebbtide.money.accounts import pays
+from ebbtide.money.selections import Labelled, changes, new_offers, offers, payers
 from ebbtide.money.totals import NO_POLICY, totals
 from tests import builders
 
@@ -52,6 +53,50 @@ SEARCH = LabelsRecord("ml/chat", 0, (("team", "search"),))
 def test_who_pays_in_a_report_of_10_to_100(story, records, labels, want) -> None:  # type: ignore[no-untyped-def]
     _, paying = payers(records, labels, 10, 100)
     assert {payer: paying(payer) for payer in want} == want, story
+
+
+BY_LABEL = spec("s", "ml", labels={"team": "search"})
+OTHER, BOTH = (("team", "chat"),), {"team": "search", "tier": "gold"}
+
+
+@pytest.mark.parametrize(
+    ("story", "present", "records", "labels", "want"),
+    [
+        ("it is there", {"ml/chat": SEARCH.labels}, [], [], True),
+        ("it is there with another label", {"ml/chat": OTHER}, [record(BY_LABEL)], [], False),
+        ("it has gone, with the label", {}, [record(BY_LABEL)], [SEARCH], True),
+        ("it has gone, and never had one", {}, [record(BY_LABEL)], [], False),
+        ("it has gone, and had another", {}, [record(BY_LABEL)], [LabelsRecord("ml/chat", 0, OTHER)], False),
+        ("it has gone, nobody knows with which: labels were not kept yet", {}, [record(BY_LABEL, 101)], [], None),
+        ("they were not kept yet, and it is there", {"ml/chat": OTHER}, [record(BY_LABEL, 101)], [], False),
+        ("another policy made them be kept", {}, [record(BY_LABEL, 101), record(spec("t", labels=BOTH))], [], False),
+        ("also one that is gone", {}, [record(BY_LABEL, 101), record(spec("t", labels=BOTH)),
+                                       record(spec("t", labels=BOTH), 50, gone=True)], [], False),
+        ("but not one that selects by something else since", {},
+         [record(BY_LABEL, 101), record(spec("t", labels=BOTH)), record(spec("t", labels={"tier": "gold"}), 50)],
+         [], None),
+        ("it had the label in that time and lost it", {"ml/chat": OTHER}, [record(BY_LABEL)],
+         [SEARCH, LabelsRecord("ml/chat", 101, OTHER)], None),
+        ("it had lost it before", {"ml/chat": OTHER}, [record(BY_LABEL)],
+         [SEARCH, LabelsRecord("ml/chat", 99, OTHER)], False),
+        ("it had lost it before it went", {}, [record(BY_LABEL)], [SEARCH, LabelsRecord("ml/chat", 99)], False),
+    ],
+)  # fmt: skip
+def test_who_paid_since_100_for_a_service_that_may_have_gone(story, present, records, labels, want) -> None:  # type: ignore[no-untyped-def]
+    """None: the policy may have paid for more than is known."""
+    labelled = Labelled(present, records, labels)
+    paid = pays(BY_LABEL, CHAT, labelled.of("ml/chat"))
+    unsure = labelled.may_differ(BY_LABEL, CHAT, 100) and not paid
+    assert (None if unsure else paid) is want, story
+
+
+def test_what_the_policy_could_never_have_paid_for_makes_nothing_unsure() -> None:
+    """Another namespace, no service at all, or no selector by labels."""
+    labelled = Labelled({}, [record(BY_LABEL, 101)])
+    assert labelled.may_differ(BY_LABEL, CHAT, 100)
+    for payer in (CODE, JOB, NODE):
+        assert not labelled.may_differ(BY_LABEL, payer, 100)
+    assert not labelled.may_differ(spec("dev", "dev"), CHAT, 100)
 
 
 def test_what_several_pay_for_is_counted_under_each_and_what_nobody_does_is_said() -> None:

@@ -16,6 +16,7 @@ from ebbtide.model.memory import ForecastMemory, Memory, ServiceMemory
 from ebbtide.model.money import Payer, UsageRow
 from ebbtide.model.snapshot import (
     POLICY_KIND,
+    Account,
     EngineReadings,
     LedgerState,
     PolicyState,
@@ -366,6 +367,45 @@ async def test_a_report_by_policy_is_what_the_policys_own_account_asks_for(where
     _, paying = payers(ledger.policies(), ledger.labels(), T0, through_s)
     found = {total.key: total.cost for total in totals(ledger.rows(T0, through_s), ["policy"], paying)}
     assert found == {("cap",): spent[spec.uid][key]} == {("cap",): Decimal(10)}
+
+
+async def test_a_service_that_is_gone_is_still_paid_for_by_its_label(where: Path) -> None:
+    """4 GPUs at 2.50 for two hours; a policy's lost status is mended to all of it, with the service there or not."""
+    metering = Metering(where, Metrics())
+    labels = (("team", "search"),)
+    spec: PolicySpec = policy(match_labels=labels).spec
+    state, midnight = (PolicyState(spec),), 86_400 - T0 % 86_400
+    await metering.count(serving(0, policies=state), Held((), {}, True))
+    for second in (midnight, midnight + 3600, midnight + 7200):
+        await metering.count(serving(second, policies=state), bound(midnight))
+    gone_s = midnight + 7210
+    gone = msgspec.structs.replace(serving(gone_s, policies=state), services=())
+    await metering.count(gone, Held((), {"a": float(T0 + midnight + 7200)}, True))
+    key = (spec.ceilings[0][0], float(T0 + midnight), float(T0 + midnight + 86_400))
+    for present in ({"team/chat": labels}, {}):
+        spent, through_s, since_s, unsure = metering.spent([(spec, (key,))], present)
+        assert (spent, unsure) == ({spec.uid: {key: Decimal(20)}}, frozenset()), present
+    for saved in ("0", "35"):  # lost, or more than there was
+        accounts = Accounts()
+        said = Saved(float(T0 + gone_s), Decimal(0), (Account(*key, Decimal(saved)),))
+        accounts.count([spec], lambda _, said=said: said, Shown(float(T0 + gone_s), gone.pools, {}, (), {}))
+        spent, through_s, since_s, unsure = metering.spent(accounts.unsettled(), {})
+        mended = accounts.settle(spec, spent[spec.uid], through_s, since_s, [key for _, key in unsure])
+        assert mended.endswith(f"Day {saved}.00 -> 20.00")
+
+
+async def test_of_what_had_its_worth_by_an_exchange_rate_the_ledger_may_know_less(where: Path) -> None:
+    """It keeps no rates: of what a policy paid in another currency the status knows better. Of all else it does not."""
+    metering = Metering(where, Metrics())
+    rates = {"exchange_rates": (("USD", Decimal("0.9")), ("EUR", Decimal("1.1")))}
+    euros: PolicySpec = policy("euros", uid="e", currency="EUR", **rates).spec
+    dollars: PolicySpec = policy("dollars", uid="d", **rates).spec
+    for second in (0, 3600):
+        await metering.count(serving(second), bound())
+    key = (euros.ceilings[0][0], float(T0), float(T0 + 86_400))
+    spent, _, _, unsure = metering.spent([(euros, (key,)), (dollars, (key,))], {})
+    assert (spent["e"][key], spent["d"][key]) == (Decimal(9), Decimal(10))
+    assert unsure == {("e", key)}
 
 
 async def test_what_the_ledger_knows_no_price_of_is_told_beside_what_it_knows(where: Path) -> None:

@@ -17,8 +17,8 @@ from ebbtide.model.memory import Memory
 from ebbtide.model.money import Payer
 from ebbtide.model.plan import Plan, ScaleAction
 from ebbtide.model.reasons import Code, Reason
-from ebbtide.model.snapshot import Account, Reached, Unreadable
-from ebbtide.model.spec import CeilingKind, Price, PriceSource, TargetRef, ThresholdBasis
+from ebbtide.model.snapshot import Account, HeldPeriod, LastHeld, Overrun, Reached, Unreadable
+from ebbtide.model.spec import CeilingKind, OverrunCause, Price, PriceSource, TargetRef, ThresholdBasis
 from ebbtide.money.accounts import Saved
 from ebbtide.money.lifetimes import Holding
 from ebbtide.observe.holdings import Held
@@ -330,6 +330,21 @@ async def test_a_threshold_that_was_reached_is_known_to_the_next_leader_and_not_
     shown = snapshot([], [pool("h100")], taken_at=at_s + 60)
     found = Policies(api, lambda name: raw).observed(shown, [policy(per_day="100")], Held((), {}, True))  # type: ignore[arg-type]
     assert found.policies[0].reached == (reached,)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_why_a_ceiling_was_crossed_is_known_to_the_next_cycle_and_to_the_next_leader(restarts: bool) -> None:
+    api = Declared()
+    mine = Policies(api, api.raw)  # type: ignore[arg-type]
+    over = Overrun(CeilingKind.DAY, 0.0, OverrunCause.OPERATOR_DOWN, Decimal("7.50"), 600.0, 900.0)
+    decided = policy_plan(raised=False, uid="uid-cap", per_hour=Decimal(3), overruns=(over,))
+    await mine.report(Plan(at=1000.0, policies=(decided,)))
+    if restarts:
+        mine = Policies(api, api.raw)  # type: ignore[arg-type]
+    shown = snapshot([], [pool("h100")], taken_at=1060.0)
+    (state,) = mine.observed(shown, [policy(per_day="100")], Held((), {}, True)).policies
+    exact = Decimal("12.345679" if restarts else "12.3456789")
+    assert state.last == LastHeld(1000.0, Decimal(3), (HeldPeriod(CeilingKind.DAY, 0.0, Decimal(100), exact),), (over,))
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,7 @@ _POLICY_COLUMNS = (
     ("~Currency", "string", ".spec.currency", "Currency of the money."),
     ("~Wanted", "string", ".status.wantedPerHour", "What the services would cost an hour without the policy."),
     ("~Fixed", "string", ".status.uncontrollablePerHour", "What of the rate may not be reduced."),
+    ("~Overrun", "string", ".status.overrunCause", "Why a ceiling is crossed, or will be; empty: none is."),
     ("~Message", "string", ".status.message", "Why, with the numbers."),
     ("Age", "date", ".metadata.creationTimestamp", "Time since creation."),
 )

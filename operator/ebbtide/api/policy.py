@@ -31,6 +31,7 @@ from ebbtide.model.spec import (
     CeilingKind,
     ExternalScale,
     Floor,
+    OverrunCause,
     Pacing,
     PolicyScope,
     ThresholdAction,
@@ -174,7 +175,8 @@ class CostPolicySpec(ApiModel, json_schema_extra=rules(_NO_LABELS, _RAISED, _OF_
         tuple[ExchangeRate, ...], Field(max_length=16, json_schema_extra=keyed_by("currency"))
     ] = ()
     """What other currencies are worth in currency, up to 16, unique by currency. A changed rate holds for what is spent
-    from then on. Unset: the price of a pool in another currency is unknown here."""
+    from then on; the ledger keeps none, so what was spent by one is never lowered to what it knows. Unset: the price of
+    a pool in another currency is unknown here."""
     ceilings: Ceilings
     """What may be spent. Required."""
     temporary_raise: TemporaryRaise | None = None
@@ -275,6 +277,25 @@ class ScoreStatus(ApiModel):
     """By how many percent of what came they were off in the mean, as a whole number."""
 
 
+class OverrunStatus(ApiModel):
+    """By how much one cause takes the policy over one of its ceilings."""
+
+    period: CeilingKind
+    """Hour, a rate at any moment; Day or Month."""
+    cause: OverrunCause
+    """OperatorDown: nothing was decided for longer than outageReserve, a cycle and the exit of a pod. Uncontrollable:
+    what may not be reduced, or could not be in time. CeilingBelowSpent: more had been spent when the ceiling was set to
+    what it is. Recounted: more was spent than was known; a selector, a price or the ledger says so."""
+    amount: Amount
+    """What it comes to by the period's end in the currency, as a decimal string; of Hour an hour."""
+    begin: Timestamp | None = None
+    """When the period began, as RFC 3339. Unset: an hour's rate has no beginning."""
+    since: Timestamp
+    """Since when, as RFC 3339: of OperatorDown when something was decided last, else when it was seen first."""
+    seen_at: Timestamp
+    """When it was last seen to grow, as RFC 3339: of OperatorDown when the operator was back."""
+
+
 class GaveWay(ApiModel):
     """A service that has fewer replicas than it would have without the policy."""
 
@@ -348,6 +369,14 @@ class CostPolicyStatus(ApiModel):
     uncontrollable_per_hour: Amount | None = None
     """What of the present rate in the currency Ebbtide may not reduce, as a decimal string: minimums under KeepMin,
     services that are not in mode Auto, paused or in conflict, and others' pods. Unset: not looked at yet."""
+    overrun_cause: OverrunCause | None = None
+    """Why the first ceiling that is crossed, or will be by the end of its period, is: the cause that comes to most; all
+    are in overruns. Unset: none is."""
+    overruns: (
+        Annotated[tuple[OverrunStatus, ...], Field(max_length=12, json_schema_extra=keyed_by("period", "cause"))] | None
+    ) = None
+    """What takes the policy over its ceilings, unique by period and cause; kept until the period ends or the ceiling is
+    above it. Unset: nothing does."""
     unpriced_gpus: Annotated[Count | None, Field(alias="unpricedGPUs")] = None
     """GPUs in use whose price is not known in the policy's currency: their cost is missing above. Unset: none."""
     last_read: LastRead | None = None

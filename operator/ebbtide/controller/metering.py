@@ -37,7 +37,7 @@ from ebbtide.model.spec import PolicySpec
 from ebbtide.money.accounts import Key, Labels, pays
 from ebbtide.money.bill import HOUR_S
 from ebbtide.money.lifetimes import Holding, advance
-from ebbtide.money.selections import changes, new_offers
+from ebbtide.money.selections import Labelled, changes, new_offers
 from ebbtide.money.usage import Tally
 from ebbtide.observe.holdings import Held
 from ebbtide.observe.past import Past
@@ -141,9 +141,12 @@ class Metering:
     def spent(
         self, policies: Sequence[tuple[PolicySpec, tuple[Key, ...]]], labels: Mapping[str, Labels]
     ) -> tuple[dict[str, dict[Key, Decimal]], int, int, frozenset[tuple[str, Key]]]:
-        """(by policy uid and period what was spent, up to when, from when on the ledger knows, and of which of these it
-        knows no price for some of what ran); blocks.
+        """(by policy uid and period what was spent, up to when, from when on the ledger knows, and of which of these
+        more may have been spent than it knows); blocks. `labels`: of the services that there are.
 
+        Services that are gone count by the labels that they had last. More may have been spent where no price is known
+        for some of what ran, where another currency was paid for (the rate that held then is not kept), and where a
+        service had other labels in that time, or had gone before labels of that name were kept at all.
         Nothing where the ledger was not written yet.
         """
         if self._ledger is None or not self._epoch:
@@ -151,17 +154,20 @@ class Metering:
         through_s, since_s = self._ledger.watermark_s, self._ledger.since_s
         rows: dict[int, tuple[HourRow, ...]] = {}
         found: dict[str, dict[Key, Decimal]] = {}
-        unpriced = set()
+        unsure = set()
+        labelled = Labelled(labels)
+        if any(spec.match_labels for spec, _ in policies):
+            labelled = Labelled(labels, self._ledger.policies(), self._ledger.labels())
         for spec, keys in policies:
             amounts = found.setdefault(spec.uid, {})
             for key in keys:
                 from_s = int(key[1])
                 if from_s not in rows:
                     rows[from_s] = self._ledger.added_up(from_s, through_s) if from_s < through_s else ()
-                amounts[key], known = _cost(rows[from_s], spec, labels)
+                amounts[key], known = _cost(rows[from_s], spec, labelled, from_s)
                 if not known:
-                    unpriced.add((spec.uid, key))
-        return found, through_s, since_s, frozenset(unpriced)
+                    unsure.add((spec.uid, key))
+        return found, through_s, since_s, frozenset(unsure)
 
     def _count(self, snapshot: Snapshot, held: Held, plan: Plan | None, memory: Memory | None) -> None:
         ledger, now_s = self._opened(snapshot.taken_at), snapshot.taken_at
@@ -374,19 +380,22 @@ class Metering:
         return ""
 
 
-def _cost(rows: Iterable[HourRow], spec: PolicySpec, labels: Mapping[str, Labels]) -> tuple[Decimal, bool]:
-    """Of what the policy pays for, in its currency; and whether the price of all of it is known."""
+def _cost(rows: Iterable[HourRow], spec: PolicySpec, labelled: Labelled, from_s: int) -> tuple[Decimal, bool]:
+    """Of what the policy pays for since `from_s`, in its currency; and whether it cannot have been more."""
     seconds: dict[Decimal, int] = defaultdict(int)
     known = True
     for row in rows:
-        of_service = labels.get(f"{row.payer.namespace}/{row.payer.service}", ())
-        worth = spec.worth(row.currency)
-        if not pays(spec, row.payer, of_service):
+        if not row.gpu_seconds:
             continue
+        worth = spec.worth(row.currency)
+        if not pays(spec, row.payer, labelled.of(f"{row.payer.namespace}/{row.payer.service}")):
+            known = known and not labelled.may_differ(spec, row.payer, from_s)
+            continue
+        known = known and row.currency == spec.currency  # else it had its worth by the rate of then
         if row.price is not None and worth is not None:
             seconds[row.price * worth] += row.gpu_seconds
         else:
-            known = known and not row.gpu_seconds
+            known = False
     return sum((price * count for price, count in seconds.items()), Decimal(0)) / 3600, known
 
 

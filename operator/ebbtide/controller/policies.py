@@ -18,6 +18,7 @@ import msgspec
 from ebbtide.act.result import ActResult, classify
 from ebbtide.api import parse_policy
 from ebbtide.clock import parse_rfc3339
+from ebbtide.core.ceilings.overrun import last_held
 from ebbtide.errors import EbbtideError
 from ebbtide.kube.client import KubeClient, resource_path
 from ebbtide.model.plan import Plan, PolicyPlan, ScaleAction
@@ -26,13 +27,16 @@ from ebbtide.model.snapshot import (
     POLICY_KIND,
     SERVICE_KIND,
     Account,
+    HeldPeriod,
+    LastHeld,
+    Overrun,
     PolicyState,
     PoolState,
     Reached,
     Snapshot,
     Unreadable,
 )
-from ebbtide.model.spec import CeilingKind, PolicySpec, ThresholdBasis
+from ebbtide.model.spec import CeilingKind, OverrunCause, PolicySpec, ThresholdBasis
 from ebbtide.money import prices
 from ebbtide.money.accounts import Accounts, Key, Labels, Saved, Shown
 from ebbtide.money.calendar import Span, period_at, zone_named
@@ -75,13 +79,14 @@ class Policies:
         self._said: dict[str, _Said] = {}
         self._steps: dict[tuple[object, ...], Any] = {}
         self._reached: dict[str, tuple[Reached, ...]] = {}  # thresholds by the policy's uid, as last decided
+        self._last: dict[str, LastHeld | None] = {}  # by the policy's uid, how it stood when plans were last held
         self._good: dict[str, PolicySpec] = {}  # by the policy's uid, the newest spec that could be read
 
     def begin_to_lead(self) -> None:
         """Another may have led since."""
         with self._lock:
             self._accounts = Accounts()
-        self._said, self._reached = {}, {}
+        self._said, self._reached, self._last = {}, {}, {}
 
     def observed(self, snapshot: Snapshot, specs: Collection[PolicySpec], held: Held) -> Snapshot:
         """The snapshot with what every policy has spent up to its moment; blocks."""
@@ -110,7 +115,10 @@ class Policies:
             states = _with_unread(self._accounts.states(), shown.unread - self._accounts.holders)
         states = tuple(
             msgspec.structs.replace(
-                state, reached=self._reached_of(state.spec), outdated=outdated.get(state.spec.uid, "")
+                state,
+                reached=self._reached_of(state.spec),
+                outdated=outdated.get(state.spec.uid, ""),
+                last=self._last_of(state.spec),
             )
             for state in states
         )
@@ -128,12 +136,12 @@ class Policies:
             unsettled = self._accounts.unsettled()
         if not unsettled:
             return []
-        found, through_s, since_s, unpriced = spent(unsettled, labels)
+        found, through_s, since_s, unsure = spent(unsettled, labels)
         with self._lock:
             asked = [(spec, found[spec.uid]) for spec, _ in unsettled if spec.uid in found]
             said = [
                 self._accounts.settle(
-                    spec, amounts, through_s, since_s, [key for uid, key in unpriced if uid == spec.uid]
+                    spec, amounts, through_s, since_s, [key for uid, key in unsure if uid == spec.uid]
                 )
                 for spec, amounts in asked
             ]
@@ -158,6 +166,7 @@ class Policies:
     async def report(self, decided: Plan) -> int:
         """Write the statuses that say something new, and some of the others in turn; returns how many."""
         self._reached = {policy.uid: policy.reached for policy in decided.policies}
+        self._last = {policy.uid: self._stood(policy) for policy in decided.policies}
         gone = self._said.keys() - {policy.name for policy in decided.policies}
         for name in gone:
             self._said.pop(name)
@@ -266,6 +275,19 @@ class Policies:
             self._reached[spec.uid] = reached_of(self._status(spec))
         return self._reached[spec.uid]
 
+    def _last_of(self, spec: PolicySpec) -> LastHeld | None:
+        """As this leader decided last, else as the status says that the one before did."""
+        if spec.uid not in self._last:
+            self._last[spec.uid] = last_held_of(self._status(spec))
+        return self._last[spec.uid]
+
+    def _stood(self, policy: PolicyPlan) -> LastHeld | None:
+        """With this plan; while it is not known what was spent as before, though something was decided."""
+        before, now = self._last.get(policy.uid), last_held(policy)
+        if policy.reason.code is not Code.PENDING:
+            return now
+        return before and msgspec.structs.replace(before, at_s=max(before.at_s, policy.accrued_through))
+
     def _listed(self, pools: Iterable[PoolState]) -> dict[str, Decimal]:
         """Of pools whose price's source is silent what it said last, as their statuses say."""
         found = {}
@@ -347,6 +369,48 @@ def reached_of(status: Mapping[str, Any]) -> tuple[Reached, ...]:
     return tuple(found)
 
 
+def last_held_of(status: Mapping[str, Any]) -> LastHeld | None:
+    """How a policy stood when its status was written; None where it says nothing, or what cannot be read."""
+    saved = saved_of(status)
+    if not saved.through_s:
+        return None
+    overruns = overruns_of(status)
+    if saved.pending:
+        return LastHeld(0.0, overruns=overruns)
+    try:
+        periods = tuple(
+            HeldPeriod(
+                CeilingKind(item["period"]),
+                parse_rfc3339(item["begin"]),
+                Decimal(item["ceiling"]),
+                Decimal(item["spent"]),
+            )
+            for item in status.get("periods") or ()
+            if "begin" in item
+        )
+    except (KeyError, TypeError, ValueError, InvalidOperation):
+        return None
+    return LastHeld(saved.through_s, saved.per_hour, periods, overruns)
+
+
+def overruns_of(status: Mapping[str, Any]) -> tuple[Overrun, ...]:
+    """What a policy's status says that takes it over its ceilings; nothing where that cannot be read."""
+    try:
+        return tuple(
+            Overrun(
+                CeilingKind(item["period"]),
+                parse_rfc3339(item["begin"]) if "begin" in item else 0.0,
+                OverrunCause(item["cause"]),
+                Decimal(item["amount"]),
+                parse_rfc3339(item["since"]),
+                parse_rfc3339(item["seenAt"]),
+            )
+            for item in status.get("overruns") or ()
+        )
+    except (KeyError, TypeError, ValueError, InvalidOperation):
+        return ()
+
+
 def _ends(policies: Iterable[PolicySpec], now_s: int) -> list[float]:
     """When the next day and month end, where policies need them; a day at least."""
     found = [now_s + 2.0 * 86_400]
@@ -363,7 +427,8 @@ def _decided(status: Mapping[str, Any]) -> tuple[object, ...]:
     periods = tuple((item["period"], item.get("begin"), item["ceiling"]) for item in status.get("periods") or ())
     gave_way = tuple((item["service"], item["replicas"]) for item in status.get("gaveWay") or ())
     reached = tuple((item["atPercent"], item["begin"], item["acting"]) for item in status.get("thresholds") or ())
-    return conditions, periods, gave_way, reached, status.get("services"), status.get("unpricedGPUs")
+    overruns = tuple((item["period"], item["cause"]) for item in status.get("overruns") or ())
+    return conditions, periods, gave_way, reached, overruns, status.get("services"), status.get("unpricedGPUs")
 
 
 def _not_reserved(action: ScaleAction, policy: str, error: EbbtideError) -> ActResult:

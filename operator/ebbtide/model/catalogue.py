@@ -259,9 +259,15 @@ _POLICIES = {
     ),
     Code.CEILING_EXCEEDED: Entry(
         ("CostPolicy.WithinCeilings", "CostPolicy.Ready"),
-        "What may not be reduced (minimums under `floor: KeepMin`, services not in mode Auto or paused, others' pods) "
-        "alone comes to more than a ceiling by the end of its period.",
-        "Raise the ceiling, lower minimums, set `spec.floor` of the policy to AllowZero, or end the pause.",
+        "What was spent and what may not be reduced come to more than a ceiling by the end of its period. The text and "
+        "`status.overruns` say why, by how much and since when. `Uncontrollable`: what may not be reduced (minimums "
+        "under `floor: KeepMin`, services not in mode Auto or paused, others' pods). `OperatorDown`: Ebbtide was away "
+        "for longer than `spec.outageReserve`, and what ran meanwhile crossed it. `CeilingBelowSpent`: the ceiling was "
+        "set to less than what had been spent. `Recounted`: a selector, a price or the ledger says that more was spent "
+        "than was known.",
+        "Of Uncontrollable raise the ceiling, lower minimums, set `spec.floor` of the policy to AllowZero, or end the "
+        "pause. Of OperatorDown find out why the operator was down, run two replicas, or set a longer "
+        "`spec.outageReserve`. Else raise the ceiling, or wait for the next period.",
     ),
     Code.PODS_STUCK: Entry(
         (POLICY,),

@@ -4,7 +4,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from ebbtide.model.reasons import Reason
-from ebbtide.model.snapshot import Reached
+from ebbtide.model.snapshot import Overrun, Reached
 from ebbtide.model.spec import CeilingKind, Spec, TargetRef, Threshold
 
 
@@ -266,6 +266,7 @@ class PolicyPlan(Spec, frozen=True):
     newly_reached: tuple[tuple[Reached, str], ...] = ()  # in this cycle, in words
     next_threshold: NextThreshold | None = None
     stuck: str = ""  # whose pods are past their exit, and what they cost, in words
+    overruns: tuple[Overrun, ...] = ()  # of the ceilings in their order, by what the cause comes to, most first
 
 
 class PlacementPlan(Spec, frozen=True):

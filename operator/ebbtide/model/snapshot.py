@@ -7,7 +7,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from ebbtide.model.money import PriceStep
-from ebbtide.model.spec import CeilingKind, PolicySpec, PoolSpec, ServiceSpec, Spec, ThresholdBasis
+from ebbtide.model.spec import CeilingKind, OverrunCause, PolicySpec, PoolSpec, ServiceSpec, Spec, ThresholdBasis
 
 
 class Quality(StrEnum):
@@ -213,6 +213,38 @@ class Reached(Spec, frozen=True):
     acting: bool
 
 
+class Overrun(Spec, frozen=True):
+    """By how much one cause takes a policy over one of its ceilings, in its currency; of HOUR as a rate per hour."""
+
+    kind: CeilingKind
+    start_s: float  # of the period; 0 of HOUR
+    cause: OverrunCause
+    amount: Decimal
+    since_s: float  # of OPERATOR_DOWN when something was decided last, else when it was seen first
+    seen_s: float  # when it was seen last to grow by this cause
+
+
+class HeldPeriod(Spec, frozen=True):
+    """What a period's ceiling was, and what had been spent, when a policy was last held."""
+
+    kind: CeilingKind
+    start_s: float
+    ceiling: Decimal
+    spent: Decimal
+
+
+class LastHeld(Spec, frozen=True):
+    """How a policy stood when plans were last held under it, by this leader or the one before.
+
+    `at_s` 0: what it had spent then was not known.
+    """
+
+    at_s: float
+    per_hour: Decimal = Decimal(0)  # what was spent an hour
+    periods: tuple[HeldPeriod, ...] = ()
+    overruns: tuple[Overrun, ...] = ()
+
+
 class Others(Spec, frozen=True):
     """GPUs of one pool that a policy pays for and no service holds.
 
@@ -238,6 +270,7 @@ class PolicyState(Spec, frozen=True):
     outdated: str = ""  # why its newest spec cannot be read; then `spec` is the last one that could
     unread: str = ""  # a service of its namespaces that cannot be read, and of which nobody knows what it holds
     faults: tuple[tuple[str, str], ...] = ()
+    last: LastHeld | None = None  # None: it was never held
 
 
 SERVICE_KIND, POOL_KIND, POLICY_KIND = "InferenceService", "GPUPool", "CostPolicy"

@@ -333,6 +333,15 @@ class ThresholdBasis(StrEnum):
     FORECAST = "Forecast"  # what the period will have cost by its end if all that is wanted runs from now on
 
 
+class OverrunCause(StrEnum):
+    """Why a ceiling is crossed, or will be by the end of its period."""
+
+    OPERATOR_DOWN = "OperatorDown"  # nothing was decided for longer than was paid for in advance
+    UNCONTROLLABLE = "Uncontrollable"  # what may not be reduced, or could not be in time
+    CEILING_BELOW_SPENT = "CeilingBelowSpent"  # more had been spent when the ceiling was set to what it is
+    RECOUNTED = "Recounted"  # more was spent than was known: a selector, a price or the ledger says so
+
+
 class ThresholdAction(StrEnum):
     """What happens once a threshold is reached."""
 

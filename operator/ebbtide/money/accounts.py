@@ -134,12 +134,12 @@ class Accounts:
         spent: Mapping[Key, Decimal],
         through_s: int,
         since_s: int,
-        unpriced: Collection[Key] = (),
+        unsure: Collection[Key] = (),
     ) -> str:
         """Take over what was spent up to `through_s` as the ledger knows it, which begins with `since_s`.
 
         `asked`: the policy as it was when the ledger was asked; one that counts something else by now is asked again.
-        `unpriced`: periods of which it knows no price for some of what ran. Returns what was mended, in words; empty:
+        `unsure`: periods in which more may have been spent than it knows. Returns what was mended, in words; empty:
         it was the same to the cent, or cannot be compared yet.
         """
         book, mended = self._books.get(asked.uid), []
@@ -150,9 +150,9 @@ class Accounts:
             if counted is None or key not in book.accounts:
                 continue
             exact = amount * HOUR_S
-            # of what came before the ledger began, of services that are gone and have no labels, and of what was spent
-            # at another exchange rate or a price that the ledger does not know, status knows more
-            if since_s > key[1] or book.spec.match_labels or book.spec.exchange_rates or key in unpriced:
+            # of what came before the ledger began, and of what was spent by labels, at an exchange rate or at a price
+            # that it does not know, status knows more
+            if since_s > key[1] or key in unsure:
                 exact = max(exact, counted)
             if abs(exact - counted) >= HOUR_S / 100:
                 mended.append(f"{key[0].value} {counted / HOUR_S:.2f} -> {exact / HOUR_S:.2f}")

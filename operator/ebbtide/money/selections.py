@@ -6,6 +6,8 @@ A report takes each policy as it last was in the reported time, and applies that
 own status does after an edit: it asks the ledger what all of its periods have cost by what it selects now.
 """
 
+import math
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import msgspec
@@ -73,6 +75,52 @@ def payers(
         return known[key]
 
     return specs, names
+
+
+class Labelled:
+    """Which labels services had. `present`: of those that there are; of the others as the ledger keeps them.
+
+    `policies` and `labels` are all records that the ledger has.
+    """
+
+    def __init__(
+        self, present: Mapping[str, Labels], policies: Iterable[PolicyRecord] = (), labels: Iterable[LabelsRecord] = ()
+    ) -> None:
+        self._present = present
+        self._records: dict[str, list[LabelsRecord]] = defaultdict(list)
+        for record in sorted(labels, key=lambda record: record.from_s):
+            self._records[record.service].append(record)
+        self._kept: dict[str, int] = {}  # by key: since when it is recorded which service has it
+        since: dict[str, dict[str, int]] = {}  # the same by policy
+        for each in sorted(policies, key=lambda each: each.from_s):
+            before = since.get(each.name, {})
+            since[each.name] = {key: before.get(key, each.from_s) for key, _ in each.match_labels}
+        for found in since.values():
+            for key, from_s in found.items():
+                self._kept[key] = min(from_s, self._kept.get(key, from_s))
+
+    def of(self, service: str) -> Labels:
+        """By namespace/name, as they are or were last."""
+        if service in self._present:
+            return self._present[service]
+        records = self._records.get(service)
+        return records[-1].labels if records else ()
+
+    def may_differ(self, spec: PolicySpec, payer: Payer, from_s: float) -> bool:
+        """Whether the policy, that does not pay for a service as it was last, may have paid since `from_s`.
+
+        It had other labels then; or it has gone, and had gone before it was recorded who has those labels.
+        """
+        if not payer.service or not spec.match_labels or not spec.selects(payer.namespace, spec.match_labels):
+            return False
+        service = f"{payer.namespace}/{payer.service}"
+        records = self._records.get(service, [])
+        for number, record in enumerate(records):
+            ended = number + 1 < len(records) and records[number + 1].from_s <= from_s
+            if not ended and pays(spec, payer, record.labels):
+                return True
+        kept_s = max(self._kept.get(key, math.inf) for key, _ in spec.match_labels)
+        return service not in self._present and kept_s > from_s
 
 
 def new_offers(known: Mapping[str, OfferRecord], services: Iterable[ServiceSpec], at_s: int) -> Iterator[OfferRecord]:

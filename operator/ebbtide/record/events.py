@@ -150,7 +150,9 @@ def _of_policy(plan: PolicyPlan) -> Iterator[Note]:
     for condition in plan.conditions:
         own = condition.type != "Ready" or condition.reason == Code.INVALID_SPEC.value  # else it repeats another
         if condition.status is ConditionStatus.FALSE and own:
-            yield Note(subject, "Warning", condition.reason, "Observe", condition.message, topic=condition.reason)
+            blamed = condition.reason == Code.CEILING_EXCEEDED.value and plan.overruns
+            topic = f"{condition.reason} {plan.overruns[0].cause.value}" if blamed else condition.reason
+            yield Note(subject, "Warning", condition.reason, "Observe", condition.message, topic=topic)
     if plan.stuck:
         text = f"{plan.stuck}: reserved to the end of every period"
         yield Note(subject, "Warning", Code.PODS_STUCK.value, "Observe", text, topic=text)

@@ -28,12 +28,20 @@ from ebbtide.model.plan import (
     VariantPlan,
 )
 from ebbtide.model.reasons import Code
-from ebbtide.model.snapshot import POLICY_KIND, POOL_KIND, SERVICE_KIND, PoolState, Reached
+from ebbtide.model.snapshot import POLICY_KIND, POOL_KIND, SERVICE_KIND, Overrun, PoolState, Reached
 from ebbtide.model.spec import CeilingKind
 
 MAX_BYTES = 16 * 1024
 MAX_DECISIONS = 10
-_REMEMBERED = ("periods", "accruedThrough", "ratePerHour", "lastRead")  # of a policy: what it has spent, and its spec
+# of a policy: what it has spent, why that is too much, and its spec
+_REMEMBERED = (
+    "periods",
+    "accruedThrough",
+    "ratePerHour",
+    "overrunCause",
+    "overruns",
+    "lastRead",
+)
 _MOST_WORDS = 280  # of why no more are payable; the moment follows
 _SMALLEST = Decimal("0.000001")
 
@@ -188,6 +196,9 @@ def policy_status(plan: PolicyPlan, generation: int, previous: Mapping[str, Any]
         }
     if plan.unpriced_gpus:
         status["unpricedGPUs"] = plan.unpriced_gpus
+    if plan.overruns:
+        status["overrunCause"] = plan.overruns[0].cause.value
+        status["overruns"] = [_overrun(item) for item in plan.overruns]
     if plan.gave_way:
         status["gaveWay"] = [{"service": service, "replicas": replicas} for service, replicas in plan.gave_way]
     return status
@@ -202,6 +213,17 @@ def _reached(item: Reached) -> Status:
         "reachedAt": rfc3339(item.at_s),
         "acting": item.acting,
     }
+
+
+def _overrun(item: Overrun) -> Status:
+    begin = {"begin": rfc3339(item.start_s)} if item.kind is not CeilingKind.HOUR else {}
+    return {
+        "period": item.kind.value,
+        "cause": item.cause.value,
+        "amount": _exact(item.amount),
+        "since": rfc3339(item.since_s),
+        "seenAt": rfc3339(item.seen_s),
+    } | begin
 
 
 def _ceiling(item: CeilingPlan, outlooks: Iterable[Outlook]) -> Status:

@@ -175,6 +175,7 @@ class PolicyDraft:
     wrong_currency: set[str] = field(default_factory=set)
     rate: Decimal = NOTHING  # of all that runs now, and of that, what may not be reduced
     fixed_rate: Decimal = NOTHING
+    leaving_rate: Decimal = NOTHING  # of what may not be reduced, what was told to go
     missing_rate: Decimal = NOTHING  # of minimums that do not run yet
     wanted_rate: Decimal = NOTHING
     stuck: dict[str, tuple[int, Decimal]] = field(default_factory=dict)  # pods past their exit by service, their rate

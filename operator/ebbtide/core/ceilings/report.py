@@ -1,16 +1,18 @@
 """What is said of ceilings: on services that do without replicas, and on the policies themselves."""
 
 import math
+from collections.abc import Sequence
 from decimal import Decimal
 
-from ebbtide.core.ceilings import outlook, pacing
+from ebbtide.core.ceilings import outlook, overrun, pacing
 from ebbtide.core.ceilings.lines import HOUR_S, NOTHING, SMALLEST, Line, PolicyDraft, running_raise
 from ebbtide.core.ceilings.stake import Stake
 from ebbtide.core.ceilings.words import A_PERIOD, moment, money, pods, replicas
 from ebbtide.model.memory import OutlookMemory
 from ebbtide.model.plan import CeilingPlan, Condition, ConditionStatus, Outlook, PolicyPlan
 from ebbtide.model.reasons import Code, Reason
-from ebbtide.model.spec import DEFAULT_PRIORITY, CeilingKind, Pacing
+from ebbtide.model.snapshot import Overrun
+from ebbtide.model.spec import DEFAULT_PRIORITY, CeilingKind, OverrunCause, Pacing
 
 _CENT = Decimal("0.01")
 _TRUE, _FALSE = ConditionStatus.TRUE, ConditionStatus.FALSE
@@ -68,7 +70,8 @@ def policy_plans(policies: list[PolicyDraft]) -> tuple[PolicyPlan, ...]:
 
 def _plan(policy: PolicyDraft) -> PolicyPlan:
     shown = [line for line in policy.lines if line.paced is None and line.begin_s <= policy.now_s]
-    conditions = (_within(policy, shown), _prices(policy), _selects(policy))
+    overruns = overrun.judge(policy, shown)
+    conditions = (_within(policy, shown, overruns), _prices(policy), _selects(policy))
     first = next((item for item in conditions if item.status is _FALSE), conditions[0])
     ready = Condition("Ready", first.status, first.reason, first.message)
     if policy.state.outdated:
@@ -98,6 +101,7 @@ def _plan(policy: PolicyDraft) -> PolicyPlan:
         reached=tuple(policy.reached),
         newly_reached=tuple(policy.newly_reached),
         stuck=_stuck(policy),
+        overruns=overruns,
         next_threshold=policy.next_threshold,
     )
 
@@ -135,15 +139,15 @@ def _ceiling(line: Line) -> CeilingPlan:
     return CeilingPlan(line.kind, line.begin_s, line.end_s, line.ceiling / HOUR_S, spent, bound)
 
 
-def _within(policy: PolicyDraft, lines: list[Line]) -> Condition:
-    """What cannot be reduced may cross a ceiling; then by how much, and from when."""
+def _within(policy: PolicyDraft, lines: list[Line], overruns: Sequence[Overrun]) -> Condition:
+    """What cannot be reduced may cross a ceiling, and an outage may have; then why, by how much, and from when."""
     if policy.state.faults:
         code, text = policy.state.faults[0]
         return Condition("WithinCeilings", _FALSE, code, f"{text}; nothing under it is raised")
     for line in lines:
-        over = line.spent + line.bound - line.ceiling
-        if over > 0:
-            return Condition("WithinCeilings", _FALSE, Code.CEILING_EXCEEDED.value, _exceeded(policy, line, over))
+        causes = [item for item in overruns if item.kind is line.kind]
+        if causes:
+            return Condition("WithinCeilings", _FALSE, Code.CEILING_EXCEEDED.value, _exceeded(policy, line, causes))
     currency = policy.state.spec.currency
     said = "; ".join(_standing(line) for line in lines)
     given = sum(policy.gave_way.values())
@@ -175,9 +179,11 @@ def _beside(policy: PolicyDraft) -> str:
     return f"; {stuck}" if stuck else ""
 
 
-def _exceeded(policy: PolicyDraft, line: Line, over: Decimal) -> str:
+def _exceeded(policy: PolicyDraft, line: Line, causes: Sequence[Overrun]) -> str:
     currency, rate = policy.state.spec.currency, policy.fixed_rate + policy.missing_rate
-    what = f"what may not be reduced costs {money(rate * HOUR_S)} {currency} an hour"
+    over = overrun.over_of(line) * HOUR_S
+    parted = "" if len(causes) == 1 else ", {} more"
+    what = "; ".join(_cause(policy, item) + parted.format(money(item.amount * HOUR_S)) for item in causes)
     if line.kind is CeilingKind.HOUR:
         more = f"{money(over)} more than the {money(line.ceiling)} {currency} of a rate that are allowed"
         return f"{what}: {more}{_beside(policy)}"
@@ -189,6 +195,21 @@ def _exceeded(policy: PolicyDraft, line: Line, over: Decimal) -> str:
         since = f"it is crossed from {moment(min(at_s, line.end_s))}"
     more = f"with {money(line.spent)} spent that is {money(over)} more than the {money(line.ceiling)} {currency}"
     return f"{what}: {more} of {A_PERIOD[line.kind]} by its end; {since}{_beside(policy)}"
+
+
+def _cause(policy: PolicyDraft, item: Overrun) -> str:
+    currency, rate = policy.state.spec.currency, policy.fixed_rate + policy.missing_rate
+    name, seen = item.cause.value, moment(item.seen_s)
+    if item.cause is OverrunCause.OPERATOR_DOWN:
+        away = f"nothing was decided between {moment(item.since_s)} and {seen}"
+        return f"{name}: {away}, longer than the {policy.reserve_s} s that are paid for in advance"
+    if item.cause is OverrunCause.CEILING_BELOW_SPENT:
+        return f"{name}: the ceiling was set to less than what had been spent by {seen}"
+    if item.cause is OverrunCause.RECOUNTED:
+        return f"{name}: {money(item.amount * HOUR_S)} {currency} more were spent than was known before {seen}"
+    if rate > 0:
+        return f"what may not be reduced costs {money(rate * HOUR_S)} {currency} an hour"
+    return f"{name}: not all that ran could be reduced in time, as seen at {seen}"
 
 
 def _prices(policy: PolicyDraft) -> Condition:

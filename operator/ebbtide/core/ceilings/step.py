@@ -159,6 +159,7 @@ def _bind(stake: Stake, known: Known) -> None:
             policy.rate += holds * now
             gone = part.leaving + part.terminating + part.stuck
             policy.fixed_rate += (part.fixed - part.missing + part.passing + gone) * now
+            policy.leaving_rate += (part.leaving + part.terminating) * now
             if part.stuck:
                 pods, rate = policy.stuck.get(stake.key, (0, money.NOTHING))
                 policy.stuck[stake.key] = pods + part.stuck_pods, rate + part.stuck * now
