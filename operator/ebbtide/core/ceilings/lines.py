@@ -151,10 +151,7 @@ class Line:
         key = id(tariff), until_s
         found = self._known.get(key)
         if found is None:
-            if rate:
-                found = tariff.dearest(now_s, until_s) * HOUR_S
-            else:
-                found = tariff.cost(max(self.begin_s, now_s), until_s)
+            found = tariff.dearest(now_s, until_s) * HOUR_S if rate else tariff.cost(max(self.begin_s, now_s), until_s)
             self._known[key] = found
         return found
 
