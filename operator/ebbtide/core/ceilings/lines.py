@@ -204,6 +204,14 @@ class PolicyDraft:
             self._by_priority[priority] = found
         return found
 
+    def let_go(self) -> None:
+        """Forget the lines, once all is decided: they know their policy too, and such a ring outlives its cycle.
+
+        What counting references does not free stays until the collector comes, which is spared (`controller.heap`):
+        25 kB a policy and cycle, 25 MB each ten seconds of 1,000 policies.
+        """
+        self.lines, self._by_priority = [], {}
+
     @property
     def lines_of_all(self) -> list[Line]:
         """Those that no class of priorities holds alone."""

@@ -39,6 +39,9 @@ def step(cycle: Cycle) -> None:
         except Exception as error:
             failure = isolation.failure_of("all services", "ceilings", error)
             unknown = f"{isolation.describe(failure)} ({failure.trace})"
+        finally:
+            for policy in cycle.policies:
+                policy.let_go()
     if unknown:
         for draft in isolation.sound(cycle):
             _raise_nothing(draft, unknown)
