@@ -22,6 +22,7 @@ from aiohttp import web
 from benchmarks import fleet, series
 from ebbtide.act.render import render_deployment, render_service
 from ebbtide.api import parse_pool, parse_service
+from ebbtide.clock import unix_time_s
 
 PLURALS = {
     "InferenceService": "inferenceservices",
@@ -116,7 +117,7 @@ class Cluster:
             for zone in fleet.ZONES:
                 item = self.objects.put("gpupools", fleet.gpu_pool(hardware, zone))
                 pools[item["metadata"]["name"]] = parse_pool(item)
-        for item in fleet.cost_policies(self.policies, self.fleet):
+        for item in fleet.cost_policies(self.policies, self.fleet, unix_time_s()):
             self.objects.put("costpolicies", item)
         for item in fleet.nodes(self.fleet):
             self.objects.put("nodes", item)

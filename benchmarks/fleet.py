@@ -8,6 +8,7 @@ HPA. Objects are as large as real ones (a pod 4.5 kB, managedFields included): d
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 Object = dict[str, Any]
@@ -17,6 +18,8 @@ GPU = "nvidia.com/gpu"
 _CREATED = "2026-01-01T00:00:00Z"
 _SERVICES_PER_NAMESPACE = 20
 _ITL_S, _OUTPUT_TOKENS = 0.05, 256.0
+_PAID = Decimal("0.6")  # of what a namespace costs at the beginning, where a policy binds
+_DAY_S, _LEAST_LEFT_S = 86_400.0, 7200.0
 
 
 @dataclass(frozen=True)
@@ -231,18 +234,42 @@ def gpu_pool(hardware: Hardware, zone: str) -> Object:
     return {"apiVersion": "ebbtide.dev/v1alpha1", "kind": "GPUPool", "metadata": meta, "spec": spec}
 
 
-def cost_policies(count: int, fleet: Sequence[Service]) -> Iterator[Object]:
-    """Each for one namespace in turn, with ceilings that leave room: by the hour, the day and the month."""
-    namespaces = sorted({service.namespace for service in fleet})
+def cost_policies(count: int, fleet: Sequence[Service], now_s: float) -> Iterator[Object]:
+    """Each for one namespace in turn. One in ten binds, the others leave room: by the hour, the day and the month.
+
+    What binds pays for three fifths of the beginning, minimums too: one half by the hour, the other half until midnight
+    UTC, paced, with a threshold that is reached at once and two that are not.
+    """
+    per_hour: dict[str, Decimal] = {}
+    for service in fleet:
+        cost = sum((Decimal(variant.hardware.price) * variant.replicas for variant in service.variants), Decimal(0))
+        per_hour[service.namespace] = per_hour.get(service.namespace, Decimal(0)) + cost
+    namespaces = sorted(per_hour)
     for number in range(count):
-        spec: Object = {
-            "selector": {"namespaces": [namespaces[number % len(namespaces)]]},
-            "currency": "USD",
-            "ceilings": {"perHour": "100000", "perDay": "2000000", "perMonth": "60000000"},
-            "timeZone": "Europe/Berlin",
-        }
+        namespace = namespaces[number % len(namespaces)]
+        spec: Object = {"selector": {"namespaces": [namespace]}, "currency": "USD"}
+        if number % 10 == 5:
+            spec |= _binding(per_hour[namespace] * _PAID, now_s, paced=number % 20 == 5)
+        else:
+            ceilings = {"perHour": "100000", "perDay": "2000000", "perMonth": "60000000"}
+            spec |= {"ceilings": ceilings, "timeZone": "Europe/Berlin"}
         meta = metadata(f"policy-{number:05d}", of="CostPolicy")
         yield {"apiVersion": "ebbtide.dev/v1alpha1", "kind": "CostPolicy", "metadata": meta, "spec": spec}
+
+
+def _binding(per_hour: Decimal, now_s: float, *, paced: bool) -> Object:
+    """A ceiling of the rate, or of a day whose money is to last to its end with that rate."""
+    left_s = max(_LEAST_LEFT_S, _DAY_S - now_s % _DAY_S)
+    per_day, many = round(per_hour * Decimal(left_s / 3600), 2), "60000000"
+    if not paced:
+        return {"ceilings": {"perHour": str(per_hour), "perDay": many, "perMonth": many}, "floor": "AllowZero"}
+    thresholds = [
+        {"period": "Day", "atPercent": 1, "actions": ["Notify"]},
+        {"period": "Day", "atPercent": 80, "actions": ["HoldScaleUp"]},
+        {"period": "Day", "atPercent": 100, "basis": "Forecast", "actions": ["Notify"]},
+    ]
+    ceilings = {"perHour": many, "perDay": str(per_day), "perMonth": many}
+    return {"ceilings": ceilings, "floor": "AllowZero", "pacing": "Smooth", "thresholds": thresholds}
 
 
 def node(hardware: Hardware, zone: str, number: int) -> Object:

@@ -76,28 +76,51 @@ def rows() -> tuple[Row, ...]:
 
 
 def cells(results: Sequence[Result]) -> list[list[str]]:
-    """Rows of text: the measure, then for each size its value and, from the second on, the growth factor."""
+    """Rows of text: the measure, then for each size its value and, from the second on, by how much it grew.
+
+    Of a size under policies: its ratio to the same size without.
+    """
     lines = []
     for row in rows():
-        line, before = [row.name], None
-        for result in results:
+        line = [row.name]
+        for index, result in enumerate(results):
             value = row.value(result)
             line.append(row.form.format(value))
-            if before is not None:
-                line.append(f"x{value / before:.1f}" if row.grows and before > 0.0 else "")
-            before = value
+            if index:
+                before = row.value(_beside(results, index))
+                digits = 2 if result["policies"] else 1
+                line.append(f"x{value / before:.{digits}f}" if row.grows and before > 0.0 else "")
         lines.append(line)
     return lines
 
 
 def columns(results: Sequence[Result]) -> list[str]:
-    """`measure`, `10`, `100`, `growth`, `1,000`, `growth` …"""
+    """`measure`, `10`, `100`, `growth` …; of a size with policies `100 under 10 policies`, `without`."""
     names = ["measure"]
     for index, result in enumerate(results):
-        names.append(f"{result['services']:,}")
+        names.append(_name(result))
         if index:
-            names.append("growth")
+            names.append("without" if result["policies"] else "growth")
     return names
+
+
+def _name(result: Result) -> str:
+    return f"{result['services']:,}{_under(result)}"
+
+
+def _services(result: Result) -> str:
+    return f"{result['services']:,} services{_under(result)}"
+
+
+def _under(result: Result) -> str:
+    return f" under {result['policies']:,} policies" if result["policies"] else ""
+
+
+def _beside(results: Sequence[Result], index: int) -> Result:
+    """What a result is compared with: the size before, or with policies the same size without."""
+    result = results[index]
+    without = [each for each in results[:index] if each["services"] == result["services"] and not each["policies"]]
+    return without[0] if result["policies"] and without else results[index - 1]
 
 
 def show(results: Sequence[Result], console: Console) -> None:
@@ -131,11 +154,9 @@ def missed(results: Sequence[Result]) -> list[str]:
             ("steady: status writes and Events a second", WRITES_LIMIT),
         ):
             if measures[name] > limit:
-                faults.append(
-                    f"{result['services']:,} services: {name} is {measures[name]:.1f}, at most {limit:g} wanted"
-                )
+                faults.append(f"{_services(result)}: {name} is {measures[name]:.1f}, at most {limit:g} wanted")
         periods = [result["first"], *result["steady"], *result["surge"]]
         broken = sorted({step for period in periods for step in period["failed"]})
         if broken:
-            faults.append(f"{result['services']:,} services: steps failed: {', '.join(broken)}")
+            faults.append(f"{_services(result)}: steps failed: {', '.join(broken)}")
     return faults

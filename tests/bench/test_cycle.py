@@ -3,7 +3,10 @@
 import json
 
 import pytest
-from benchmarks import cycle, report
+from benchmarks import cycle, fleet, report
+
+from ebbtide.api import parse_policy
+from ebbtide.model.spec import CeilingKind, Floor, Pacing
 
 pytestmark = pytest.mark.slow
 
@@ -14,6 +17,46 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, str]:
     cycle.main(["--sizes", "10", "--cycles", "2", "--json", str(folder / "a.json"), "--markdown", str(folder / "a.md")])
     [result] = json.loads((folder / "a.json").read_text())
     return result, (folder / "a.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def under_policies(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    file = tmp_path_factory.mktemp("bench") / "a.json"
+    cycle.main(["--sizes", "20", "--cycles", "2", "--policies", "10", "--json", str(file)])
+    results: list[dict] = json.loads(file.read_text())
+    return results
+
+
+def test_with_policies_the_same_services_are_measured_without_and_with_them(under_policies: list[dict]) -> None:
+    assert [(result["services"], result["policies"]) for result in under_policies] == [(20, 0), (20, 10)]
+    without, under = under_policies
+    for result, policies in ((without, 0), (under, 10)):
+        statuses = [period["requests"].get("status", 0) for period in (result["first"], *result["steady"])]
+        assert (statuses[0] >= 29 + policies) and not any(period["failed"] for period in result["steady"])
+    assert report.columns(under_policies) == ["measure", "20", "20 under 10 policies", "without"]
+
+
+def test_a_ratio_is_to_the_same_size_and_not_to_the_one_before(run: tuple[dict, str]) -> None:
+    small, _ = run
+    large, under = {**small, "services": 100}, {**small, "services": 100, "policies": 7}
+    under["peak_mib"] = 1.5 * small["peak_mib"]
+    other = {**small, "services": 100_000, "peak_mib": 9 * small["peak_mib"]}
+    assert report.columns([large, other, under])[-2:] == ["100 under 7 policies", "without"]
+    by_name = {line[0]: line for line in report.cells([large, other, under])}
+    assert by_name["peak memory, MiB"][-1] == "x1.50"
+    under["peak_mib"] = 600.0
+    assert report.missed([under]) == ["100 services under 7 policies: peak memory, MiB is 600.0, at most 488 wanted"]
+
+
+def test_a_tenth_of_the_policies_binds() -> None:
+    declared = list(fleet.cost_policies(100, fleet.services(400), now_s=86_400.0 - 6 * 3600))
+    parsed = [parse_policy(item) for item in declared]
+    binding = [policy for policy in parsed if policy.floor is Floor.ALLOW_ZERO]
+    paced = [policy for policy in binding if policy.pacing is Pacing.SMOOTH]
+    assert (len(binding), len(paced), {len(policy.thresholds) for policy in paced}) == (10, 5, {3})
+    amounts = dict(paced[0].ceilings)
+    # 20 services of 2 GPUs, a third each of 2.50, 1.60 and 0.80: about 65 USD an hour, of which 0.6 for 6 hours
+    assert 0.55 * 65 * 6 < amounts[CeilingKind.DAY] < 0.65 * 65 * 6
 
 
 def test_every_step_of_every_cycle_ran(run: tuple[dict, str]) -> None:

@@ -1,5 +1,6 @@
 """Ceilings hold, are used, and the first to give way is what matters least."""
 
+import gc
 from decimal import Decimal
 from itertools import pairwise
 
@@ -8,6 +9,8 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from ebbtide.core.ceilings import step
+from ebbtide.core.ceilings.lines import Line, PolicyDraft
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import Others, Source, Unreadable
 from ebbtide.model.spec import (
@@ -500,3 +503,20 @@ def test_a_pool_in_another_currency_is_held_under_the_ceiling_by_the_stated_rate
         world.run(600)
         assert world.replicas() == {"chat": expected}
     assert world.policy().conditions[0].reason == Code.CURRENCY_DIFFERS.value
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_of_a_plan_waits_for_the_collector(fails, monkeypatch):
+    """At 1,000 policies what waits is 25 MB a cycle, and the collector is spared."""
+    if fails:
+        monkeypatch.setattr(step, "policy_plans", lambda _: 1 / 0)
+    gc.collect()
+    gc.disable()
+    try:
+        world = World([Member("chat", 40.0)], [policy(per_hour="12", per_day="200")])
+        world.cycle()
+        left = [item for item in gc.get_objects() if isinstance(item, PolicyDraft | Line)]
+    finally:
+        gc.enable()
+    assert bool(world.plan.policies) is not fails
+    assert left == []

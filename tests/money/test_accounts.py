@@ -374,3 +374,12 @@ def test_a_changed_rate_holds_from_then_on() -> None:
         spec = policy(per_day="100", exchange_rates=(("EUR", Decimal(rate)),))
         accounts.count([spec], lambda _: NOTHING, shown(at_s, holding("a", NOON), state=state))
     assert spent(accounts) == Decimal("1.80") + Decimal("3.60")
+
+
+def test_pods_that_were_counted_together_or_apart_cost_the_same() -> None:
+    early, late, gone = holding("a", NOON, gpus=2), holding("b", NOON + 900, gpus=4), holding("c", NOON, NOON + 450)
+    counts = (NOON, early, gone), (NOON + 300, early, gone), (HOUR, early, late, gone)
+    accounts = run(*(shown(*each) for each in counts))
+    # 2 x 3600 s, 4 x 2700 s and 450 s of 3.60 USD/h
+    assert spent(accounts) == Decimal("7.20") + Decimal("10.80") + Decimal("0.45")
+    assert accounts.states()[0].per_hour == 6 * Decimal("3.60"), "what is gone runs no more"

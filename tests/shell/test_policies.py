@@ -124,6 +124,27 @@ async def test_a_status_is_written_where_it_says_something_new_and_else_once_a_m
     assert await writes(1073.0, gave_way=(("ml/chat", 2),), per_hour=Decimal(4)) == 1, "a rate that moved"
 
 
+@pytest.mark.parametrize(
+    ("story", "changes", "is_news"),
+    [
+        ("what was spent and is left moves all the time", {"spent": Decimal(40), "committed": Decimal(9)}, False),
+        ("a rate is of every moment, so its beginning moves", {"kind": CeilingKind.HOUR, "start_s": 1010.0}, False),
+        ("another ceiling", {"ceiling": Decimal(101)}, True),
+        ("the next day", {"start_s": DAY_S}, True),
+    ],
+)
+async def test_what_of_a_ceiling_is_news(story: str, changes: dict[str, Any], is_news: bool) -> None:
+    mine = policies(Api())
+    kind = changes.get("kind", CeilingKind.DAY)
+    [day] = policy_plan().ceilings
+    before = msgspec.structs.replace(day, kind=kind)
+    written = [
+        await mine.report(Plan(at=at, policies=(policy_plan(raised=False, at=at, ceilings=(ceiling,)),)))
+        for at, ceiling in ((1000.0, before), (1010.0, msgspec.structs.replace(before, **changes)))
+    ]
+    assert written == [1, int(is_news)], story
+
+
 async def test_a_policy_that_is_gone_is_forgotten() -> None:
     api = Api()
     mine = policies(api)

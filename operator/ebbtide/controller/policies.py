@@ -8,6 +8,7 @@ Statuses are the memory of what was spent: the next leader begins with them, and
 import asyncio
 import logging
 import threading
+import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -65,8 +66,11 @@ class _Said:
 
     uid: str
     version: str
-    status: dict[str, Any]
+    status: bytes  # compressed: it is read only when the next is written
     at_s: float
+    decided: tuple[object, ...]
+    per_hour: Decimal
+    last_read: int | None  # generation of the spec that the status holds
 
 
 class Policies:
@@ -191,7 +195,7 @@ class Policies:
         said = self._said.get(policy.name)
         ours = said is not None and said.uid == metadata["uid"]
         version = said.version if said is not None and ours else str(metadata["resourceVersion"])
-        before = said.status if said is not None and ours else raw.get("status") or {}
+        before = _decode(said.status) if said is not None and ours else raw.get("status") or {}
         status = policy_status(policy, int(metadata.get("generation", 0)), before, now_s)
         last = self._last_read(policy.uid, raw) or before.get("lastRead")
         if last and len(msgspec.json.encode(status | {"lastRead": last})) <= MAX_BYTES:
@@ -208,8 +212,16 @@ class Policies:
         except EbbtideError as error:
             self._said.pop(policy.name, None)  # the next write begins with what the watch shows by then
             return error
-        version = str(answer["metadata"]["resourceVersion"])
-        self._said[policy.name] = _Said(str(metadata["uid"]), version, status, now_s)
+        version, last = str(answer["metadata"]["resourceVersion"]), status.get("lastRead")
+        self._said[policy.name] = _Said(
+            uid=str(metadata["uid"]),
+            version=version,
+            status=zlib.compress(msgspec.json.encode(status), 1),
+            at_s=now_s,
+            decided=_decided(policy),
+            per_hour=policy.per_hour,
+            last_read=int(last["generation"]) if last else None,
+        )
         return None
 
     def _is_news(self, policy: PolicyPlan, now_s: float) -> bool:
@@ -218,17 +230,15 @@ class Policies:
             return True
         if said.at_s >= now_s:
             return False  # with the reservation
-        good, last = self._good.get(policy.uid), said.status.get("lastRead")
-        if good is not None and last and last["generation"] < good.generation:
+        good = self._good.get(policy.uid)
+        if good is not None and said.last_read is not None and said.last_read < good.generation:
             return True
-        now = policy_status(policy, 0, said.status, now_s)
-        return _decided(said.status) != _decided(now)
+        return said.decided != _decided(policy)
 
     def _is_due(self, policy: PolicyPlan, now_s: float) -> bool:
         """After a while, and soon where the rate is another: a next leader takes it for what ran meanwhile."""
         said = self._said[policy.name]
-        rate = Decimal(said.status["ratePerHour"])
-        moved = abs(policy.per_hour - rate) > rate * _MOVED
+        moved = abs(policy.per_hour - said.per_hour) > said.per_hour * _MOVED
         return now_s - said.at_s >= (_SOON_S if moved else _EVERY_S)
 
     def _kept(self, specs: Collection[PolicySpec], snapshot: Snapshot) -> list[tuple[PolicySpec, str]]:
@@ -422,13 +432,20 @@ def _ends(policies: Iterable[PolicySpec], now_s: int) -> list[float]:
     return found
 
 
-def _decided(status: Mapping[str, Any]) -> tuple[object, ...]:
-    conditions = tuple((item["type"], item["status"], item["reason"]) for item in status.get("conditions") or ())
-    periods = tuple((item["period"], item.get("begin"), item["ceiling"]) for item in status.get("periods") or ())
-    gave_way = tuple((item["service"], item["replicas"]) for item in status.get("gaveWay") or ())
-    reached = tuple((item["atPercent"], item["begin"], item["acting"]) for item in status.get("thresholds") or ())
-    overruns = tuple((item["period"], item["cause"]) for item in status.get("overruns") or ())
-    return conditions, periods, gave_way, reached, overruns, status.get("services"), status.get("unpricedGPUs")
+def _decided(policy: PolicyPlan) -> tuple[object, ...]:
+    """What of its status is news where it is other than what was written; money that is spent is not."""
+    conditions = sorted((item.type, item.status.value, item.reason) for item in policy.conditions)
+    periods = tuple(
+        (item.kind, None if item.kind is CeilingKind.HOUR else item.start_s, item.ceiling)  # a rate begins now, always
+        for item in policy.ceilings
+    )
+    reached = tuple((item.percent, item.start_s, item.acting) for item in policy.reached)
+    overruns = tuple((item.kind, item.cause) for item in policy.overruns)
+    return tuple(conditions), periods, policy.gave_way, reached, overruns, policy.services, policy.unpriced_gpus
+
+
+def _decode(status: bytes) -> dict[str, Any]:
+    return msgspec.json.decode(zlib.decompress(status), type=dict[str, Any])
 
 
 def _not_reserved(action: ScaleAction, policy: str, error: EbbtideError) -> ActResult:

@@ -213,6 +213,9 @@ class Accounts:
         }
         self._labels = {key: self._labels[key] for key in shown.unread if key in self._labels} | dict(shown.labels)
         books, until, ran = _Index(self._books.values(), self._labels), {}, {}
+        # most pods of a pool were counted last at the same second, so a policy pays for them as one
+        held: dict[tuple[str, str, int, int], int] = defaultdict(int)
+        runs: dict[tuple[str, str], int] = defaultdict(int)
         listed = {item.uid for item in shown.holdings}
         # what went while nobody watched ran until now, and goes on where the list may lack it
         vanished = [item for uid, item in self._ran.items() if uid not in listed]
@@ -229,11 +232,17 @@ class Accounts:
             for book in books.of(item.payer):
                 from_s = self._counted(item.uid, max(math.floor(item.begin_s), book.since_s))
                 if item.uid in self._until or from_s < until_s:  # what ended before the book began is none of it
-                    _add(book, item.gpus, item.payer.pool, from_s, until_s, costs)
+                    held[book.spec.uid, item.payer.pool, from_s, until_s] += item.gpus
                 if not ends:
-                    _run(book, item, at_s, costs, _key(item.payer) in shown.unread)
+                    runs[book.spec.uid, item.payer.pool] += item.gpus
+                    _run_beside(book, item, at_s, _key(item.payer) in shown.unread)
             if not ends and (item.uid in listed or not shown.complete):
                 ran[item.uid] = item
+        for (uid, pool, from_s, until_s), gpus in held.items():
+            _add(self._books[uid], gpus, pool, from_s, until_s, costs)
+        for (uid, pool), gpus in runs.items():
+            book = self._books[uid]
+            book.rate += gpus * costs.now(pool, book.spec, at_s)
         gone = {uid: end_s for uid, end_s in self._until.items() if uid not in until}
         self._away = {uid: end_s for uid, end_s in (self._away | gone).items() if end_s > at_s - _AWAY_S}
         self._until, self._ran = until, ran
@@ -436,9 +445,8 @@ def _put(book: _Book, cost: Decimal, at_s: int) -> None:
             book.accounts[key] += cost
 
 
-def _run(book: _Book, item: Holding, at_s: int, costs: _Costs, unread: bool) -> None:
-    """It runs now: what it costs an hour, and whether nobody plans for it, as it is somebody else's or `unread`."""
-    book.rate += item.gpus * costs.now(item.payer.pool, book.spec, at_s)
+def _run_beside(book: _Book, item: Holding, at_s: int, unread: bool) -> None:
+    """It runs now; noted where nobody plans for it, as it is somebody else's or `unread`."""
     if unread or not item.payer.service:
         lasting, passing, idle = book.others.get(item.payer.pool, (0, 0, 0))
         lasts = not unread and at_s - item.begin_s >= book.spec.outage_reserve_s

@@ -37,15 +37,19 @@ def decide(stakes: Iterable[Stake], known: Known) -> None:
     claims: list[_Claim] = []
     stakes = list(stakes)
     late = exchange.late(stakes)
+    for policy in {id(policy): policy for stake in stakes for policy in stake.policies}.values():
+        for line in policy.lines:
+            line.is_tight = not line.fits
     for stake in stakes:
         for policy in stake.policies:
             if policy.refuses:
                 refuse_raises(stake, policy, stake.parts, _unknown(policy.refuses))
             _refuse_unpriced(stake, policy, known)
             _act(stake, policy)
-        if _tight(stake):
+        stake.tight = [line for policy in stake.policies for line in policy.lines_of(stake.priority) if line.is_tight]
+        if stake.tight:
             claims += _claims(stake, late)
-    lines = list({id(line): line for claim in claims for line in _tight(claim.stake)}.values())
+    lines = list({id(line): line for claim in claims for line in claim.stake.tight}.values())
     for line in lines:
         line.open()
     claims.sort(key=lambda claim: claim.order)
@@ -63,10 +67,6 @@ def _unclaim(claims: Iterable[_Claim], lines: Iterable[Line]) -> None:
         line.margin = NOTHING
     for policy in {id(policy): policy for claim in claims for policy in claim.stake.policies}.values():
         policy.unclaimed, policy.retakable = dict(policy.idle), dict(policy.going)
-
-
-def _tight(stake: Stake) -> list[Line]:
-    return [line for policy in stake.policies for line in policy.lines_of(stake.priority) if not line.fits]
 
 
 def _claims(stake: Stake, late: exchange.Late) -> list[_Claim]:
@@ -124,7 +124,7 @@ def _claim_paid(claim: _Claim) -> None:
 
 
 def _needs(claim: _Claim, known: Known) -> Iterable[tuple[Line, Decimal, Decimal]]:
-    for line in _tight(claim.stake):
+    for line in claim.stake.tight:
         tariff = tariff_for(claim.part, line.policy, known)
         variant, gpus = claim.part.variant, claim.part.gpus
         paid = line.policy.has_paid(variant.spec.pool, gpus)

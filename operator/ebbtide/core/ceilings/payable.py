@@ -62,9 +62,10 @@ def _planned(draft: Draft, variant: VariantDraft) -> int:
 
 def _grant(part: Part, stake: Stake, policy: PolicyDraft, known: Known) -> None:
     """Take what raises that are made take."""
-    granted, tariff = max(0, part.raised - part.refused), tariff_for(part, policy, known)
+    granted = max(0, part.raised - part.refused)
     brought = sum(policy.put(part.variant.pool, part.gpus) for _ in range(granted))
-    if tariff is None or not brought:
+    tariff = tariff_for(part, policy, known) if brought else None
+    if tariff is None:
         return
     node = policy.comes_with(part.variant.pool, part.gpus)
     for line in policy.lines_of(stake.priority):
@@ -144,4 +145,4 @@ def _fitting(line: Line, tariff: Tariff, part: Part, most: int) -> tuple[int, De
 def _of_a_node(line: Line, tariff: Tariff, part: Part, node: int) -> tuple[Decimal, Decimal]:
     """What the GPUs take that come for a replica: once they run, and to begin with."""
     keep, rise = takes(line, tariff, part)
-    return keep * node / part.gpus, rise * node / part.gpus
+    return (keep, rise) if node == part.gpus else (keep * node / part.gpus, rise * node / part.gpus)

@@ -57,6 +57,7 @@ class Stake:
     waits: bool = False  # for what others give back
     held: tuple[Code, str] | None = None  # why raises are refused whatever is left
     movable: bool = True  # its replicas may be moved to other variants
+    tight: list[Line] = field(default_factory=list)  # its policies' lines under which not all fits
     planned: dict[int, Decimal] = field(default_factory=dict)  # of one with stand-ins, what it takes by line's id
     exchanged: str = ""  # what goes first so that its stand-in can be paid, in words
 
@@ -172,12 +173,16 @@ def tariff_in(name: str, pool: PoolDraft | None, policy: PolicyDraft, known: Kno
 
 def takes(line: Line, tariff: Tariff, part: Part) -> tuple[Decimal, Decimal]:
     """(what a running replica takes, what one that is to be raised takes to begin with)."""
-    reserve_s = line.policy.reserve_s
+    keep = keeps(line, tariff, part)
     if part.stays:  # once it is there nobody may let it go
-        to_end = part.gpus * line.takes(tariff, line.end_s - line.policy.now_s)
-        return to_end, to_end
-    keep = part.gpus * line.takes(tariff, reserve_s)
-    return keep, part.gpus * line.takes(tariff, 2 * reserve_s + part.variant.startup_s)
+        return keep, keep
+    return keep, part.gpus * line.takes(tariff, 2 * line.policy.reserve_s + part.variant.startup_s)
+
+
+def keeps(line: Line, tariff: Tariff, part: Part) -> Decimal:
+    """What a running replica takes."""
+    policy = line.policy
+    return part.gpus * line.takes(tariff, line.end_s - policy.now_s if part.stays else policy.reserve_s)
 
 
 def _hold(part: Part, stays: "_Stays", floor: int) -> None:

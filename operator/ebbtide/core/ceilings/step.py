@@ -8,9 +8,20 @@ from ebbtide.core import isolation, release
 from ebbtide.core.ceilings import lines as money
 from ebbtide.core.ceilings import outlook, pacing, payable, pressure, thresholds
 from ebbtide.core.ceilings.claims import decide
-from ebbtide.core.ceilings.lines import PolicyDraft
+from ebbtide.core.ceilings.lines import PolicyDraft, Tariff
 from ebbtide.core.ceilings.report import policy_plans, refusal_words
-from ebbtide.core.ceilings.stake import Known, Part, Stake, exit_s, stake_of, takes, tariff_for, tariff_in, wanted
+from ebbtide.core.ceilings.stake import (
+    Known,
+    Part,
+    Stake,
+    exit_s,
+    keeps,
+    stake_of,
+    takes,
+    tariff_for,
+    tariff_in,
+    wanted,
+)
 from ebbtide.core.work import Cycle, Draft
 from ebbtide.model.memory import PolicyMemory
 from ebbtide.model.reasons import Code
@@ -28,6 +39,9 @@ def step(cycle: Cycle) -> None:
         except Exception as error:
             failure = isolation.failure_of("all services", "ceilings", error)
             unknown = f"{isolation.describe(failure)} ({failure.trace})"
+        finally:
+            for policy in cycle.policies:
+                policy.let_go()
     if unknown:
         for draft in isolation.sound(cycle):
             _raise_nothing(draft, unknown)
@@ -84,13 +98,16 @@ def _stakes(cycle: Cycle) -> list[Stake]:
     selected: list[tuple[Draft, list[int]]] = []
     exits_s = [0.0] * len(states)
     for draft in cycle.drafts:
-        spec = draft.state.spec
-        near = [*everywhere, *within.get(spec.namespace, ())]
-        own = [index for index in near if states[index].spec.selects(spec.namespace, spec.labels)]
+        served = draft.state.spec
+        near = [*everywhere, *within.get(served.namespace, ())]
+        own = [index for index in near if states[index].spec.selects(served.namespace, served.labels)]
         selected += [(draft, own)] if own else []
+        longest_s: dict[bool, float] = {}  # by what alone it depends on
         for index in own:
-            longest_s = max((exit_s(variant, states[index].spec) for variant in draft.variants), default=0.0)
-            exits_s[index] = max(exits_s[index], longest_s)
+            spec = states[index].spec
+            if spec.pays_all not in longest_s:
+                longest_s[spec.pays_all] = max((exit_s(variant, spec) for variant in draft.variants), default=0.0)
+            exits_s[index] = max(exits_s[index], longest_s[spec.pays_all])
     remembered = {memory.uid: memory for memory in cycle.memory.policies}
     cycle.policies = [
         money.open_policy(state, cycle.now_s, cycle.snapshot.cycle_s, exit_s, remembered.get(state.spec.uid))
@@ -166,20 +183,29 @@ def _bind(stake: Stake, known: Known) -> None:
             policy.missing_rate += part.missing * now
             policy.wants(stake.priority, _wanted(stake, part, policy) * now, part.fixed * now)
             raised = sum(policy.put(part.variant.pool, part.gpus) for _ in range(part.raised))
-            for line in policy.lines_of(stake.priority):
-                keep, rise = takes(line, tariff, part)
-                stays = (part.fixed + part.stuck) * part.gpus
-                line.bound += stays * line.takes(tariff, line.end_s - policy.now_s)
-                leaving_s = exit_s(part.variant, policy.state.spec)
-                line.leaving += (part.leaving + part.terminating) * part.gpus * line.takes(tariff, leaving_s)
-                line.bound += part.passing * part.gpus * line.takes(tariff, policy.reserve_s)
-                if policy.paid_anyway(part.variant.pool):
-                    line.bound += (part.floor + part.kept) * keep
-                else:
-                    line.kept += (part.floor + part.kept) * keep
-                line.raised += raised * rise / part.gpus
+            _bind_part(part, stake.priority, policy, tariff, raised)
         for line, others in zip(policy.lines, before, strict=False):
             stake.planned[id(line)] = line.planned - others
+
+
+def _bind_part(part: Part, priority: int, policy: PolicyDraft, tariff: Tariff, raised: int) -> None:
+    """Add its replicas to the lines; `raised`: GPUs that come for its raises. Of most parts most counts are zero."""
+    stays, leaving, kept = part.fixed + part.stuck, part.leaving + part.terminating, part.floor + part.kept
+    leaving_s = exit_s(part.variant, policy.state.spec) if leaving else 0.0
+    anyway = policy.paid_anyway(part.variant.pool)
+    for line in policy.lines_of(priority):
+        if stays:
+            line.bound += stays * part.gpus * line.takes(tariff, line.end_s - policy.now_s)
+        if leaving:
+            line.leaving += leaving * part.gpus * line.takes(tariff, leaving_s)
+        if part.passing:
+            line.bound += part.passing * part.gpus * line.takes(tariff, policy.reserve_s)
+        if kept and anyway:
+            line.bound += kept * keeps(line, tariff, part)
+        elif kept:
+            line.kept += kept * keeps(line, tariff, part)
+        if raised:
+            line.raised += raised * takes(line, tariff, part)[1] / part.gpus
 
 
 def _wanted(stake: Stake, part: Part, policy: PolicyDraft) -> int:
@@ -227,10 +253,11 @@ def _note(stake: Stake, known: Known) -> None:
         if raised and stake.draft.no_write is None:
             policy.raised.add(stake.key)
         for part in stake.parts:
-            tariff, granted = tariff_for(part, policy, known), max(0, part.raised - part.refused)
+            granted = max(0, part.raised - part.refused)
+            tariff = tariff_for(part, policy, known) if granted or part.out else None
             if tariff is not None:
                 for line in policy.lines_of(stake.priority):
-                    keep = takes(line, tariff, part)[0]
+                    keep = keeps(line, tariff, part)
                     line.granted += granted * keep
                     line.kept -= part.out * keep
                     line.leaving += part.out * part.gpus * line.takes(tariff, exit_s(part.variant, policy.state.spec))
