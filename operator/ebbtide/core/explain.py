@@ -118,7 +118,8 @@ def _exchanging(draft: Draft, limit: str) -> tuple[Code, str] | None:
     if why and any(variant.count > variant.observed for variant in stand_ins):
         return Code.USES_DEGRADED, f"{_changes(draft)}: {why}"
     back = any((variant.count < variant.observed) is variant.spec.degraded for variant in _moved(draft))
-    if not why and back and any(variant.observed for variant in stand_ins):
+    short = draft.total < min(draft.observed, minimum(draft))  # then what keeps others from coming is the reason
+    if not why and back and not short and any(variant.observed for variant in stand_ins):
         return Code.LEAVES_DEGRADED, f"{_changes(draft)}: what is not degraded has room and money again{limit}"
     return None
 
