@@ -423,7 +423,12 @@ def _ends(policies: Iterable[PolicySpec], now_s: int) -> list[float]:
 
 
 def _decided(status: Mapping[str, Any]) -> tuple[object, ...]:
-    conditions = tuple((item["type"], item["status"], item["reason"]) for item in status.get("conditions") or ())
+    # that the ledger agrees can wait for its turn: after a start it is said of all policies at once
+    conditions = tuple(
+        (item["type"], item["status"], item["reason"])
+        for item in status.get("conditions") or ()
+        if item["reason"] != Code.LEDGER_AGREES.value
+    )
     periods = tuple((item["period"], item.get("begin"), item["ceiling"]) for item in status.get("periods") or ())
     gave_way = tuple((item["service"], item["replicas"]) for item in status.get("gaveWay") or ())
     reached = tuple((item["atPercent"], item["begin"], item["acting"]) for item in status.get("thresholds") or ())
