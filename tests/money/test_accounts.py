@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ebbtide.model.money import Lifetime, Payer, PriceRecord
 from ebbtide.model.reasons import Code
-from ebbtide.model.snapshot import Account, Others, PoolState
+from ebbtide.model.snapshot import Account, Compared, Others, PoolState
 from ebbtide.model.spec import Billing, CeilingKind, PolicyScope, PolicySpec, Price, PriceSource, Tariff
 from ebbtide.money.accounts import Accounts, Labels, Saved, Shown, pays
 from ebbtide.money.bill import hours
@@ -293,6 +293,81 @@ def test_when_a_ledger_may_lower_what_a_status_says(
     key = next(key for key in accounts.unsettled()[0][1] if key[1] < NOON)
     accounts.settle(spec, {key: Decimal("40")}, NOON, since_s)
     assert spent(accounts) == Decimal(want), story
+
+
+def compared(accounts: Accounts) -> Compared | None:
+    (state,) = accounts.states()
+    return state.compared
+
+
+DAY = Account(CeilingKind.DAY, NOON - 43_200.0, NOON + 43_200.0, Decimal("50"))
+
+
+@pytest.mark.parametrize(
+    ("story", "saved", "ledger", "since_s", "want"),
+    [
+        ("it says the same", (DAY,), "50", 0, ("", "", False)),
+        ("to the cent", (DAY,), "50.009", 0, ("", "", False)),
+        ("it knows better", (DAY,), "35", 0, ("Day 50.00 -> 35.00", "", False)),
+        ("it knows more", (DAY,), "50.01", 0, ("Day 50.00 -> 50.01", "", False)),
+        ("it began at noon and knows less", (DAY,), "35", NOON, ("", "Day 35.00 of 50.00", False)),
+        ("it began at noon and knows more", (DAY,), "55", NOON, ("Day 50.00 -> 55.00", "", False)),
+        ("nobody had said anything", (), "35", 0, ("Day 0.00 -> 35.00", "", True)),
+    ],
+)
+def test_what_comes_of_a_comparison_with_the_ledger(
+    story: str, saved: tuple[Account, ...], ledger: str, since_s: int, want: tuple[str, str, bool]
+) -> None:
+    accounts = run(shown(NOON), saved=Saved(float(NOON), Decimal(0), saved) if saved else NOTHING)
+    assert compared(accounts) is None
+    ((spec, _),) = accounts.unsettled()
+    accounts.settle(spec, {(DAY.kind, DAY.start_s, DAY.end_s): Decimal(ledger)}, NOON, since_s)
+    assert compared(accounts) == Compared(float(NOON), *want), story
+
+
+def test_every_hour_all_are_compared_again_and_go_on_meanwhile() -> None:
+    accounts, spec = Accounts(), policy(per_day="100")
+    key = DAY.kind, DAY.start_s, DAY.end_s
+
+    def count(at_s: int) -> bool:
+        """Whether the ledger is to be asked."""
+        accounts.count([spec], lambda _: NOTHING, shown(at_s, holding("a", NOON)))
+        return bool(accounts.unsettled())
+
+    assert count(NOON)
+    accounts.settle(spec, {key: Decimal(0)}, NOON, 0)
+    assert [count(at_s) for at_s in (NOON + 10, NOON + 3590, NOON + 3600, NOON + 3610)] == [False, False, True, True]
+    assert accounts.states()[0].faults == (), "what was counted holds until the ledger says something else"
+    assert accounts.settle(spec, {key: Decimal("4.60")}, NOON + 3600, 0).endswith("Day 3.60 -> 4.60")
+    assert compared(accounts) == Compared(NOON + 3600.0, "Day 3.60 -> 4.60")
+    assert not count(NOON + 3620)
+    assert spent(accounts) == Decimal("4.62")
+    assert count(NOON + 7200)
+    accounts.settle(spec, {key: Decimal("8.20")}, NOON + 7200, 0)
+    assert compared(accounts) == Compared(NOON + 7200.0)
+
+
+def test_a_database_that_does_not_answer_is_asked_by_no_more_policies_than_before() -> None:
+    specs = [policy(f"p{number:03d}", per_day="100") for number in range(250)]
+    accounts = Accounts()
+    accounts.count(specs, lambda _: NOTHING, shown(NOON))
+    for spec, keys in accounts.unsettled():
+        accounts.settle(spec, dict.fromkeys(keys, Decimal(0)), NOON, 0)
+    for at_s in range(NOON + 3600, NOON + 3650, 10):
+        accounts.count(specs, lambda _: NOTHING, shown(at_s))
+        assert len(accounts.unsettled()) == 200
+    for spec, keys in accounts.unsettled():
+        accounts.settle(spec, dict.fromkeys(keys, Decimal(0)), NOON + 3600, 0)
+    accounts.count(specs, lambda _: NOTHING, shown(NOON + 3650))
+    assert len(accounts.unsettled()) == 50, "the rest"
+
+
+def test_what_was_paid_by_an_earlier_rate_is_not_counted_anew_every_hour() -> None:
+    spec = policy(per_day="100", exchange_rates=(("EUR", Decimal("1.10")),))
+    accounts = run(shown(NOON), spec=spec)
+    accounts.settle(spec, {(DAY.kind, DAY.start_s, DAY.end_s): Decimal(0)}, NOON, 0)
+    accounts.count([spec], lambda _: NOTHING, shown(NOON + 7200))
+    assert accounts.unsettled() == []
 
 
 def test_a_day_of_a_time_zone_and_a_month_that_begins_late() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from ebbtide.act.result import Outcome
 from ebbtide.api import parse_policy
+from ebbtide.clock import rfc3339
 from ebbtide.controller.policies import Policies, reached_of, saved_of
 from ebbtide.core.conditions import of_unreadable
 from ebbtide.core.plan import plan
@@ -17,7 +18,7 @@ from ebbtide.model.memory import Memory
 from ebbtide.model.money import Payer
 from ebbtide.model.plan import Plan, ScaleAction
 from ebbtide.model.reasons import Code, Reason
-from ebbtide.model.snapshot import Account, HeldPeriod, LastHeld, Overrun, Reached, Unreadable
+from ebbtide.model.snapshot import Account, Compared, HeldPeriod, LastHeld, Overrun, Reached, Unreadable
 from ebbtide.model.spec import CeilingKind, OverrunCause, Price, PriceSource, TargetRef, ThresholdBasis
 from ebbtide.money.accounts import Saved
 from ebbtide.money.lifetimes import Holding
@@ -210,6 +211,25 @@ def test_after_a_restart_what_runs_is_counted_while_the_source_of_its_price_is_s
     decided, _ = plan(observed, Memory(), NOW + 3600)
     assert decided.actions == ()
     assert decided.policies[0].unpriced_gpus == 1
+
+
+def test_what_the_ledger_mended_is_known_to_the_next_plan() -> None:
+    midnight = NOW - NOW % DAY_S
+    day = Account(CeilingKind.DAY, midnight, midnight + DAY_S, Decimal(50))
+    spec, state = policy(per_day="100"), snapshot([], [pool("h100")], taken_at=NOW)
+    status = {
+        "accruedThrough": rfc3339(NOW), "ratePerHour": "0",
+        "periods": [{"period": "Day", "begin": rfc3339(day.start_s), "end": rfc3339(day.end_s), "spent": "50"}],
+    }  # fmt: skip
+    raw = {"metadata": {"name": "cap", "uid": "uid-cap"}, "status": status}
+    mine = Policies(Api(), lambda name: raw)  # type: ignore[arg-type]
+    (before,) = mine.observed(state, [spec], Held((), {}, True)).policies
+    assert (before.compared, before.accounts[0]) == (None, day)
+    found = {spec.uid: {(day.kind, day.start_s, day.end_s): Decimal(35)}}
+    said = mine.settle(lambda asked, labels: (found, int(NOW), 0, ()), {})
+    assert said == ["CostPolicy cap: spent by the ledger: Day 50.00 -> 35.00"]
+    (after,) = mine.observed(state, [spec], Held((), {}, True)).policies
+    assert (after.compared, after.accounts[0].spent) == (Compared(NOW, "Day 50.00 -> 35.00"), Decimal(35))
 
 
 def test_a_policy_that_cannot_be_read_keeps_what_it_has_spent() -> None:

@@ -72,5 +72,12 @@ def test_every_place_is_a_condition_that_objects_have() -> None:
         *(f"GPUPool.{name}" for name in POOL_CONDITIONS),
         *(f"CostPolicy.{name}" for name in POLICY_CONDITIONS),
     }
-    known |= {"GPUPool.NodesComing", "GPUPool.LedgerCurrent", DECISION, "deployment", "policy"}
+    known |= {
+        "GPUPool.NodesComing",
+        "GPUPool.LedgerCurrent",
+        "CostPolicy.LedgerAgrees",
+        DECISION,
+        "deployment",
+        "policy",
+    }
     assert {place for entry in CATALOGUE.values() for place in entry.where} == known

@@ -6,10 +6,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from ebbtide.controller import wiring as module
 from ebbtide.controller.cycle import Finished
 from ebbtide.controller.leadership import AlwaysLeading
 from ebbtide.controller.settings import Settings
 from ebbtide.controller.wiring import Wiring
+from ebbtide.ledger.store import FILE
 from ebbtide.model.memory import Memory, Recommendation, ServiceMemory
 from ebbtide.model.money import Payer
 from ebbtide.model.plan import ServiceCost
@@ -63,6 +65,35 @@ async def test_plans_that_fail_again_and_again_are_one_event_on_our_own_deployme
     assert (event["type"], event["reason"], event["regarding"]["kind"]) == ("Warning", "PlanFailed", "Deployment")
     assert "in 3 cycles" in event["note"]
     assert "ebbtide_plan_failures_in_a_row 4.0" in metrics.exposition().decode()
+
+
+async def test_files_that_were_moved_aside_and_a_clock_that_was_set_are_said_once_on_our_own_deployment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api, data = FakeApi(), tmp_path / "data"
+    data.mkdir()
+    for name in ("ebbtide.sqlite", FILE):
+        (data / name).write_bytes(b"no database at all" * 500)
+    stepped = "the machine's clock was set by -3600 s, which the API server's does not confirm: it is not followed"
+    monkeypatch.setattr(module, "clock_notice", lambda: stepped)
+    async with serving(api, tmp_path) as client:
+        made = Wiring(Settings(data_dir=data), client, client, AlwaysLeading(), Metrics())
+        made.load_memory()
+        for after_s in (0, 10, 2000):
+            at_s = world.NOW_S + after_s
+            made._held = Held((), {}, complete=True)
+            snapshot = msgspec.structs.replace(world.snapshot(), taken_at=at_s)
+            await made.parts.report(Finished(at_s, snapshot, world.plan(at=at_s, policies=()), "id", ()))
+            assert made._counting is not None
+            await made._counting
+            await made.write_statuses(at_s)
+        made.close(None)
+    events = [asked.body for asked in api.writes() if asked.path.endswith("/events")]
+    found = sorted((item["reason"], item["note"]) for item in events if item["regarding"]["kind"] == "Deployment")
+    assert [reason for reason, _ in found] == ["ClockStepped", "DataSetAside", "DataSetAside"]
+    assert found[0][1] == stepped
+    assert FILE in found[2][1] + found[1][1]
+    assert all(".aside-" in note for _, note in found[1:])
 
 
 async def test_what_the_ledger_says_of_this_month_is_said_with_the_next_plan(tmp_path: Path) -> None:

@@ -134,6 +134,11 @@ class Metering:
             self._ledger.close()
 
     @property
+    def set_aside(self) -> str:
+        """What was moved aside at the start, in words; '' where nothing was."""
+        return self._ledger.notice if self._ledger is not None else ""
+
+    @property
     def ledger(self) -> Ledger | None:
         """To be read, in the thread that counts or after it; None where it was not written yet."""
         return self._ledger if self._epoch else None

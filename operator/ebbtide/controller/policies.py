@@ -434,7 +434,12 @@ def _ends(policies: Iterable[PolicySpec], now_s: int) -> list[float]:
 
 def _decided(policy: PolicyPlan) -> tuple[object, ...]:
     """What of its status is news where it is other than what was written; money that is spent is not."""
-    conditions = sorted((item.type, item.status.value, item.reason) for item in policy.conditions)
+    # that the ledger agrees can wait for its turn: after a start it is said of all policies at once
+    conditions = sorted(
+        (item.type, item.status.value, item.reason)
+        for item in policy.conditions
+        if item.reason != Code.LEDGER_AGREES.value
+    )
     periods = tuple(
         (item.kind, None if item.kind is CeilingKind.HOUR else item.start_s, item.ceiling)  # a rate begins now, always
         for item in policy.ceilings

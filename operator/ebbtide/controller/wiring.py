@@ -96,6 +96,8 @@ class Wiring:
         self._forget_at = 0.0
         self._refusals = Refusals()
         self._said: dict[str, str] = {}
+        self._told: dict[str, str] = {}
+        self._notices: dict[str, tuple[Code, str]] = {}  # to be said on our own Deployment with the next plan
         self._say_notices()
         self.meters = Meters(metrics)
         self.parts = Parts(
@@ -244,7 +246,8 @@ class Wiring:
         self._metrics.writes.labels("status", "done").inc(await self._policies.report(told))
         self._statuses.offer(told, finished.snapshot, finished.now_s, finished.decision_id)
         applied = [result.action for result in results if result.wrote and result.action is not None]
-        notes = cycle_events(told, finished.snapshot, applied, await self._own_deployment())
+        own = await self._own_deployment()
+        notes = [*cycle_events(told, finished.snapshot, applied, own), *self._noticed(own)]
         sent = await self._events.emit(notes, finished.now_s)
         self._metrics.writes.labels("event", "done").inc(sent)
 
@@ -324,6 +327,20 @@ class Wiring:
         self._say("flight recorder", self._recorder.notice)
         self._say("ledger", self._metering.notice)
         self._say("clock", clock_notice())
+
+        for topic, code, text in (
+            ("store", Code.DATA_SET_ASIDE, self.store.notice),
+            ("ledger", Code.DATA_SET_ASIDE, self._metering.set_aside),
+            ("clock", Code.CLOCK_STEPPED, clock_notice()),
+        ):
+            if text and self._told.get(topic) != text:
+                self._notices[topic] = code, text
+            self._told[topic] = text
+
+    def _noticed(self, own: Subject) -> list[Note]:
+        """Each once: what was moved aside stays so."""
+        found, self._notices = self._notices, {}
+        return [Note(own, "Warning", code.value, "Observe", text, topic=text) for code, text in found.values()]
 
     def _say(self, topic: str, text: str) -> None:
         """Log a trouble once until it changes."""

@@ -173,6 +173,18 @@ _LIMITS = {
         "far as memory is given to it; ceilings hold without the ledger.",
         "Look at the database that `--ledger` names, or at the room of the operator's volume.",
     ),
+    Code.DATA_SET_ASIDE: Entry(
+        (DEPLOYMENT,),
+        "A database of Ebbtide's own was damaged or not its own: it was moved aside under another name, and what it "
+        "held is not used. Without its memory Ebbtide watches anew before it lowers anything; a ledger begins anew.",
+        "Look at the volume of `--data-dir`. The text has the new name of the file; delete it once it is looked at.",
+    ),
+    Code.CLOCK_STEPPED: Entry(
+        (DEPLOYMENT,),
+        "The clock of the operator's machine was set while it ran, and the API server's did not go the same way: it "
+        "is not followed, so that no period of a ceiling begins or ends by it.",
+        "Correct the clock of the machine that the text means; where it is right, restart the operator.",
+    ),
     Code.EFFECTIVE_FROM_REFUSED: Entry(
         ("GPUPool.Ready",),
         "The price of a pool does not hold from `spec.price.effectiveFrom`, which has not come or is too long ago.",
@@ -275,6 +287,22 @@ _POLICIES = {
         "no more. They are paid until they are gone, so all that they may cost is reserved to the end of every period.",
         "`kubectl describe` them; delete the node that is gone, or the pods by force once their containers have surely "
         "ended.",
+    ),
+    Code.LEDGER_AGREES: Entry(
+        ("CostPolicy.LedgerAgrees",),
+        "What the policy has spent is what the ledger works out of the lifetimes of pods and nodes, to the cent; asked "
+        "at the start and once an hour. Where the ledger knows less, and not all that it would take to lower what was "
+        "counted (it began later, a price or labels of then are not known), the text says so, and nothing is lowered. "
+        "Of a policy that is new, has lost its status, or selects something else now, it says what the ledger added.",
+        "Nothing.",
+    ),
+    Code.LEDGER_MENDED: Entry(
+        ("CostPolicy.LedgerAgrees",),
+        "What the policy had spent was another amount than the ledger works out of lifetimes, and was set to the "
+        "ledger's. The text names each period with the amounts before and after, and when. It stands until the next "
+        "comparison, an hour later.",
+        "Nothing where a status was edited, services were given other labels, or the operator was away. Else compare "
+        "`ebbtide cost --by policy` with what ran, and report it.",
     ),
     Code.SELECTS_NOTHING: Entry(
         ("CostPolicy.Selects", "CostPolicy.Ready"),

@@ -245,6 +245,20 @@ class LastHeld(Spec, frozen=True):
     overruns: tuple[Overrun, ...] = ()
 
 
+class Compared(Spec, frozen=True):
+    """What a policy had spent up to `at_s` (unix seconds), as compared with the ledger.
+
+    `mended`: which amounts were others and were set to the ledger's, before and after. `less`: of which it knows less
+    than was counted, and not all that it would take to lower them. Both in words; empty: none. `first`: nobody had said
+    what the policy had spent by what it selects and by its prices, so there was nothing to differ from.
+    """
+
+    at_s: float
+    mended: str = ""
+    less: str = ""
+    first: bool = False
+
+
 class Others(Spec, frozen=True):
     """GPUs of one pool that a policy pays for and no service holds.
 
@@ -271,6 +285,7 @@ class PolicyState(Spec, frozen=True):
     unread: str = ""  # a service of its namespaces that cannot be read, and of which nobody knows what it holds
     faults: tuple[tuple[str, str], ...] = ()
     last: LastHeld | None = None  # None: it was never held
+    compared: Compared | None = None  # None: this leader did not compare it yet
 
 
 SERVICE_KIND, POOL_KIND, POLICY_KIND = "InferenceService", "GPUPool", "CostPolicy"

@@ -3,7 +3,8 @@
 Every pod that a policy pays for is counted once for each whole second that it is billed, as in the ledger; its cost is
 GPU-seconds by the price that held. Until when each is counted is remembered by uid, so an end that becomes known late
 takes back what was counted beyond it. A policy begins with what its status says, and what was there while nobody
-watched costs no less than the rate that the status says; then it agrees with the ledger, which knows better.
+watched costs no less than the rate that the status says; then it agrees with the ledger, which knows better, and is
+compared with it once an hour from then on.
 """
 
 import math
@@ -17,7 +18,7 @@ import msgspec
 
 from ebbtide.model.money import Payer, PriceStep
 from ebbtide.model.reasons import Code
-from ebbtide.model.snapshot import Account, Others, PolicyState, PoolState
+from ebbtide.model.snapshot import Account, Compared, Others, PolicyState, PoolState
 from ebbtide.model.spec import Billing, CeilingKind, PolicyScope, PolicySpec, Spec
 from ebbtide.money import prices
 from ebbtide.money.calendar import Span, touching, zone_named
@@ -25,10 +26,13 @@ from ebbtide.money.lifetimes import Holding
 
 HOUR_S = Decimal(3600)
 _NOTHING = Decimal(0)
+_CENT = HOUR_S / 100
 _SPANS = {CeilingKind.DAY: Span.DAY, CeilingKind.MONTH: Span.MONTH}
 _AHEAD_S = 7200.0  # periods that begin later than this beyond the outage reserve are not looked at
 _AWAY_S = 86_400  # for so long what vanished may come back and not be counted again
 _MARKS = 60  # counts that the ledger may be behind
+COMPARED_EVERY_S = 3600
+_COMPARED = 200  # policies at once: the ledger adds up for all of them together
 
 Key = tuple[CeilingKind, float, float]  # of a period [start_s, end_s)
 Labels = tuple[tuple[str, str], ...]
@@ -67,6 +71,7 @@ class _Book:
     rate: Decimal = _NOTHING
     others: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # see `Others`
     settled: bool = False  # the ledger was asked
+    compared: Compared | None = None  # what it said then
     fresh: bool = False  # nobody ever said what it had spent
     marks: dict[int, dict[Key, Decimal]] = field(default_factory=dict)  # what was spent by then, until it is settled
     unpriced: dict[tuple[Key, str], int] = field(default_factory=dict)  # GPU-seconds by pool whose source never spoke
@@ -106,6 +111,7 @@ class Accounts:
             _pay_late(book, at_s, costs)
         self._charge(shown, at_s, costs)
         self._charge_idle(shown, before_s, at_s, costs)
+        self._compare_again(at_s)
         for book in self._books.values():
             _fill_in(book, at_s)
             if not book.settled:
@@ -122,6 +128,24 @@ class Accounts:
     def ask_again(self) -> None:
         """The ledger knows more of the past by now."""
         for book in self._books.values():
+            book.settled, book.marks = False, {}
+
+    def _compare_again(self, at_s: int) -> None:
+        """Those whose last comparison is an hour old, the oldest first, once all others are through.
+
+        Not those that state exchange rates: what was paid by another rate would be counted anew by the one of now.
+        """
+        books = self._books.values()
+        if not all(book.settled for book in books):
+            return
+        due = [
+            (book.compared.at_s, book)
+            for book in books
+            if book.compared is not None
+            and book.compared.at_s <= at_s - COMPARED_EVERY_S
+            and not book.spec.exchange_rates
+        ]
+        for _, book in sorted(due, key=lambda item: item[0])[:_COMPARED]:
             book.settled, book.marks = False, {}
 
     def unsettled(self) -> list[tuple[PolicySpec, tuple[Key, ...]]]:
@@ -142,7 +166,7 @@ class Accounts:
         `unsure`: periods in which more may have been spent than it knows. Returns what was mended, in words; empty:
         it was the same to the cent, or cannot be compared yet.
         """
-        book, mended = self._books.get(asked.uid), []
+        book, mended, less = self._books.get(asked.uid), [], []
         if book is None or through_s not in book.marks or _terms(book.spec) != _terms(asked):
             return ""
         for key, amount in spent.items():
@@ -152,12 +176,15 @@ class Accounts:
             exact = amount * HOUR_S
             # of what came before the ledger began, and of what was spent by labels, at an exchange rate or at a price
             # that it does not know, status knows more
-            if since_s > key[1] or key in unsure:
-                exact = max(exact, counted)
-            if abs(exact - counted) >= HOUR_S / 100:
+            if exact < counted and (since_s > key[1] or key in unsure):
+                if counted - exact >= _CENT:
+                    less.append(f"{key[0].value} {exact / HOUR_S:.2f} of {counted / HOUR_S:.2f}")
+                exact = counted
+            if abs(exact - counted) >= _CENT:
                 mended.append(f"{key[0].value} {counted / HOUR_S:.2f} -> {exact / HOUR_S:.2f}")
             book.accounts[key] += exact - counted
-        book.settled, book.marks = True, {}
+        book.compared = Compared(float(through_s), ", ".join(mended), ", ".join(less), book.fresh)
+        book.settled, book.fresh, book.marks = True, False, {}
         return f"CostPolicy {book.spec.name}: spent by the ledger: {', '.join(mended)}" if mended else ""
 
     def states(self) -> tuple[PolicyState, ...]:
@@ -174,6 +201,7 @@ class Accounts:
                 per_hour=book.rate,
                 others=tuple(Others(pool, *gpus) for pool, gpus in sorted(book.others.items())),
                 faults=_faults(book),
+                compared=book.compared,
             )
             for book in books
         )

@@ -152,7 +152,9 @@ def _of_policy(plan: PolicyPlan) -> Iterator[Note]:
         if condition.status is ConditionStatus.FALSE and own:
             blamed = condition.reason == Code.CEILING_EXCEEDED.value and plan.overruns
             topic = f"{condition.reason} {plan.overruns[0].cause.value}" if blamed else condition.reason
-            yield Note(subject, "Warning", condition.reason, "Observe", condition.message, topic=topic)
+            mended = condition.reason == Code.LEDGER_MENDED.value
+            type_, topic = ("Normal", condition.message) if mended else ("Warning", topic)
+            yield Note(subject, type_, condition.reason, "Observe", condition.message, topic=topic)
     if plan.stuck:
         text = f"{plan.stuck}: reserved to the end of every period"
         yield Note(subject, "Warning", Code.PODS_STUCK.value, "Observe", text, topic=text)

@@ -91,7 +91,7 @@ def _plan(policy: PolicyDraft) -> PolicyPlan:
         given_up=sum(policy.gave_way.values()),
         raised=tuple(sorted(policy.raised)),
         reason=Reason(Code(ready.reason), ready.message),
-        conditions=(ready, *conditions),
+        conditions=(ready, *conditions, *_agrees(policy)),
         accrued_through=policy.now_s if policy.state.through_s else 0.0,
         outlooks=tuple(_outlook(item) for item in policy.outlooks if policy.memory.at),
         allowed_per_hour=_allowed(policy),
@@ -219,6 +219,23 @@ def _prices(policy: PolicyDraft) -> Condition:
     code = Code.CURRENCY_DIFFERS if policy.wrong_currency else Code.PRICE_UNKNOWN
     text = f"what GPUs in use cost in {currency} is not known ({pools}): it is not counted, and nothing is raised"
     return Condition("PricesKnown", _FALSE, code.value, text)
+
+
+def _agrees(policy: PolicyDraft) -> tuple[Condition, ...]:
+    """With the ledger; beside Ready, for ceilings hold by what was mended."""
+    compared = policy.state.compared
+    if compared is None:
+        return ()
+    at, currency = moment(compared.at_s), policy.state.spec.currency
+    if compared.mended and not compared.first:
+        text = f"at {at} what was spent was set to what the ledger makes of lifetimes, in {currency}: {compared.mended}"
+        return (Condition("LedgerAgrees", _FALSE, Code.LEDGER_MENDED.value, text),)
+    text = f"what was spent up to {at} is what the ledger makes of lifetimes"
+    if compared.mended:
+        text = f"what was spent up to {at} was asked of the ledger, in {currency}: {compared.mended}"
+    elif compared.less:
+        text = f"as of {at} the ledger knows {currency} {compared.less}, and not all that it would take to lower that"
+    return (Condition("LedgerAgrees", _TRUE, Code.LEDGER_AGREES.value, text),)
 
 
 def _selects(policy: PolicyDraft) -> Condition:
