@@ -300,6 +300,17 @@ FULL_POLICY: Object = {
         "ratePerHour": "80.00",
         "wantedPerHour": "95.00",
         "uncontrollablePerHour": "12.50",
+        "overrunCause": "OperatorDown",
+        "overruns": [
+            {
+                "period": "Day",
+                "cause": "OperatorDown",
+                "amount": "35.26",
+                "begin": "2026-01-31T00:00:00Z",
+                "since": "2026-01-31T03:00:00Z",
+                "seenAt": "2026-01-31T06:00:00Z",
+            }
+        ],
         "unpricedGPUs": 0,
         "lastRead": {"generation": 3, "spec": '{"currency": "USD"}'},
         "gaveWay": [{"service": "team-b/batchy", "replicas": 2}],

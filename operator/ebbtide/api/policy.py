@@ -154,8 +154,8 @@ class CostPolicySpec(ApiModel, json_schema_extra=rules(_NO_LABELS, _RAISED, _OF_
     selector: Selector = Selector()
     """Which inference services fall under the policy; of several policies that select one, all hold. Unset: all."""
     scope: PolicyScope = PolicyScope.MANAGED
-    """Managed: pods of the selected services, each with the GPUs that it holds; of a node that is paid whole (pools with
-    billing Node) the GPUs that nobody holds are in no such policy, and the bill may be higher by them than the ceiling.
+    """Managed: pods of the selected services, each with the GPUs that it holds; of a node that is paid whole (pools
+    with billing Node) the GPUs that nobody holds are in no such policy: the bill may exceed the ceiling by them.
     AllGPUPods: the GPU pods of others in the namespaces as well, and without namespaces the GPUs of nodes that nobody
     holds; Ebbtide cannot reduce these, so they are paid first. Unset: Managed."""
     outage_reserve: Annotated[str, duration("0s", "24h", "15m or 1h")] = "15m"
