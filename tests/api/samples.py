@@ -113,7 +113,8 @@ FULL_SERVICE: Object = {
                 "starting": 0,
                 "wanted": 3,
                 "allowed": 2,
-                "limitedBy": "Paused",
+                "limitedBy": "CeilingReached",
+                "limitedByPolicy": "full",
                 "payable": 5,
                 "payableBecause": "CostPolicy full: 5.00 USD an hour now (as of 2026-01-31T09:05:00Z)",
                 "capacity": {
@@ -306,9 +307,9 @@ FULL_POLICY: Object = {
                 "period": "Day",
                 "cause": "OperatorDown",
                 "amount": "35.26",
-                "begin": "2026-01-31T00:00:00Z",
-                "since": "2026-01-31T03:00:00Z",
-                "seenAt": "2026-01-31T06:00:00Z",
+                "begin": "2026-01-30T23:00:00Z",
+                "since": "2026-01-31T04:00:00Z",
+                "seenAt": "2026-01-31T07:00:00Z",
             }
         ],
         "unpricedGPUs": 0,

@@ -62,6 +62,12 @@ _SERVICE_COLUMNS = (
     ("~Forecast", "string", ".status.forecast.expected", "Requests per second expected when a new replica is ready."),
     ("~TTFT", "string", ".spec.objectives.timeToFirstToken", "Objective for the time to the first token."),
     ("~ITL", "string", ".spec.objectives.interTokenLatency", "Objective for the time between tokens."),
+    (
+        "~Limited-By",
+        "string",
+        ".status.variants[*].limitedByPolicy",
+        "CostPolicy that limits the first variant that one limits; empty: none is.",
+    ),
     ("~Message", "string", ".status.message", "What decided, with the numbers."),
     ("Age", "date", ".metadata.creationTimestamp", "Time since creation."),
 )

@@ -11,6 +11,7 @@ from ebbtide.api.fields import Amount, ApiModel, Decimal, keyed_by
 from ebbtide.api.status import Conditions, Count, Message, ReasonCode, Timestamp
 
 Name = Annotated[str, Field(max_length=64)]
+PolicyName = Annotated[str, Field(max_length=253)]
 
 
 class ReplicasStatus(ApiModel):
@@ -68,6 +69,9 @@ class VariantStatus(ApiModel):
     limited_by: ReasonCode | None = None
     """The limit that makes allowed differ from wanted, or that keeps wanted or a declared minimum from being reached.
     Unset: none does."""
+    limited_by_policy: PolicyName | None = None
+    """The CostPolicy that limitedBy means: of several that refuse a replica the one with the least left, beside what
+    the replica takes. Unset: limitedBy is no policy's."""
     payable: Count | None = None
     """The most replicas that every CostPolicy of the service can pay just now, up to maxReplicas, with the other
     variants and services as planned: as many as allowed (in Off and Recommend as observed), and more where money is

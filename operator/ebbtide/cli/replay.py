@@ -74,6 +74,7 @@ def _describe_service(service: ServicePlan) -> Iterator[str]:
         yield f"  {step.name:<14} {step.replicas:>4}  {step.text}"
     for variant in service.variants:
         limited = f", limited by {variant.limited_by}" if variant.limited_by else ""
+        limited += f" of CostPolicy {variant.limited_by_policy}" if variant.limited_by_policy else ""
         yield (
             f"  {variant.name}: observed {variant.observed}, ready {variant.ready}, wanted {variant.wanted},"
             f" allowed {variant.allowed}{limited}"

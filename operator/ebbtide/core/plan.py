@@ -260,6 +260,7 @@ def _variant_plan(variant: VariantDraft) -> VariantPlan:
         wanted=variant.wanted,
         allowed=variant.count,
         limited_by=variant.limited_by,
+        limited_by_policy=variant.limited_by_policy,
         capacity=variant.capacity,
         startup_s=round(variant.startup_s, 1) if variant.startup_measured else None,
         victims=victims.choose(variant, variant.observed - variant.count),

@@ -128,6 +128,7 @@ class VariantDraft:
     wanted: int = 0  # those, and doomed ones that are not replaced yet
     count: int = 0  # what is allowed so far; guardrails move it towards `observed`
     limited_by: str = ""
+    limited_by_policy: str = ""  # the CostPolicy that it means, if it means one
     payable: int | None = None  # the most that every ceiling can pay, and why no more; None: no policy pays for it
     payable_because: str = ""
     template_gpus: int | None = None  # of an engine block: so many a replica its template may ask for; None: any

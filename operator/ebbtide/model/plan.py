@@ -94,6 +94,7 @@ class VariantPlan(Spec, frozen=True):
     degraded: bool = False  # a stand-in
     template_gpus: int | None = None  # of an engine block: so many GPUs a replica its template may ask for; None: any
     template_because: str = ""
+    limited_by_policy: str = ""  # the CostPolicy that `limited_by` means, if it means one
 
 
 class ScaleAction(Spec, frozen=True):

@@ -401,6 +401,8 @@ def _variant(variant: VariantPlan, now_s: float) -> Status:
         status["degraded"] = True
     if variant.limited_by:
         status["limitedBy"] = variant.limited_by
+        if variant.limited_by_policy:
+            status["limitedByPolicy"] = variant.limited_by_policy
     if variant.payable is not None:
         because = variant.payable_because[:_MOST_WORDS]
         status |= {"payable": variant.payable, "payableBecause": f"{because} (as of {rfc3339(now_s)})"}

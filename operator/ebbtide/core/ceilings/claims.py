@@ -87,12 +87,15 @@ def _claims(stake: Stake, late: exchange.Late) -> list[_Claim]:
 
 def _stands(claim: _Claim, known: Known) -> bool:
     """Take it from every line that is tight, or note that it does not fit; whether it is a raise that fits."""
-    needs = list(_needs(claim, known))
+    needs, short = list(_needs(claim, known)), []
     for line, keep, rise in needs:
         need = keep + line.extra(keep, rise) if claim.rises else keep
-        if line.left - (line.slack if claim.rises else NOTHING) < need and need and not claim.spared:
-            _refused(claim, line, need)
-            return False
+        room = line.left - (line.slack if claim.rises else NOTHING)
+        if room < need and need and not claim.spared:
+            short.append((room / need, line, need))
+    if short:
+        _refused(claim, short)
+        return False
     for line, keep, rise in needs:
         extra = line.extra(keep, rise) if claim.rises else NOTHING
         line.left -= keep + extra
@@ -103,13 +106,15 @@ def _stands(claim: _Claim, known: Known) -> bool:
 
 def _rises(claim: _Claim, known: Known) -> None:
     """What gives way still runs: until it is gone its money is not free."""
-    needs = list(_needs(claim, known))
+    needs, short = list(_needs(claim, known)), []
     for line, keep, rise in needs:
         need = keep + line.extra(keep, rise)
         if line.free < need and need:
-            claim.stake.waits = True
-            _refused(claim, line, need)
-            return
+            short.append((line.free / need, line, need))
+    if short:
+        claim.stake.waits = True
+        _refused(claim, short)
+        return
     for line, keep, rise in needs:
         extra = line.extra(keep, rise)
         line.free -= keep + extra
@@ -138,7 +143,9 @@ def _needs(claim: _Claim, known: Known) -> Iterable[tuple[Line, Decimal, Decimal
             yield line, keep * brought / gpus - bound, rise * brought / gpus - bound
 
 
-def _refused(claim: _Claim, line: Line, need: Decimal) -> None:
+def _refused(claim: _Claim, short: Iterable[tuple[Decimal, Line, Decimal]]) -> None:
+    """By lines with the share of the need that they have left: of several the one with the least is what binds."""
+    _, line, need = min(short, key=lambda item: item[0])
     stake, part, name = claim.stake, claim.part, line.policy.state.spec.name
     if claim.rises:
         part.refused += 1
@@ -163,7 +170,7 @@ def _act(stake: Stake, policy: PolicyDraft) -> None:
                 stake.refused_by[name] = stake.refused_by.get(name, 0) + part.out
         refuse_raises(stake, policy, stake.parts, _reached(name, why), minimums=False)
         if any(part.out for part in stake.parts):
-            stake.held = stake.held or _reached(name, why)
+            _hold(stake, name, _reached(name, why))
     if ThresholdAction.HOLD_SCALE_UP in acts:
         why = acts[ThresholdAction.HOLD_SCALE_UP]
         refuse_raises(stake, policy, stake.parts, _reached(name, why), minimums=False)
@@ -188,7 +195,13 @@ def refuse_raises(
             part.refused, part.raised = part.refused + more, 0
             part.barred = part.missing if minimums else part.barred
             stake.refused_by[name] = stake.refused_by.get(name, 0) + more
-            stake.held = stake.held or why
+            _hold(stake, name, why)
+
+
+def _hold(stake: Stake, policy: str, why: tuple[Code, str]) -> None:
+    """The first that does so says why."""
+    if stake.held is None:
+        stake.held, stake.held_by = why, policy
 
 
 def _refuse_unpriced(stake: Stake, policy: PolicyDraft, known: Known) -> None:

@@ -71,6 +71,7 @@ def _let_go(stake: Stake, known: Known) -> None:
     name, other, most = goes.variant.spec.name, coming[0].variant.spec.name, stake.draft.state.spec.scaling.max_replicas
     stake.exchanged = f"{replicas(number)} of {name} given up first, so that {other} can be paid"
     if stake.blocked is None:
+        stake.held_by = ""
         stake.held = Code.USES_DEGRADED, f"at the maximum of {most} {replicas(number)} of {name} given up for {other}"
 
 

@@ -56,6 +56,7 @@ class Stake:
     refused_by: dict[str, int] = field(default_factory=dict)  # replicas by policy
     waits: bool = False  # for what others give back
     held: tuple[Code, str] | None = None  # why raises are refused whatever is left
+    held_by: str = ""  # the policy for which they are; empty: for none
     movable: bool = True  # its replicas may be moved to other variants
     tight: list[Line] = field(default_factory=list)  # its policies' lines under which not all fits
     planned: dict[int, Decimal] = field(default_factory=dict)  # of one with stand-ins, what it takes by line's id
@@ -65,6 +66,13 @@ class Stake:
     def key(self) -> str:
         """Namespace and name."""
         return self.draft.state.spec.key
+
+    @property
+    def bound_by(self) -> str:
+        """Name of the policy that `refusal_words` are of; empty: they are of none."""
+        if self.blocked is not None:
+            return self.blocked.policy.state.spec.name
+        return self.held_by
 
     @property
     def priority(self) -> int:

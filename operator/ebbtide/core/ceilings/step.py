@@ -238,7 +238,7 @@ def _apply(stake: Stake) -> None:
     code, text = refusal_words(stake)
     for part in moved:
         part.variant.count = max(0, part.variant.count - part.out - part.refused)
-        part.variant.limited_by = code.value
+        part.variant.limited_by, part.variant.limited_by_policy = code.value, stake.bound_by
     stake.draft.limits.append((code, text))
     stake.draft.note("ceilings", stake.draft.total, text)
 
@@ -267,6 +267,7 @@ def _raise_nothing(draft: Draft, text: str) -> None:
     higher = [variant for variant in draft.variants if variant.count > variant.observed]
     for variant in higher:
         variant.count, variant.limited_by = variant.observed, Code.POLICIES_UNKNOWN.value
+        variant.limited_by_policy = ""
     if higher:
         draft.limits.append((Code.POLICIES_UNKNOWN, text))
         draft.note("ceilings", draft.total, text)
