@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import psycopg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine.default import DefaultDialect
@@ -33,8 +34,8 @@ from ebbtide.errors import ConflictError, EbbtideError, NotFoundError
 from ebbtide.kube.client import KubeClient
 from ebbtide.model.memory import Memory
 from ebbtide.model.money import Payer
-from ebbtide.model.snapshot import Account, PodPhase, PodState, PoolState, Snapshot, WriteReceipt
-from ebbtide.model.spec import PolicySpec, Price, Tariff, TariffWindow
+from ebbtide.model.snapshot import Account, NodeState, PodPhase, PodState, PoolState, Snapshot, WriteReceipt
+from ebbtide.model.spec import Billing, PolicySpec, Price, Provisioning, Tariff, TariffWindow
 from ebbtide.money.lifetimes import Holding
 from ebbtide.money.prices import price_at
 from ebbtide.observe.holdings import Held
@@ -43,7 +44,7 @@ from ebbtide.record.metrics import Metrics
 from tests import builders
 from tests.shell.fake_api import APPS
 
-CYCLE_S, STARTUP_S, EXIT_S = 10, 30, 30
+CYCLE_S, STARTUP_S, EXIT_S, NODE_STAYS_S = 10, 30, 30, 200
 POOL, NAMESPACE = "h100", "ml"
 T = TypeVar("T")
 _LOOKING = ("SELECT", "PRAGMA", "BEGIN")
@@ -82,7 +83,7 @@ class Fate:
 
 def _close(connection: sqlite3.Connection) -> None:
     """A statement that a traceback still holds would keep a transaction open, and the file locked."""
-    with contextlib.suppress(sqlite3.ProgrammingError):  # closed already
+    with contextlib.suppress(sqlite3.ProgrammingError, psycopg.OperationalError):  # closed already
         connection.rollback()
     connection.close()
 
@@ -163,7 +164,7 @@ def mortal(patch: pytest.MonkeyPatch) -> Iterator[Fate]:
 
 @dataclass
 class Pod:
-    """`end_s`: when it will be gone or finished, once that is known."""
+    """`end_s`: when it will be gone or finished, once that is known. With `is_node` it is a node, and of no app."""
 
     uid: str
     app: str
@@ -172,6 +173,9 @@ class Pod:
     leaving: bool = False
     end_s: float = math.inf
     stays_s: float = 0.0  # finished, to be seen for so long after its end
+    node: str = ""
+    is_node: bool = False
+    empty_s: float = math.inf  # a node: since when nothing is on it
 
 
 @dataclass
@@ -220,6 +224,9 @@ class Cluster:
     version: int = 100
     statuses: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)
     made: int = 0
+    ledger: str = ""  # the URL of a PostgreSQL; else it is a file
+    node_gpus: int = 0  # of each node of a pool that is billed by node; 0: it is billed by pod
+    nodes: list[Pod] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for item in self.services:
@@ -228,7 +235,36 @@ class Cluster:
 
     def _pod(self, app: str, gpus: int, bound_s: int) -> Pod:
         self.made += 1
-        return Pod(f"{app}-{self.made}", app, gpus, bound_s)
+        return Pod(f"{app}-{self.made}", app, gpus, bound_s, node=self._room(gpus, bound_s) if self.node_gpus else "")
+
+    def _room(self, gpus: int, bound_s: int) -> str:
+        """The first node that has it, else a new one."""
+        for node in self.nodes:
+            held = sum(pod.gpus for pod in self.pods if pod.node == node.uid and pod.end_s > self.now_s)
+            if node.end_s == math.inf and held + gpus <= node.gpus:
+                return node.uid
+        return self.node_comes(bound_s).uid
+
+    def node_comes(self, at_s: int) -> Pod:
+        """Billed from then on, whoever is on it."""
+        self.made += 1
+        self.nodes.append(Pod(f"-node-{self.made}", "", self.node_gpus, at_s, is_node=True))
+        return self.nodes[-1]
+
+    def _nodes_go(self) -> None:
+        """A while after the last pod; each a little later than asked for."""
+        for node in self.nodes:
+            if any(pod.node == node.uid and pod.end_s > self.now_s for pod in self.pods):
+                node.empty_s = math.inf
+            elif node.end_s == math.inf:
+                node.empty_s = min(node.empty_s, self.now_s)
+                if self.now_s - node.empty_s >= NODE_STAYS_S:
+                    node.end_s = self.now_s + 0.3
+
+    @property
+    def things(self) -> list[Pod]:
+        """All that is billed."""
+        return self.pods + self.nodes
 
     # --- what happens by itself -------------------------------------------------------------------------------------
 
@@ -252,7 +288,8 @@ class Cluster:
         if self.failed:
             raise self.failed[0]  # the operator takes it for an answer of the API server
         before_s, self.now_s = self.now_s, self.now_s + for_s
-        for pod in self.pods:
+        self._nodes_go()
+        for pod in self.things:
             if self.watched and before_s < pod.end_s + pod.stays_s <= self.now_s:
                 self.departed[pod.uid] = pod, pod.end_s + pod.stays_s
 
@@ -267,14 +304,19 @@ class Cluster:
 
     @property
     def shown(self) -> list[Pod]:
-        """Pods that are bound and there, finished ones too."""
-        return [pod for pod in self.pods if pod.bound_s <= self.now_s < pod.end_s + pod.stays_s]
+        """Pods that are bound and there, finished ones too, and nodes."""
+        return [pod for pod in self.things if pod.bound_s <= self.now_s < pod.end_s + pod.stays_s]
 
     def pool(self) -> PoolState:
         price, cron, hours = self.night
         tariff = Tariff(self.base, (TariffWindow(cron, "UTC", hours * 3600.0, price),))
-        state = builders.pool(POOL, nodes=40)
+        nodes = [self._node_state(node) for node in self.nodes if node.bound_s <= self.now_s < node.end_s]
+        state = builders.pool(POOL, nodes=nodes if self.node_gpus else 40)
         spec = msgspec.structs.replace(state.spec, price=Price("USD", tariff))
+        if self.node_gpus:
+            spec = msgspec.structs.replace(
+                spec, billing=Billing.NODE, provisioning=Provisioning.AUTOSCALED, node_lead_time_s=10.0, max_gpus=320
+            )
         found = price_at(POOL, spec.price, float(self.now_s))
         return msgspec.structs.replace(
             state,
@@ -284,11 +326,16 @@ class Cluster:
             next_price_per_gpu_hour=found.next_per_gpu_hour,
         )
 
+    def _node_state(self, node: Pod) -> NodeState:
+        held = sum(pod.gpus for pod in self.pods if pod.node == node.uid and pod.bound_s <= self.now_s < pod.end_s)
+        return builders.node(node.uid, node.gpus, held, created_at=float(node.bound_s))
+
     def _pod_state(self, pod: Pod, share: float) -> PodState:
         up = self.now_s - pod.bound_s >= STARTUP_S
         phase = PodPhase.TERMINATING if pod.leaving else PodPhase.READY if up else PodPhase.STARTING
         begun = {"created_at": float(pod.bound_s), "ready_at": float(pod.bound_s + STARTUP_S) if up else None}
-        return builders.pod(pod.uid, builders.engine(share) if up and not pod.leaving else None, phase=phase, **begun)
+        answer = builders.engine(share) if up and not pod.leaving else None
+        return builders.pod(pod.uid, answer, phase=phase, node=pod.node or "node-a", **begun)
 
     def snapshot(self, receipts: Mapping[str, WriteReceipt]) -> Snapshot:
         states = []
@@ -327,14 +374,18 @@ class Cluster:
             ours = pod.app if pod.app and pod.uid not in gone else ""
             payer = Payer(POOL, NAMESPACE, ours, POOL if ours else "", "llama-3-8b" if ours else "")
             end_s = finished if finished is not None else gone.get(pod.uid)
-            found[pod.uid] = Holding(pod.uid, payer, pod.gpus, float(pod.bound_s), end_s, "node-a")
+            if pod.is_node:
+                node = Holding(pod.uid, Payer(POOL), pod.gpus, float(pod.bound_s), end_s, "", is_node=True)
+                found[pod.uid] = node
+            else:
+                found[pod.uid] = Holding(pod.uid, payer, pod.gpus, float(pod.bound_s), end_s, pod.node or "node-a")
         return Held(tuple(found.values()), gone, complete=True)
 
     def note_count(self, folder: Path, held: Held) -> None:
         """Whether what was counted at this second is durable: the file itself is asked."""
         if self.counts and self.counts[-1].at_s == self.now_s:
             return
-        if notes(folder / "ledger.sqlite").get("watermark") == str(self.now_s):
+        if notes(self.ledger or folder / "ledger.sqlite").get("watermark") == str(self.now_s):
             runs = frozenset(item.uid for item in held.holdings if item.end_s is None)
             ended = {item.uid: item.end_s for item in held.holdings if item.end_s is not None}
             self.counts.append(Count(self.now_s, runs, ended, self.base))
@@ -394,13 +445,24 @@ def _guard(wanted: str | None, version: int) -> None:
         raise ConflictError(f"the object has been modified: {wanted} is not {version}")
 
 
-def notes(file: Path) -> dict[str, str]:
+def notes(file: Path | str) -> dict[str, str]:
     """What the ledger's own notes say, read by hand; nothing where it is not there yet."""
+    if isinstance(file, str):
+        try:
+            return dict(ask_postgres(file, "SELECT key, value FROM meta"))
+        except psycopg.errors.UndefinedTable:
+            return {}
     try:
         with contextlib.closing(sqlite3.dbapi2.connect(f"file:{file}?mode=ro", uri=True)) as connection:
             return dict(connection.execute("SELECT key, value FROM meta").fetchall())
     except sqlite3.OperationalError:
         return {}
+
+
+def ask_postgres(url: str, query: str) -> list[tuple[Any, ...]]:
+    """By hand, on a connection of its own."""
+    with psycopg.connect(url) as connection:
+        return connection.execute(query.encode()).fetchall()
 
 
 class _Client(KubeClient):
@@ -479,7 +541,12 @@ class Operator:
             made: wired.Wiring | None = None
             try:
                 client = _Client(cluster, self._fate)
-                settings = Settings(data_dir=self._folder, identity="mortal", leader_election=False)
+                settings = Settings(
+                    data_dir=self._folder,
+                    identity="mortal",
+                    leader_election=False,
+                    ledger=self._cluster.ledger or None,
+                )
                 made = wired.Wiring(settings, client, client, AlwaysLeading(), Metrics())
                 memory = made.load_memory()
                 for _ in range(cycles):
