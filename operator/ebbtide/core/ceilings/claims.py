@@ -54,9 +54,7 @@ def decide(stakes: Iterable[Stake], known: Known) -> None:
         line.open()
     claims.sort(key=lambda claim: claim.order)
     _unclaim(claims, lines)
-    for claim in claims:
-        for line, keep, _ in () if claim.rises else _needs(claim, known):
-            line.left -= _exits(claim, line, keep, known)
+    _set_exits_aside(claims, known)
     rising = [claim for claim in claims if _stands(claim, known)]
     _unclaim(claims, lines)
     for claim in rising:
@@ -107,6 +105,12 @@ def _stands(claim: _Claim, known: Known) -> bool:
         line.margin += extra if claim.rises else NOTHING
     _claim_paid(claim)
     return claim.rises
+
+
+def _set_exits_aside(claims: Iterable[_Claim], known: Known) -> None:
+    for claim in claims:
+        for line, keep, _ in () if claim.rises else _needs(claim, known):
+            line.left -= _exits(claim, line, keep, known)
 
 
 def _exits(claim: _Claim, line: Line, keep: Decimal, known: Known) -> Decimal:
