@@ -95,8 +95,8 @@ CASES = (
         "long-context",
         "forty minutes of conversations over long documents; prefixes that requests share are not shared here",
         "mooncake_conversation.jsonl",
-        f"--simulator dynamo {LARGE} --ttft-ms 10000 --itl-ms 100 --startup-s 150 --train-until 15m --hours 0.7",
-        peak=8,
+        f"--simulator dynamo {LARGE} --ttft-ms 5000 --startup-s 150 --train-until 15m --hours 0.7",
+        peak=4,
     ),
     Case(
         "reasoning",

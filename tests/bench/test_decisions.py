@@ -136,7 +136,7 @@ def test_the_page_says_what_its_cases_cannot_show(tmp_path: Path, traces: Path) 
     for words in (
         "2 seeds a case.",
         "Costs are those of simulator `fake` alone",
-        "The busiest five minutes need 3 to 8 replicas",
+        "The busiest five minutes need 3 to 6 replicas",
         "which of them are missed is chance in part: code (1,000), collapse (1,000), ",
         "No rival's setting was found on another day",
         "several pools, zero replicas, lost spot nodes",
