@@ -43,10 +43,10 @@ def _requests(*kinds: str) -> Callable[[Any], float]:
 
 
 def _writes(result: Result) -> float:
-    """Status writes and Events a second, over the steady periods."""
+    """Status writes, reservations of policies included, and Events a second, over the steady periods."""
     periods = result["steady"]
-    written = sum(sum(period["statuses"]) + period["requests"].get("event", 0) for period in periods)
-    return float(written) / sum(len(period["statuses"]) for period in periods)
+    written = sum(_requests("status", "event")(period) for period in periods)
+    return written / sum(len(period["statuses"]) for period in periods)
 
 
 def rows() -> tuple[Row, ...]:

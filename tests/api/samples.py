@@ -265,7 +265,7 @@ FULL_POLICY: Object = {
         "reason": "WithinCeilings",
         "allowedPerHour": "62.50",
         "pacedPriorities": [{"priority": 50, "allowedPerHour": "12.50"}],
-        "forecastScore": {"days": 12, "meanErrorPercent": 7},
+        "forecastScore": {"days": 12, "meanErrorPercent": 7, "inRangePercent": 83},
         "thresholds": [
             {
                 "period": "Day",
@@ -293,6 +293,7 @@ FULL_POLICY: Object = {
                     "expected": "1650.00",
                     "low": "1540.25",
                     "high": "1810.40",
+                    "underCeilings": "1500.00",
                     "exceededAt": "2026-01-31T21:10:00Z",
                 },
             },

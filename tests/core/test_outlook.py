@@ -1,5 +1,6 @@
 """What a period will cost: learnt by the hour, with a range, a record of its own, and the rate that lasts."""
 
+import dataclasses
 import math
 from decimal import Decimal
 from itertools import pairwise
@@ -95,6 +96,54 @@ def test_days_that_were_not_foreseen_widen_it_and_it_is_said_by_how_much_they_we
     found = of_day(memory, now_s)
     assert found.high / found.low > 1.5
     assert outlook.mean_error(memory) > 0.2
+
+
+DAYS_RANGES = {
+    "days like each other": ([0.0] * 12, 1.0),
+    "one day is a surprise": ([0.0] * 9 + [0.7] * 3, 10 / 11),
+    "each day is unlike the one before, and the range is soon as wide": ([0.9, -0.9] * 6, 9 / 11),
+}
+
+
+@pytest.mark.parametrize(("moves", "share"), DAYS_RANGES.values(), ids=DAYS_RANGES)
+def test_it_is_counted_which_days_lay_in_the_range_that_was_said(moves: list[float], share: float):
+    """The day after a move of exp(0.7) = 2.0 lies outside of +-1.28 x 0.2, the error that is expected at first."""
+
+    def wanted(at_s: float) -> float:
+        return 10.0 * math.exp(moves[min(len(moves) - 1, int((at_s - MIDNIGHT_S) // DAY_S))])
+
+    memory, _ = watched(len(moves) + 0.1, wanted)
+    assert len(memory.in_range) == len(memory.errors) >= len(moves) - 1
+    assert outlook.in_range(memory) == pytest.approx(share, abs=0.01)
+
+
+def flat(at_s: float) -> float:
+    return 12.0
+
+
+MONTH_S = 30 * DAY_S
+UNDER = {
+    "nothing holds back": (9000.0, outlook.Limits(), 0.0, 30 * 288.0),
+    "the month's own ceiling": (5000.0, outlook.Limits(), 0.0, 5000.0),
+    "200 a day, of today's 50 are left": (9000.0, outlook.Limits(math.inf, 50.0, DAY_S, 200.0), 0.0, 50 + 29 * 200.0),
+    "nine an hour": (9000.0, outlook.Limits(9.0), 0.0, 30 * 216.0),
+    "nine an hour and 200 a day": (9000.0, outlook.Limits(9.0, 200.0, DAY_S, 200.0), 0.0, 30 * 200.0),
+    "a day is nearly over": (9000.0, outlook.Limits(math.inf, 3.0, 3600.0, 200.0), 0.0, 3 + 29 * 200.0 + 23 * 200 / 24),
+    "what may not be reduced runs on": (5000.0, outlook.Limits(9.0, 50.0, DAY_S, 200.0), 10.0, 30 * 240.0),
+}
+
+
+@pytest.mark.parametrize(("ceiling", "limits", "floor", "expected"), UNDER.values(), ids=UNDER)
+def test_what_a_month_will_cost_under_its_ceilings(ceiling, limits, floor, expected):
+    memory, now_s = PolicyMemory("u"), float(MIDNIGHT_S)
+    for at_s in range(int(now_s - DAY_S), int(now_s) + 1, 60):
+        memory = outlook.note(memory, 12.0, float(at_s), classes={0: (12.0, floor)})
+    if limits.day_end_s < math.inf:
+        limits = dataclasses.replace(limits, day_end_s=now_s + limits.day_end_s)
+    span_s = (now_s, now_s + MONTH_S)
+    found = outlook.outlook(memory, CeilingKind.MONTH, span_s, 0.0, ceiling, now_s, limits)
+    assert found.expected == pytest.approx(30 * 288.0, rel=0.01)
+    assert found.held == pytest.approx(expected, rel=0.01)
 
 
 @pytest.mark.parametrize("step", [0.5, 1.5, 2.0, 4.0])

@@ -205,7 +205,8 @@ class CostPolicySpec(ApiModel, json_schema_extra=rules(_NO_LABELS, _RAISED, _OF_
 
 
 class ForecastStatus(ApiModel):
-    """What a period will have cost by its end if all that is wanted runs from now on, in the policy's currency."""
+    """What a period will have cost by its end, in the policy's currency. expected, low, high and exceededAt are of all
+    that is wanted, as if no ceiling held."""
 
     expected: Amount
     """In the middle, in the currency, as a decimal string."""
@@ -213,6 +214,10 @@ class ForecastStatus(ApiModel):
     """In one of ten cases less, in the currency, as a decimal string."""
     high: Amount
     """In one of ten cases more, in the currency, as a decimal string."""
+    under_ceilings: Amount | None = None
+    """What it will have cost under the policy's ceilings, in the currency, as a decimal string: at most the period's
+    own, in no hour more than perHour, in a month in no day more than perDay; and nowhere less than what may not be
+    reduced. Unset: not worked out yet."""
     exceeded_at: Timestamp | None = None
     """When the expected course reaches the ceiling, as RFC 3339. Unset: not before the end."""
 
@@ -276,6 +281,8 @@ class ScoreStatus(ApiModel):
     """Days that were forecast and then seen to their end, up to 30."""
     mean_error_percent: Count
     """By how many percent of what came they were off in the mean, as a whole number."""
+    in_range_percent: Annotated[int, Field(ge=0, le=100)] | None = None
+    """How many percent of the days cost between low and high, as a whole number: 80 is right. Unset: not known."""
 
 
 class OverrunStatus(ApiModel):

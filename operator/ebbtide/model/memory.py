@@ -243,6 +243,7 @@ class OutlookMemory(Spec, frozen=True, array_like=True):
     exceeded_s: float = 0.0  # when the expected course reaches the ceiling; 0: not before the end
     allowed_per_hour: float = -1.0  # the rate that lasts to the end; negative: all that is wanted does
     paced: tuple[tuple[int, float], ...] = ()  # lowest priority of a class, and what it may cost an hour
+    held: float = 0.0  # what it will have cost under the policy's ceilings
 
 
 class ClassMemory(Spec, frozen=True, array_like=True):
@@ -269,7 +270,9 @@ class PolicyMemory(Spec, frozen=True):
     said: float = 0.0
     since_cost: float = 0.0
     since_s: float = 0.0
+    said_error: float = 0.0  # the error that its range was made of, as a logarithm; 0: none was said
     errors: tuple[float, ...] = ()  # logarithms of what came over what was said
+    in_range: tuple[bool, ...] = ()  # whether it lay in the range
     outlooks: tuple[OutlookMemory, ...] = ()
     turn_at: float = 0.0  # when they were worked out
     classes: tuple[ClassMemory, ...] = ()  # by priority, the highest first

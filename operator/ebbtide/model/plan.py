@@ -231,6 +231,7 @@ class Outlook(Spec, frozen=True):
     expected: Decimal
     low: Decimal  # in one of ten cases less
     high: Decimal  # in one of ten cases more
+    held: Decimal  # what it will have cost under the policy's ceilings
     exceeded_s: float | None  # when the expected course reaches the ceiling
 
 
@@ -263,6 +264,7 @@ class PolicyPlan(Spec, frozen=True):
     paced: tuple[tuple[int, Decimal], ...] = ()  # priorities that pacing holds back, and what each may cost an hour
     scored_days: int = 0  # forecasts of a day that were seen to their end, and by what share they were off
     mean_error: float = 0.0
+    in_range: float | None = None  # share of them that lay in the range that was said; None: not known
     reached: tuple[Reached, ...] = ()
     newly_reached: tuple[tuple[Reached, str], ...] = ()  # in this cycle, in words
     next_threshold: NextThreshold | None = None

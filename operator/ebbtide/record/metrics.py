@@ -106,13 +106,19 @@ CATALOGUE: tuple[Described, ...] = (
         "plan",
         ("policy", "period", "what", "currency"),
         "What a period will have cost by its end if all that is wanted runs: expected, and in one of ten cases less "
-        "(low) or more (high).",
+        "(low) or more (high); under the policy's ceilings (held).",
     ),
     Described(
         "ebbtide_policy_forecast_error_ratio",
         "plan",
         ("policy",),
         "By what share of what came forecasts of a day's cost were off in the mean.",
+    ),
+    Described(
+        "ebbtide_policy_forecast_coverage_ratio",
+        "plan",
+        ("policy",),
+        "Share of the days, up to 30, whose cost lay in the range that was forecast, 0 to 1: 0.8 is right.",
     ),
     Described(
         "ebbtide_policy_threshold_acting",
@@ -360,12 +366,7 @@ def _policy_samples(plan: PolicyPlan, currency: str) -> Iterator[Sample]:
         yield "ebbtide_policy_per_hour", (plan.name, what, currency), float(rate)
     if plan.allowed_per_hour is not None:
         yield "ebbtide_policy_per_hour", (plan.name, "allowed", currency), float(plan.allowed_per_hour)
-    for outlook in plan.outlooks:
-        for what in ("expected", "low", "high"):
-            amount = float(getattr(outlook, what))
-            yield "ebbtide_policy_forecast", (plan.name, outlook.kind.value, what, currency), amount
-    if plan.scored_days:
-        yield "ebbtide_policy_forecast_error_ratio", (plan.name,), plan.mean_error
+    yield from _outlook_samples(plan, currency)
     for reached in plan.reached:
         labels = (plan.name, reached.period.value, reached.basis.value, str(reached.percent))
         yield "ebbtide_policy_threshold_acting", labels, float(reached.acting)
@@ -373,6 +374,17 @@ def _policy_samples(plan: PolicyPlan, currency: str) -> Iterator[Sample]:
     yield "ebbtide_policy_unpriced_gpus", (plan.name,), float(plan.unpriced_gpus)
     for condition in plan.conditions:
         yield "ebbtide_policy_condition", (plan.name, condition.type), float(condition.status.value == "True")
+
+
+def _outlook_samples(plan: PolicyPlan, currency: str) -> Iterator[Sample]:
+    for outlook in plan.outlooks:
+        for what in ("expected", "low", "high", "held"):
+            amount = float(getattr(outlook, what))
+            yield "ebbtide_policy_forecast", (plan.name, outlook.kind.value, what, currency), amount
+    if plan.scored_days:
+        yield "ebbtide_policy_forecast_error_ratio", (plan.name,), plan.mean_error
+    if plan.in_range is not None:
+        yield "ebbtide_policy_forecast_coverage_ratio", (plan.name,), plan.in_range
 
 
 def _cluster_samples(plan: Plan, snapshot: Snapshot) -> Iterator[Sample]:

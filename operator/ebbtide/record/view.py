@@ -182,8 +182,7 @@ def policy_status(plan: PolicyPlan, generation: int, previous: Mapping[str, Any]
         paced = [{"priority": priority, "allowedPerHour": _exact(rate)} for priority, rate in plan.paced]
         status["pacedPriorities"] = paced
     if plan.scored_days:
-        error = min(round(plan.mean_error * 100), 1_000_000)
-        status["forecastScore"] = {"days": plan.scored_days, "meanErrorPercent": error}
+        status["forecastScore"] = _score(plan)
     if plan.reached:
         status["thresholds"] = [_reached(item) for item in plan.reached]
     if plan.next_threshold is not None:
@@ -234,10 +233,17 @@ def _ceiling(item: CeilingPlan, outlooks: Iterable[Outlook]) -> Status:
         for outlook in outlooks:
             if (outlook.kind, outlook.start_s) == (item.kind, item.start_s):
                 amounts = {"expected": outlook.expected, "low": outlook.low, "high": outlook.high}
+                amounts["underCeilings"] = outlook.held
                 shown["forecast"] = {name: _exact(amount) for name, amount in amounts.items()}
                 if outlook.exceeded_s is not None:
                     shown["forecast"]["exceededAt"] = rfc3339(outlook.exceeded_s)
     return shown
+
+
+def _score(plan: PolicyPlan) -> Status:
+    error = min(round(plan.mean_error * 100), 1_000_000)
+    score: Status = {"days": plan.scored_days, "meanErrorPercent": error}
+    return score if plan.in_range is None else score | {"inRangePercent": round(plan.in_range * 100)}
 
 
 def _exact(amount: Decimal) -> str:

@@ -316,8 +316,11 @@ def _look_ahead(draft: PolicyDraft) -> None:
     memory, now_s = draft.memory, float(draft.now_s)
     every_s = outlook.every_s(memory, min((line.end_s - now_s for line in lines), default=0.0))
     if keys != list(known) or turns.comes(memory.uid, memory.turn_at, now_s, every_s):
+        limits = _limits(draft.lines)
         found = [
-            outlook.outlook(memory, kind, (start_s, float(line.end_s)), float(line.spent / HOUR_S), ceiling, now_s)
+            outlook.outlook(
+                memory, kind, (start_s, float(line.end_s)), float(line.spent / HOUR_S), ceiling, now_s, limits
+            )
             for line, (kind, start_s, ceiling) in zip(lines, keys, strict=True)
         ]
         memory = replace(memory, outlooks=tuple(found), turn_at=now_s)
@@ -328,6 +331,17 @@ def _look_ahead(draft: PolicyDraft) -> None:
                 draft.lines += [_paced(line, rate, priority) for priority, rate in item.paced]
             elif item.allowed_per_hour >= 0:
                 draft.lines.append(_paced(line, item.allowed_per_hour))
+
+
+def _limits(lines: Sequence[Line]) -> outlook.Limits:
+    """What holds back within a day; the month's own ceiling is the outlook's."""
+    known = {line.kind: line for line in reversed(lines)}  # of two days the present one
+    hour, day = known.get(CeilingKind.HOUR), known.get(CeilingKind.DAY)
+    per_hour = math.inf if hour is None else float(hour.ceiling / HOUR_S)
+    if day is None:
+        return outlook.Limits(per_hour)
+    left = max(NOTHING, day.ceiling - day.spent)
+    return outlook.Limits(per_hour, float(left / HOUR_S), float(day.end_s), float(day.ceiling / HOUR_S))
 
 
 def _paced(line: Line, per_hour: float, priority: int | None = None) -> Line:

@@ -6,6 +6,9 @@ Noted is what all would cost an hour without the policy, so that holding back is
                 on the first half day what is wanted now
     expected    spent + sum of rate(h)
     low, high   spent + sum of rate(h) x exp(-+1.28 s),  s the mean error of a day's forecast, as a logarithm
+    held        spent + the sum over days of min(sum of min(rate(h), ceiling of an hour), ceiling of a day), at most
+                the ceiling; nowhere less than what may not be reduced. 12 an hour wanted under 200 a day and 5,000 a
+                month: 288 a day would be 8,640, the days' ceilings make 6,000 of it, the month's 5,000
 
 An hour that costs more than a week before moves all hours by a twelfth of that (the level of Holt and Winters'
 multiplicative method), so that a step of demand is in all of them within a day or two. A day's error is taken to last
@@ -16,6 +19,7 @@ change. The same is learnt of each priority, for `pacing`.
 import math
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from msgspec.structs import replace
 
@@ -41,6 +45,16 @@ _HALF_A_DAY = 12  # hours that must be known before their mean says more of the 
 
 Classes = Mapping[int, tuple[float, float]]
 """By priority: what is wanted, and what of that may not be reduced, as cost an hour."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The other ceilings: cost an hour; what is left of this day, when it ends, and what a day may cost."""
+
+    per_hour: float = math.inf
+    day_left: float = math.inf
+    day_end_s: float = math.inf
+    per_day: float = math.inf
 
 
 def note(
@@ -101,7 +115,13 @@ def every_s(memory: PolicyMemory, left_s: float) -> float:
 
 
 def outlook(
-    memory: PolicyMemory, kind: CeilingKind, span_s: tuple[float, float], spent: float, ceiling: float, now_s: float
+    memory: PolicyMemory,
+    kind: CeilingKind,
+    span_s: tuple[float, float],
+    spent: float,
+    ceiling: float,
+    now_s: float,
+    limits: Limits | None = None,
 ) -> OutlookMemory:
     """Of the period [start, end) with `spent` so far. Where nothing was noted yet what is left is spread evenly."""
     start_s, end_s = span_s
@@ -109,7 +129,7 @@ def outlook(
     if not memory.at:
         even = max(0.0, left) * _HOUR_S / max(1.0, end_s - now_s)
         allowed = even if kind is CeilingKind.DAY else pacing.NOT
-        return OutlookMemory(kind, start_s, ceiling, spent, spent, spent, 0.0, allowed)
+        return OutlookMemory(kind, start_s, ceiling, spent, spent, spent, 0.0, allowed, held=spent)
     hours = _ahead(memory, memory, now_s, end_s)
     more = sum(seconds * rate for seconds, rate in hours) / _HOUR_S
     factor = math.exp(_TENTH * error(memory))
@@ -128,7 +148,27 @@ def outlook(
         spent + more * factor,
         _reaches(hours, left, now_s),
         *paces,
+        held=spent + _held(hours, left, sum(each.floor for each in memory.classes), now_s, limits or Limits()),
     )
+
+
+def _held(hours: Sequence[tuple[float, float]], left: float, floor: float, now_s: float, limits: Limits) -> float:
+    """What those hours cost under all ceilings, of which `left` is this one's; `floor` may not be reduced."""
+    cost, day_cost, day_s, at_s = 0.0, 0.0, 0.0, now_s
+    day_left, day_end_s = limits.day_left, limits.day_end_s
+    for seconds, rate in hours:
+        allowed = max(min(rate, limits.per_hour), min(rate, floor))
+        end_s = at_s + seconds
+        while day_end_s < end_s:
+            within_s = day_end_s - at_s
+            whole = day_cost + allowed * within_s / _HOUR_S
+            cost += max(min(whole, day_left), min(whole, floor * (day_s + within_s) / _HOUR_S))
+            at_s, day_cost, day_s = day_end_s, 0.0, 0.0
+            day_left, day_end_s = limits.per_day, day_end_s + _DAY_S
+        day_cost, day_s, at_s = day_cost + allowed * (end_s - at_s) / _HOUR_S, day_s + end_s - at_s, end_s
+    cost += max(min(day_cost, day_left), min(day_cost, floor * day_s / _HOUR_S))
+    passed_s = sum(seconds for seconds, _ in hours)
+    return max(min(cost, max(0.0, left)), min(cost, floor * passed_s / _HOUR_S))
 
 
 def is_young(memory: PolicyMemory) -> bool:
@@ -146,6 +186,11 @@ def error(memory: PolicyMemory) -> float:
 def mean_error(memory: PolicyMemory) -> float:
     """By what share of what came a day's forecast was off in the mean; 0 where none was seen to its end."""
     return sum(abs(math.expm1(-each)) for each in memory.errors) / max(1, len(memory.errors))
+
+
+def in_range(memory: PolicyMemory) -> float | None:
+    """Share of the days seen to their end whose cost lay between low and high; 0.8 is right. None: none was seen."""
+    return sum(memory.in_range) / len(memory.in_range) if memory.in_range else None
 
 
 def _closed(memory: PolicyMemory, hour: int) -> PolicyMemory:
@@ -180,10 +225,13 @@ def _said(memory: PolicyMemory, now_s: float) -> PolicyMemory:
     if memory.since_s >= 0.9 * _DAY_S and memory.since_cost > 0 and memory.said > 0:
         came = memory.since_cost / memory.since_s * _DAY_S / _HOUR_S
         missed = min(_MOST, max(-_MOST, math.log(came / memory.said)))
+        if memory.said_error:
+            within = abs(missed) <= _TENTH * memory.said_error
+            memory = replace(memory, in_range=(*memory.in_range, within)[-_DAYS:])
         memory = replace(memory, errors=(*memory.errors, missed)[-_DAYS:])
     hours = _ahead(memory, memory, now_s, now_s + _DAY_S)
     said = sum(seconds * rate for seconds, rate in hours) / _HOUR_S
-    return replace(memory, said_at=now_s, said=said, since_cost=0.0, since_s=0.0)
+    return replace(memory, said_at=now_s, said=said, said_error=error(memory), since_cost=0.0, since_s=0.0)
 
 
 def _ahead(

@@ -98,6 +98,7 @@ def _plan(policy: PolicyDraft) -> PolicyPlan:
         paced=_paced(policy),
         scored_days=len(policy.memory.errors),
         mean_error=outlook.mean_error(policy.memory),
+        in_range=outlook.in_range(policy.memory),
         reached=tuple(policy.reached),
         newly_reached=tuple(policy.newly_reached),
         stuck=_stuck(policy),
@@ -127,8 +128,9 @@ def _paced(policy: PolicyDraft) -> tuple[tuple[int, Decimal], ...]:
 
 
 def _outlook(item: OutlookMemory) -> Outlook:
-    expected, low, high = (Decimal(each).quantize(_CENT) for each in (item.expected, item.low, item.high))
-    return Outlook(item.kind, item.start_s, expected, low, high, item.exceeded_s or None)
+    amounts = (item.expected, item.low, item.high, item.held)
+    expected, low, high, held = (Decimal(each).quantize(_CENT) for each in amounts)
+    return Outlook(item.kind, item.start_s, expected, low, high, held, item.exceeded_s or None)
 
 
 def _ceiling(line: Line) -> CeilingPlan:
