@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,6 +116,17 @@ def test_a_row() -> None:
     )
     assert row["Tags"] == '{"team": "search"}' and row["x_Team"] == "search"
     assert row["x_EstimatedGpuHours"] == "0.027777777778"
+
+
+def test_tags_hold_every_label_that_is_kept() -> None:
+    labels = (("environment", "prod"), ("product", "web"))
+
+    def tags(payer: Payer) -> str:
+        return cells(HourRow(0, payer, False, Decimal(1), "USD", 60), "prod")["Tags"]
+
+    assert json.loads(tags(msgspec.structs.replace(CHAT, labels=labels))) == {"team": "search", **dict(labels)}
+    assert json.loads(tags(Payer("h100", "ml", "chat", labels=labels))) == dict(labels)
+    assert tags(Payer("h100", "ml", "chat")) == "", "null where there are none"
 
 
 @pytest.mark.parametrize(

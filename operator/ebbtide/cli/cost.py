@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
@@ -16,13 +16,14 @@ from ebbtide.cli.cost_report import Report, Span, minute, of_prices, of_savings,
 from ebbtide.clock import unix_time_s
 from ebbtide.errors import ConfigurationError
 from ebbtide.ledger.store import FILE, Ledger
+from ebbtide.model.money import HourRow
 from ebbtide.money import focus, hpa
 from ebbtide.money.bill import HOUR_S
 from ebbtide.money.calendar import Span as Kind
 from ebbtide.money.calendar import period_at, zone_named
 from ebbtide.money.savings import STATIC_S, fleets, savings
 from ebbtide.money.selections import Payers, payers
-from ebbtide.money.totals import BY, nobody, totals
+from ebbtide.money.totals import BY, LABEL, nobody, totals
 from ebbtide.money.units import units
 
 DATA_DIR = Path("/var/lib/ebbtide")  # where the operator's ledger lies by default
@@ -50,7 +51,10 @@ Examples:
   kubectl ebbtide cost --context prod --by team"""
 )
 @click.option(
-    "--by", default="service", show_default=True, help=f"What to add up by, several with commas: {', '.join(BY)}."
+    "--by",
+    default="service",
+    show_default=True,
+    help=f"What to add up by, several with commas: {', '.join(BY)}, or {LABEL}NAME of a label that the ledger keeps.",
 )
 @click.option("--period", default="month", show_default=True, help=f"{PERIODS}; the last day is part of it.")
 @click.option(
@@ -160,7 +164,7 @@ def _costs(ledger: Ledger, asked: _Asked) -> tuple[Report, Span]:
     from_s, to_s = int(asked.begin_s), min(int(asked.end_s), written_s)
     rows = ledger.added_up(from_s, to_s) if from_s < to_s else ()
     paying, notes = _policies(ledger, asked)
-    notes += _days(ledger, from_s, to_s)
+    notes += (*_days(ledger, from_s, to_s), *_unlabelled(asked, rows))
     span = Span(asked.begin_s, asked.end_s, ledger.since_s, written_s)
     return of_totals(totals(rows, asked.by, paying), totals(rows, ()), asked.by, notes), span
 
@@ -170,7 +174,7 @@ def _tokens(ledger: Ledger, asked: _Asked) -> tuple[Report, Span]:
     rows = ledger.rows(from_s, to_s) if from_s < to_s else ()
     usage = ledger.usage(from_s, to_s)
     paying, notes = _policies(ledger, asked)
-    notes += _days(ledger, from_s, to_s)
+    notes += (*_days(ledger, from_s, to_s), *_unlabelled(asked, rows))
     ours = tuple(row for row in rows if row.payer.service)
     rest = {total.currency: total.cost for total in totals((row for row in rows if row.idle), ()) if total.cost}
     notes += tuple(
@@ -291,10 +295,29 @@ def _whole_hours(asked: _Asked, written_s: int) -> tuple[int, int]:
 
 def _names(by: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in by.split(",") if name.strip())
-    unknown = [name for name in names if name not in BY]
+    unknown = [name for name in names if name not in BY and not _label(name)]
     if unknown or not names:
-        raise click.UsageError(f'--by: "{by}" is not allowed: {", ".join(BY)} are, several with commas')
+        allowed = f"{', '.join(BY)} and {LABEL}NAME are, several with commas"
+        raise click.UsageError(f'--by: "{by}" is not allowed: {allowed}')
     return names
+
+
+def _label(name: str) -> str:
+    """Of which label it is; empty: of none."""
+    return name.removeprefix(LABEL) if name.startswith(LABEL) else ""
+
+
+def _unlabelled(asked: _Asked, rows: Collection[HourRow]) -> tuple[str, ...]:
+    """That a label is none of those that were kept, where no service has it: nobody set it, or its name is another."""
+    found = {name for row in rows for name in row.payer.all_labels}
+    missing = [label for name in asked.by if rows and (label := _label(name)) and label not in found]
+    return tuple(
+        f'No service has label "{label}" in that time, as far as the ledger goes. It has {", ".join(sorted(found))}: '
+        "the operator's --cost-labels says which are kept."
+        if found
+        else f'No service has label "{label}" in that time, or any other that the operator\'s --cost-labels names.'
+        for label in missing
+    )
 
 
 def _span(period: str, zone: ZoneInfo, now_s: float) -> tuple[float, float]:

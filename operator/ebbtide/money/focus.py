@@ -116,7 +116,7 @@ def cells(row: HourRow, account: str) -> dict[str, str]:
         "SkuPriceId": f"gpupools/{payer.pool}/{price}-{row.currency}",
         "ServiceCategory": category,
         "ServiceName": name,
-        "Tags": json.dumps({"team": payer.team}) if payer.team else "",
+        "Tags": json.dumps(payer.all_labels) if payer.all_labels else "",
         "x_Estimate": "true",
         "x_EstimatedGpuHours": _number((Decimal(row.estimated_s) / HOUR_S).quantize(_QUANTITY, ROUND_HALF_EVEN)),
         "x_Idle": "true" if row.idle else "false",

@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from ebbtide.clock import parse_rfc3339
-from ebbtide.model.money import Payer
+from ebbtide.model.money import Payer, payer_of
 from ebbtide.model.snapshot import POOL_KIND, Snapshot
 from ebbtide.model.spec import PoolSpec, Spec
 from ebbtide.money.lifetimes import Holding
@@ -101,9 +101,7 @@ def _pool_of(pools: list[PoolSpec], node: Node) -> PoolSpec | None:
 def _payers(snapshot: Snapshot) -> dict[str, Payer]:
     """By the pod's uid; the pool is that of its node."""
     return {
-        pod.uid: Payer(
-            "", service.spec.namespace, service.spec.name, variant.name, service.spec.model_name, service.spec.team
-        )
+        pod.uid: payer_of(service.spec, variant.name)
         for service in snapshot.services
         for variant in service.variants
         for pod in variant.pods

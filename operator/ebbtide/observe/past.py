@@ -19,7 +19,7 @@ from functools import partial
 import msgspec
 
 from ebbtide.errors import EbbtideError
-from ebbtide.model.money import Payer
+from ebbtide.model.money import Payer, payer_of
 from ebbtide.model.spec import ServiceSpec, Spec
 from ebbtide.money.lifetimes import Holding
 from ebbtide.observe.prometheus import Prometheus, Sample
@@ -166,7 +166,7 @@ def _payer(pod: _Pod, services: Sequence[ServiceSpec]) -> Payer:
             name, suffix = variant.target.name, _SUFFIX.get(variant.target.kind, _ORDINALS)
             if len(name) > len(best) and re.fullmatch(re.escape(name) + "-" + suffix, pod.name):
                 best = name
-                found = Payer("", service.namespace, service.name, variant.name, service.model_name, service.team)
+                found = payer_of(service, variant.name)
     return found
 
 
