@@ -16,7 +16,6 @@ from ebbtide.cli.cost_report import Report, Span, minute, of_prices, of_savings,
 from ebbtide.clock import unix_time_s
 from ebbtide.errors import ConfigurationError
 from ebbtide.ledger.store import FILE, Ledger
-from ebbtide.model.money import HourRow
 from ebbtide.money import focus, hpa
 from ebbtide.money.bill import HOUR_S
 from ebbtide.money.calendar import Span as Kind
@@ -24,7 +23,7 @@ from ebbtide.money.calendar import period_at, zone_named
 from ebbtide.money.savings import STATIC_S, fleets, savings
 from ebbtide.money.selections import Payers, payers
 from ebbtide.money.totals import BY, LABEL, nobody, totals
-from ebbtide.money.units import units
+from ebbtide.money.units import Units
 
 DATA_DIR = Path("/var/lib/ebbtide")  # where the operator's ledger lies by default
 PERIODS = "today, yesterday, month, last-month, 2026-01-31, 2026-01 or 2026-01-01..2026-01-31"
@@ -163,27 +162,34 @@ def _costs(ledger: Ledger, asked: _Asked) -> tuple[Report, Span]:
     written_s = ledger.watermark_s
     from_s, to_s = int(asked.begin_s), min(int(asked.end_s), written_s)
     rows = ledger.added_up(from_s, to_s) if from_s < to_s else ()
+    labels = {name for row in rows for name in row.payer.all_labels}
     paying, notes = _policies(ledger, asked)
-    notes += (*_days(ledger, from_s, to_s), *_unlabelled(asked, rows))
+    notes += (*_days(ledger, from_s, to_s), *(_unlabelled(asked, labels) if rows else ()))
     span = Span(asked.begin_s, asked.end_s, ledger.since_s, written_s)
     return of_totals(totals(rows, asked.by, paying), totals(rows, ()), asked.by, notes), span
 
 
 def _tokens(ledger: Ledger, asked: _Asked) -> tuple[Report, Span]:
     from_s, to_s = _whole_hours(asked, ledger.usage_s)
-    rows = ledger.rows(from_s, to_s) if from_s < to_s else ()
-    usage = ledger.usage(from_s, to_s)
     paying, notes = _policies(ledger, asked)
-    notes += (*_days(ledger, from_s, to_s), *_unlabelled(asked, rows))
-    ours = tuple(row for row in rows if row.payer.service)
-    rest = {total.currency: total.cost for total in totals((row for row in rows if row.idle), ()) if total.cost}
+    found, ours, rest, labels = Units(asked.by, paying), Units(()), Units(()), set[str]()
+    for work in ledger.work(from_s, to_s) if from_s < to_s else ():
+        labels |= work.payer.all_labels.keys()
+        found.add(work)
+        if work.payer.service:
+            ours.add(work)
+        elif work.idle:
+            rest.add(work)
+    whole = found.found()
+    notes += (*_days(ledger, from_s, to_s), *(_unlabelled(asked, labels) if whole else ()))
     notes += tuple(
-        f"GPUs of nodes that nobody held cost {amount:,.2f} {currency}: they are in no price of a token."
-        for currency, amount in sorted(rest.items())
+        f"GPUs of nodes that nobody held cost {each.cost:,.2f} {each.currency}: they are in no price of a token."
+        for each in rest.found()
+        if each.cost
     )
     if not ledger.usage_s:
         notes += ("The ledger knows no tokens yet: it counts them since an Ebbtide that does has led.",)
-    report = of_units(units(rows, usage, asked.by, paying), units(ours, usage, ()), asked.by, notes)
+    report = of_units(whole, ours.found(), asked.by, notes)
     return report, Span(from_s, max(from_s, to_s), ledger.since_s, ledger.usage_s)
 
 
@@ -307,10 +313,9 @@ def _label(name: str) -> str:
     return name.removeprefix(LABEL) if name.startswith(LABEL) else ""
 
 
-def _unlabelled(asked: _Asked, rows: Collection[HourRow]) -> tuple[str, ...]:
+def _unlabelled(asked: _Asked, found: Collection[str]) -> tuple[str, ...]:
     """That a label is none of those that were kept, where no service has it: nobody set it, or its name is another."""
-    found = {name for row in rows for name in row.payer.all_labels}
-    missing = [label for name in asked.by if rows and (label := _label(name)) and label not in found]
+    missing = [label for name in asked.by if (label := _label(name)) and label not in found]
     return tuple(
         f'No service has label "{label}" in that time, as far as the ledger goes. It has {", ".join(sorted(found))}: '
         "the operator's --cost-labels says which are kept."

@@ -25,6 +25,7 @@ from ebbtide.errors import ConfigurationError, ConflictError, RetryableError
 from ebbtide.ledger import days, schema
 from ebbtide.ledger.days import Keeping
 from ebbtide.ledger.rows import Row, get, payer_ids, put, replace
+from ebbtide.ledger.work import Reader
 from ebbtide.model.money import (
     Hole,
     HourRow,
@@ -38,6 +39,7 @@ from ebbtide.model.money import (
     UsageRow,
 )
 from ebbtide.money.bill import HOUR_S, hours
+from ebbtide.money.units import Work, joined
 
 Record = TypeVar("Record")
 FILE = "ledger.sqlite"  # in the operator's data folder, where no URL is given
@@ -169,16 +171,19 @@ class Ledger:
                 return ()
             old = tuple(days.usage(connection, days.coarse(connection, from_s, to_s)))
             from_s = max(from_s, days.hours_from_s(connection))
-            within = (schema.usage.c.hour_s >= from_s) & (schema.usage.c.hour_s < to_s)
-            known = schema.USAGE if self._version(connection) >= 3 else schema.USAGE_OF_2
-            counts = [schema.usage.c[name] for name in known]
-            query = sa.select(schema.usage.c.hour_s, schema.payer.c.body, *counts).join(schema.payer).where(within)
-            # by position: a month of 200 services are 300,000 rows, and names cost more than all the rest
-            rows = [
-                UsageRow(hour_s, msgspec.json.decode(body, type=Payer), *seen)
-                for hour_s, body, *seen in connection.execute(query)
-            ]
+            rows = self._usage(connection, from_s, to_s)
         return (*old, *sorted(rows))
+
+    def _usage(self, connection: sa.Connection, from_s: int, to_s: int) -> list[UsageRow]:
+        within = (schema.usage.c.hour_s >= from_s) & (schema.usage.c.hour_s < to_s)
+        known = schema.USAGE if self._version(connection) >= 3 else schema.USAGE_OF_2
+        counts = [schema.usage.c[name] for name in known]
+        query = sa.select(schema.usage.c.hour_s, schema.payer.c.body, *counts).join(schema.payer).where(within)
+        # by position: a month of 200 services are 300,000 rows, and names cost more than all the rest
+        return [
+            UsageRow(hour_s, msgspec.json.decode(body, type=Payer), *seen)
+            for hour_s, body, *seen in connection.execute(query)
+        ]
 
     def write(
         self,
@@ -287,6 +292,23 @@ class Ledger:
                 for row in connection.execute(query)
             ]
         return (*old, *before, *kept, *after)
+
+    def work(self, from_s: int, to_s: int) -> Iterator[Work]:
+        """GPU-seconds beside usage, of the hours that begin in [from_s, to_s); of days where they alone are kept.
+
+        The database adds up what adds up (see `ledger.work`): reading a month takes the memory of a day.
+        """
+        with self._transaction(reads=True) as connection:
+            if self._version(connection) < 2:  # no usage: cost is all there is
+                yield from joined(days.added_up(connection, from_s, to_s, self._working(connection)), ())
+                return
+            reader, old = Reader(connection), days.coarse(connection, from_s, to_s)
+            from_s = max(from_s, days.hours_from_s(connection))
+            rolled_s = max(from_s, min(to_s, int(get(connection, "rolled") or 0)))
+            yield from reader.odd(from_s, rolled_s, old)
+            yield from reader.added_up()
+            if rolled_s < to_s:
+                yield from joined(self._worked_out(connection, rolled_s, to_s), self._usage(connection, rolled_s, to_s))
 
     @property
     def rolled_s(self) -> int:
