@@ -248,16 +248,20 @@ def _prices(ledger: Ledger, asked: _Asked) -> tuple[Report, Span]:
 def _write_focus(ledger: Ledger, asked: _Asked, account: str, path: str) -> None:
     """Whole hours that are over and begin within the period, so that exports of two days are that of both."""
     from_s, to_s = _whole_hours(asked, ledger.watermark_s // HOUR_S * HOUR_S)
-    rows = ledger.rows(from_s, to_s) if from_s < to_s else ()
-    known = [row for row in rows if row.price is not None and row.currency]
+    count = unknown_s = 0
     with whole_file(path) as target:
         writer = csv.DictWriter(target, focus.COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(focus.cells(row, account) for row in known)
-    hours = Decimal(sum(row.gpu_seconds for row in rows) - sum(row.gpu_seconds for row in known)) / HOUR_S
+        for row in ledger.each_row(from_s, to_s) if from_s < to_s else ():
+            if row.price is None or not row.currency:
+                unknown_s += row.gpu_seconds
+            else:
+                writer.writerow(focus.cells(row, account))
+                count += 1
+    hours = Decimal(unknown_s) / HOUR_S
     for note in _days(ledger, from_s, to_s):
         click.echo(note, err=True)
-    click.echo(f"{len(known)} rows of the hours from {minute(from_s)} to {minute(max(from_s, to_s))} UTC.", err=True)
+    click.echo(f"{count} rows of the hours from {minute(from_s)} to {minute(max(from_s, to_s))} UTC.", err=True)
     if hours:
         click.echo(f"{hours:,.2f} GPU-hours whose price nobody knows are left out: no row may lack a cost.", err=True)
 

@@ -34,6 +34,20 @@ def replace(connection: sa.Connection, table: sa.Table, keys: Sequence[str], row
     connection.execute(sa.insert(table), list(rows))
 
 
+class Payers:
+    """What their numbers stand for, each decoded once; read when the first is asked for."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+        self._known: dict[int, Payer] = {}
+
+    def __getitem__(self, number: int) -> Payer:
+        if number not in self._known:
+            rows = self._connection.execute(sa.select(schema.payer.c.id, schema.payer.c.body))
+            self._known = {each: msgspec.json.decode(body, type=Payer) for each, body in rows}
+        return self._known[number]
+
+
 def payer_ids(connection: sa.Connection, payers: Collection[Payer]) -> dict[Payer, int]:
     """The number of each payer; those that are new get one."""
     bodies = {msgspec.json.encode(payer).decode(): payer for payer in payers}

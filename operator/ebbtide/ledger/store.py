@@ -24,7 +24,7 @@ from ebbtide.aside import move_aside
 from ebbtide.errors import ConfigurationError, ConflictError, RetryableError
 from ebbtide.ledger import days, schema
 from ebbtide.ledger.days import Keeping
-from ebbtide.ledger.rows import Row, get, payer_ids, put, replace
+from ebbtide.ledger.rows import Payers, Row, get, payer_ids, put, replace
 from ebbtide.ledger.work import Reader
 from ebbtide.model.money import (
     Hole,
@@ -266,32 +266,32 @@ class Ledger:
         Parts of an hour at either end are of lifetimes; of those that are no longer kept they are empty. Days that are
         cut are whole or left out (see `covered`).
         """
+        return tuple(self.each_row(from_s, to_s))
+
+    def each_row(self, from_s: int, to_s: int) -> Iterator[HourRow]:
+        """The same one by one, in order of time: a month of them is read in parts of a few hours."""
         with self._transaction(reads=True) as connection:
-            old = tuple(days.rows(connection, days.coarse(connection, from_s, to_s)))
+            payers = Payers(connection)
+            for day in days.coarse(connection, from_s, to_s):
+                yield from days.rows(connection, [day])
             from_s = max(from_s, days.hours_from_s(connection))
             if from_s >= to_s:
-                return old
+                return
             rolled_s = int(get(connection, "rolled") or 0)
             first_s, last_s = -(-from_s // HOUR_S) * HOUR_S, min(to_s // HOUR_S * HOUR_S, rolled_s)
             if first_s >= last_s:
-                return (*old, *self._worked_out(connection, from_s, to_s))
-            before = self._worked_out(connection, from_s, first_s) if from_s < first_s else ()
-            after = self._worked_out(connection, last_s, to_s) if last_s < to_s else ()
-            within = schema.hour.c.hour_s.between(first_s, last_s - 1)
-            query = sa.select(schema.hour, schema.payer.c.body).join(schema.payer).where(within)
-            kept = [
-                HourRow(
-                    row.hour_s,
-                    msgspec.json.decode(row.body, type=Payer),
-                    row.idle,
-                    Decimal(row.price) if row.price else None,
-                    row.currency,
-                    row.gpu_seconds,
-                    row.estimated_s,
-                )
-                for row in connection.execute(query)
-            ]
-        return (*old, *before, *kept, *after)
+                yield from self._worked_out(connection, from_s, to_s)
+                return
+            if from_s < first_s:
+                yield from self._worked_out(connection, from_s, first_s)
+            for begin_s in range(first_s, last_s, MOST_ROLLED_S):
+                within = schema.hour.c.hour_s.between(begin_s, min(begin_s + MOST_ROLLED_S, last_s) - 1)
+                for row in connection.execute(sa.select(schema.hour).where(within).order_by(schema.hour.c.hour_s)):
+                    price = Decimal(row.price) if row.price else None
+                    payer, seconds = payers[row.payer_id], (row.gpu_seconds, row.estimated_s)
+                    yield HourRow(row.hour_s, payer, row.idle, price, row.currency, *seconds)
+            if last_s < to_s:
+                yield from self._worked_out(connection, last_s, to_s)
 
     def work(self, from_s: int, to_s: int) -> Iterator[Work]:
         """GPU-seconds beside usage, of the hours that begin in [from_s, to_s); of days where they alone are kept.

@@ -18,12 +18,12 @@ from decimal import Decimal
 from itertools import groupby
 from typing import Any
 
-import msgspec
 import sqlalchemy as sa
 
 from ebbtide.ledger import schema
 from ebbtide.ledger.days import Day
-from ebbtide.model.money import Payer, UsageRow
+from ebbtide.ledger.rows import Payers
+from ebbtide.model.money import UsageRow
 from ebbtide.money.bill import HOUR_S
 from ebbtide.money.units import Part, Work
 
@@ -33,19 +33,11 @@ _ODD = 2  # kinds of hours: 0 without a known load, 1 with one of all that was s
 
 
 class Reader:
-    """Payers by their number, each decoded once, and what was added up so far."""
+    """Reads, and keeps what was added up so far."""
 
     def __init__(self, connection: sa.Connection) -> None:
-        self._connection = connection
-        self._payers: dict[int, Payer] = {}
+        self._connection, self._payers = connection, Payers(connection)
         self._sums: dict[tuple[int, bool, str, str, int], list[int]] = defaultdict(lambda: [0] * (1 + len(_COUNTS)))
-
-    def payer(self, number: int) -> Payer:
-        """What it stands for."""
-        if number not in self._payers:
-            rows = self._connection.execute(sa.select(schema.payer.c.id, schema.payer.c.body))
-            self._payers = {each: msgspec.json.decode(body, type=Payer) for each, body in rows}
-        return self._payers[number]
 
     def odd(self, from_s: int, to_s: int, days: Sequence[Day]) -> Iterator[Work]:
         """Of `days`, which follow one another, and of the hours that begin in [from_s, to_s), those that do not add up.
@@ -100,7 +92,7 @@ class Reader:
             yield self._work(number, bool(idle), parts, prices[0][6:])
 
     def _work(self, number: int, idle: bool, parts: tuple[Part, ...], counts: Sequence[int]) -> Work:
-        payer = self.payer(number)
+        payer = self._payers[number]
         return Work(payer, idle, parts, UsageRow(0, payer, *(int(each) for each in counts)))
 
 
