@@ -5,6 +5,7 @@ import tracemalloc
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
@@ -79,19 +80,23 @@ def rounded(found: Iterable[Unit]) -> list[object]:
     return sorted((of(unit) for unit in found), key=repr)
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("days_alone", [0, 2])
-def test_sums_say_what_the_hours_say_one_by_one(where: Path | str, seed: int, days_alone: int) -> None:
-    """Also of older time, of which days alone are kept, and of the last hours, which are not rolled up yet."""
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("days_alone", "zone"), [(0, "UTC"), (2, "UTC"), (2, "Asia/Kolkata")])
+def test_sums_say_what_the_hours_say_one_by_one(where: Path | str, seed: int, days_alone: int, zone: str) -> None:
+    """Also of older time, of which days alone are kept, and of the last hours, which are not rolled up yet.
+
+    Days of Kolkata end at half past: what is left of that hour is of lifetimes.
+    """
     dice, ledger, end_s = random.Random(seed), Ledger(where), T0 + DAYS * DAY_S
     epoch = ledger.lead(T0)
     ledger.write(epoch, end_s, some_life(dice), PRICES)
     usage = list(some_usage(dice, ledger))
     ledger.write(epoch, end_s, [], usage=usage)
-    kept = Keeping(10 * DAY_S, (DAYS - days_alone) * DAY_S)
+    kept = Keeping(10 * DAY_S, (DAYS - days_alone) * DAY_S, ZoneInfo(zone))
     while ledger.roll_up(epoch, end_s, kept):
         pass
     assert (ledger.hours_s > T0, T0 < ledger.rolled_s < end_s) == (days_alone > 0, True), "each part has some"
+    assert bool(ledger.hours_s % HOUR_S) is (zone != "UTC")
     spans = [(T0, end_s), (T0 + 5 * HOUR_S, end_s - 7 * HOUR_S), (end_s - HOUR_S, end_s)]
     for from_s, to_s in spans:
         for by in (("service", "pool"), ()):
@@ -116,6 +121,31 @@ def test_hours_that_add_up_are_one_for_each_payer_and_price(tmp_path: Path) -> N
         (4, 0),  # of which nothing was seen
         (19, 190),
     ]
+    ledger.close()
+
+
+@pytest.mark.parametrize("most", [1, 200, 10**6])
+def test_parts_hold_each_service_whole_and_together_all_there_is(
+    where: Path | str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours, what is not rolled up yet, and parts of hours at either end."""
+    monkeypatch.setattr("ebbtide.ledger.store.MOST_ROWS", most)
+    dice, ledger, end_s = random.Random(7), Ledger(where), T0 + DAYS * DAY_S
+    epoch = ledger.lead(T0)
+    ledger.write(epoch, end_s, some_life(dice), PRICES)
+    usage = list(some_usage(dice, ledger))
+    ledger.write(epoch, end_s, [], usage=usage)
+    while ledger.roll_up(epoch, end_s):
+        pass
+    for from_s, to_s in ((T0, end_s), (T0 + 1800, end_s - 1700)):
+        parts = list(ledger.parts(from_s, to_s))
+        rows = [row for part in parts for row in part[0]]
+        assert sorted(rows, key=repr) == sorted(ledger.rows(from_s, to_s), key=repr) and rows
+        worked = [row for part in parts for row in part[1]]
+        assert sorted(worked) == list(ledger.usage(from_s // HOUR_S * HOUR_S, to_s)) and worked
+        services = [{(row.payer.namespace, row.payer.service) for row in (*part[0], *part[1])} for part in parts]
+        assert sum(map(len, services)) == len(set.union(*services)), "none is in two parts"
+        assert (len(parts) == 1) is (most == 10**6)
     ledger.close()
 
 

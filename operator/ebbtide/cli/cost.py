@@ -20,7 +20,7 @@ from ebbtide.money import focus, hpa
 from ebbtide.money.bill import HOUR_S
 from ebbtide.money.calendar import Span as Kind
 from ebbtide.money.calendar import period_at, zone_named
-from ebbtide.money.savings import STATIC_S, fleets, savings
+from ebbtide.money.savings import STATIC_S, Saving, Savings, fleets
 from ebbtide.money.selections import Payers, payers
 from ebbtide.money.totals import BY, LABEL, nobody, totals
 from ebbtide.money.units import Units
@@ -201,8 +201,8 @@ def _savings(ledger: Ledger, asked: _Asked) -> tuple[Report, Span]:
         return of_savings((), ()), span
     before_s = max(from_s - STATIC_S, ledger.since_s)
     static = fleets(ledger.lifetimes(before_s, from_s), before_s, from_s)
-    rows = ledger.rows(from_s, to_s)
-    found = savings(rows, ledger.usage(from_s // HOUR_S * HOUR_S, to_s), ledger.prices(), static, from_s, to_s)
+    by_service = Savings(ledger.prices(), static, from_s, to_s)
+    found = sorted((each for part in ledger.parts(from_s, to_s) for each in by_service.of(*part)), key=_name)
     notes = [
         "Saved: in time that was watched in mode Auto, against the most GPUs that the service held at once for ten "
         f"minutes from {minute(before_s)} to {minute(from_s)} UTC. What nobody watched is in neither. Recommend: what "
@@ -219,13 +219,18 @@ def _savings(ledger: Ledger, asked: _Asked) -> tuple[Report, Span]:
         notes.append(f"The ledger knows {(from_s - before_s) / 86_400:.1f} of the 7 days before.")
     if ledger.raw_s > before_s:
         notes.append(f"What ended before {minute(ledger.raw_s)} UTC is no longer kept one by one: it may be more.")
-    idle = {total.currency: total.cost for total in totals((row for row in rows if row.idle), ()) if total.cost}
+    nobodys = (row for row in ledger.added_up(from_s, to_s) if row.idle)
+    idle = {total.currency: total.cost for total in totals(nobodys, ()) if total.cost}
     notes += [
         f"Nodes' GPUs that nobody held cost {amount:,.2f} {currency} in that time: what is saved on nodes that stay is "
         "paid there."
         for currency, amount in sorted(idle.items())
     ]
     return of_savings(found, notes), span
+
+
+def _name(saving: Saving) -> str:
+    return saving.service
 
 
 def _alternatives(ledger: Ledger, asked: _Asked, api: str | None) -> tuple[Report, Span]:

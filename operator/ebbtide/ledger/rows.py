@@ -1,5 +1,6 @@
 """Rows of the ledger's tables, within the caller's transaction: `meta`, payers' numbers, rows written whole."""
 
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -43,9 +44,20 @@ class Payers:
 
     def __getitem__(self, number: int) -> Payer:
         if number not in self._known:
-            rows = self._connection.execute(sa.select(schema.payer.c.id, schema.payer.c.body))
-            self._known = {each: msgspec.json.decode(body, type=Payer) for each, body in rows}
+            self._read()
         return self._known[number]
+
+    def by_service(self) -> dict[tuple[str, str], list[int]]:
+        """Numbers of all by (namespace, name) of the service."""
+        self._read()
+        found: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for number, payer in self._known.items():
+            found[payer.namespace, payer.service].append(number)
+        return found
+
+    def _read(self) -> None:
+        rows = self._connection.execute(sa.select(schema.payer.c.id, schema.payer.c.body))
+        self._known = {each: msgspec.json.decode(body, type=Payer) for each, body in rows}
 
 
 def payer_ids(connection: sa.Connection, payers: Collection[Payer]) -> dict[Payer, int]:
