@@ -141,8 +141,8 @@ class Observer:
     async def past(self, hole: tuple[int, int], snapshot: Snapshot) -> Past:
         """Who held GPUs at some time of the hole [from, to), unix seconds, by what Prometheus has kept."""
         where = places(snapshot, self._frozen[1].values())
-        specs = [service.spec for service in snapshot.services]
-        return await past.ask(self._prometheus, self._settings.prometheus.matchers, hole, where, specs)
+        specs, pools = [service.spec for service in snapshot.services], [pool.spec for pool in snapshot.pools]
+        return await past.ask(self._prometheus, self._settings.prometheus.matchers, hole, where, specs, pools)
 
     def counted(self, held: Held) -> None:
         """The ledger has what went by then."""
