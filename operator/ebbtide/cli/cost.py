@@ -254,6 +254,7 @@ def _write_focus(ledger: Ledger, asked: _Asked, account: str, path: str) -> None
     """Whole hours that are over and begin within the period, so that exports of two days are that of both."""
     from_s, to_s = _whole_hours(asked, ledger.watermark_s // HOUR_S * HOUR_S)
     count = unknown_s = 0
+    categories = focus.Categories(ledger.prices())
     with whole_file(path) as target:
         writer = csv.DictWriter(target, focus.COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -261,7 +262,7 @@ def _write_focus(ledger: Ledger, asked: _Asked, account: str, path: str) -> None
             if row.price is None or not row.currency:
                 unknown_s += row.gpu_seconds
             else:
-                writer.writerow(focus.cells(row, account))
+                writer.writerow(focus.cells(row, account, categories.of(row)))
                 count += 1
     hours = Decimal(unknown_s) / HOUR_S
     for note in _days(ledger, from_s, to_s):
