@@ -1,6 +1,7 @@
 """The ledger on SQLite and on a real PostgreSQL: nothing is lost, nothing counts twice, nobody writes late."""
 
 import random
+import string
 from collections import defaultdict
 from decimal import Decimal
 from pathlib import Path
@@ -311,6 +312,20 @@ def test_a_ledger_of_version_4_keeps_its_payers_and_labels_begin_with_the_first_
     with again._engine.connect() as connection:
         assert get(connection, "version") == "5"
         assert connection.execute(sa.select(sa.func.count()).select_from(schema.payer)).scalar() == 2, "none twice"
+
+
+def test_whoever_has_the_longest_names_and_labels_is_kept(where: Path | str) -> None:
+    """PostgreSQL's index takes 2,704 bytes, fewer where they cannot be compressed; names are as long as allowed."""
+    dice = random.Random(1)
+
+    def text(length: int) -> str:
+        return "".join(dice.choices(string.ascii_letters + string.digits, k=length))
+
+    labels = tuple(sorted((text(50), text(63)) for _ in range(10)))
+    payer = Payer(text(253), text(63), text(253), text(63), text(253), labels=labels)
+    ledger = Ledger(where)
+    ledger.write(ledger.lead(T0), T0 + 3600, [life("a", 0, payer=payer)], [PRICED])
+    assert ledger.running()["a"].payer == payer
 
 
 def test_lifetimes_of_a_span_are_those_that_ran_in_it(where: Path | str) -> None:

@@ -103,6 +103,10 @@ def test_a_list_from_flag_or_environment_is_separated_by_commas(monkeypatch, tex
         ({"cost_labels": "team,my team"}, ["--cost-labels", "'my team'", "such as team or example.com/cost-centre"]),
         ({"cost_labels": "team,team"}, ["cost_labels: team is named twice"]),
         ({"cost_labels": ",".join("abcdefghijk")}, ["cost_labels: 11 are named, and at most 10 are allowed"]),
+        (
+            {"cost_labels": ",".join(f"{'a' * 200}/{each}" for each in "abc")},
+            ["cost_labels: their names have 606 characters, and at most 500 are allowed"],
+        ),
         ({"writes_per_second": "0"}, ["writes_per_second", "greater than 0"]),
         ({"lease_duration": "15500ms"}, ["lease_duration", "whole seconds"]),
         ({"lease_duration": "10s"}, ["retry_period 2s < renew_deadline 10s < lease_duration 10s"]),

@@ -66,6 +66,7 @@ def _identity() -> str:
 _NAME, _URL = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$", r"^https?://\S+$"
 _LABEL = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
 _MOST_LABELS = 10  # each change of a value begins new rows, so what changes all the time is no label to keep
+_LONGEST_LABELS = 500  # characters of all names: whom a cost is put down to is one key, of 2,704 bytes in PostgreSQL
 _TENANT = r"^[A-Za-z0-9-]+:\s*\S+$"
 # What each pattern allows, for people
 _ALLOWED = {
@@ -239,6 +240,10 @@ class Settings(BaseSettings):
                 raise ValueError(f"cost_labels: {label} is named twice")
         if len(self.cost_labels) > _MOST_LABELS:
             raise ValueError(f"cost_labels: {len(self.cost_labels)} are named, and at most {_MOST_LABELS} are allowed")
+        if (length := sum(map(len, self.cost_labels))) > _LONGEST_LABELS:
+            raise ValueError(
+                f"cost_labels: their names have {length} characters, and at most {_LONGEST_LABELS} are allowed"
+            )
         for name, seconds in (("lease_duration", self.lease_duration_s), ("rate_window", self.rate_window_s)):
             if seconds != int(seconds):
                 raise ValueError(f"{name}: {seconds:g}s is not allowed: whole seconds only")
