@@ -8,6 +8,7 @@ processes of their own, the start of Python included.
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -38,7 +39,28 @@ DAY_S, POOLS, LIVES_A_DAY = 86_400, 12, 4
 
 _EACH = "WITH RECURSIVE t(s) AS (SELECT {first} UNION ALL SELECT s + {step} FROM t WHERE s + {step} < {last})"
 _GPUS = "(1 + (payer.id * 7 + t.s / {step}) % 8)"
-_USED = ", ".join(f"{_GPUS} * {{step}} * {number}" for number in range(1, len(schema.USAGE) + 1))
+# all of an hour is seen, half of it used, and in one of a hundred the load is known of a half; services as a whole have
+# the time in which they were watched alone
+_SEEN = {
+    "input_tokens": f"{_GPUS} * {{step}} * 500",
+    "output_tokens": f"{_GPUS} * {{step}} * 100",
+    "seen_gpu_s": f"{_GPUS} * {{step}}",
+    "rated_gpu_s": f"{_GPUS} * {{step}} / (CASE WHEN (payer.id + t.s / {{step}}) % 100 = 0 THEN 2 ELSE 1 END)",
+    "used_gpu_s": f"{_GPUS} * {{step}} / 2",
+    "weighed_tokens": f"{_GPUS} * {{step}} * 500",
+    "weighed_work": f"{_GPUS} * {{step}} * 25",
+    "ran_gpu_s": f"{_GPUS} * {{step}}",
+    "hpa_gpu_s": f"{_GPUS} * {{step}} + {{step}}",
+}
+_WATCHED = ("watched_s", "acting_s", "compared_s")
+_USED = ", ".join(
+    "{step}"
+    if name in _WATCHED
+    else f"CASE WHEN payer.id <= {{held}} THEN {_SEEN[name]} ELSE 0 END"
+    if name in _SEEN
+    else "0"
+    for name in schema.USAGE
+)
 _FILL = {
     "hour": f"INSERT INTO hour {_EACH} SELECT t.s, payer.id, FALSE, '2.50', 'USD', {_GPUS} * {{step}}, 0 "
     "FROM t CROSS JOIN payer WHERE payer.id <= {held} ORDER BY t.s, payer.id",
@@ -66,6 +88,7 @@ class Measured:
     rows: dict[str, int] = field(default_factory=dict)
     mib: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, tuple[float, float]] = field(default_factory=dict)
+    peak_mib: dict[str, float] = field(default_factory=dict)  # of reports
 
 
 def measure(name: str, where: Path | str, services: int, days: int) -> Measured:
@@ -80,10 +103,14 @@ def measure(name: str, where: Path | str, services: int, days: int) -> Measured:
     _fill(ledger, found, services, days, end_s)
     ledger.write(epoch, end_s, [], usage=[])  # up to when tokens are known
     for period, text in _periods(end_s, days).items():
-        found.seconds[f"cost by service, {period}"] = _timed(lambda text=text: _ask(where, text))
+        _ask(found, f"cost by service, {period}", where, text)
     day, month, zone = _periods(end_s, days)["day"], _periods(end_s, days)["month"], "Asia/Kolkata"
-    found.seconds[f"cost by service, month of {zone}"] = _timed(lambda: _ask(where, month, "--time-zone", zone))
-    found.seconds["price of tokens by service, day"] = _timed(lambda: _ask(where, day, "--tokens"))
+    _ask(found, f"cost by service, month of {zone}", where, month, "--time-zone", zone)
+    for period, text in (("day", day), ("month", month)):
+        _ask(found, f"price of tokens by service, {period}", where, text, "--tokens")
+        _ask(found, f"FOCUS rows, {period}", where, text, "--focus", "-")
+        _ask(found, f"savings, {period}", where, text, "--savings")
+        _ask(found, f"build or buy, {period}", where, text, "--alternative", "--api", "0.50,2.00,USD")
     _roll(ledger, found, epoch, end_s)
     ledger.close()
     return found
@@ -144,21 +171,19 @@ def _periods(end_s: int, days: int) -> dict[str, str]:
     return {"day": day.isoformat(), "month": month.strftime("%Y-%m"), "year": f"{first}..{last}"}
 
 
-def _ask(where: Path | str, period: str, *report: str) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "ebbtide",
-        "cost",
-        "--ledger",
-        str(where),
-        "--period",
-        period,
-        "-o",
-        "csv",
-        *report,
-    ]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def _ask(found: Measured, what: str, where: Path | str, period: str, *report: str) -> None:
+    """One report, as a process of its own: how long it took, and the most memory that it had at once."""
+    asked = ["--ledger", str(where), "--period", period, "-o", "csv", *report]
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ebbtide", "cost", *asked], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args)
+    found.seconds[what] = time.monotonic() - began, used.ru_utime + used.ru_stime
+    found.peak_mib[what] = used.ru_maxrss / 1024
 
 
 def _timed(work: Callable[[], object]) -> tuple[float, float]:
@@ -208,12 +233,17 @@ def show(results: list[Measured], services: int, days: int, console: Console) ->
     for table, rows in results[0].rows.items():
         sizes.add_row(table, f"{rows:,}", *(f"{result.mib[table]:,.0f}" for result in results))
     sizes.add_row("total", "", *(f"{sum(result.mib.values()):,.0f}" for result in results))
-    times = Table(title="Seconds, wall (CPU of Ebbtide's process)")
+    times = Table(title="Seconds, wall (CPU of Ebbtide's process); the most MiB that a report took")
     for name in ("what", *(result.name for result in results)):
         times.add_column(name, justify="left" if name == "what" else "right")
     for what in results[0].seconds:
-        times.add_row(what, *(f"{result.seconds[what][0]:.1f} ({result.seconds[what][1]:.1f})" for result in results))
+        times.add_row(what, *(_cell(result, what) for result in results))
     console.print(sizes, times)
+
+
+def _cell(result: Measured, what: str) -> str:
+    took = f"{result.seconds[what][0]:.1f} ({result.seconds[what][1]:.1f})"
+    return f"{took} {result.peak_mib[what]:,.0f} MiB" if what in result.peak_mib else took
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -168,9 +168,13 @@ def test_what_is_billed_follows_from_how_gpus_are_bought_unless_it_is_said(bough
     assert parse_pool(pool(("spec.capacityType", bought), *billing)).billing is want
 
 
-def test_whose_cost_it_is_says_a_label():
-    assert parse_service(service(("metadata.labels", {"team": "search"}))).team == "search"
-    assert parse_service(service()).team == ""
+def test_whose_cost_it_is_say_the_labels_that_are_kept():
+    labels = {"team": "search", "product": "web", "app.kubernetes.io/name": "chat", "owner": ""}
+    labelled = service(("metadata.labels", labels))
+    assert parse_service(labelled).cost_labels == (("product", "web"), ("team", "search"))
+    assert parse_service(labelled, ("app.kubernetes.io/name",)).cost_labels == (("app.kubernetes.io/name", "chat"),)
+    assert parse_service(labelled, ()).cost_labels == () and len(parse_service(labelled, ()).labels) == 4
+    assert parse_service(service()).cost_labels == ()
 
 
 def test_parameters_in_millions():

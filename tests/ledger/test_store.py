@@ -1,6 +1,7 @@
 """The ledger on SQLite and on a real PostgreSQL: nothing is lost, nothing counts twice, nobody writes late."""
 
 import random
+import string
 from collections import defaultdict
 from decimal import Decimal
 from pathlib import Path
@@ -12,6 +13,7 @@ import sqlalchemy as sa
 from ebbtide.errors import ConfigurationError, ConflictError, RetryableError
 from ebbtide.ledger import schema
 from ebbtide.ledger.days import KEPT_S
+from ebbtide.ledger.rows import get
 from ebbtide.ledger.store import Ledger
 from ebbtide.model.money import LabelsRecord, Lifetime, OfferRecord, Payer, PolicyRecord, PriceRecord, UsageRow
 from ebbtide.model.spec import Alternative, Billing, PolicyScope, Price, Tariff
@@ -274,6 +276,56 @@ def test_a_ledger_of_version_2_is_read_as_it_is_and_taken_over_whole(where: Path
     ledger.write(ledger.lead(T0), T0 + 7200, [], usage=[more], selections=[offer])
     assert Ledger(where).usage(T0, T0 + DAY_S) == (known, more)
     assert Ledger(where, read_only=True).offers() == (offer,)
+
+
+LABELLED = msgspec.structs.replace(CHAT, labels=(("environment", "prod"), ("product", "web")))
+
+
+def test_a_ledger_of_version_4_keeps_its_payers_and_labels_begin_with_the_first_that_has_them(
+    where: Path | str,
+) -> None:
+    """The fourth schema's payers are the text that it wrote, here letter by letter."""
+    ledger = Ledger(where)
+    ledger.write(ledger.lead(T0), T0 + 3600, [life("a", 0)], [PRICED], usage=[UsageRow(T0, CHAT, 5)])
+    with ledger._engine.begin() as connection:
+        body = '{"pool":"h100","namespace":"ml","service":"chat","team":"search"}'
+        connection.execute(sa.update(schema.payer).values(body=body))
+        connection.execute(sa.update(schema.meta).where(schema.meta.c.key == "version").values(value="4"))
+    ledger.close()
+    old = Payer("h100", "ml", "chat", team="search")
+    new = msgspec.structs.replace(old, labels=LABELLED.labels)
+    reader = Ledger(where, read_only=True)
+    assert {row.payer for row in (*reader.rows(T0, T0 + 3600), *reader.usage(T0, T0 + HOUR_S))} == {old}
+    reader.close()
+    ledger = Ledger(where)
+    epoch = ledger.lead(T0 + 3600)
+    lives = [msgspec.structs.replace(each, payer=payer) for each, payer in
+             ((life("a", 0, 3600), old), (life("a", 3600), new))]  # fmt: skip
+    usage = [UsageRow(T0 + HOUR_S, old, 1), UsageRow(T0 + HOUR_S, new, 2)]
+    ledger.write(epoch, T0 + 7200, lives, usage=usage)
+    roll_all(ledger, epoch, T0 + DAY_S)
+    again = Ledger(where, read_only=True)
+    assert [(row.hour_s - T0, row.payer) for row in again.rows(T0, T0 + 7200)] == [(0, old), (3600, new)]
+    assert again.usage(T0 + HOUR_S, T0 + DAY_S) == tuple(usage)
+    assert {row.payer for row in again.added_up(T0, T0 + 7200)} == {old, new}
+    assert again.running()["a"].payer == new
+    with again._engine.connect() as connection:
+        assert get(connection, "version") == "5"
+        assert connection.execute(sa.select(sa.func.count()).select_from(schema.payer)).scalar() == 2, "none twice"
+
+
+def test_whoever_has_the_longest_names_and_labels_is_kept(where: Path | str) -> None:
+    """PostgreSQL's index takes 2,704 bytes, fewer where they cannot be compressed; names are as long as allowed."""
+    dice = random.Random(1)
+
+    def text(length: int) -> str:
+        return "".join(dice.choices(string.ascii_letters + string.digits, k=length))
+
+    labels = tuple(sorted((text(50), text(63)) for _ in range(10)))
+    payer = Payer(text(253), text(63), text(253), text(63), text(253), labels=labels)
+    ledger = Ledger(where)
+    ledger.write(ledger.lead(T0), T0 + 3600, [life("a", 0, payer=payer)], [PRICED])
+    assert ledger.running()["a"].payer == payer
 
 
 def test_lifetimes_of_a_span_are_those_that_ran_in_it(where: Path | str) -> None:

@@ -9,17 +9,20 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebbtide.model.money import HourRow, Payer
-from ebbtide.money.focus import COLUMNS, MANDATORY, cells
+from ebbtide.model.money import HourRow, Listed, Payer, PriceRecord
+from ebbtide.model.spec import Price, PriceSource, Tariff
+from ebbtide.money.focus import COLUMNS, MANDATORY, Categories, cells
 
 CHAT = Payer("h100", "ml", "chat", "spot", "llama", "search")
 JAN_15_NOON = 1_768_478_400
 
 CATEGORIES = {"AI and Machine Learning", "Compute"}  # two of the nineteen that are allowed
+SUBCATEGORIES = {"Generative AI", "Containers", "Other (Compute)"}
 COMPOUND = re.compile(r"[A-Z][A-Za-z]*-[A-Z][a-z]*s")  # <singular>-<plural>, capitalised
 
 
@@ -69,14 +72,42 @@ RULES: dict[str, tuple[bool, Callable[[str], bool]]] = {
     "ConsumedUnit": (False, lambda text: COMPOUND.fullmatch(text) is not None),
     "ContractedUnitPrice": (False, lambda text: number(text) and Decimal(text) >= 0),
     "ListUnitPrice": (False, lambda text: number(text) and Decimal(text) >= 0),
+    "PricingCategory": (False, lambda text: text in ("Standard", "Dynamic", "Committed", "Other")),
     "ResourceId": (False, words),
     "ResourceName": (False, words),
     "ResourceType": (False, words),
+    "ServiceSubcategory": (False, lambda text: text in SUBCATEGORIES),
     "SkuId": (False, words),  # not null where unit prices are told
     "SkuMeter": (False, words),
     "SkuPriceDetails": (True, pairs),
     "SkuPriceId": (False, words),
     "Tags": (True, pairs),
+}
+
+
+# the specification's other columns: what has to be there for one to be mandatory, and is not
+ABSENT = {
+    "AvailabilityZone": "recommended, where resources are deployed in zones that the provider names",
+    "BillingAccountType": "more than one type of billing account",
+    "CapacityReservationId": "capacity reservations",
+    "CapacityReservationStatus": "capacity reservations",
+    "CommitmentDiscountCategory": "commitment discounts",
+    "CommitmentDiscountId": "commitment discounts",
+    "CommitmentDiscountName": "commitment discounts",
+    "CommitmentDiscountQuantity": "commitment discounts",
+    "CommitmentDiscountStatus": "commitment discounts",
+    "CommitmentDiscountType": "commitment discounts",
+    "CommitmentDiscountUnit": "commitment discounts",
+    "InvoiceId": "recommended, and null without an invoice",
+    "PricingCurrency": "pricing in another currency than that of the bill",
+    "PricingCurrencyContractedUnitPrice": "pricing in another currency than that of the bill",
+    "PricingCurrencyEffectiveCost": "pricing in another currency than that of the bill",
+    "PricingCurrencyListUnitPrice": "pricing in another currency than that of the bill",
+    "RegionId": "regions that the provider names",
+    "RegionName": "regions that the provider names",
+    "SubAccountId": "sub-accounts",
+    "SubAccountName": "sub-accounts",
+    "SubAccountType": "sub-accounts",
 }
 
 
@@ -99,6 +130,7 @@ def test_the_rules_are_of_all_columns_and_own_ones_are_marked() -> None:
     assert len(MANDATORY) == 21 and set(MANDATORY) <= RULES.keys()
     assert {column for column in COLUMNS if not column.startswith("x_")} == RULES.keys()
     assert len(set(COLUMNS)) == len(COLUMNS)
+    assert not ABSENT.keys() & RULES.keys() and len(ABSENT) + len(RULES) == 57, "as many as FOCUS 1.2 defines"
     assert all(re.fullmatch(r"(x_)?[A-Z][A-Za-z]+", column) and len(column) <= 50 for column in COLUMNS)
 
 
@@ -115,6 +147,17 @@ def test_a_row() -> None:
     )
     assert row["Tags"] == '{"team": "search"}' and row["x_Team"] == "search"
     assert row["x_EstimatedGpuHours"] == "0.027777777778"
+
+
+def test_tags_hold_every_label_that_is_kept() -> None:
+    labels = (("environment", "prod"), ("product", "web"))
+
+    def tags(payer: Payer) -> str:
+        return cells(HourRow(0, payer, False, Decimal(1), "USD", 60), "prod")["Tags"]
+
+    assert json.loads(tags(msgspec.structs.replace(CHAT, labels=labels))) == {"team": "search", **dict(labels)}
+    assert json.loads(tags(Payer("h100", "ml", "chat", labels=labels))) == dict(labels)
+    assert tags(Payer("h100", "ml", "chat")) == "", "null where there are none"
 
 
 @pytest.mark.parametrize(
@@ -147,6 +190,34 @@ def test_each_price_of_a_pool_is_a_sku_price_of_its_own_and_the_same_at_any_time
         "gpupools/h100/2-USD",
         "gpupools/a100/2.5-USD",
     ]
+
+
+def priced(from_s: int, price: str, source: PriceSource | None = None) -> PriceRecord:
+    spec = Price("USD", None if source else Tariff(Decimal(price)), source=source)
+    listed = None if source is None else Listed(Decimal(price), "USD")
+    return PriceRecord("h100", from_s, spec, listed=listed)
+
+
+def test_a_price_that_opencost_is_asked_for_is_dynamic_and_one_that_is_stated_beforehand_is_not() -> None:
+    hour, half = JAN_15_NOON, JAN_15_NOON + 1800
+    categories = Categories(
+        [priced(0, "2.50"), priced(half, "2.75", PriceSource("OpenCost")), priced(half + 7200, "3")]
+    )
+
+    def of(at_s: int, price: str, pool: str = "h100") -> str:
+        row = HourRow(at_s, Payer(pool, "ml", "chat"), False, Decimal(price), "USD", 60)
+        found = cells(row, "prod", categories.of(row))
+        check(found)
+        return found["PricingCategory"]
+
+    assert of(hour - 3600, "2.50") == "Standard"
+    assert (of(hour, "2.50"), of(hour, "2.75")) == ("Standard", "Dynamic"), "an hour in which it changed has both"
+    assert of(hour + 3600, "2.75") == "Dynamic"
+    assert (of(hour + 7200, "2.75"), of(hour + 7200, "3")) == ("Dynamic", "Standard")
+    assert of(hour + 10_800, "3") == "Standard"
+    assert of(hour, "9", "unknown") == "Standard"
+    table = HourRow(hour, Payer("h100"), True, Decimal("2.75"), "USD", 60)
+    assert Categories([priced(0, "2.75", PriceSource("Table", "h100"))]).of(table) == "Standard"
 
 
 def test_december_ends_with_the_year() -> None:

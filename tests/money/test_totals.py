@@ -2,6 +2,7 @@
 
 from decimal import Decimal
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +22,15 @@ def test_by_service_with_what_nobody_of_ours_held() -> None:
     assert found == {("ml/chat",): 5, (OTHERS,): 5, (IDLE,): 5, ("ml/code",): 2}
     by_team = {total.key[0] for total in totals(rows, ["team"])}
     assert by_team == {"search", NONE, OTHERS, IDLE}
+
+
+def test_by_labels_each_has_its_own_and_team_is_one_of_them() -> None:
+    web = msgspec.structs.replace(CHAT, labels=(("environment", "prod"), ("product", "web")))
+    rows = [row(web), row(), row(Payer("h100", "batch")), row(Payer("h100"), idle=True)]
+    by_product = {total.key[0]: total.cost for total in totals(rows, ["label:product"])}
+    assert by_product == {"web": 5, NONE: 5, OTHERS: 5, IDLE: 5}
+    by_both = {total.key for total in totals(rows, ["label:team", "label:environment"])}
+    assert by_both == {("search", "prod"), ("search", NONE), (OTHERS, OTHERS), (IDLE, IDLE)}
 
 
 def test_an_unknown_price_is_said_and_adds_nothing() -> None:

@@ -235,15 +235,20 @@ class Cluster:
 
     def _pod(self, app: str, gpus: int, bound_s: int) -> Pod:
         self.made += 1
-        return Pod(f"{app}-{self.made}", app, gpus, bound_s, node=self._room(gpus, bound_s) if self.node_gpus else "")
+        pod = Pod(f"{app}-{self.made}", app, gpus, bound_s)
+        if self.node_gpus:
+            node = self._room(gpus, bound_s)
+            # a raise of this second has its node in the next one: what comes at once waits for it too
+            pod.node, pod.bound_s = node.uid, max(bound_s, node.bound_s)
+        return pod
 
-    def _room(self, gpus: int, bound_s: int) -> str:
+    def _room(self, gpus: int, bound_s: int) -> Pod:
         """The first node that has it, else a new one."""
         for node in self.nodes:
             held = sum(pod.gpus for pod in self.pods if pod.node == node.uid and pod.end_s > self.now_s)
             if node.end_s == math.inf and held + gpus <= node.gpus:
-                return node.uid
-        return self.node_comes(bound_s).uid
+                return node
+        return self.node_comes(bound_s)
 
     def node_comes(self, at_s: int) -> Pod:
         """Billed from then on, whoever is on it."""

@@ -83,6 +83,27 @@ def test_by_team_and_model_as_csv(ledger: Path) -> None:
     ]
 
 
+def test_by_a_label_that_the_ledger_keeps(ledger: Path) -> None:
+    made, web = Ledger(ledger), Payer("h100", "ml", "web", "h100", "llama", "search", (("product", "web"),))
+    made.write(made.lead(NOW_S), NOW_S, [Lifetime("w", web, 1, NOW_S - 3600, NOW_S)], usage=[])
+    made.close()
+    found = ask(ledger, "--by", "label:product,team", "--period", "today", "-o", "csv")
+    rows = list(csv.DictReader(io.StringIO(found.stdout)))
+    assert [(each["label:product"], each["team"], each["cost"]) for each in rows] == [
+        ("(none)", "search", "120.000000"),
+        ("(none)", "tools", "12.000000"),
+        ("web", "search", "2.500000"),
+    ]
+    tokens = json.loads(ask(ledger, "--tokens", "--by", "label:product", "--period", "today", "-o", "json").output)
+    assert {each["label:product"] for each in tokens["tokens"]} == {"(none)", "web"}
+    (row,) = (row for row in csv.DictReader(io.StringIO(ask(ledger, "--focus", "-", "--period", "today").stdout))
+              if row["x_Service"] == "web")  # fmt: skip
+    assert json.loads(row["Tags"]) == {"team": "search", "product": "web"}
+    assert "No service has label" not in found.stderr
+    none = ask(ledger, "--by", "label:owner", "--period", "today", "-o", "csv")
+    assert 'No service has label "owner" in that time' in none.stderr and "It has product, team" in none.stderr
+
+
 def test_the_table_has_a_total(ledger: Path) -> None:
     shown = ask(ledger, "--period", "today").output
     assert "2026-01-15 00:00 to 2026-01-15 12:00 UTC" in shown
@@ -93,6 +114,7 @@ def test_the_table_has_a_total(ledger: Path) -> None:
     ("arguments", "words"),
     [
         (("--by", "colour"), '"colour" is not allowed: service, team'),
+        (("--by", "service,label:"), '"service,label:" is not allowed: service, team'),
         (("--period", "soon"), '"soon" is not allowed: write today'),
         (("--period", "2026-02"), "has not begun"),
         (("--time-zone", "Mars/Base"), '"Mars/Base" is no time zone'),

@@ -57,6 +57,14 @@ def test_a_pod_of_a_service_and_its_node() -> None:
     assert found.keys() == {"uid-chat-0", "uid-node-1"}, "a node of no pool has no price"
 
 
+def test_its_payer_has_the_labels_that_are_kept() -> None:
+    spec = world.service_spec(cost_labels=(("product", "web"), ("team", "search")), labels=(("rev", "7"),))
+    variant = world.variant_state(pods=(world.pod("chat-0", uid="uid-chat-0"),))
+    snapshot = world.snapshot(world.service_state(spec, variant))
+    (mine,) = held(snapshot, {"chat-0": pod()}, NODES, Departures(), complete=True).holdings[1:]
+    assert mine.payer == msgspec.structs.replace(MINE, team="search", labels=(("product", "web"),))
+
+
 @pytest.mark.parametrize(
     ("story", "each", "payer"),
     [

@@ -830,6 +830,19 @@ def test_whatever_a_parser_raises_concerns_its_object_alone() -> None:
     assert unreadable.key == "odd" and "too deep" in unreadable.message
 
 
+def test_a_label_that_changes_is_seen_though_the_generation_stays() -> None:
+    """The API server counts a new generation for a spec alone: `kubectl label` makes none."""
+
+    def parse(obj: Mapping[str, Any]) -> Mapping[str, str] | None:
+        labels: Mapping[str, str] | None = obj["metadata"]["labels"]
+        return labels
+
+    declared = Declared("InferenceService", parse)
+    for labels in ({"team": "search"}, {"team": "tools"}, None):
+        item = Opaque(OwnMeta(name="a", uid="u", generation=1, labels=labels))
+        assert declared.update({"a": item}) == {"a": labels}
+
+
 async def test_a_scale_that_is_none_is_an_error_of_its_target_alone(tmp_path: Path) -> None:
     cluster = leader_worker_set()
     cluster.other[LWS_SCALE] = {"spec": {"replicas": "many"}}

@@ -29,9 +29,18 @@ def test_the_defaults_are_valid_and_those_that_are_documented():
     assert settings.leader_election
     assert settings.flight_recorder_bytes == 256 * 2**20
     assert settings.watch_namespaces == ()
+    assert settings.cost_labels == ("team", "owner", "department", "product", "environment")
     # written as a person would write them, the defaults pass the same checks as everything else
     shown = {"cycle_interval": "10s", "lease_duration": "15s", "flight_recorder_size": "256Mi", "rate_window": "1m"}
     assert load_settings(shown).model_dump(exclude={"identity"}) == settings.model_dump(exclude={"identity"})
+
+
+def test_which_labels_costs_are_put_down_to():
+    assert load_settings({"cost_labels": "team, example.com/cost-centre"}).cost_labels == (
+        "team",
+        "example.com/cost-centre",
+    )
+    assert load_settings({"cost_labels": ""}).cost_labels == ()
 
 
 def test_two_processes_never_share_an_identity():
@@ -91,6 +100,13 @@ def test_a_list_from_flag_or_environment_is_separated_by_commas(monkeypatch, tex
         ({"prometheus_tenant": "team-a"}, ["prometheus_tenant", "'team-a'", "NAME:VALUE is allowed"]),
         ({"namespace": "Not_A_Name"}, ["namespace", "'Not_A_Name'", "lower-case letters, digits, - and ."]),
         ({"watch_namespaces": "a,B"}, ["watch_namespaces", "'B'", "lower-case letters"]),
+        ({"cost_labels": "team,my team"}, ["--cost-labels", "'my team'", "such as team or example.com/cost-centre"]),
+        ({"cost_labels": "team,team"}, ["cost_labels: team is named twice"]),
+        ({"cost_labels": ",".join("abcdefghijk")}, ["cost_labels: 11 are named, and at most 10 are allowed"]),
+        (
+            {"cost_labels": ",".join(f"{'a' * 200}/{each}" for each in "abc")},
+            ["cost_labels: their names have 606 characters, and at most 500 are allowed"],
+        ),
         ({"writes_per_second": "0"}, ["writes_per_second", "greater than 0"]),
         ({"lease_duration": "15500ms"}, ["lease_duration", "whole seconds"]),
         ({"lease_duration": "10s"}, ["retry_period 2s < renew_deadline 10s < lease_duration 10s"]),

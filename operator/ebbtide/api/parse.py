@@ -6,7 +6,7 @@ ConfigurationError that names object, field, value and what is allowed.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from decimal import Decimal
 from typing import Any, TypeVar
 
@@ -22,15 +22,17 @@ from ebbtide.api.service import Alternative, InferenceServiceSpec, Objectives
 from ebbtide.clock import parse_rfc3339
 from ebbtide.errors import ConfigurationError
 from ebbtide.model import spec as m
-from ebbtide.model.labels import TEAM_LABEL
+from ebbtide.model.labels import COST_LABELS
 from ebbtide.units import parse_duration_s
 
 Model = TypeVar("Model", bound=ApiModel)
 Value = TypeVar("Value")
 
 
-def parse_service(obj: Mapping[str, Any]) -> m.ServiceSpec:
+def parse_service(obj: Mapping[str, Any], cost_labels: Collection[str] = COST_LABELS) -> m.ServiceSpec:
     """One InferenceService, normalised: seconds, shares 0..1, every default filled in.
+
+    `cost_labels`: names of those labels that its cost is put down to.
 
     Raises ConfigurationError that names the object and the field.
     """
@@ -38,6 +40,7 @@ def parse_service(obj: Mapping[str, Any]) -> m.ServiceSpec:
     metadata = obj["metadata"]
     spec = _validated(InferenceServiceSpec, obj, where)
     name = str(metadata["name"])
+    labels = tuple(sorted((str(key), str(value)) for key, value in (metadata.get("labels") or {}).items()))
     return m.ServiceSpec(
         key=f"{metadata.get('namespace', 'default')}/{name}",
         uid=str(metadata.get("uid", "")),
@@ -51,8 +54,8 @@ def parse_service(obj: Mapping[str, Any]) -> m.ServiceSpec:
             _variant(each, name, f"{where}: spec.variants[{index}]") for index, each in enumerate(spec.variants)
         ),
         scaling=_scaling(spec.scaling, where),
-        team=str((metadata.get("labels") or {}).get(TEAM_LABEL, "")),
-        labels=tuple(sorted((str(key), str(value)) for key, value in (metadata.get("labels") or {}).items())),
+        cost_labels=tuple((label, value) for label, value in labels if label in cost_labels and value),
+        labels=labels,
         alternative=None if spec.alternative is None else _alternative(spec.alternative, where),
     )
 

@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
@@ -20,10 +20,10 @@ from ebbtide.money import focus, hpa
 from ebbtide.money.bill import HOUR_S
 from ebbtide.money.calendar import Span as Kind
 from ebbtide.money.calendar import period_at, zone_named
-from ebbtide.money.savings import STATIC_S, fleets, savings
+from ebbtide.money.savings import STATIC_S, Saving, Savings, fleets
 from ebbtide.money.selections import Payers, payers
-from ebbtide.money.totals import BY, nobody, totals
-from ebbtide.money.units import units
+from ebbtide.money.totals import BY, LABEL, nobody, totals
+from ebbtide.money.units import Units
 
 DATA_DIR = Path("/var/lib/ebbtide")  # where the operator's ledger lies by default
 PERIODS = "today, yesterday, month, last-month, 2026-01-31, 2026-01 or 2026-01-01..2026-01-31"
@@ -50,7 +50,10 @@ Examples:
   kubectl ebbtide cost --context prod --by team"""
 )
 @click.option(
-    "--by", default="service", show_default=True, help=f"What to add up by, several with commas: {', '.join(BY)}."
+    "--by",
+    default="service",
+    show_default=True,
+    help=f"What to add up by, several with commas: {', '.join(BY)}, or {LABEL}NAME of a label that the ledger keeps.",
 )
 @click.option("--period", default="month", show_default=True, help=f"{PERIODS}; the last day is part of it.")
 @click.option(
@@ -159,27 +162,34 @@ def _costs(ledger: Ledger, asked: _Asked) -> tuple[Report, Span]:
     written_s = ledger.watermark_s
     from_s, to_s = int(asked.begin_s), min(int(asked.end_s), written_s)
     rows = ledger.added_up(from_s, to_s) if from_s < to_s else ()
+    labels = {name for row in rows for name in row.payer.all_labels}
     paying, notes = _policies(ledger, asked)
-    notes += _days(ledger, from_s, to_s)
+    notes += (*_days(ledger, from_s, to_s), *(_unlabelled(asked, labels) if rows else ()))
     span = Span(asked.begin_s, asked.end_s, ledger.since_s, written_s)
     return of_totals(totals(rows, asked.by, paying), totals(rows, ()), asked.by, notes), span
 
 
 def _tokens(ledger: Ledger, asked: _Asked) -> tuple[Report, Span]:
     from_s, to_s = _whole_hours(asked, ledger.usage_s)
-    rows = ledger.rows(from_s, to_s) if from_s < to_s else ()
-    usage = ledger.usage(from_s, to_s)
     paying, notes = _policies(ledger, asked)
-    notes += _days(ledger, from_s, to_s)
-    ours = tuple(row for row in rows if row.payer.service)
-    rest = {total.currency: total.cost for total in totals((row for row in rows if row.idle), ()) if total.cost}
+    found, ours, rest, labels = Units(asked.by, paying), Units(()), Units(()), set[str]()
+    for work in ledger.work(from_s, to_s) if from_s < to_s else ():
+        labels |= work.payer.all_labels.keys()
+        found.add(work)
+        if work.payer.service:
+            ours.add(work)
+        elif work.idle:
+            rest.add(work)
+    whole = found.found()
+    notes += (*_days(ledger, from_s, to_s), *(_unlabelled(asked, labels) if whole else ()))
     notes += tuple(
-        f"GPUs of nodes that nobody held cost {amount:,.2f} {currency}: they are in no price of a token."
-        for currency, amount in sorted(rest.items())
+        f"GPUs of nodes that nobody held cost {each.cost:,.2f} {each.currency}: they are in no price of a token."
+        for each in rest.found()
+        if each.cost
     )
     if not ledger.usage_s:
         notes += ("The ledger knows no tokens yet: it counts them since an Ebbtide that does has led.",)
-    report = of_units(units(rows, usage, asked.by, paying), units(ours, usage, ()), asked.by, notes)
+    report = of_units(whole, ours.found(), asked.by, notes)
     return report, Span(from_s, max(from_s, to_s), ledger.since_s, ledger.usage_s)
 
 
@@ -191,8 +201,8 @@ def _savings(ledger: Ledger, asked: _Asked) -> tuple[Report, Span]:
         return of_savings((), ()), span
     before_s = max(from_s - STATIC_S, ledger.since_s)
     static = fleets(ledger.lifetimes(before_s, from_s), before_s, from_s)
-    rows = ledger.rows(from_s, to_s)
-    found = savings(rows, ledger.usage(from_s // HOUR_S * HOUR_S, to_s), ledger.prices(), static, from_s, to_s)
+    by_service = Savings(ledger.prices(), static, from_s, to_s)
+    found = sorted((each for part in ledger.parts(from_s, to_s) for each in by_service.of(*part)), key=_name)
     notes = [
         "Saved: in time that was watched in mode Auto, against the most GPUs that the service held at once for ten "
         f"minutes from {minute(before_s)} to {minute(from_s)} UTC. What nobody watched is in neither. Recommend: what "
@@ -209,13 +219,18 @@ def _savings(ledger: Ledger, asked: _Asked) -> tuple[Report, Span]:
         notes.append(f"The ledger knows {(from_s - before_s) / 86_400:.1f} of the 7 days before.")
     if ledger.raw_s > before_s:
         notes.append(f"What ended before {minute(ledger.raw_s)} UTC is no longer kept one by one: it may be more.")
-    idle = {total.currency: total.cost for total in totals((row for row in rows if row.idle), ()) if total.cost}
+    nobodys = (row for row in ledger.added_up(from_s, to_s) if row.idle)
+    idle = {total.currency: total.cost for total in totals(nobodys, ()) if total.cost}
     notes += [
         f"Nodes' GPUs that nobody held cost {amount:,.2f} {currency} in that time: what is saved on nodes that stay is "
         "paid there."
         for currency, amount in sorted(idle.items())
     ]
     return of_savings(found, notes), span
+
+
+def _name(saving: Saving) -> str:
+    return saving.service
 
 
 def _alternatives(ledger: Ledger, asked: _Asked, api: str | None) -> tuple[Report, Span]:
@@ -238,16 +253,21 @@ def _prices(ledger: Ledger, asked: _Asked) -> tuple[Report, Span]:
 def _write_focus(ledger: Ledger, asked: _Asked, account: str, path: str) -> None:
     """Whole hours that are over and begin within the period, so that exports of two days are that of both."""
     from_s, to_s = _whole_hours(asked, ledger.watermark_s // HOUR_S * HOUR_S)
-    rows = ledger.rows(from_s, to_s) if from_s < to_s else ()
-    known = [row for row in rows if row.price is not None and row.currency]
+    count = unknown_s = 0
+    categories = focus.Categories(ledger.prices())
     with whole_file(path) as target:
         writer = csv.DictWriter(target, focus.COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(focus.cells(row, account) for row in known)
-    hours = Decimal(sum(row.gpu_seconds for row in rows) - sum(row.gpu_seconds for row in known)) / HOUR_S
+        for row in ledger.each_row(from_s, to_s) if from_s < to_s else ():
+            if row.price is None or not row.currency:
+                unknown_s += row.gpu_seconds
+            else:
+                writer.writerow(focus.cells(row, account, categories.of(row)))
+                count += 1
+    hours = Decimal(unknown_s) / HOUR_S
     for note in _days(ledger, from_s, to_s):
         click.echo(note, err=True)
-    click.echo(f"{len(known)} rows of the hours from {minute(from_s)} to {minute(max(from_s, to_s))} UTC.", err=True)
+    click.echo(f"{count} rows of the hours from {minute(from_s)} to {minute(max(from_s, to_s))} UTC.", err=True)
     if hours:
         click.echo(f"{hours:,.2f} GPU-hours whose price nobody knows are left out: no row may lack a cost.", err=True)
 
@@ -291,10 +311,28 @@ def _whole_hours(asked: _Asked, written_s: int) -> tuple[int, int]:
 
 def _names(by: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in by.split(",") if name.strip())
-    unknown = [name for name in names if name not in BY]
+    unknown = [name for name in names if name not in BY and not _label(name)]
     if unknown or not names:
-        raise click.UsageError(f'--by: "{by}" is not allowed: {", ".join(BY)} are, several with commas')
+        allowed = f"{', '.join(BY)} and {LABEL}NAME are, several with commas"
+        raise click.UsageError(f'--by: "{by}" is not allowed: {allowed}')
     return names
+
+
+def _label(name: str) -> str:
+    """Of which label it is; empty: of none."""
+    return name.removeprefix(LABEL) if name.startswith(LABEL) else ""
+
+
+def _unlabelled(asked: _Asked, found: Collection[str]) -> tuple[str, ...]:
+    """That a label is none of those that were kept, where no service has it: nobody set it, or its name is another."""
+    missing = [label for name in asked.by if (label := _label(name)) and label not in found]
+    return tuple(
+        f'No service has label "{label}" in that time, as far as the ledger goes. It has {", ".join(sorted(found))}: '
+        "the operator's --cost-labels says which are kept."
+        if found
+        else f'No service has label "{label}" in that time, or any other that the operator\'s --cost-labels names.'
+        for label in missing
+    )
 
 
 def _span(period: str, zone: ZoneInfo, now_s: float) -> tuple[float, float]:

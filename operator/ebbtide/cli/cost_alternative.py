@@ -13,6 +13,7 @@ import click
 from ebbtide.cli.cost_report import Report, digits, of_fields
 from ebbtide.core.alternative import LONGEST_DAYS, Owned, compare, over
 from ebbtide.ledger.store import Ledger
+from ebbtide.model.money import HourRow
 from ebbtide.model.plan import AlternativePlan
 from ebbtide.model.spec import Alternative
 from ebbtide.money.operations import Bought, Operated, idle_bought, operated
@@ -65,15 +66,19 @@ def api_prices(text: str) -> Alternative:
 def report(ledger: Ledger, span: tuple[int, int], by: str, api: Alternative | None) -> Report:
     """Of the hours in `span`, [from, to) in unix seconds; `by` service or pool; `api` in place of what is declared."""
     from_s, to_s = span
-    rows = ledger.rows(from_s, to_s) if from_s < to_s else ()
-    records = ledger.prices()
-    found = operated(rows, ledger.usage(from_s, to_s), records, to_s)
+    records, found = ledger.prices(), list[Operated]()
+    others: list[HourRow] = []  # of no service: by the hour, for what was bought may have changed within
+    for rows, usage in ledger.parts(from_s, to_s) if from_s < to_s else ():
+        found += operated(rows, usage, records, to_s)
+        others += [row for row in rows if not row.payer.service]
+    found.sort(key=lambda each: each.service)
     declared = offers(ledger.offers(), to_s)
     against = {each.service: offer for each in found if (offer := api or declared.get(each.service)) is not None}
     notes = _notes(len(found), len(against), api, ledger.usage_s)
     if by == "pool":
         ours = [each for each in found if each.service in against]
-        return _of_pools(ours, against, idle_bought(rows, ours, records), notes)
+        held = [row for row in ledger.added_up(from_s, to_s) if row.payer.service] if from_s < to_s else []
+        return _of_pools(ours, against, idle_bought([*others, *held], ours, records), notes)
     return _of_services([(each, against[each.service]) for each in found if each.service in against], notes)
 
 

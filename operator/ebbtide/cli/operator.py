@@ -21,6 +21,8 @@ def _help(field: FieldInfo) -> str:
         if marker
         else f"{field.default:g}"
         if isinstance(field.default, float)
+        else ",".join(field.default)
+        if isinstance(field.default, tuple)
         else str(field.default).lower()
     )
     return f"{field.description}{allowed} Default: {default}."

@@ -38,6 +38,7 @@ from ebbtide.money.accounts import Key, Labels, pays
 from ebbtide.money.bill import HOUR_S
 from ebbtide.money.lifetimes import Holding, advance
 from ebbtide.money.selections import Labelled, changes, new_offers
+from ebbtide.money.unseen import nodes_known
 from ebbtide.money.usage import Tally
 from ebbtide.observe.holdings import Held
 from ebbtide.observe.past import Past
@@ -216,31 +217,50 @@ class Metering:
             self._roll_at, self._open_s = now_s if more else now_s + ROLL_EVERY_S, ledger.open_s
 
     def _fill_in(self, ledger: Ledger, past: Past) -> None:
-        """Lifetimes of pods that nobody saw, and nearer ends of those that were missed; what is left is a hole."""
-        ended = {item.uid: item for item in ledger.lifetimes(past.from_s, past.to_s) if item.end_s is not None}
+        """Lifetimes of what nobody saw, and nearer ends of what was missed; what is left is a hole."""
+        lives = ledger.lifetimes(past.from_s, past.to_s)
+        ended = {item.uid: item for item in lives if item.end_s is not None}
+        same = nodes_known(past.holdings, lives, self._begun_s)
+        uids = {uid: life.uid for uid, life in same.items()}
         counted = ledger.ends({item.uid for item in past.holdings})
-        came, mended = 0, 0
-        for item in past.holdings:
+        came, mended, lost = {True: 0, False: 0}, 0, 0  # nodes and pods that came, ends of both, nodes of no known pool
+        for each in past.holdings:
+            item = msgspec.structs.replace(each, uid=uids.get(each.uid, each.uid), node=uids.get(each.node, each.node))
             old, end_s = ended.get(item.uid), math.ceil(min(past.to_s, item.end_s or past.to_s))
             if item.uid in self._running:
                 continue
             if old is not None and old.estimated and old.end_s is not None and old.seen_s <= end_s < old.end_s:
                 self._unwritten[old.uid, old.begin_s] = msgspec.structs.replace(old, end_s=end_s)
                 mended += 1
-            elif item.uid not in counted and item.uid not in self._ends:
+            elif each.uid in same or item.uid in counted or item.uid in self._ends:
+                continue
+            elif item.is_node and item.begin_s < past.from_s:
+                continue  # the ledger has it, though by another beginning: it was in another pool before
+            elif not item.payer.pool:
+                lost += 1
+            else:
                 begin_s = math.floor(max(item.begin_s, self._begun_s))
                 if begin_s < end_s:
-                    life = Lifetime(item.uid, item.payer, item.gpus, begin_s, begin_s, end_s, item.node, estimated=True)
-                    self._unwritten[life.uid, begin_s], self._ends[life.uid] = life, end_s
-                    came += 1
-        said = []
-        if came or mended:
-            said.append(f"{came} pods that came and went, and the ends of {mended}, are as Prometheus has them")
-        if past.why:
-            said.append(f"pods that came and went may be missing: {past.why}")
-        if said:
-            self._holes[f"past {past.from_s}"] = Hole(past.from_s, past.to_s, f"no operator ran, and {'; '.join(said)}")
-        self.filled = bool(came or mended)
+                    self._unwritten[item.uid, begin_s] = Lifetime(
+                        item.uid, item.payer, item.gpus, begin_s, begin_s, end_s, item.node, item.is_node, True
+                    )
+                    self._ends[item.uid] = end_s
+                    came[item.is_node] += 1
+        said = [
+            f"{came[False]} pods and {came[True]} nodes that came and went, and the ends of {mended}, are as "
+            "Prometheus has them"
+            if mended or any(came.values())
+            else "",
+            f"what came and went may be missing: {past.why}" if past.why else "",
+            f"{lost} nodes that came and went are not counted, for no pool is known of them: kube-state-metrics tells "
+            "it by the labels that its --metric-labels-allowlist names"
+            if lost
+            else "",
+        ]
+        if any(said):
+            why = f"no operator ran, and {'; '.join(filter(None, said))}"
+            self._holes[f"past {past.from_s}"] = Hole(past.from_s, past.to_s, why)
+        self.filled = bool(mended or any(came.values()))
 
     def _keep_within_bounds(self, now_s: float) -> None:
         """Of a database that is gone for long, what is too much to be kept becomes a hole.

@@ -31,6 +31,7 @@ from pydantic_settings import (
 
 from ebbtide.controller.quantities import Duration, Size
 from ebbtide.errors import ConfigurationError
+from ebbtide.model.labels import COST_LABELS
 from ebbtide.money.calendar import zone_named
 from ebbtide.units import format_duration
 
@@ -63,14 +64,19 @@ def _identity() -> str:
 
 
 _NAME, _URL = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$", r"^https?://\S+$"
+_LABEL = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
+_MOST_LABELS = 10  # each change of a value begins new rows, so what changes all the time is no label to keep
+_LONGEST_LABELS = 500  # characters of all names: whom a cost is put down to is one key, of 2,704 bytes in PostgreSQL
 _TENANT = r"^[A-Za-z0-9-]+:\s*\S+$"
 # What each pattern allows, for people
 _ALLOWED = {
     _NAME: "lower-case letters, digits, - and . are allowed, at most 253, with a letter or digit at both ends",
     _URL: "a URL that begins with http:// or https:// is allowed, without spaces, such as http://prometheus:9090",
+    _LABEL: "a label's name is allowed, such as team or example.com/cost-centre",
     _TENANT: "NAME:VALUE is allowed, such as X-Scope-OrgID:team-a",
 }
 Name = Annotated[str, Field(pattern=_NAME, min_length=1)]
+Labels = Annotated[tuple[Annotated[str, Field(pattern=_LABEL)], ...], BeforeValidator(_split), NoDecode]
 Names = Annotated[tuple[Name, ...], BeforeValidator(_split), NoDecode]
 
 
@@ -162,6 +168,12 @@ class Settings(BaseSettings):
         "Folder for what outlives a restart: the SQLite store and the flight recorder.",
         Path("/var/lib/ebbtide"),
     )
+    cost_labels: Labels = _setting(
+        "cost_labels",
+        "Labels of InferenceServices that the ledger keeps: so that `ebbtide cost --by label:NAME` knows them, "
+        f"with commas; {_MOST_LABELS} at most. Time before a label was kept stays without it.",
+        COST_LABELS,
+    )
     ledger: str | None = _setting(
         "ledger",
         "Database of what GPUs cost, as a URL such as postgresql://ebbtide@db/ebbtide; its password is in the file "
@@ -223,6 +235,15 @@ class Settings(BaseSettings):
             raise ValueError("prometheus_username and prometheus_password_file: set both or neither")
         if self.prometheus_token_file is not None and self.prometheus_username:
             raise ValueError("prometheus_token_file and prometheus_username: only one of them is allowed")
+        for label in self.cost_labels:
+            if self.cost_labels.count(label) > 1:
+                raise ValueError(f"cost_labels: {label} is named twice")
+        if len(self.cost_labels) > _MOST_LABELS:
+            raise ValueError(f"cost_labels: {len(self.cost_labels)} are named, and at most {_MOST_LABELS} are allowed")
+        if (length := sum(map(len, self.cost_labels))) > _LONGEST_LABELS:
+            raise ValueError(
+                f"cost_labels: their names have {length} characters, and at most {_LONGEST_LABELS} are allowed"
+            )
         for name, seconds in (("lease_duration", self.lease_duration_s), ("rate_window", self.rate_window_s)):
             if seconds != int(seconds):
                 raise ValueError(f"{name}: {seconds:g}s is not allowed: whole seconds only")

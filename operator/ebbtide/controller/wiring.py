@@ -63,6 +63,7 @@ def observe_settings(settings: Settings) -> ObserveSettings:
             max_age_s=settings.scrape_staleness_s,
         ),
         price_table=settings.price_table,
+        cost_labels=settings.cost_labels,
     )
 
 

@@ -1,5 +1,6 @@
 """Rows of the ledger's tables, within the caller's transaction: `meta`, payers' numbers, rows written whole."""
 
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -32,6 +33,31 @@ def replace(connection: sa.Connection, table: sa.Table, keys: Sequence[str], row
     same = sa.and_(*(table.c[key] == sa.bindparam(f"old_{key}") for key in keys))
     connection.execute(sa.delete(table).where(same), [{f"old_{key}": row[key] for key in keys} for row in rows])
     connection.execute(sa.insert(table), list(rows))
+
+
+class Payers:
+    """What their numbers stand for, each decoded once; read when the first is asked for."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+        self._known: dict[int, Payer] = {}
+
+    def __getitem__(self, number: int) -> Payer:
+        if number not in self._known:
+            self._read()
+        return self._known[number]
+
+    def by_service(self) -> dict[tuple[str, str], list[int]]:
+        """Numbers of all by (namespace, name) of the service."""
+        self._read()
+        found: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for number, payer in self._known.items():
+            found[payer.namespace, payer.service].append(number)
+        return found
+
+    def _read(self) -> None:
+        rows = self._connection.execute(sa.select(schema.payer.c.id, schema.payer.c.body))
+        self._known = {each: msgspec.json.decode(body, type=Payer) for each, body in rows}
 
 
 def payer_ids(connection: sa.Connection, payers: Collection[Payer]) -> dict[Payer, int]:

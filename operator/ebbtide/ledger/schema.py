@@ -4,8 +4,9 @@ from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Integer, MetaDat
 
 # 1: until 0.1. 2: tables `usage`, `policy` and `labels`. 3: the last columns of `usage`, which count nothing of the
 # time before, and table `offer`. 4: `day`, `usage_day`, `span` and `hole`. A ledger of an older version gets the
-# tables that it lacks, empty: of usage nothing is made up for the time before, days are added up.
-VERSION = 4
+# tables that it lacks, empty: of usage nothing is made up for the time before, days are added up. 5: payers may have
+# labels besides `team`; those that have none are the same text, and so the same payers, as before.
+VERSION = 5
 
 # the counts of model.money.UsageRow, in its order
 USAGE = (

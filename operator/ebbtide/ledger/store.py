@@ -10,11 +10,12 @@ Threads: calls block; they belong in `asyncio.to_thread`.
 """
 
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -24,7 +25,8 @@ from ebbtide.aside import move_aside
 from ebbtide.errors import ConfigurationError, ConflictError, RetryableError
 from ebbtide.ledger import days, schema
 from ebbtide.ledger.days import Keeping
-from ebbtide.ledger.rows import Row, get, payer_ids, put, replace
+from ebbtide.ledger.rows import Payers, Row, get, payer_ids, put, replace
+from ebbtide.ledger.work import Reader
 from ebbtide.model.money import (
     Hole,
     HourRow,
@@ -38,10 +40,13 @@ from ebbtide.model.money import (
     UsageRow,
 )
 from ebbtide.money.bill import HOUR_S, hours
+from ebbtide.money.units import Work, joined
 
 Record = TypeVar("Record")
+Service = tuple[str, str]  # namespace and name; no name: pods and GPUs of none
 FILE = "ledger.sqlite"  # in the operator's data folder, where no URL is given
 LATE_S = 3600  # after its end an hour is rolled up: what comes later than that has it done again
+MOST_ROWS = 50_000  # of cost and of usage together in one part of `parts`, or one service's if that has more: 40 MB
 MOST_ROLLED_S = 6 * HOUR_S  # in one call: 20,000 payers make 20,000 rows an hour
 
 _AT_ONCE = 500  # values in one statement
@@ -169,16 +174,19 @@ class Ledger:
                 return ()
             old = tuple(days.usage(connection, days.coarse(connection, from_s, to_s)))
             from_s = max(from_s, days.hours_from_s(connection))
-            within = (schema.usage.c.hour_s >= from_s) & (schema.usage.c.hour_s < to_s)
-            known = schema.USAGE if self._version(connection) >= 3 else schema.USAGE_OF_2
-            counts = [schema.usage.c[name] for name in known]
-            query = sa.select(schema.usage.c.hour_s, schema.payer.c.body, *counts).join(schema.payer).where(within)
-            # by position: a month of 200 services are 300,000 rows, and names cost more than all the rest
-            rows = [
-                UsageRow(hour_s, msgspec.json.decode(body, type=Payer), *seen)
-                for hour_s, body, *seen in connection.execute(query)
-            ]
+            rows = self._usage(connection, from_s, to_s)
         return (*old, *sorted(rows))
+
+    def _usage(self, connection: sa.Connection, from_s: int, to_s: int) -> list[UsageRow]:
+        within = (schema.usage.c.hour_s >= from_s) & (schema.usage.c.hour_s < to_s)
+        known = schema.USAGE if self._version(connection) >= 3 else schema.USAGE_OF_2
+        counts = [schema.usage.c[name] for name in known]
+        query = sa.select(schema.usage.c.hour_s, schema.payer.c.body, *counts).join(schema.payer).where(within)
+        # by position: a month of 200 services are 300,000 rows, and names cost more than all the rest
+        return [
+            UsageRow(hour_s, msgspec.json.decode(body, type=Payer), *seen)
+            for hour_s, body, *seen in connection.execute(query)
+        ]
 
     def write(
         self,
@@ -261,32 +269,76 @@ class Ledger:
         Parts of an hour at either end are of lifetimes; of those that are no longer kept they are empty. Days that are
         cut are whole or left out (see `covered`).
         """
+        return tuple(self.each_row(from_s, to_s))
+
+    def each_row(self, from_s: int, to_s: int) -> Iterator[HourRow]:
+        """The same one by one, in order of time: a month of them is read in parts of a few hours."""
         with self._transaction(reads=True) as connection:
-            old = tuple(days.rows(connection, days.coarse(connection, from_s, to_s)))
+            payers = Payers(connection)
+            for day in days.coarse(connection, from_s, to_s):
+                yield from days.rows(connection, [day])
             from_s = max(from_s, days.hours_from_s(connection))
-            if from_s >= to_s:
-                return old
-            rolled_s = int(get(connection, "rolled") or 0)
-            first_s, last_s = -(-from_s // HOUR_S) * HOUR_S, min(to_s // HOUR_S * HOUR_S, rolled_s)
-            if first_s >= last_s:
-                return (*old, *self._worked_out(connection, from_s, to_s))
-            before = self._worked_out(connection, from_s, first_s) if from_s < first_s else ()
-            after = self._worked_out(connection, last_s, to_s) if last_s < to_s else ()
-            within = schema.hour.c.hour_s.between(first_s, last_s - 1)
-            query = sa.select(schema.hour, schema.payer.c.body).join(schema.payer).where(within)
-            kept = [
-                HourRow(
-                    row.hour_s,
-                    msgspec.json.decode(row.body, type=Payer),
-                    row.idle,
-                    Decimal(row.price) if row.price else None,
-                    row.currency,
-                    row.gpu_seconds,
-                    row.estimated_s,
-                )
-                for row in connection.execute(query)
-            ]
-        return (*old, *before, *kept, *after)
+            first_s, last_s = _rolled_up(connection, from_s, to_s)
+            yield from self._bit_by_bit(connection, from_s, first_s)
+            table = schema.hour.c
+            for begin_s, end_s in _cut(first_s, last_s):
+                within = table.hour_s.between(begin_s, end_s - 1)
+                yield from _hours(connection, payers, sa.select(schema.hour).where(within).order_by(table.hour_s))
+            yield from self._bit_by_bit(connection, last_s, to_s)
+
+    def parts(self, from_s: int, to_s: int) -> Iterator[tuple[list[HourRow], list[UsageRow]]]:
+        """`rows` and `usage` of the hours that touch [from_s, to_s), some services at a time, each as a whole.
+
+        Those of no service are with those of some. Of time of which days alone are kept there is nothing. Of what is
+        not rolled up (yet, or again) all is in memory at once.
+        """
+        with self._transaction(reads=True) as connection:
+            from_s = max(from_s, days.hours_from_s(connection))
+            first_s, last_s = _rolled_up(connection, from_s, to_s)
+            others: dict[Service, list[HourRow]] = defaultdict(list)
+            for begin_s, end_s in ((from_s, first_s), (last_s, to_s)):
+                for row in self._bit_by_bit(connection, begin_s, end_s):
+                    others[row.payer.namespace, row.payer.service].append(row)
+            payers, usage_from_s = Payers(connection), from_s // HOUR_S * HOUR_S
+            for services in _some(payers.by_service(), others, max(1, (to_s - from_s) // HOUR_S)):
+                ids = [number for service in services for number in services[service]]
+                rows = [row for service in services for row in others.get(service, ())]
+                for which in _lookups(schema.hour, range(first_s, last_s, HOUR_S), ids):
+                    rows += _hours(connection, payers, sa.select(schema.hour).where(which))
+                usage = list(self._usage_of(connection, payers, ids, range(usage_from_s, to_s, HOUR_S)))
+                if rows or usage:
+                    yield rows, usage
+
+    def _usage_of(
+        self, connection: sa.Connection, payers: Payers, ids: Sequence[int], hours_s: Sequence[int]
+    ) -> Iterator[UsageRow]:
+        version, table = self._version(connection), schema.usage.c
+        if version < 2:
+            return
+        known = schema.USAGE if version >= 3 else schema.USAGE_OF_2
+        query = sa.select(table.hour_s, table.payer_id, *(table[name] for name in known))
+        for which in _lookups(schema.usage, hours_s, ids):
+            for hour_s, number, *seen in connection.execute(query.where(which)):
+                yield UsageRow(hour_s, payers[number], *seen)
+
+    def work(self, from_s: int, to_s: int) -> Iterator[Work]:
+        """GPU-seconds beside usage, of the hours that begin in [from_s, to_s); of days where they alone are kept.
+
+        The database adds up what adds up (see `ledger.work`): reading a month takes the memory of a day.
+        """
+        with self._transaction(reads=True) as connection:
+            if self._version(connection) < 2:  # no usage: cost is all there is
+                yield from joined(days.added_up(connection, from_s, to_s, self._working(connection)), ())
+                return
+            reader, old = Reader(connection), days.coarse(connection, from_s, to_s)
+            from_s = max(from_s, days.hours_from_s(connection))
+            first_s, last_s = _rolled_up(connection, from_s, to_s)
+            # days that begin at half past: what was done in the first part of such an hour is the day's before
+            yield from joined(self._bit_by_bit(connection, from_s, first_s), ()) if last_s > first_s else ()
+            yield from reader.odd(first_s, last_s, old)
+            yield from reader.added_up()
+            for begin_s, end_s in _cut(last_s if last_s > first_s else from_s, to_s):
+                yield from joined(self._worked_out(connection, begin_s, end_s), self._usage(connection, begin_s, end_s))
 
     @property
     def rolled_s(self) -> int:
@@ -329,6 +381,11 @@ class Ledger:
         alive = (table.begin_s < to_s) & (table.end_s.is_(None) | (table.end_s > from_s))
         their_nodes = table.is_node & table.uid.in_(sa.select(table.node).where(alive))
         return hours(_lifetimes(connection, alive | their_nodes), _prices(connection), from_s, to_s, whole=whole)
+
+    def _bit_by_bit(self, connection: sa.Connection, from_s: int, to_s: int) -> Iterator[HourRow]:
+        """The same in order of time, a few hours at once: after an edit of the past months may have to be made anew."""
+        for begin_s, end_s in _cut(from_s, to_s):
+            yield from self._worked_out(connection, begin_s, end_s)
 
     def _check(self, connection: sa.Connection, epoch: int) -> None:
         current = int(get(connection, "epoch", for_update=True) or 0)
@@ -387,6 +444,51 @@ class Ledger:
                     connection.exec_driver_sql(f"ALTER TABLE usage ADD COLUMN {name} BIGINT NOT NULL DEFAULT 0")
             put(connection, "version", str(schema.VERSION))
         return engine
+
+
+def _cut(from_s: int, to_s: int) -> Iterator[tuple[int, int]]:
+    """In parts of a few hours, at whole ones."""
+    while from_s < to_s:
+        end_s = min(to_s, from_s // HOUR_S * HOUR_S + MOST_ROLLED_S)
+        yield from_s, end_s
+        from_s = end_s
+
+
+def _rolled_up(connection: sa.Connection, from_s: int, to_s: int) -> tuple[int, int]:
+    """The whole hours of [from_s, to_s) that are rolled up, [first, last); where there are none both are `to_s`."""
+    first_s = -(-from_s // HOUR_S) * HOUR_S
+    last_s = min(to_s // HOUR_S * HOUR_S, int(get(connection, "rolled") or 0))
+    return (first_s, last_s) if first_s < last_s else (to_s, to_s)
+
+
+def _hours(connection: sa.Connection, payers: Payers, query: sa.Select[Any]) -> Iterator[HourRow]:
+    for row in connection.execute(query):
+        price = Decimal(row.price) if row.price else None
+        seconds = row.gpu_seconds, row.estimated_s
+        yield HourRow(row.hour_s, payers[row.payer_id], row.idle, price, row.currency, *seconds)
+
+
+def _some(
+    known: Mapping[Service, Sequence[int]], more: Iterable[Service], hours: int
+) -> Iterator[dict[Service, Sequence[int]]]:
+    """Services with their payers, so many at a time that they have MOST_ROWS rows in so many hours, or one."""
+    some: dict[Service, Sequence[int]] = {}
+    for service in sorted({*known, *more}):
+        ids = known.get(service, ())
+        if some and (sum(map(len, some.values())) + len(ids)) * hours * 2 > MOST_ROWS:
+            yield some
+            some = {}
+        some[service] = ids
+    if some:
+        yield some
+
+
+def _lookups(table: sa.Table, hours_s: Sequence[int], ids: Sequence[int]) -> Iterator[sa.ColumnElement[bool]]:
+    """Conditions on both columns of the key by their values, so that what is none of theirs is not read."""
+    for first in range(0, len(ids), _AT_ONCE):
+        for begin in range(0, len(hours_s), _AT_ONCE):
+            when = table.c.hour_s.in_(hours_s[begin : begin + _AT_ONCE])
+            yield when & table.c.payer_id.in_(ids[first : first + _AT_ONCE])
 
 
 def _engine(url: URL) -> sa.Engine:

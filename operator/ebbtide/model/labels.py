@@ -6,7 +6,8 @@ MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "ebbtide"
 SERVICE_LABEL = "ebbtide.dev/service"
 VARIANT_LABEL = "ebbtide.dev/variant"
-TEAM_LABEL = "team"  # of an InferenceService, set by its owner: whom its cost is put down to
+# of an InferenceService, set by its owner: whom its cost is put down to, unless the operator is told other ones
+COST_LABELS = ("team", "owner", "department", "product", "environment")
 
 
 def identity_labels(service: ServiceSpec, variant: VariantSpec) -> dict[str, str]:

@@ -169,7 +169,7 @@ class ServiceSpec(Spec, frozen=True):
     priority: int
     variants: tuple[VariantSpec, ...]
     scaling: Scaling
-    team: str = ""  # its label `team`: whom its cost is put down to
+    cost_labels: tuple[tuple[str, str], ...] = ()  # sorted: those of `labels` that its cost is put down to
     labels: tuple[tuple[str, str], ...] = ()  # sorted: by them policies select
     alternative: Alternative | None = None
 

@@ -73,44 +73,56 @@ def savings(
     to_s: int,
 ) -> tuple[Saving, ...]:
     """Of every service that was watched, by name. All is of [from_s, to_s), of which the ledger knows everything."""
-    by_service: dict[str, list[UsageRow]] = defaultdict(list)
-    for each in usage:
-        by_service[_service(each.payer)].append(each)
-    costs: dict[tuple[str, int], list[HourRow]] = defaultdict(list)
-    for row in rows:
-        costs[_service(row.payer), row.hour_s].append(row)
-    pools = {pool for fleet in static.values() for pool in fleet} | {each.payer.pool for each in usage}
-    prices = _prices(pools, records, from_s, to_s)
-    found = []
-    for service, seen in sorted(by_service.items()):
-        fleet = static.get(service, {})
-        currency = _currency(fleet, seen, prices)
+    return Savings(records, static, from_s, to_s).of(rows, usage)
+
+
+class Savings:
+    """The same of some services at a time: prices of pools are worked out once."""
+
+    def __init__(self, records: Iterable[PriceRecord], static: Mapping[str, Fleet], from_s: int, to_s: int) -> None:
+        self._static, self._from_s, self._to_s = static, from_s, to_s
+        self._prices = _Prices(records, from_s, to_s)
+
+    def of(self, rows: Iterable[HourRow], usage: Iterable[UsageRow]) -> tuple[Saving, ...]:
+        """Of every service that `usage` says was watched, by name; `rows` and `usage` are all that there is of them."""
+        by_service: dict[str, list[UsageRow]] = defaultdict(list)
+        for each in usage:
+            by_service[_service(each.payer)].append(each)
+        costs: dict[tuple[str, int], list[HourRow]] = defaultdict(list)
+        for row in rows:
+            costs[_service(row.payer), row.hour_s].append(row)
+        return tuple(self._one(service, seen, costs) for service, seen in sorted(by_service.items()))
+
+    def _one(
+        self, service: str, seen: Sequence[UsageRow], costs: Mapping[tuple[str, int], Sequence[HourRow]]
+    ) -> Saving:
+        fleet, prices = self._static.get(service, {}), self._prices
+        currency = prices.last_currency({*fleet, *(each.payer.pool for each in seen)})
         baseline, cost, acting_s = _NOTHING, _NOTHING, 0
         for each in seen:
-            share = Decimal(each.acting_s) / _length(each.hour_s, from_s, to_s)
+            if not each.acting_s:
+                continue
+            share = Decimal(each.acting_s) / _length(each.hour_s, self._from_s, self._to_s)
             wanted = _fleet_cost(fleet, each.hour_s, prices, currency)
             spent = _spent(costs.get((service, each.hour_s), ()), currency)
-            if each.acting_s and wanted is not None and spent is not None:
+            if wanted is not None and spent is not None:
                 baseline, cost, acting_s = baseline + wanted * share, cost + spent * share, acting_s + each.acting_s
         would_save, held_s = _potential(seen, prices, currency)
         hpa_cost, beside_hpa, compared_s = _against_hpa(seen, prices, currency)
-        found.append(
-            Saving(
-                service,
-                currency,
-                sum(fleet.values()),
-                Decimal(sum(each.watched_s for each in seen)) / _HOUR,
-                Decimal(acting_s) / _HOUR,
-                baseline if acting_s else None,
-                cost if acting_s else None,
-                Decimal(held_s) / _HOUR,
-                would_save,
-                Decimal(compared_s) / _HOUR,
-                hpa_cost if compared_s else None,
-                beside_hpa if compared_s else None,
-            )
+        return Saving(
+            service,
+            currency,
+            sum(fleet.values()),
+            Decimal(sum(each.watched_s for each in seen)) / _HOUR,
+            Decimal(acting_s) / _HOUR,
+            baseline if acting_s else None,
+            cost if acting_s else None,
+            Decimal(held_s) / _HOUR,
+            would_save,
+            Decimal(compared_s) / _HOUR,
+            hpa_cost if compared_s else None,
+            beside_hpa if compared_s else None,
         )
-    return tuple(found)
 
 
 def fleets(lifetimes: Iterable[Lifetime], from_s: int, to_s: int) -> dict[str, dict[str, int]]:
@@ -156,33 +168,51 @@ def _length(hour_s: int, from_s: int, to_s: int) -> int:
     return max(1, min(to_s, hour_s + HOUR_S) - max(from_s, hour_s))
 
 
-_Prices = Mapping[tuple[str, int], tuple[Decimal, str, int]]  # by pool and hour: cost of a GPU, currency, of seconds
+_Price = tuple[Decimal, str, int]  # cost of a GPU, currency, of so many seconds
 
 
-def _prices(pools: Iterable[str], records: Iterable[PriceRecord], from_s: int, to_s: int) -> _Prices:
-    """Of one GPU through each hour; those of which a price is unknown, or whose currency changes, are left out."""
-    one = [Lifetime(pool, Payer(pool), 1, from_s, to_s, to_s) for pool in sorted(pools) if pool]
-    found: dict[tuple[str, int], tuple[Decimal, str, int]] = {}
-    wrong = set()
-    for row in hours(one, records, from_s, to_s):
-        key = row.payer.pool, row.hour_s
-        cost, currency, seconds = found.get(key, (_NOTHING, row.currency, 0))
-        if row.cost is None or currency != row.currency:
-            wrong.add(key)
-        else:
-            found[key] = cost + row.cost, currency, seconds + row.gpu_seconds
-    return {key: value for key, value in found.items() if key not in wrong}
+class _Prices:
+    """Of one GPU of a pool through each hour; hours with an unknown price, or a currency that changes, are left out."""
 
+    def __init__(self, records: Iterable[PriceRecord], from_s: int, to_s: int) -> None:
+        self._from_s, self._to_s = from_s, to_s
+        self._records: dict[str, list[PriceRecord]] = defaultdict(list)
+        for record in records:
+            self._records[record.pool].append(record)
+        self._by_pool: dict[str, dict[int, _Price]] = {}
 
-def _currency(fleet: Fleet, seen: Sequence[UsageRow], prices: _Prices) -> str:
-    pools = {*fleet, *(each.payer.pool for each in seen)}
-    known = sorted((hour_s, currency) for (pool, hour_s), (_, currency, _) in prices.items() if pool in pools)
-    return known[-1][1] if known else ""
+    def at(self, pool: str, hour_s: int) -> _Price | None:
+        """None: it is not known."""
+        return self._of(pool).get(hour_s)
+
+    def last_currency(self, pools: Iterable[str]) -> str:
+        """That of the last hour of which the price of any is known; empty: of none is."""
+        known = [
+            max((hour_s, price[1]) for hour_s, price in self._of(pool).items()) for pool in pools if self._of(pool)
+        ]
+        return max(known)[1] if known else ""
+
+    def _of(self, pool: str) -> dict[int, _Price]:
+        if pool not in self._by_pool:
+            self._by_pool[pool] = self._worked_out(pool) if pool else {}
+        return self._by_pool[pool]
+
+    def _worked_out(self, pool: str) -> dict[int, _Price]:
+        one = Lifetime(pool, Payer(pool), 1, self._from_s, self._to_s, self._to_s)
+        found: dict[int, _Price] = {}
+        wrong = set()
+        for row in hours([one], self._records.get(pool, ()), self._from_s, self._to_s):
+            cost, currency, seconds = found.get(row.hour_s, (_NOTHING, row.currency, 0))
+            if row.cost is None or currency != row.currency:
+                wrong.add(row.hour_s)
+            else:
+                found[row.hour_s] = cost + row.cost, currency, seconds + row.gpu_seconds
+        return {hour_s: value for hour_s, value in found.items() if hour_s not in wrong}
 
 
 def _fleet_cost(fleet: Fleet, hour_s: int, prices: _Prices, currency: str) -> Decimal | None:
     """All through the hour, as far as it is reported; None: there is none, or a price is not known."""
-    known = [(prices.get((pool, hour_s)), gpus) for pool, gpus in fleet.items()]
+    known = [(prices.at(pool, hour_s), gpus) for pool, gpus in fleet.items()]
     if not known or any(price is None or price[1] != currency for price, _ in known):
         return None
     return sum((price[0] * gpus for price, gpus in known if price is not None), _NOTHING)
@@ -229,7 +259,7 @@ def _priced_hours(
     for each in rows:
         by_hour[each.hour_s].append(each)
     for hour_s, found in by_hour.items():
-        known = [(each, prices.get((each.payer.pool, hour_s))) for each in found]
+        known = [(each, prices.at(each.payer.pool, hour_s)) for each in found]
         priced = [(each, price[0], price[2]) for each, price in known if price is not None and price[1] == currency]
         if len(priced) == len(known):
             yield priced

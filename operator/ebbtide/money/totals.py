@@ -14,6 +14,7 @@ from ebbtide.model.spec import Spec
 from ebbtide.money.selections import Payers
 
 BY = ("service", "team", "namespace", "model", "pool", "variant", "policy")
+LABEL = "label:"  # before the name of a label: by its values
 IDLE, OTHERS, NONE, NO_POLICY = "(idle)", "(other pods)", "(none)", "(no policy)"
 
 
@@ -37,7 +38,9 @@ def nobody(_payer: Payer) -> tuple[str, ...]:
 
 
 def totals(rows: Iterable[HourRow], by: Sequence[str], payers: Payers = nobody) -> tuple[Total, ...]:
-    """The rows by `by` (names of BY) and currency, dearest first. Money is multiplied once for each price.
+    """The rows by `by` and currency, dearest first. Money is multiplied once for each price.
+
+    `by`: names of BY, and of labels after LABEL.
 
     By policy, what several policies pay for is counted under each: these totals add up to more than it cost.
     """
@@ -70,7 +73,8 @@ def keys(payer: Payer, by: Sequence[str], payers: Payers = nobody, *, idle: bool
 def _parts(payer: Payer, name: str, payers: Payers, *, idle: bool) -> tuple[str, ...]:
     if name == "policy":
         return payers(payer) or (NO_POLICY,)
-    value: str = getattr(payer, name)
+    label = name.removeprefix(LABEL)
+    value: str = getattr(payer, name) if label == name else payer.all_labels.get(label, "")
     if value:
         return (f"{payer.namespace}/{value}" if name == "service" else value,)
     if idle:

@@ -16,9 +16,10 @@ third of the replicas used, 11.11 and 0.56 on the usage basis, and an idle share
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import NamedTuple
 
 from ebbtide.model.money import HourRow, Payer, UsageRow
 from ebbtide.model.spec import Spec
@@ -55,6 +56,27 @@ class Unit(Spec, frozen=True):
     idle: Decimal | None
 
 
+class Part(NamedTuple):
+    """GPU-seconds at one price for a GPU-hour; None: nobody knows it."""
+
+    price: Decimal | None
+    currency: str
+    gpu_seconds: int
+
+
+class Work(NamedTuple):
+    """GPU-seconds of one payer by price, and what was done with them (`usage`; of `idle` ones nothing).
+
+    Of one hour; or of several added up, where all have one and the same price, in none more was seen than was held, and
+    of what was seen the load is known in each or in none: of these alone the shares are those of the sums.
+    """
+
+    payer: Payer
+    idle: bool
+    parts: tuple[Part, ...]
+    usage: UsageRow
+
+
 @dataclass(slots=True)
 class _Sum:
     """Of one key and currency. `seen_*` are of time whose tokens and price are known, `rated_*` of that with a load."""
@@ -77,7 +99,7 @@ class _Sum:
 
 @dataclass(slots=True)
 class _Held:
-    """GPU-seconds of one hour, payer and currency: all, those with a price, and what these cost."""
+    """GPU-seconds of one Work and currency: all, those with a price, and what these cost."""
 
     gpu_s: int = 0
     priced_s: int = 0
@@ -88,23 +110,48 @@ def units(
     rows: Iterable[HourRow], usage: Iterable[UsageRow], by: Sequence[str], payers: Payers = nobody
 ) -> tuple[Unit, ...]:
     """By `by` and currency, dearest first. `rows` and `usage` are of the same whole hours."""
-    held: dict[tuple[int, Payer, bool], dict[str, _Held]] = defaultdict(lambda: defaultdict(_Held))
+    sums = Units(by, payers)
+    for work in joined(rows, usage):
+        sums.add(work)
+    return sums.found()
+
+
+def joined(rows: Iterable[HourRow], usage: Iterable[UsageRow]) -> Iterator[Work]:
+    """GPU-seconds of each hour and payer beside what was done with them; usage without any is left out."""
+    held: dict[tuple[int, Payer, bool], list[Part]] = defaultdict(list)
     for row in rows:
-        found = held[row.hour_s, row.payer, row.idle][row.currency]
-        found.gpu_s += row.gpu_seconds
-        if row.cost is not None:
-            found.priced_s += row.gpu_seconds
-            found.cost += row.cost
+        held[row.hour_s, row.payer, row.idle].append(Part(row.price, row.currency, row.gpu_seconds))
     seen = {(row.hour_s, row.payer): row for row in usage}
-    sums: dict[tuple[tuple[str, ...], str], _Sum] = defaultdict(_Sum)
-    for (hour_s, payer, idle), by_currency in held.items():
-        whole_s = sum(each.gpu_s for each in by_currency.values())
-        work = UsageRow(hour_s, payer) if idle else seen.get((hour_s, payer), UsageRow(hour_s, payer))
-        for currency, each in by_currency.items():
-            for key in keys(payer, by, payers, idle=idle):
-                _put(sums[key, currency], each, whole_s, work)
-    found_units = [_unit(key, currency, each) for (key, currency), each in sums.items()]
-    return tuple(sorted(found_units, key=lambda unit: (unit.currency, -unit.cost, unit.key)))
+    for (hour_s, payer, idle), parts in held.items():
+        yield Work(payer, idle, tuple(parts), seen.get((hour_s, payer), UsageRow(hour_s, payer)))
+
+
+class Units:
+    """Adds up by `by` (names of totals.BY, and of labels) and currency."""
+
+    def __init__(self, by: Sequence[str], payers: Payers = nobody) -> None:
+        self._by, self._payers = by, payers
+        self._sums: dict[tuple[tuple[str, ...], str], _Sum] = defaultdict(_Sum)
+
+    def add(self, work: Work) -> None:
+        """One more, of an hour or of as many as add up (see Work)."""
+        held: dict[str, _Held] = defaultdict(_Held)
+        for part in work.parts:
+            into = held[part.currency]
+            into.gpu_s += part.gpu_seconds
+            if part.price is not None:
+                into.priced_s += part.gpu_seconds
+                into.cost += part.price * part.gpu_seconds / 3600
+        whole_s = sum(each.gpu_s for each in held.values())
+        usage = UsageRow(work.usage.hour_s, work.payer) if work.idle else work.usage
+        for key in keys(work.payer, self._by, self._payers, idle=work.idle):
+            for currency, each in held.items():
+                _put(self._sums[key, currency], each, whole_s, usage)
+
+    def found(self) -> tuple[Unit, ...]:
+        """By currency, dearest first."""
+        found = [_unit(key, currency, each) for (key, currency), each in self._sums.items()]
+        return tuple(sorted(found, key=lambda unit: (unit.currency, -unit.cost, unit.key)))
 
 
 def _put(into: _Sum, held: _Held, whole_s: int, work: UsageRow) -> None:
@@ -138,8 +185,8 @@ def _unit(key: tuple[str, ...], currency: str, each: _Sum) -> Unit:
         key,
         currency,
         each.cost,
-        int(each.input_tokens),
-        int(each.output_tokens),
+        round(each.input_tokens),
+        round(each.output_tokens),
         each.covered_s / each.gpu_s if each.gpu_s else None,
         _per_million(each.seen_cost, each.seen_input, each.seen_output, weight),
         _per_million(each.used_cost, each.rated_input, each.rated_output, weight) if each.rated_cost else PerMillion(),

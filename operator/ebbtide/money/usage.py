@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 
-from ebbtide.model.money import Payer, UsageRow
+from ebbtide.model.money import Payer, UsageRow, payer_of
 from ebbtide.model.plan import Plan, ServicePlan, VariantPlan
 from ebbtide.model.snapshot import EngineReadings, PodPhase, ServiceState, Snapshot, VariantState
 from ebbtide.model.spec import Mode
@@ -125,7 +125,7 @@ class Tally:
 
     def _watch(self, service: ServiceState, span: _Span) -> None:
         for hour_s, seconds in span.pieces():
-            row = self._row(hour_s, _payer(service))
+            row = self._row(hour_s, payer_of(service.spec))
             row.watched_s += seconds
             row.acting_s += seconds * hpa.scaled_here(service)
 
@@ -176,7 +176,7 @@ class Tally:
             return
         replicas = scalers.replicas
         for hour_s, seconds in span.pieces():
-            self._row(hour_s, _payer(service)).compared_s += seconds
+            self._row(hour_s, payer_of(service.spec)).compared_s += seconds
         for variant in service.variants:
             payer, held = _held_by(service, variant, span)
             would = replicas[variant.name] * gpus[variant.name]
@@ -225,12 +225,7 @@ def _held_by(service: ServiceState, variant: VariantState, span: _Span) -> tuple
     if held:
         return held[0].payer, held
     pools = {spec.name: spec.pool for spec in service.spec.variants}
-    return _payer(service, pools.get(variant.name, ""), variant.name), held
-
-
-def _payer(service: ServiceState, pool: str = "", variant: str = "") -> Payer:
-    spec = service.spec
-    return Payer(pool, spec.namespace, spec.name, variant, spec.model_name, spec.team)
+    return payer_of(service.spec, variant.name, pools.get(variant.name, "")), held
 
 
 def _tokens(engine: EngineReadings | None) -> tuple[float, float] | None:

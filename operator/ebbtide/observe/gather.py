@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -52,7 +53,9 @@ class Observer:
         self._scales = Scales(client)
         self._scale_error = ""
         self._gateways = Gateways(settings.gateway, self.wake.set)
-        self._services: Declared[ServiceSpec] = Declared(SERVICE_KIND, parse_service)
+        self._services: Declared[ServiceSpec] = Declared(
+            SERVICE_KIND, partial(parse_service, cost_labels=settings.cost_labels)
+        )
         self._pools: Declared[PoolSpec] = Declared(POOL_KIND, parse_pool)
         self._policies: Declared[PolicySpec] = Declared(POLICY_KIND, parse_policy)
         self.policies: Mapping[str, PolicySpec] = {}  # as of the newest snapshot, by name
@@ -138,8 +141,8 @@ class Observer:
     async def past(self, hole: tuple[int, int], snapshot: Snapshot) -> Past:
         """Who held GPUs at some time of the hole [from, to), unix seconds, by what Prometheus has kept."""
         where = places(snapshot, self._frozen[1].values())
-        specs = [service.spec for service in snapshot.services]
-        return await past.ask(self._prometheus, self._settings.prometheus.matchers, hole, where, specs)
+        specs, pools = [service.spec for service in snapshot.services], [pool.spec for pool in snapshot.pools]
+        return await past.ask(self._prometheus, self._settings.prometheus.matchers, hole, where, specs, pools)
 
     def counted(self, held: Held) -> None:
         """The ledger has what went by then."""

@@ -10,11 +10,11 @@ from typing import TypeVar
 import msgspec
 
 from ebbtide.clock import parse_rfc3339
-from ebbtide.model.money import Payer
+from ebbtide.model.money import Payer, payer_of
 from ebbtide.model.snapshot import POOL_KIND, Snapshot
 from ebbtide.model.spec import PoolSpec, Spec
 from ebbtide.money.lifetimes import Holding
-from ebbtide.observe.past import Place
+from ebbtide.observe.past_nodes import Place
 from ebbtide.observe.projections import Node, Pod, quantity, selects
 
 _MOST_GONE, _KEPT_S = 100_000, 3600.0  # departures that nobody asked for yet
@@ -88,10 +88,13 @@ def held(
 
 
 def places(snapshot: Snapshot, nodes: Iterable[Node]) -> dict[str, Place]:
-    """Where nodes are, by name; those of no pool are nowhere."""
-    pools = [pool.spec for pool in snapshot.pools]
-    found = {node.metadata.name: (node.metadata.uid, _pool_of(pools, node)) for node in nodes}
-    return {name: Place(uid, pool.name, pool.resource) for name, (uid, pool) in found.items() if pool is not None}
+    """Where nodes are, by name; of those of no pool it is empty."""
+    pools, found = [pool.spec for pool in snapshot.pools], {}
+    for node in nodes:
+        pool, metadata = _pool_of(pools, node), node.metadata
+        name, resource = ("", "") if pool is None else (pool.name, pool.resource)
+        found[metadata.name] = Place(metadata.uid, name, resource, metadata.created_at)
+    return found
 
 
 def _pool_of(pools: list[PoolSpec], node: Node) -> PoolSpec | None:
@@ -101,9 +104,7 @@ def _pool_of(pools: list[PoolSpec], node: Node) -> PoolSpec | None:
 def _payers(snapshot: Snapshot) -> dict[str, Payer]:
     """By the pod's uid; the pool is that of its node."""
     return {
-        pod.uid: Payer(
-            "", service.spec.namespace, service.spec.name, variant.name, service.spec.model_name, service.spec.team
-        )
+        pod.uid: payer_of(service.spec, variant.name)
         for service in snapshot.services
         for variant in service.variants
         for pod in variant.pods

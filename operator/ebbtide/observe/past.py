@@ -1,8 +1,9 @@
-"""Pods that came and went while no operator watched, as Prometheus has them from kube-state-metrics.
+"""Pods and nodes that came and went while no operator watched, as Prometheus has them from kube-state-metrics.
 
-Four queries for one hole in time, asked once: which GPUs pods had requested, since when they were bound, when they were
-seen last and when they finished. Looked at are 600 moments of the hole; a pod that was not seen any more is taken to
-have ended a minute after it was seen last, or at the next of these moments.
+Five queries for one hole in time, asked once: which GPUs pods had requested, since when they were bound, when they were
+seen first and last and when they finished; and three of nodes (see `past_nodes`). Looked at are 600 moments of the
+hole; a pod that was not seen any more is taken to have ended a minute after it was seen last, or at the next of these
+moments.
 Whose it was is told by its name, that of its target with what controllers append; where no target's name fits it is
 somebody else's.
 
@@ -19,13 +20,15 @@ from functools import partial
 import msgspec
 
 from ebbtide.errors import EbbtideError
-from ebbtide.model.money import Payer
-from ebbtide.model.spec import ServiceSpec, Spec
+from ebbtide.model.money import Payer, payer_of
+from ebbtide.model.spec import Billing, PoolSpec, ServiceSpec, Spec
 from ebbtide.money.lifetimes import Holding
+from ebbtide.observe import past_nodes
+from ebbtide.observe.past_nodes import LATE_S, PastNodes, Place, of_metrics
 from ebbtide.observe.prometheus import Prometheus, Sample
 
 LONGEST_S = 86_400  # of a longer hole, its last day
-_LOOKS, LATE_S = 600, 60
+_LOOKS = 600
 _MOST = 50_000  # pods
 
 _REQUESTS, _BOUND, _FINISHED = (
@@ -41,6 +44,7 @@ _ORDINALS = r"[0-9]+(-[0-9]+)*"  # StatefulSet, LeaderWorkerSet
 class Past(Spec, frozen=True):
     """`holdings` are of [from_s, to_s), unix seconds; `why` says what cannot be told, '' when all is.
 
+    Nodes are those that have gone since, by uids that no object has; of one whose pool is not known it is empty.
     `failed`: it did not answer, and may a little later.
     """
 
@@ -49,15 +53,6 @@ class Past(Spec, frozen=True):
     holdings: tuple[Holding, ...] = ()
     why: str = ""
     failed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A node as it is now: its uid, its pool, and the pool's resource."""
-
-    uid: str
-    pool: str
-    resource: str
 
 
 @dataclass(slots=True)
@@ -80,32 +75,45 @@ async def ask(
     hole: tuple[int, int],
     places: Mapping[str, Place],
     services: Sequence[ServiceSpec],
+    pools: Sequence[PoolSpec],
 ) -> Past:
-    """Every pod that held GPUs at some time of the hole [from, to), unix seconds; `places` by the node's name."""
+    """Every pod that held GPUs at some time of the hole [from, to), unix seconds, and nodes that have gone since.
+
+    `places`: the nodes that there are, by name.
+    """
     from_s, to_s = max(hole[0], hole[1] - LONGEST_S), hole[1]
     earlier = "what ran more than a day before is not asked for" if from_s > hole[0] else ""
     if prometheus is None:
         return Past(*hole, why="no Prometheus is set that could be asked")
-    pods: dict[str, _Pod] = {}
+    pods, nodes, step_s = dict[str, _Pod](), PastNodes(places, pools), _step_s(from_s, to_s)
+    span, resources = f"{max(1, to_s - from_s)}s", {pool.resource for pool in pools}
     try:
-        for slot, text in _queries(matchers, from_s, to_s, {place.resource for place in places.values()}).items():
+        for slot, text in _queries(matchers, span, step_s, resources).items():
             await prometheus.query(text, float(to_s), partial(_take, pods, slot))
+        for what, text in past_nodes.queries(matchers, span, step_s, pools).items():
+            await prometheus.query(text, float(to_s), partial(nodes.take, what))
     except EbbtideError as error:
         return Past(*hole, why=f"Prometheus could not be asked: {error}", failed=True)
-    if not any(pod.gpus for pod in pods.values()):
-        return Past(*hole, why=f"Prometheus has no {_REQUESTS} of that time, by which kube-state-metrics tells GPUs")
-    found = [_holding(uid, pod, places, services, from_s, to_s) for uid, pod in pods.items() if pod.gpus]
+    found = [_holding(uid, pod, nodes, services, from_s, to_s) for uid, pod in pods.items() if pod.gpus]
     lost = sum(item is None for item in found)
-    left = f"{lost} pods of nodes that are gone since, or of no pool, are not counted" if lost else ""
-    return Past(*hole, tuple(item for item in found if item is not None), "; ".join(filter(None, (earlier, left))))
+    said = [
+        earlier,
+        "" if found else f"Prometheus has no {_REQUESTS} of that time, by which kube-state-metrics tells GPUs",
+        f"{lost} pods of nodes of no pool, or of which none is known, are not counted" if lost else "",
+        f"Prometheus has no {past_nodes.CREATED} of that time, by which kube-state-metrics tells nodes"
+        if not nodes.known and any(pool.billing is Billing.NODE for pool in pools)
+        else "",
+    ]
+    known = (*nodes.holdings(to_s, step_s), *(item for item in found if item is not None))
+    return Past(*hole, known, "; ".join(filter(None, said)))
 
 
-def _queries(matchers: str, from_s: int, to_s: int, resources: set[str]) -> dict[str, str]:
+def _queries(matchers: str, span: str, step_s: int, resources: set[str]) -> dict[str, str]:
     """By what they tell. The uid comes as label `slot` and the resource as `engine`, which are read anyway."""
-    names = "|".join(sorted(_of_metrics(resource) for resource in resources)) or "none"
-    span, more = f"{max(1, to_s - from_s)}s", f", {matchers}" if matchers else ""
+    names = "|".join(sorted(of_metrics(resource) for resource in resources)) or "none"
+    more = f", {matchers}" if matchers else ""
     requests = f'{_REQUESTS}{{resource=~"{names}"{more}}}'
-    times = f"timestamp({requests})[{span}:{_step_s(from_s, to_s)}s]"
+    times = f"timestamp({requests})[{span}:{step_s}s]"
     texts = {
         "gpus": f"sum by ({_BY}) (max by ({_BY}, container) (max_over_time({requests}[{span}])))",
         "first": f"min by ({_BY}) (min_over_time({times}))",
@@ -139,14 +147,14 @@ def _take(pods: dict[str, _Pod], what: str, batch: Sequence[Sample]) -> None:
 
 
 def _holding(
-    uid: str, pod: _Pod, places: Mapping[str, Place], services: Sequence[ServiceSpec], from_s: int, to_s: int
+    uid: str, pod: _Pod, nodes: PastNodes, services: Sequence[ServiceSpec], from_s: int, to_s: int
 ) -> Holding | None:
     """None: it was on a node of which the pool is not known."""
-    place = places.get(pod.node)
-    gpus = pod.gpus.get(_of_metrics(place.resource), 0) if place is not None else 0
+    begin_s = pod.bound_s if pod.bound_s is not None else pod.first_s if pod.first_s is not None else float(from_s)
+    place = nodes.place(pod.node, begin_s)
+    gpus = pod.gpus.get(of_metrics(place.resource), 0) if place is not None else 0
     if place is None or gpus <= 0:
         return None
-    begin_s = pod.bound_s if pod.bound_s is not None else pod.first_s if pod.first_s is not None else float(from_s)
     step_s = _step_s(from_s, to_s)
     last_s = pod.last_s if pod.last_s is not None else max(begin_s, from_s) + step_s  # between two looks
     end_s = min(last_s + max(LATE_S, step_s), float(to_s))
@@ -166,14 +174,9 @@ def _payer(pod: _Pod, services: Sequence[ServiceSpec]) -> Payer:
             name, suffix = variant.target.name, _SUFFIX.get(variant.target.kind, _ORDINALS)
             if len(name) > len(best) and re.fullmatch(re.escape(name) + "-" + suffix, pod.name):
                 best = name
-                found = Payer("", service.namespace, service.name, variant.name, service.model_name, service.team)
+                found = payer_of(service, variant.name)
     return found
 
 
 def _step_s(from_s: int, to_s: int) -> int:
     return max(1, (to_s - from_s) // _LOOKS)
-
-
-def _of_metrics(resource: str) -> str:
-    """`nvidia.com/gpu` -> `nvidia_com_gpu`, as kube-state-metrics says it."""
-    return re.sub(r"[^A-Za-z0-9_]", "_", resource)

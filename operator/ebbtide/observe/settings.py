@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ebbtide.model.labels import COST_LABELS
+
 
 @dataclass(frozen=True, slots=True)
 class PrometheusSettings:
@@ -64,4 +66,5 @@ class ObserveSettings:
     watch: WatchSettings = field(default_factory=WatchSettings)
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     price_table: Path | None = None
+    cost_labels: tuple[str, ...] = COST_LABELS  # of services: what their cost is put down to
     discovery_ttl_s: float = 60.0  # how long an answer about which kinds exist is believed
