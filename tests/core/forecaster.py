@@ -96,9 +96,8 @@ class _Lone:
         self.score = ScoreMemory()
 
     def range_of(self, said: float, blended: Outlook, loads: Spread, rate: float) -> tuple[float, float, float]:
-        if_noise = Horizon(
-            blended.main.ahead_s, said, record.around(self.track, Misses()), self.track.jumps, loads, WEIGHED_TOKENS
-        )
+        around = record.around(self.track, Misses(), said)
+        if_noise = Horizon(blended.main.ahead_s, said, around, self.track.jumps, loads, WEIGHED_TOKENS)
         main = if_noise if blended.main is blended.if_noise else if_noise.raised(rate)
         return scores.range_of(Outlook(blended.nearest, main, blended.far, if_noise), self.score)
 

@@ -27,6 +27,8 @@ class TrackMemory(Spec, frozen=True, array_like=True):
     exposed: float = 0.0  # chances to jump to a higher load that was seen before, decayed, and how many were taken
     jumped: float = 0.0
     unforeseen: float = 0.0  # tokens/s that even the best candidate was off by, lately
+    typical: float = 0.0  # tokens/s at which errors are kept, see core.forecast.volume; 0: none was seen
+    volume: tuple[float, ...] = ()  # how errors shrink with volume: decayed sums
 
 
 class ScoreMemory(Spec, frozen=True, array_like=True):

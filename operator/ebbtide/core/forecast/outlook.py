@@ -118,11 +118,11 @@ def look(draft: Draft, misses: Misses, parts: Parts) -> Outlook:
     loads = Spread(LOADS, LOADS.unpack(memory.loads), misses)
     kept = record.tracks_of(memory, len(draft.foreseen)) if parts.record else (TrackMemory(),) * len(draft.foreseen)
     tracks = [record.open_track(track) for track in kept]
-    nearest_s, sure = draft.foreseen[0][0], record.deviation(tracks[0])
+    nearest_s, sure = draft.foreseen[0][0], record.deviation(tracks[0], draft.foreseen[0][1])
     horizons = []
     for (ahead_s, median, jumps), track in zip(draft.foreseen, tracks, strict=True):
         # the near one is scored first, and farther errors are believed to be those of a random walk from there
-        around = record.around(track, misses, sure * math.sqrt(ahead_s / nearest_s))
+        around = record.around(track, misses, median, sure * math.sqrt(ahead_s / nearest_s))
         chance = jumps if parts.record else 0.0
         horizons.append(Horizon(ahead_s, median, around, chance, loads, draft.demand.length))
     if_noise = horizons[1]

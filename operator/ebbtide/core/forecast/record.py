@@ -14,8 +14,9 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ebbtide.core.forecast.spread import ERRORS, FLOOR, LOADS, Misses, Spread
-from ebbtide.core.numeric import clip
+from ebbtide.core.forecast import volume
+from ebbtide.core.forecast.spread import ERRORS, FLOOR, LOADS, Misses, Spread, stretched
+from ebbtide.core.numeric import clip, significant
 from ebbtide.model.memory import ForecastMemory, TrackMemory
 
 LEVEL = 0  # the candidate that is what there was
@@ -74,6 +75,8 @@ class Track:
     exposed: float
     jumped: float
     unforeseen: float
+    typical: float
+    volume: list[float]
 
     @property
     def jumps(self) -> float:
@@ -92,7 +95,9 @@ def open_track(memory: TrackMemory) -> Track:
     losses = list(memory.losses) if known else [0.0] * len(NAMES)
     scored = memory.scored if known else 0.0
     errors = ERRORS.unpack(memory.errors)
-    return Track(losses, scored, errors, memory.counted, memory.exposed, memory.jumped, memory.unforeseen)
+    sums = list(memory.volume) if len(memory.volume) == volume.SUMS else [0.0] * volume.SUMS
+    jumps = memory.counted, memory.exposed, memory.jumped, memory.unforeseen
+    return Track(losses, scored, errors, *jumps, memory.typical, sums)
 
 
 def weights(track: Track) -> list[float]:
@@ -115,18 +120,28 @@ def blend(shares: Sequence[float], said: Sequence[float]) -> float:
     return blended if blended > NOTHING else 0.0
 
 
-def around(track: Track, misses: Misses, sigma: float = PRIOR_SIGMA) -> Spread:
-    """The spread of load / forecast, with what is believed before errors were seen: that they are about `sigma`."""
-    doubt, prior = _doubt(track), _bell(round(clip(sigma, LEAST_SIGMA, PRIOR_SIGMA), 2))
-    return Spread(ERRORS, [seen + doubt * belief for seen, belief in zip(track.errors, prior, strict=True)], misses)
+def around(track: Track, misses: Misses, said: float, sigma: float = PRIOR_SIGMA) -> Spread:
+    """The spread of load / forecast where `said` tokens/s are forecast.
+
+    With what is believed before errors were seen: that they are about `sigma`.
+    """
+    by = _stretch(track, said)
+    doubt, prior = _doubt(track), _bell(round(clip(sigma, LEAST_SIGMA, PRIOR_SIGMA) / by, 2))
+    weights = [seen + doubt * belief for seen, belief in zip(track.errors, prior, strict=True)]
+    return Spread(stretched(by), weights, misses)
 
 
-def deviation(track: Track) -> float:
-    """Of its log errors around none, with what is believed before errors were seen."""
+def _stretch(track: Track, said: float) -> float:
+    return volume.stretch(volume.ratio(track.volume), said + FLOOR, track.typical)
+
+
+def deviation(track: Track, said: float) -> float:
+    """Of its log errors around none where `said` tokens/s are forecast, with what is believed before any was seen."""
     doubt = _doubt(track)
     weight = sum(track.errors) + doubt
     squares = sum(seen * (ERRORS.first + ERRORS.step * i) ** 2 for i, seen in enumerate(track.errors))
-    return math.sqrt((squares + doubt * PRIOR_SIGMA**2) / weight)
+    by = _stretch(track, said)
+    return math.sqrt((by * by * squares + doubt * PRIOR_SIGMA**2) / weight)
 
 
 def _doubt(track: Track) -> float:
@@ -177,7 +192,7 @@ def score(track: Track, row: Row, load: float, loads: Sequence[float], horizon_s
     """Take in what came of one prediction. Each counts as the part of a horizon since the last."""
     weight = min(1.0, period_s / horizon_s)
     truth = math.log(load + FLOOR)
-    error = truth - math.log(row[1] + FLOOR)
+    error, by = truth - math.log(row[1] + FLOOR), _stretch(track, row[1])
     keep = math.exp(-horizon_s * weight / MEMORY_S)
     off = [abs(load - said) for said in row[2:]]
     track.losses = [loss * keep + weight * by for loss, by in zip(track.losses, off, strict=True)]
@@ -189,7 +204,7 @@ def score(track: Track, row: Row, load: float, loads: Sequence[float], horizon_s
     jump = new = 0.0
     if error > 0.0 and load > row[2 + LEVEL]:  # what is below the level then is no rise, but a fall that was overrated
         doubt = _doubt(track)
-        near = ERRORS.density(track.errors, error) + doubt * ERRORS.density(PRIOR, error)
+        near = ERRORS.density(track.errors, error / by) / by + doubt * ERRORS.density(PRIOR, error)
         near *= (1.0 - track.jumps * above) / max(1e-9, track.counted - track.jumped + doubt) / ERRORS.step
         back = (1.0 - SMOOTH) * LOADS.density(loads, truth, least) / total if above > 0.0 else 0.0
         back *= track.jumps / LOADS.step
@@ -199,10 +214,30 @@ def score(track: Track, row: Row, load: float, loads: Sequence[float], horizon_s
         ways = near + back + anywhere
         jump, new = (back / ways, anywhere / ways) if ways > 0.0 else (0.0, 1.0)
     track.errors = [weight * keep for weight in track.errors]
-    ERRORS.add(track.errors, error, weight * (1.0 - jump - new))
+    _at_typical_volume(track, row[1] + FLOOR, keep, weight)
+    usual = weight * (1.0 - jump - new)
+    ERRORS.add(track.errors, error / _stretch(track, row[1]), usual)
+    track.volume = volume.learn(track.volume, row[1] + FLOOR, error, usual, horizon_s * weight)
     track.counted = track.counted * keep + weight
     track.exposed = track.exposed * keep + weight * above
     track.jumped = track.jumped * keep + weight * jump
+
+
+def _at_typical_volume(track: Track, said: float, keep: float, weight: float) -> None:
+    """Where forecasts have moved to another volume, the errors that are kept are brought there."""
+    track.volume[-1] = track.volume[-1] * keep + weight * math.log(said)
+    mean = track.volume[-1] / (track.counted * keep + weight)
+    if track.typical <= 0.0:
+        track.typical = said
+    elif abs(mean - math.log(track.typical)) > volume.APART:
+        there = math.exp(mean)
+        by = volume.stretch(volume.ratio(track.volume), there, track.typical)
+        track.typical = there
+        if by != 1.0:
+            moved = [0.0] * ERRORS.count
+            for i, held in enumerate(track.errors):
+                ERRORS.add(moved, by * (ERRORS.first + ERRORS.step * i), held)
+            track.errors = moved
 
 
 def close_track(track: Track, still_open: bytes) -> TrackMemory:
@@ -216,4 +251,6 @@ def close_track(track: Track, still_open: bytes) -> TrackMemory:
         exposed=round(track.exposed, 4),
         jumped=round(track.jumped, 4),
         unforeseen=round(track.unforeseen, 1),
+        typical=significant(track.typical),
+        volume=tuple([float(f"{each:.6g}") for each in track.volume]),
     )

@@ -4,6 +4,7 @@ Both are histograms on a logarithmic scale, kept as bytes. From each follows, in
 at a capacity, when misses grow with a power of the load from the planned share at full load up to all of them.
 """
 
+import functools
 import math
 import struct
 from bisect import bisect_left, bisect_right
@@ -18,6 +19,7 @@ LEAST_CAPACITY = 1e-9  # tokens/s, or of a forecast: its tenth power is still a 
 # Of the logarithm past what lasts, where a third more of all is missed each: batches that grow by a twentieth of what
 # they finish are hardly full before further replicas serve, those that grow by a third long before.
 RAMP = (0.08, 0.18, 0.28)
+_STRETCHED_BY = 0.04  # of a logarithm, so that few scales are made
 FLOOR = 4.0  # tokens/s, an answer of 240 a minute: logarithms of less would only score noise
 
 
@@ -85,6 +87,18 @@ class Misses:
     def rounded(self) -> float:
         """Few exponents, so that each power of a bin is worked out once."""
         return round(4.0 * min(self.steep, MOST_STEEP)) / 4.0
+
+
+@functools.lru_cache(maxsize=64)
+def _stretched(steps: int) -> Scale:
+    by = math.exp(steps * _STRETCHED_BY)
+    return Scale(ERRORS.first * by, ERRORS.step * by, ERRORS.count)
+
+
+def stretched(by: float) -> Scale:
+    """The scale of log errors that are `by` times as large, to 2 %."""
+    steps = round(math.log(by) / _STRETCHED_BY)
+    return _stretched(steps) if steps else ERRORS
 
 
 class Spread:
