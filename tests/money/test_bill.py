@@ -41,6 +41,7 @@ def by_payer(rows: tuple[HourRow, ...]) -> dict[str, Decimal | None]:
 
 
 NODE_BILLED = priced(billing=Billing.NODE)
+SHARED = PriceRecord("h100", 0, Price("USD", Tariff(Decimal("2.50"))), Billing.NODE, shares_idle=True)
 
 
 def corrected(from_s: int, seen_s: int, price: str, billing: Billing = Billing.POD) -> PriceRecord:
@@ -116,6 +117,34 @@ def test_a_span_after_a_node_has_gone_knows_of_it() -> None:
         for begin, end in ((TEN, TEN + 7200), (TEN, TEN + 3600), (TEN + 3600, TEN + 7200))
     )
     assert parts == [whole, {}]
+
+
+@pytest.mark.parametrize(
+    ("story", "lifetimes", "want"),
+    [
+        ("the only one pays for the node", [node(TEN, None), life(CHAT, TEN, None)], {"chat": "20"}),
+        ("two pay in proportion", [node(TEN, None), life(CHAT, TEN, None, 3), life(CODE, TEN, None, 1)],
+         {"chat": "15", "code": "5"}),
+        ("who held it last pays until it is gone", [node(TEN, TEN + 2700), life(CHAT, TEN, TEN + 900)],
+         {"chat": "15"}),
+        ("and who did before the hour", [node(TEN, None), life(CHAT, TEN - 3600, TEN - 1800)],
+         {"chat": "10", "": "10"}),
+        ("what nobody held is nobody's", [node(TEN, None)], {"": "20"}),
+    ],
+)  # fmt: skip
+def test_where_nodes_come_and_go_idle_gpus_have_payers(story, lifetimes, want) -> None:  # type: ignore[no-untyped-def]
+    found: dict[str, Decimal] = defaultdict(Decimal)
+    for row in hours(lifetimes, [SHARED], TEN, TEN + 3600):
+        found[row.payer.service] += row.cost or Decimal(0)
+    assert found == {key: Decimal(amount) for key, amount in want.items()}, story
+
+
+def test_an_idle_share_is_a_row_of_its_own_beside_what_is_held() -> None:
+    rows = hours([node(TEN, None), life(CHAT, TEN, None, 5)], [SHARED], TEN, TEN + 3600)
+    assert [(row.payer.service, row.idle, row.gpu_seconds) for row in rows] == [
+        ("chat", False, 5 * 3600),
+        ("chat", True, 3 * 3600),
+    ]
 
 
 def test_rows_are_by_hour_and_what_nobody_saw_is_said() -> None:

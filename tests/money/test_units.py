@@ -94,6 +94,16 @@ def test_nodes_gpus_that_nobody_holds_are_in_no_price() -> None:
     assert (alone.cost, alone.coverage, alone.allocation) == (10, None, PerMillion())
 
 
+def test_a_services_share_of_idle_gpus_is_in_its_cost_and_in_no_price_of_a_token() -> None:
+    share = HourRow(0, CHAT, True, Decimal("2.50"), "USD", 14_400)
+    (alone,) = units([row()], [usage()], ["service"])
+    (both,) = units([row(), share], [usage()], ["service"])
+    assert both.cost == alone.cost + 10
+    assert (both.allocation, both.usage, both.coverage, both.idle) == (
+        alone.allocation, alone.usage, alone.coverage, alone.idle
+    )  # fmt: skip
+
+
 def test_a_currency_that_changes_within_the_hour_parts_the_tokens() -> None:
     found = units([row(seconds=7200), row(seconds=7200, currency="EUR")], [usage()], ["service"])
     assert [(each.currency, each.input_tokens, each.cost) for each in found] == [("EUR", M // 2, 5), ("USD", M // 2, 5)]

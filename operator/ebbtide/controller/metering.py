@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from ebbtide.clock import rfc3339
+from ebbtide.core import release
 from ebbtide.errors import ConflictError, EbbtideError, RetryableError
 from ebbtide.ledger.days import Keeping
 from ebbtide.ledger.store import Ledger
@@ -382,10 +383,11 @@ class Metering:
     def _record(self, pool: PoolState, known: PriceRecord | None, now_s: int) -> PriceRecord:
         """How the pool is priced now; `known`: how it was before."""
         name, price = pool.spec.name, pool.spec.price
+        shares = release.applies(pool)
         if known is None:
-            return PriceRecord(name, 0, price, pool.spec.billing, _listed(pool))
+            return PriceRecord(name, 0, price, pool.spec.billing, _listed(pool), shares_idle=shares)
         seen_s = max(now_s, known.known_s + 1)
-        record = PriceRecord(name, seen_s, price, pool.spec.billing, _listed(pool), seen_s)
+        record = PriceRecord(name, seen_s, price, pool.spec.billing, _listed(pool), seen_s, shares_idle=shares)
         if price is None or price.effective_from is None:
             return record
         if known.price is not None and known.price.effective_from == price.effective_from:
@@ -425,7 +427,7 @@ def _cost(rows: Iterable[HourRow], spec: PolicySpec, labelled: Labelled, from_s:
 
 
 def _terms(record: PriceRecord) -> tuple[object, ...]:
-    return record.price, record.billing, record.listed
+    return record.price, record.billing, record.listed, record.shares_idle
 
 
 def _listed(pool: PoolState) -> Listed | None:

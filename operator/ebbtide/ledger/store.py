@@ -40,6 +40,7 @@ from ebbtide.model.money import (
     UsageRow,
 )
 from ebbtide.money.bill import HOUR_S, hours
+from ebbtide.money.idle import OWED_S
 from ebbtide.money.units import Work, joined
 
 Record = TypeVar("Record")
@@ -378,7 +379,8 @@ class Ledger:
         self, connection: sa.Connection, from_s: int, to_s: int, *, whole: bool = False
     ) -> tuple[HourRow, ...]:
         table = schema.lifetime.c
-        alive = (table.begin_s < to_s) & (table.end_s.is_(None) | (table.end_s > from_s))
+        # who held a node last owes for it a while longer
+        alive = (table.begin_s < to_s) & (table.end_s.is_(None) | (table.end_s > from_s - OWED_S))
         their_nodes = table.is_node & table.uid.in_(sa.select(table.node).where(alive))
         return hours(_lifetimes(connection, alive | their_nodes), _prices(connection), from_s, to_s, whole=whole)
 

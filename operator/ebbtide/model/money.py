@@ -94,6 +94,7 @@ class PriceRecord(Spec, frozen=True):
     listed: Listed | None = None  # what the price's source said, where it has one
     seen_s: int = 0  # when that became known; 0: at `from_s`
     refused: str = ""  # why it does not hold from when the price says
+    shares_idle: bool = False  # billed by node, and those who run on a node pay for what nobody holds of it
 
     @property
     def known_s(self) -> int:
@@ -104,7 +105,8 @@ class PriceRecord(Spec, frozen=True):
 class HourRow(Spec, frozen=True, order=True):
     """GPU-seconds of one hour (unix seconds of its beginning) for one payer at one price.
 
-    `idle`: GPUs of nodes that no pod held. `price` None: nobody knows what they cost. `estimated_s` of them nobody saw.
+    `idle`: GPUs of nodes that no pod held; `payer` is then who pays for them, of a pool alone where nobody does.
+    `price` None: nobody knows what they cost. `estimated_s` of them nobody saw.
     `length_s`: of time of which days are kept it is a whole day, and of several hours that were added up all of them.
     """
 

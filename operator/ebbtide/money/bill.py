@@ -1,8 +1,8 @@
 """What lifetimes cost, by hour, payer and price: whole GPU-seconds, multiplied by a price once, at the end.
 
 Pools that are billed by pod pay for the GPUs that pods hold. Those that are billed by node pay for nodes: each second
-of a node's GPUs is put down to the pods that hold them, and what is left to nobody, as idle. A pod that outlives its
-node costs nothing after it.
+of a node's GPUs is put down to the pods that hold them, and what is left as idle: to those who run on the node where
+nodes come and go with pods (`money.idle`), else to nobody. A pod that outlives its node costs nothing after it.
 
 Worked example: a node of 8 GPUs at 2.50 USD/h for an hour, on it a pod of 4 GPUs for half of it: 7,200 GPU-seconds of
 the pod are 5.00 USD, 21,600 idle ones 15.00 USD, together the 20.00 USD of the node.
@@ -10,13 +10,14 @@ the pod are 5.00 USD, 21,600 idle ones 15.00 USD, together the 20.00 USD of the 
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import pairwise, zip_longest
 
 from ebbtide.model.money import HourRow, Lifetime, Payer, PriceRecord
 from ebbtide.model.spec import Billing
 from ebbtide.money import prices
+from ebbtide.money.idle import OWED_S, Holder, shares
 
 HOUR_S = 3600
 
@@ -38,19 +39,22 @@ def hours(
 ) -> tuple[HourRow, ...]:
     """All rows of [from_s, to_s), sorted; lifetimes that still run are counted up to `to_s`.
 
+    `lifetimes` are those that ran then or in the hour before: these may still owe for idle GPUs.
+
     `records` are each pool's, in any order. Time before a pool's first record has no known price. `whole`: no hours,
     but one row for each payer and price, with `from_s` as its hour.
     """
     pools: dict[str, tuple[list[Lifetime], list[PriceRecord]]] = defaultdict(lambda: ([], []))
     for item in lifetimes:
-        if item.is_node or (item.begin_s < to_s and (item.end_s is None or item.end_s > from_s)):
-            pools[item.payer.pool][0].append(item)  # a node that is gone too: what is still bound to it costs nothing
+        if item.is_node or (item.begin_s < to_s and (item.end_s is None or item.end_s > from_s - OWED_S)):
+            # a node that is gone too: what is still bound to it costs nothing; a pod that is, for it may still owe
+            pools[item.payer.pool][0].append(item)
     for record in records:
         pools[record.pool][1].append(record)
     seconds: dict[tuple[int, Payer, bool, Decimal | None, str], list[int]] = defaultdict(lambda: [0, 0])
     for pool, (alive, known) in pools.items():
         for first_s, last_s, price, currency, billing in _priced(pool, known, from_s, to_s):
-            for piece in _pieces(alive, billing, first_s, last_s):
+            for piece in _pieces(alive, *billing, first_s, last_s):
                 for hour_s in (from_s,) if whole else range(piece.begin_s // HOUR_S * HOUR_S, piece.end_s, HOUR_S):
                     begin_s, end_s = max(piece.begin_s, hour_s), min(piece.end_s, to_s if whole else hour_s + HOUR_S)
                     row = seconds[hour_s, piece.payer, piece.idle, price, currency]
@@ -67,8 +71,11 @@ def _order(row: HourRow) -> tuple[int, Payer, bool, bool, Decimal, str]:
 
 def _priced(
     pool: str, records: Iterable[PriceRecord], from_s: int, to_s: int
-) -> Iterator[tuple[int, int, Decimal | None, str, Billing]]:
-    """The parts of [from_s, to_s) in which nothing changes: (begin, end, price of a GPU-hour, currency, billing)."""
+) -> Iterator[tuple[int, int, Decimal | None, str, tuple[Billing, bool]]]:
+    """The parts of [from_s, to_s) in which nothing changes: (begin, end, price of a GPU-hour, currency, billing).
+
+    The last is what is billed, and whether idle GPUs have payers.
+    """
     known = sorted(records, key=lambda record: record.known_s)
     starts: list[tuple[int, Decimal | None, str]] = [(from_s, None, "")]
     ordered = [record for record in prices.in_force(known) if record.from_s < to_s]
@@ -79,7 +86,10 @@ def _priced(
             steps = prices.steps(pool, record.price, begin_s, end_s, record.listed)
             starts += [(int(step.at_s), step.per_gpu_hour, currency) for step in steps]
     # what is paid for is none of an edited price's: it changes when that was seen
-    billed = [(from_s, Billing.POD), *((max(record.known_s, from_s), record.billing) for record in known)]
+    billed = [
+        (from_s, (Billing.POD, False)),
+        *((max(record.known_s, from_s), (record.billing, record.shares_idle)) for record in known),
+    ]
     ends = [*(begin_s for begin_s, *_ in starts[1:]), to_s]
     for (begin_s, price, currency), end_s in zip(starts, ends, strict=True):
         changes = [at_s for at_s, _ in billed if begin_s < at_s < end_s]
@@ -88,7 +98,9 @@ def _priced(
                 yield first_s, last_s, price, currency, [way for at_s, way in billed if at_s <= first_s][-1]
 
 
-def _pieces(alive: Sequence[Lifetime], billing: Billing, begin_s: int, end_s: int) -> Iterator[_Piece]:
+def _pieces(
+    alive: Sequence[Lifetime], billing: Billing, shares_idle: bool, begin_s: int, end_s: int
+) -> Iterator[_Piece]:
     """Every GPU-second of a pool that is billed, once."""
     nodes = [item for item in alive if item.is_node] if billing is Billing.NODE else []
     on_node: dict[str, list[Lifetime]] = {node.uid: [] for node in nodes}
@@ -98,7 +110,9 @@ def _pieces(alive: Sequence[Lifetime], billing: Billing, begin_s: int, end_s: in
             on_node.get(pod.node, alone).append(pod)
     yield from _held(alone, begin_s, end_s)
     for node in nodes:
-        yield from _shared_out(node, on_node[node.uid], begin_s, end_s)
+        first_s, last_s = _clipped(node, begin_s, end_s)
+        yield from _held(on_node[node.uid], first_s, last_s)
+        yield from _left(node, on_node[node.uid], first_s, last_s, shares_idle)
 
 
 def _held(pods: Iterable[Lifetime], from_s: int, to_s: int) -> Iterator[_Piece]:
@@ -108,21 +122,12 @@ def _held(pods: Iterable[Lifetime], from_s: int, to_s: int) -> Iterator[_Piece]:
             yield _piece(pod, pod.gpus, begin_s, end_s)
 
 
-def _shared_out(node: Lifetime, pods: Sequence[Lifetime], from_s: int, to_s: int) -> Iterator[_Piece]:
-    """What pods hold of a node while it is there, and what is left to nobody."""
-    begin_s, end_s = _clipped(node, from_s, to_s)
-    yield from _held(pods, begin_s, end_s)
-    moves: dict[int, int] = defaultdict(int)  # GPUs more or less that are held from a second on
-    for pod in pods:
-        first_s, last_s = _clipped(pod, begin_s, end_s)
-        if first_s < last_s:
-            moves[first_s] += pod.gpus
-            moves[last_s] -= pod.gpus
-    held = 0
-    for first_s, last_s in pairwise(sorted({begin_s, end_s, *moves})):
-        held += moves.get(first_s, 0)
-        if held < node.gpus:
-            yield _piece(node, node.gpus - held, first_s, last_s, idle=True)
+def _left(node: Lifetime, pods: Sequence[Lifetime], from_s: int, to_s: int, shares_idle: bool) -> Iterator[_Piece]:
+    """What no pod holds of a node while it is there: of those that `money.idle` says, else nobody's."""
+    holders = [Holder(pod.uid, pod.payer, pod.gpus, pod.begin_s, pod.end_s) for pod in pods]
+    for share in shares(node.gpus, holders, from_s, to_s):
+        piece = _piece(node, share.gpus, share.begin_s, share.end_s, idle=True)
+        yield replace(piece, payer=share.payer) if shares_idle and share.payer is not None else piece
 
 
 def _piece(item: Lifetime, gpus: int, begin_s: int, end_s: int, *, idle: bool = False) -> _Piece:

@@ -90,7 +90,8 @@ class Savings:
             by_service[_service(each.payer)].append(each)
         costs: dict[tuple[str, int], list[HourRow]] = defaultdict(list)
         for row in rows:
-            costs[_service(row.payer), row.hour_s].append(row)
+            if not row.idle:  # the static fleet is of what was held too
+                costs[_service(row.payer), row.hour_s].append(row)
         return tuple(self._one(service, seen, costs) for service, seen in sorted(by_service.items()))
 
     def _one(

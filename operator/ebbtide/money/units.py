@@ -3,8 +3,8 @@
 Allocation: all that the GPUs of a service cost while it held them, start-up and standing idle included, for the tokens
 that they put out. Usage: what of it full replicas would have cost for the same work; for comparing models and GPUs,
 however busy they happen to be. The rest is the idle share. Full is what Ebbtide believes that a replica carries inside
-the objectives. Nodes' GPUs that nobody holds and others' pods have costs and no tokens: they are rows of their own, or
-in the cost of their pool, and in no price of a token.
+the objectives. Nodes' GPUs that nobody holds and others' pods have costs and no tokens: they are in the cost of who
+pays for them, else rows of their own, or in the cost of their pool, and in no price of a token.
 
 Where cost is counted for which no tokens are known, it would make them dearer than they are: both are of the part of
 time that was seen, and `coverage` says how large it is. The price of input and of output tokens is split by the work
@@ -143,10 +143,12 @@ class Units:
                 into.priced_s += part.gpu_seconds
                 into.cost += part.price * part.gpu_seconds / 3600
         whole_s = sum(each.gpu_s for each in held.values())
-        usage = UsageRow(work.usage.hour_s, work.payer) if work.idle else work.usage
         for key in keys(work.payer, self._by, self._payers, idle=work.idle):
             for currency, each in held.items():
-                _put(self._sums[key, currency], each, whole_s, usage)
+                if work.idle:
+                    self._sums[key, currency].cost += each.cost
+                else:
+                    _put(self._sums[key, currency], each, whole_s, work.usage)
 
     def found(self) -> tuple[Unit, ...]:
         """By currency, dearest first."""
