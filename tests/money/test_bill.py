@@ -1,6 +1,7 @@
 """What lifetimes cost: exact to the GPU-second, each billed once, whatever is billed and whenever prices change."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from decimal import Decimal
 
 import pytest
@@ -197,3 +198,74 @@ def test_it_is_what_a_clerk_finds_who_looks_once_a_second(pods, nodes, records) 
     for row in hours(lifetimes, records, 0, 5_001):
         found[row.hour_s, row.payer.service, row.price] += row.gpu_seconds
     assert {key: count for key, count in found.items() if count} == {key: count for key, count in seen.items() if count}
+
+
+def unseen(uid: str, begin_s: int, seen_s: int, end_s: int, gpus: int = 4) -> Lifetime:
+    return Lifetime(uid, CHAT, gpus, begin_s, seen_s, end_s, "n", estimated=True)
+
+
+def seen(uid: str, begin_s: int, end_s: int | None, gpus: int = 4) -> Lifetime:
+    return Lifetime(uid, CODE, gpus, begin_s, begin_s if end_s is None else end_s, end_s, "n")
+
+
+@pytest.mark.parametrize(
+    ("story", "pods", "want"),
+    [
+        ("an unseen end gives way to who holds its GPUs by then",
+         [unseen("a", TEN, TEN + 600, TEN + 3600, 8), seen("b", TEN + 1800, None, 8)], {"chat": 4, "code": 4}),
+        ("in part where there is room for the rest",
+         [unseen("a", TEN, TEN, TEN + 3600, 8), seen("b", TEN, None, 2)], {"chat": 6, "code": 2}),
+        ("of two that which was seen first",
+         [unseen("a", TEN, TEN + 60, TEN + 3600), unseen("c", TEN, TEN + 600, TEN + 3600), seen("b", TEN + 1800, None)],
+         {"chat": 6, "code": 2}),
+        ("where it fits it is billed to its latest end", [unseen("a", TEN, TEN, TEN + 3600), seen("b", TEN, None)],
+         {"chat": 4, "code": 4}),
+        ("what was surely there does not give way",
+         [unseen("a", TEN, TEN + 3600, TEN + 7200, 6),
+          Lifetime("b", CODE, 4, TEN, TEN, TEN + 3600, "n", estimated=True)],
+         {"chat": 6, "code": 2}),
+    ],
+)  # fmt: skip
+def test_of_a_node_pods_hold_no_more_than_it_has(story: str, pods: list[Lifetime], want: dict[str, int]) -> None:
+    found: dict[str, int] = defaultdict(int)
+    for row in hours([node(TEN, None), *pods], [NODE_BILLED], TEN, TEN + 3600):
+        found[row.payer.service] += row.gpu_seconds
+    assert found == {name: 3600 * gpus for name, gpus in want.items()}, story
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 90), st.integers(0, 60), st.integers(0, 60), st.integers(1, 8), st.booleans()),
+        max_size=6,
+    ),
+    st.booleans(),
+    st.integers(1, 99),
+)
+def test_a_nodes_bill_is_its_gpus_whoever_overlaps_on_it(
+    lives: list[tuple[int, int, int, int, bool]], shares_idle: bool, cut: int
+) -> None:
+    """At each second, and the same however the span is cut."""
+    pods = [
+        Lifetime(str(i), (CHAT, CODE)[i % 2], gpus, TEN + begin, TEN + begin + ran,
+                 TEN + begin + ran + unsure * estimated, "n", estimated=estimated)
+        for i, (begin, ran, unsure, gpus, estimated) in enumerate(lives)
+    ]  # fmt: skip
+    record = SHARED if shares_idle else NODE_BILLED
+    there = [node(TEN, TEN + 100), *pods]
+    whole = hours(there, [record], TEN, TEN + 100, whole=True)
+    parts = [
+        *hours(there, [record], TEN, TEN + cut, whole=True),
+        *hours(there, [record], TEN + cut, TEN + 100, whole=True),
+    ]
+    assert sum(row.gpu_seconds for row in whole) == 800
+    assert by_key(whole) == by_key(parts)
+    seconds = [hours(there, [record], TEN + at_s, TEN + at_s + 1, whole=True) for at_s in range(0, 100, 9)]
+    assert all(sum(row.gpu_seconds for row in rows) == 8 for rows in seconds)
+
+
+def by_key(rows: Iterable[HourRow]) -> dict[tuple[Payer, bool], int]:
+    found: dict[tuple[Payer, bool], int] = defaultdict(int)
+    for row in rows:
+        found[row.payer, row.idle] += row.gpu_seconds
+    return found

@@ -8,6 +8,7 @@ Worked example: a node of 8 GPUs at 2.50 USD/h for an hour, on it a pod of 4 GPU
 the pod are 5.00 USD, 21,600 idle ones 15.00 USD, together the 20.00 USD of the node.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -111,7 +112,7 @@ def _pieces(
     yield from _held(alone, begin_s, end_s)
     for node in nodes:
         first_s, last_s = _clipped(node, begin_s, end_s)
-        yield from _held(on_node[node.uid], first_s, last_s)
+        yield from _held_of(node, on_node[node.uid], first_s, last_s)
         yield from _left(node, on_node[node.uid], first_s, last_s, shares_idle)
 
 
@@ -120,6 +121,60 @@ def _held(pods: Iterable[Lifetime], from_s: int, to_s: int) -> Iterator[_Piece]:
         begin_s, end_s = _clipped(pod, from_s, to_s)
         if begin_s < end_s and pod.gpus > 0:
             yield _piece(pod, pod.gpus, begin_s, end_s)
+
+
+def _held_of(node: Lifetime, pods: Sequence[Lifetime], from_s: int, to_s: int) -> Iterator[_Piece]:
+    """What pods hold of a node, together never more than it has.
+
+    Where they overlap beyond that, those give way of whose end nobody knows more than that it came later than
+    `seen_s`, the first seen first: somebody else holds their GPUs by then. Then those that end soonest, for the seconds
+    in which one pod ends and the next begins are both begun. So it is at each instant, however time is cut.
+    """
+    spans = _crowded(node.gpus, pods, from_s, to_s)
+    if not spans:
+        yield from _held(pods, from_s, to_s)
+        return
+    edges = [from_s, *(at_s for span in spans for at_s in span), to_s]
+    for first_s, last_s in zip(edges[::2], edges[1::2], strict=True):  # between these all fits
+        yield from _held(pods, first_s, last_s)
+    for begin_s, end_s in spans:
+        here = [pod for pod in pods if pod.begin_s < end_s and (pod.end_s is None or pod.end_s > begin_s)]
+        moments = {begin_s, end_s, *(at_s for pod in here for at_s in (pod.begin_s, pod.seen_s, pod.end_s) if at_s)}
+        for first_s, last_s in pairwise(sorted(at_s for at_s in moments if begin_s <= at_s <= end_s)):
+            yield from _fitting(node.gpus, here, first_s, last_s)
+
+
+def _crowded(gpus: int, pods: Iterable[Lifetime], from_s: int, to_s: int) -> list[tuple[int, int]]:
+    """When more than so many are held."""
+    moves: dict[int, int] = defaultdict(int)
+    for pod in pods:
+        begin_s, end_s = _clipped(pod, from_s, to_s)
+        if begin_s < end_s:
+            moves[begin_s] += pod.gpus
+            moves[end_s] -= pod.gpus
+    found, held = [], 0
+    for first_s, last_s in pairwise(sorted(moves)):
+        held += moves[first_s]
+        if held > gpus:
+            found.append((first_s, last_s))
+    return found
+
+
+def _fitting(gpus: int, pods: Iterable[Lifetime], begin_s: int, end_s: int) -> Iterator[_Piece]:
+    """What each holds of so many; nobody comes or goes in that time."""
+    here = [pod for pod in pods if pod.begin_s <= begin_s and (pod.end_s is None or pod.end_s >= end_s)]
+    over = sum(pod.gpus for pod in here) - gpus
+    for pod in sorted(here, key=lambda pod: _gives_way(pod, begin_s)):
+        less = max(0, min(over, pod.gpus))
+        over -= less
+        if pod.gpus > less:
+            yield _piece(pod, pod.gpus - less, begin_s, end_s)
+
+
+def _gives_way(pod: Lifetime, at_s: int) -> tuple[bool, float, str]:
+    unseen = pod.estimated and pod.seen_s <= at_s
+    ends_s = math.inf if pod.end_s is None else pod.end_s
+    return not unseen, pod.seen_s if unseen else ends_s, pod.uid
 
 
 def _left(node: Lifetime, pods: Sequence[Lifetime], from_s: int, to_s: int, shares_idle: bool) -> Iterator[_Piece]:
