@@ -17,6 +17,7 @@ class NodeWorld(World):
     """Each replica has a node of 8 GPUs to itself; the autoscaler takes the node away `release_s` after its pod."""
 
     release_s = 600
+    provisioning = Provisioning.AUTOSCALED
 
     def __init__(self, *args, **changes):
         super().__init__(*args, **changes)
@@ -32,7 +33,7 @@ class NodeWorld(World):
         nodes = [node(f"used-{n}", allocated=8) for n in range(self.held)]
         nodes += [node(f"empty-{since_s}-{n}", created_at=0.0) for n, since_s in enumerate(self.empty)]
         (only,) = state.pools
-        spec = msgspec.structs.replace(only.spec, provisioning=Provisioning.AUTOSCALED, billing=Billing.NODE)
+        spec = msgspec.structs.replace(only.spec, provisioning=self.provisioning, billing=Billing.NODE)
         others = (Others("h100", 0, 0, 8 * len(self.empty)),)
         (paid,) = state.policies
         return msgspec.structs.replace(
@@ -65,16 +66,18 @@ def test_nodes_that_nobody_holds_any_more_cross_no_ceiling(release_s):
     assert Decimal("0.80") <= world.most["cap"] / 3600 / 100 <= 1, world.most["cap"] / 3600
 
 
-def test_a_policy_that_pays_for_pods_alone_holds_nothing_back_for_nodes():
-    bound = {}
-    for scope in (PolicyScope.MANAGED, PolicyScope.ALL_GPU_PODS):
-        world = NodeWorld([Member("chat", 15.0, gpus=8)], [policy(per_day="900", scope=scope)])
-        world.members[0].leaving = [int(NOW) + EXIT_S]
-        world.held = 2
-        world.cycle()
-        bound[scope] = world.policy().ceilings[0].committed
-    more = bound[PolicyScope.ALL_GPU_PODS] - bound[PolicyScope.MANAGED]
-    assert round(more, 6) == round(Decimal(24 * release.PRIOR_S) / 3600, 6), "one that leaves, for its node's release"
+@pytest.mark.parametrize("scope", list(PolicyScope))
+@pytest.mark.parametrize("provisioning", list(Provisioning))
+def test_where_nodes_come_and_go_their_release_is_held_back(provisioning, scope):
+    world = NodeWorld([Member("chat", 15.0, gpus=8)], [policy(per_day="900", scope=scope)])
+    world.provisioning = provisioning
+    world.members[0].leaving = [int(NOW) + EXIT_S]
+    world.held = 2
+    world.cycle()
+    goes_s = EXIT_S + (release.PRIOR_S if provisioning is Provisioning.AUTOSCALED else 0)
+    day_left_s = int(world.begin_s() + world.day_s - NOW)
+    bound = world.policy().ceilings[0].committed - Decimal(24 * day_left_s) / 3600
+    assert round(bound, 6) == round(Decimal(24 * goes_s) / 3600, 6), "one that leaves"
 
 
 def state(at_s, *nodes, healthy=True, **changes):

@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from ebbtide.model.money import Lifetime, Payer, PriceRecord
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import Account, Compared, Others, PoolState
-from ebbtide.model.spec import Billing, CeilingKind, PolicyScope, PolicySpec, Price, PriceSource, Tariff
+from ebbtide.model.spec import (
+    Billing,
+    CeilingKind,
+    PolicyScope,
+    PolicySpec,
+    Price,
+    PriceSource,
+    Provisioning,
+    Tariff,
+)
 from ebbtide.money.accounts import Accounts, Labels, Saved, Shown, pays
 from ebbtide.money.bill import hours
 from ebbtide.money.lifetimes import Holding
@@ -433,6 +442,118 @@ def test_the_account_is_the_ledgers_bill(
     bill = sum((row.cost or Decimal(0) for row in rows), Decimal(0))
     if late == 0 or len(set(prices)) == 1:  # else what is taken back has the price of when it was counted
         assert abs(spent(accounts) - bill) < Decimal("0.000002")
+
+
+def autoscaled(price: str = "3.60") -> PoolState:
+    state = priced(price, Billing.NODE)
+    return msgspec.structs.replace(
+        state, spec=msgspec.structs.replace(state.spec, provisioning=Provisioning.AUTOSCALED)
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    pods=st.lists(st.tuples(_PAYERS, st.integers(0, 9000), st.integers(1, 5000), st.integers(1, 5)), max_size=6),
+    steps=st.lists(st.integers(1, 1500), min_size=1, max_size=12),
+    ends=st.integers(1, 20_000),
+    scope=st.sampled_from(tuple(PolicyScope)),
+    where=st.sampled_from(((), ("ml",), ("ml", "dev"))),
+    prices=st.lists(st.sampled_from(("3.60", "1.80", "7.77")), min_size=1, max_size=4),
+)
+def test_the_account_is_the_ledgers_bill_of_nodes_too(
+    pods: list[tuple[Payer, int, int, int]],
+    steps: list[int],
+    ends: int,
+    scope: PolicyScope,
+    where: tuple[str, ...],
+    prices: list[str],
+) -> None:
+    """Nodes that come and go, of which those who run on them pay for what nobody holds."""
+    pods = that_fit(8, pods)
+    spec = policy(per_day="1", scope=scope, namespaces=where)
+    accounts, now_s, records = Accounts(), NOON, list[PriceRecord]()
+    for number, step in enumerate([0, *steps]):
+        now_s += step
+        state = autoscaled(prices[number % len(prices)])
+        records.append(PriceRecord("h100", now_s if number else 0, state.spec.price, Billing.NODE, shares_idle=True))
+        seen = [
+            holding(f"{i}", NOON + begin, NOON + begin + lasts if NOON + begin + lasts <= now_s else None, payer, gpus)
+            for i, (payer, begin, lasts, gpus) in enumerate(pods)
+            if NOON + begin <= now_s
+        ]
+        machine = node(NOON, NOON + ends if NOON + ends <= now_s else None)
+        accounts.count([spec], lambda _: NOTHING, shown(now_s, machine, *seen, state=state))
+    lifetimes = [
+        Lifetime(f"{i}", payer, gpus, NOON + begin, NOON + begin, NOON + begin + lasts, "n")
+        for i, (payer, begin, lasts, gpus) in enumerate(pods)
+    ]
+    lifetimes.append(Lifetime("n", Payer("h100"), 8, NOON, NOON, NOON + ends, is_node=True))
+    rows = [
+        row
+        for row in hours(lifetimes, records, NOON, now_s)
+        if pays(spec, row.payer, GOLD.get(f"{row.payer.namespace}/{row.payer.service}", ()))
+    ]
+    bill = sum((row.cost or Decimal(0) for row in rows), Decimal(0))
+    assert abs(spent(accounts) - bill) < Decimal("0.000002")
+
+
+def that_fit(gpus: int, pods: list[tuple[Payer, int, int, int]]) -> list[tuple[Payer, int, int, int]]:
+    """In the order in which they come: each that a node of so many has room for by then."""
+    found: list[tuple[Payer, int, int, int]] = []
+    for each in sorted(pods, key=lambda pod: pod[1]):
+        held = sum(size for _, begin, lasts, size in found if begin + lasts > each[1])
+        if held + each[3] <= gpus:
+            found.append(each)
+    return found
+
+
+def on_node(*pods: tuple[str, Payer, int], ended: int = 0) -> list[Holding]:
+    """Pods on the node of 8; the last `ended` of them went at noon."""
+    running = len(pods) - ended
+    return [
+        holding(uid, NOON - 600, None if index < running else NOON, payer, gpus)
+        for index, (uid, payer, gpus) in enumerate(pods)
+    ]
+
+
+NODE_STORIES: list[tuple[str, dict[str, Any], list[Holding], int]] = [
+    ("alone on a node it pays for all of it", {}, on_node(("a", CHAT, 5)), 3),
+    ("a full node has nothing idle", {}, on_node(("a", CHAT, 8)), 0),
+    ("beside somebody else it pays its share", {}, on_node(("a", CHAT, 2), ("b", OTHER, 2)), 2),
+    ("two of its own services share nothing", {}, on_node(("a", CHAT, 2), ("b", CODE, 2)), 4),
+    ("a namespace beside another one", {"namespaces": ("dev",)}, on_node(("a", CHAT, 2), ("b", CODE, 2)), 2),
+    ("a node that its last pod has left", {}, on_node(("a", CHAT, 5), ended=1), 8),
+    ("a node that another's last pod has left", {}, on_node(("a", OTHER, 5), ended=1), 0),
+    ("a node that nobody ever held", {}, [], 0),
+    ("which is paid by who pays for everything", {"scope": PolicyScope.ALL_GPU_PODS}, [], 8),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("story", "changes", "pods", "want"), NODE_STORIES, ids=[each[0] for each in NODE_STORIES])
+def test_what_of_nodes_that_come_and_go_a_policy_pays_for(
+    story: str, changes: dict[str, Any], pods: list[Holding], want: int
+) -> None:
+    del story
+    spec = policy(per_day="100", **changes)
+    accounts = Accounts()
+    for at_s in (NOON, NOON + 60):
+        accounts.count([spec], lambda _: NOTHING, shown(at_s, node(NOON - 900), *pods, state=autoscaled()))
+    (state,) = accounts.states()
+    assert sum(item.idle for item in state.others) == want
+    held = sum(item.gpus for item in pods if item.end_s is None and pays(spec, item.payer, ()))
+    paid = held + want
+    assert state.per_hour == paid * Decimal("3.60")
+    assert spent(accounts) == paid * Decimal("0.06")
+
+
+def test_who_held_a_node_last_pays_for_it_for_an_hour_and_not_once_it_is_taken() -> None:
+    last = holding("a", NOON - 600, NOON, gpus=5)
+    first = shown(NOON, node(NOON - 900), last, state=autoscaled())
+    hours_later = [shown(NOON + s, node(NOON - 900), state=autoscaled()) for s in (1800, 3600, 9000)]
+    assert spent(run(first, *hours_later)) == Decimal("28.80")
+    other = holding("b", NOON + 600, payer=OTHER)
+    taken = shown(NOON + 1800, node(NOON - 900), other, state=autoscaled())
+    assert spent(run(first, taken)) == Decimal("4.80")
 
 
 def test_another_currency_counts_by_the_stated_rate_and_without_one_not_at_all() -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from fractions import Fraction
 from random import Random
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -103,6 +104,7 @@ class Node:
     empty_s: float = math.inf
     spared: bool = False
     gone_s: float = math.inf
+    last: list["Pod"] = field(default_factory=list)  # who went last, all of one second
 
 
 @dataclass
@@ -149,6 +151,7 @@ class Service:
     sides: list[Side]
     silent: str = ""
     acted_s: int = 0
+    spares: bool = False  # nobody knows what comes: its last replica stays
 
     @property
     def key(self) -> str:
@@ -176,10 +179,13 @@ class Nodes(StrEnum):
 
 
 class Weather:
-    """Drawn from `seed`. With nodes a policy may pay for everything, idle GPUs and nodes on their way out included."""
+    """Drawn from `seed`. With nodes a policy may pay for everything, idle GPUs and nodes on their way out included.
 
-    def __init__(self, seed: int, nodes: Nodes = Nodes.NONE) -> None:
-        self.seed, self.draw, self.kind = seed, Random(seed), nodes
+    `managed`: no policy pays for everything, so each pays its share of the nodes that its services are on.
+    """
+
+    def __init__(self, seed: int, nodes: Nodes = Nodes.NONE, *, managed: bool = False) -> None:
+        self.seed, self.draw, self.kind, self.managed = seed, Random(seed), nodes, managed
         draw = self.draw
         self.made, self.version = 0, 5
         self.startup_s = draw.choice((20, 60, 60, 240))
@@ -189,6 +195,7 @@ class Weather:
         self.began_s = self.now_s = self.border_s - draw.choice((300, 900, 1500, 20_000))
         self.pools = [self._pool(name) for name in ("h100", "a100", "l40s")[: draw.randint(1, 3)]]
         self.nodes: list[Node] = []
+        self.namespaces: dict[str, str] = {}  # by pod
         self.services: list[Service] = []
         for number in range(draw.randint(1, 4)):
             self._add_service(number)
@@ -257,7 +264,7 @@ class Weather:
     def _policy(self, number: int) -> PolicySpec:
         """What is left of the money lasts for minutes of what runs, and for what is on its way out at the least."""
         draw, kinds = self.draw, {CeilingKind.DAY: "per_day", CeilingKind.MONTH: "per_month"}
-        everything = any(pool.by_node for pool in self.pools) and draw.random() < 0.7
+        everything = any(pool.by_node for pool in self.pools) and draw.random() < 0.7 and not self.managed
         fields: dict[str, Any] = {
             "namespaces": () if everything else draw.choice(((), ("a",), ("b",))),
             "scope": PolicyScope.ALL_GPU_PODS if everything else PolicyScope.MANAGED,
@@ -289,6 +296,8 @@ class Weather:
 
     def _pod(self, side: Side, shown_s: int, bound_s: float, ready_s: float) -> Pod:
         self.made += 1
+        owner = next(service for service in self.services if any(each is side for each in service.sides))
+        self.namespaces[f"pod-{self.made}"] = owner.namespace
         return Pod(f"pod-{self.made}", side, shown_s, bound_s, ready_s)
 
     # --- the clerk --------------------------------------------------------------------------------------------------
@@ -309,14 +318,33 @@ class Weather:
     def _mine(self, item: PolicySpec) -> list[tuple[Pod | Node, int]]:
         """What a policy pays for at this second, and how many GPUs it is."""
         whole = item.scope is PolicyScope.ALL_GPU_PODS
-        found: list[tuple[Pod | Node, int]] = [
-            (pod, pod.side.gpus)
+        mine = {
+            pod.uid: pod
             for service in self.services
             if not item.namespaces or service.namespace in item.namespaces
             for pod in service.pods
-            if pod.holds(self.now_s) and not (whole and pod.node is not None)
+        }
+        found: list[tuple[Pod | Node, int]] = [
+            (pod, pod.side.gpus) for pod in mine.values() if pod.holds(self.now_s) and pod.node is None
         ]
-        return found + ([(node, NODE_GPUS) for node in self.nodes if node.gone_s > self.now_s] if whole else [])
+        there = [node for node in self.nodes if node.gone_s > self.now_s]
+        return found + [(node, NODE_GPUS if whole else self._share(node, item)) for node in there]
+
+    def _share(self, node: Node, item: PolicySpec) -> int:
+        """GPUs of a node that a policy pays for: of those on it or of who went last, the idle ones in proportion."""
+        here = [pod for each in self.services for pod in each.pods if pod.node is node and pod.holds(self.now_s)]
+        held = sum(pod.side.gpus for pod in here)
+        paying = here or (node.last if node.born_s <= self.now_s else [])
+        total, idle = sum(pod.side.gpus for pod in paying), NODE_GPUS - held
+        parts = {pod.uid: Fraction(idle * pod.side.gpus, total) for pod in paying}
+        dealt = {uid: math.floor(part) for uid, part in parts.items()}
+        for uid in sorted(parts, key=lambda uid: (dealt[uid] - parts[uid], uid))[: idle - sum(dealt.values())]:
+            dealt[uid] += 1
+        return sum(
+            dealt[pod.uid] + (pod.side.gpus if here else 0)
+            for pod in paying
+            if not item.namespaces or self.namespaces[pod.uid] in item.namespaces
+        )
 
     @staticmethod
     def _pool_of(thing: Pod | Node) -> Pool:
@@ -354,13 +382,18 @@ class Weather:
         """No ceiling is crossed by what Ebbtide may reduce."""
         for item in self.policies:
             for kind, ceiling in item.ceilings:
-                if kind is CeilingKind.HOUR:
+                if kind is CeilingKind.HOUR and not self._beside_others(item):
                     rate = self.rate(item) - self.rate(item, spared=True)
                     assert rate <= ceiling, (self.seed, self.now_s - self.began_s, item.name, kind, rate, ceiling)
         for (name, kind, begin), book in self.books.items():
             ceiling = dict(next(each for each in self.policies if each.name == name).ceilings)[kind]
             paid = (book.spent - book.spared) / 3600
             assert paid <= ceiling, (self.seed, self.now_s - self.began_s, name, kind, begin, paid, ceiling)
+
+    def _beside_others(self, item: PolicySpec) -> bool:
+        """Whether its services may be on nodes with others: as these leave, its share becomes more for a moment."""
+        others = any(item.namespaces and service.namespace not in item.namespaces for service in self.services)
+        return others and any(pool.by_node for pool in self.pools)
 
     # --- pods and nodes ---------------------------------------------------------------------------------------------
 
@@ -416,6 +449,7 @@ class Weather:
         if pod.bound_s != math.inf:
             if pod.node is not None:
                 pod.node.free += pod.side.gpus
+                pod.node.last = [pod, *(each for each in pod.node.last if each.gone_s == pod.gone_s)]
             node = pod.node.uid if pod.node else "n"
             self._depart(Holding(pod.uid, Payer(pod.side.pool.name, ""), pod.side.gpus, pod.bound_s, None, node))
 
@@ -675,12 +709,21 @@ class Weather:
                 pod.phase is PodPhase.READY and pod.engine is not None for each in seen.variants for pod in each.pods
             )
             unknown = bool(service.silent) or self.deaf > 0 or not knows
+            service.spares = unknown or (service.spares and service.key not in done)
             staying = [pod for pod in service.pods if not pod.told]
             for pod in staying:
                 pod.spared = (unknown or (pod.spared and service.key not in done)) and len(staying) == 1
         for node in self.nodes:
             held = [pod for service in self.services for pod in service.pods if pod.node is node]
-            node.spared = any(pod.spared for pod in held) or (node.spared and (not held or any(p.told for p in held)))
+            # whichever of its replicas is the last, its node is this one
+            last = any(self._only_on(service, node) for service in self.services if service.spares)
+            goes = not held or any(pod.told for pod in held)
+            node.spared = last or any(pod.spared for pod in held) or (node.spared and goes)
+
+    @staticmethod
+    def _only_on(service: Service, node: Node) -> bool:
+        staying = [pod for pod in service.pods if not pod.told]
+        return bool(staying) and all(pod.node is node for pod in staying)
 
 
 def _answer(share: float, silent: str) -> EngineReadings:

@@ -154,9 +154,11 @@ class CostPolicySpec(ApiModel, json_schema_extra=rules(_NO_LABELS, _RAISED, _OF_
     selector: Selector = Selector()
     """Which inference services fall under the policy; of several policies that select one, all hold. Unset: all."""
     scope: PolicyScope = PolicyScope.MANAGED
-    """Managed: pods of the selected services, each with the GPUs that it holds; of a node that is paid whole (pools
-    with billing Node) the GPUs that nobody holds are in no such policy: the bill may exceed the ceiling by them.
-    AllGPUPods: the GPU pods of others in the namespaces as well, and without namespaces the GPUs of nodes that nobody
+    """Managed: pods of the selected services, each with the GPUs that it holds; of nodes that come and go and are paid
+    whole (pools with provisioning Autoscaled and billing Node, but for Reserved and OnPrem) also the GPUs that nobody
+    holds, shared with others on the node by the GPUs that each holds, and of a node that was left for up to an hour by
+    those who left it last. As neighbours leave a share becomes more: periods hold that back, perHour counts it then.
+    AllGPUPods: the GPU pods of others in the namespaces as well, and without namespaces all GPUs of nodes that nobody
     holds; Ebbtide cannot reduce these, so they are paid first. Unset: Managed."""
     outage_reserve: Annotated[str, duration("0s", "24h", "15m or 1h")] = "15m"
     """For how long what runs must stay payable, as a duration from 0s to 24h: as long may the operator be down without

@@ -273,8 +273,8 @@ class GPUPoolSpec(ApiModel):
     """What the GPUs cost. Unset: the price is unknown, and nothing is scaled up in this pool."""
     billing: Billing | None = None
     """What is paid for: Node, the nodes from their creation until they are gone, the GPUs that no pod holds as idle
-    cost; or Pod, the GPUs that pods hold from binding until they are gone. Unset: Pod where capacityType is OnPrem,
-    else Node."""
+    cost, which those who run on the node pay where provisioning is Autoscaled, but for Reserved and OnPrem; or Pod, the
+    GPUs that pods hold from binding until they are gone. Unset: Pod where capacityType is OnPrem, else Node."""
     limits: Limits | None = None
     """How large the pool may become. Unset: no limit beyond what exists (Static) or comes (Autoscaled)."""
     node_lead_time: Annotated[str, duration("0s", "24h", "90s or 4m")] = "4m"

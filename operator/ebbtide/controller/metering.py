@@ -16,7 +16,6 @@ from pathlib import Path
 import msgspec
 
 from ebbtide.clock import rfc3339
-from ebbtide.core import release
 from ebbtide.errors import ConflictError, EbbtideError, RetryableError
 from ebbtide.ledger.days import Keeping
 from ebbtide.ledger.store import Ledger
@@ -383,7 +382,7 @@ class Metering:
     def _record(self, pool: PoolState, known: PriceRecord | None, now_s: int) -> PriceRecord:
         """How the pool is priced now; `known`: how it was before."""
         name, price = pool.spec.name, pool.spec.price
-        shares = release.applies(pool)
+        shares = pool.spec.shares_idle
         if known is None:
             return PriceRecord(name, 0, price, pool.spec.billing, _listed(pool), shares_idle=shares)
         seen_s = max(now_s, known.known_s + 1)

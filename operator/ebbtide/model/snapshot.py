@@ -263,7 +263,7 @@ class Others(Spec, frozen=True):
     """GPUs of one pool that a policy pays for and no service holds.
 
     `lasting` are of others' pods that run for longer than the policy's reserve, `passing` of their other pods, `idle`
-    of nodes that are billed and that nobody holds.
+    of nodes that are billed, that nobody holds and of which the policy is the payer (`money.idle`).
     """
 
     pool: str

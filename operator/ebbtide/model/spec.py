@@ -283,6 +283,12 @@ class PoolSpec(Spec, frozen=True):
     interruption_taints: tuple[InterruptionTaint, ...] = ()
     tolerations: tuple[Toleration, ...] = ()
 
+    @property
+    def shares_idle(self) -> bool:
+        """Whether its nodes are paid as they come and go with pods: then those who run on one pay for all of it."""
+        comes_and_goes = self.provisioning is Provisioning.AUTOSCALED and self.billing is Billing.NODE
+        return comes_and_goes and self.capacity_type not in (CapacityType.RESERVED, CapacityType.ON_PREM)
+
 
 DEFAULT_PRIORITY = 100
 """Of a service that declares none."""
@@ -402,7 +408,7 @@ class PolicySpec(Spec, frozen=True):
 
     @property
     def pays_all(self) -> bool:
-        """Whether it pays for everything that holds GPUs, and for nodes' GPUs that nobody holds."""
+        """Whether it pays for everything that holds GPUs, and for nodes' GPUs that have no payer."""
         return self.scope is PolicyScope.ALL_GPU_PODS and not self.namespaces
 
     def selects(self, namespace: str, labels: tuple[tuple[str, str], ...]) -> bool:

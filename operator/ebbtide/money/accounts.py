@@ -22,6 +22,7 @@ from ebbtide.model.snapshot import Account, Compared, Others, PolicyState, PoolS
 from ebbtide.model.spec import Billing, CeilingKind, PolicyScope, PolicySpec, Spec
 from ebbtide.money import prices
 from ebbtide.money.calendar import Span, touching, zone_named
+from ebbtide.money.idle import OWED_S, Holder, divided, shares
 from ebbtide.money.lifetimes import Holding
 
 HOUR_S = Decimal(3600)
@@ -85,6 +86,7 @@ class Accounts:
         self._until: dict[str, int] = {}  # by uid: until when it is counted
         self._ran: dict[str, Holding] = {}  # pods that ran at the last count
         self._away: dict[str, int] = {}  # uids that are not shown any more: until when they were counted
+        self._owing: dict[str, tuple[Holder, ...]] = {}  # by node that nobody holds: who held it last
         self._labels: dict[str, Labels] = {}  # of services that cannot be read now, as last read
         self._listed: dict[str, Decimal] = {}  # by pool: the last price that its source knew
         self._pools: dict[str, PoolState] = {}  # as of the last count: from then on a new price holds
@@ -109,8 +111,8 @@ class Accounts:
                 book.settled, book.fresh, book.marks = False, True, {}
         for book in self._books.values():
             _pay_late(book, at_s, costs)
-        self._charge(shown, at_s, costs)
-        self._charge_idle(shown, before_s, at_s, costs)
+        books, held = self._charge(shown, at_s, costs)
+        self._charge_idle(shown, books, held, (before_s, at_s), costs)
         self._compare_again(at_s)
         for book in self._books.values():
             _fill_in(book, at_s)
@@ -231,8 +233,8 @@ class Accounts:
         known, self._effective = self._effective, self._effective | said
         return any(said[name] is not None and said[name] != known[name] for name in said if name in known)
 
-    def _charge(self, shown: Shown, at_s: int, costs: "_Costs") -> None:
-        """What pods held, each from where it was counted last."""
+    def _charge(self, shown: Shown, at_s: int, costs: "_Costs") -> tuple["_Index", dict[str, list[Holder]]]:
+        """What pods held, each from where it was counted last; who pays for what, and who was on each node."""
         # a pod that outlives its node costs nothing after it, where nodes are billed
         node_ends = {
             item.uid: _end_of(item, shown.gone)
@@ -241,6 +243,7 @@ class Accounts:
         }
         self._labels = {key: self._labels[key] for key in shown.unread if key in self._labels} | dict(shown.labels)
         books, until, ran = _Index(self._books.values(), self._labels), {}, {}
+        on_node: dict[str, list[Holder]] = defaultdict(list)
         # most pods of a pool were counted last at the same second, so a policy pays for them as one
         held: dict[tuple[str, str, int, int], int] = defaultdict(int)
         runs: dict[tuple[str, str], int] = defaultdict(int)
@@ -257,6 +260,8 @@ class Accounts:
             until[item.uid] = until_s
             if item.is_node:
                 continue
+            begin_s = min(math.floor(item.begin_s), until_s)
+            on_node[item.node].append(Holder(item.uid, item.payer, item.gpus, begin_s, until_s if ends else None))
             for book in books.of(item.payer):
                 from_s = self._counted(item.uid, max(math.floor(item.begin_s), book.since_s))
                 if item.uid in self._until or from_s < until_s:  # what ended before the book began is none of it
@@ -274,6 +279,7 @@ class Accounts:
         gone = {uid: end_s for uid, end_s in self._until.items() if uid not in until}
         self._away = {uid: end_s for uid, end_s in (self._away | gone).items() if end_s > at_s - _AWAY_S}
         self._until, self._ran = until, ran
+        return books, on_node
 
     def _counted(self, uid: str, begin_s: int) -> int:
         """Until when it is counted; of one that is new, from when it is to be."""
@@ -289,32 +295,41 @@ class Accounts:
         known = gone or _key(ran.payer) in shown.unread
         return msgspec.structs.replace(item, payer=ran.payer) if known else item
 
-    def _charge_idle(self, shown: Shown, before_s: int, at_s: int, costs: "_Costs") -> None:
-        """Of nodes that are billed, what no pod held since the last count: of policies that pay for everything."""
+    def _charge_idle(
+        self,
+        shown: Shown,
+        books: "_Index",
+        held: Mapping[str, list[Holder]],
+        span_s: tuple[int, int],
+        costs: "_Costs",
+    ) -> None:
+        """Of nodes that are billed, what no pod held in the span: of those who pay for it, see `money.idle`."""
         whole = [book for book in self._books.values() if book.spec.pays_all]
-        if not whole:
-            return
-        used: dict[str, int] = defaultdict(int)  # GPU-seconds, and GPUs now, by the node's uid
-        holds: dict[str, int] = defaultdict(int)
+        before_s, at_s = span_s
+        idle: dict[tuple[str, str, int, int], int] = defaultdict(int)
+        owing: dict[str, tuple[Holder, ...]] = {}
         for item in shown.holdings:
-            if not item.is_node:
-                begin_s, end_s = max(before_s, math.floor(item.begin_s)), self._until[item.uid]
-                used[item.node] += item.gpus * max(0, end_s - begin_s)
-                holds[item.node] += item.gpus if end_s >= at_s else 0
-        for item in shown.holdings:
-            if not item.is_node or not costs.by_node(item.payer.pool):
+            shared = costs.shares_idle(item.payer.pool)
+            if not item.is_node or not (shared or (whole and costs.by_node(item.payer.pool))):
                 continue
             begin_s, end_s = max(before_s, math.floor(item.begin_s)), self._until[item.uid]
-            idle = item.gpus * max(0, end_s - begin_s) - used[item.uid]
-            free = item.gpus - holds[item.uid]
-            for book in whole:
-                if end_s > begin_s and idle > 0 and costs.is_silent(item.payer.pool):
-                    _owe(book, item.payer.pool, idle, begin_s)
-                elif end_s > begin_s and idle > 0:
-                    price = costs.of(item.payer.pool, book.spec, begin_s, end_s) / (end_s - begin_s)
-                    _put(book, price * idle, begin_s)
-                if free > 0 and end_s >= at_s:
-                    _run_idle(book, item.payer.pool, free, at_s, costs)
+            pods = {pod.uid: pod for pod in (*self._owing.get(item.uid, ()), *held.get(item.uid, ()))}.values()
+            for share in shares(item.gpus, pods, begin_s, end_s):
+                for book in books.of(share.payer) if shared and share.payer is not None else whole:
+                    idle[book.spec.uid, item.payer.pool, share.begin_s, share.end_s] += share.gpus
+            if end_s >= at_s:
+                here = [pod for pod in pods if pod.end_s is None]
+                last = () if here else _last(pods, at_s)
+                if last:
+                    owing[item.uid] = last
+                free = item.gpus - sum(pod.gpus for pod in here)
+                parts = divided(free, here or last) if shared and free > 0 else []
+                for payers, gpus in [(books.of(pod.payer), gpus) for pod, gpus in parts] or [(whole, free)]:
+                    for book in payers if gpus > 0 else ():
+                        _run_idle(book, item.payer.pool, gpus, at_s, costs)
+        self._owing = owing
+        for (uid, pool, from_s, until_s), gpus in idle.items():
+            _add(self._books[uid], gpus, pool, from_s, until_s, costs)
 
 
 class _Costs:
@@ -355,6 +370,11 @@ class _Costs:
         """Whether the pool's nodes are what is billed."""
         pool = self._pools.get(name)
         return pool is not None and pool.spec.billing is Billing.NODE
+
+    def shares_idle(self, name: str) -> bool:
+        """Whether idle GPUs of the pool's nodes have payers."""
+        pool = self._pools.get(name)
+        return pool is not None and pool.spec.shares_idle
 
     def now(self, name: str, spec: PolicySpec, at_s: int) -> Decimal:
         """The price at that second."""
@@ -452,12 +472,6 @@ def _add(book: _Book, gpus: int, pool: str, from_s: int, until_s: int, costs: _C
             book.accounts[key] += cost if from_s <= until_s else -cost
 
 
-def _owe(book: _Book, pool: str, gpu_seconds: int, at_s: int) -> None:
-    for key in book.accounts:
-        if key[1] <= at_s < key[2]:
-            book.unpriced[key, pool] = book.unpriced.get((key, pool), 0) + gpu_seconds
-
-
 def _pay_late(book: _Book, at_s: int, costs: "_Costs") -> None:
     """What ran before the source of its price said anything costs what it says now: it was not free."""
     for key, pool in list(book.unpriced):
@@ -465,12 +479,6 @@ def _pay_late(book: _Book, at_s: int, costs: "_Costs") -> None:
             del book.unpriced[key, pool]
         elif not costs.is_silent(pool) and costs.now(pool, book.spec, at_s):
             book.accounts[key] += book.unpriced.pop((key, pool)) * costs.now(pool, book.spec, at_s)
-
-
-def _put(book: _Book, cost: Decimal, at_s: int) -> None:
-    for key in book.accounts:
-        if key[1] <= at_s < key[2]:
-            book.accounts[key] += cost
 
 
 def _run_beside(book: _Book, item: Holding, at_s: int, unread: bool) -> None:
@@ -482,15 +490,22 @@ def _run_beside(book: _Book, item: Holding, at_s: int, unread: bool) -> None:
         book.others[item.payer.pool] = lasting + more[0], passing + more[1], idle
 
 
-def _key(payer: Payer) -> str:
-    return f"{payer.namespace}/{payer.service}"
-
-
 def _run_idle(book: _Book, pool: str, gpus: int, at_s: int, costs: _Costs) -> None:
-    """They may be taken by the next replica, which then costs nothing more."""
+    """It pays for them now, and nobody holds them."""
     book.rate += gpus * costs.now(pool, book.spec, at_s)
     lasting, passing, idle = book.others.get(pool, (0, 0, 0))
     book.others[pool] = lasting, passing, idle + gpus
+
+
+def _last(pods: Collection[Holder], at_s: int) -> tuple[Holder, ...]:
+    """Of a node that nobody holds, who held it last, while they owe for it."""
+    gone = [pod for pod in pods if pod.gpus > 0 and pod.end_s is not None and pod.end_s > pod.begin_s]
+    last_s = max((pod.end_s or 0 for pod in gone), default=0)
+    return tuple(pod for pod in gone if pod.end_s == last_s) if at_s < last_s + OWED_S else ()
+
+
+def _key(payer: Payer) -> str:
+    return f"{payer.namespace}/{payer.service}"
 
 
 def _fill_in(book: _Book, at_s: int) -> None:

@@ -2,8 +2,8 @@
 
 In whole GPUs, by largest remainder, so that all payers together pay for the node and for no more. Of a node that
 nobody holds any more those pay who held it last, until it is gone or for an hour: after that something else keeps it.
-What nobody ever held has no payer. So it is in pools whose nodes come and go with pods; where they stay whoever
-leaves, nobody who leaves could save anything, and idle GPUs have no payer.
+What nobody ever held has no payer. So it is in pools whose nodes come and go with pods (`PoolSpec.shares_idle`); where
+they stay whoever leaves, nobody who leaves could save anything, and idle GPUs have no payer.
 
 Worked example: a node of 8 GPUs, on it pods of 5 and of 1. Of the two that are idle the first one pays 1.67 and the
 other 0.33, that is both and none: 7 and 1 GPUs. Once the larger has gone the other pays for all 8.

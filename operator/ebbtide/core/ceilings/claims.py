@@ -16,6 +16,7 @@ from decimal import Decimal
 from ebbtide.core import release
 from ebbtide.core.ceilings import exchange
 from ebbtide.core.ceilings.lines import NOTHING, Line, PolicyDraft, Tariff
+from ebbtide.core.ceilings.nodes import Tier, replicas
 from ebbtide.core.ceilings.stake import Known, Part, Stake, exit_s, takes, tariff_for
 from ebbtide.model.reasons import Code
 from ebbtide.model.spec import DEFAULT_PRIORITY, ThresholdAction
@@ -30,6 +31,7 @@ class _Claim:
     part: Part
     rises: bool
     spared: bool
+    nodes: tuple[str, ...] = ()  # of its pods
 
 
 def decide(stakes: Iterable[Stake], known: Known) -> None:
@@ -50,24 +52,43 @@ def decide(stakes: Iterable[Stake], known: Known) -> None:
         if stake.tight:
             claims += _claims(stake, late)
     lines = list({id(line): line for claim in claims for line in claim.stake.tight}.values())
+    loose = [stake for stake in stakes if not stake.tight]
     for line in lines:
         line.open()
     claims.sort(key=lambda claim: claim.order)
-    _unclaim(claims, lines)
+    _unclaim(claims, lines, loose)
     _set_exits_aside(claims, known)
+    _unclaim(claims, lines, loose)
     rising = [claim for claim in claims if _stands(claim, known)]
-    _unclaim(claims, lines)
+    _note_freed(claims)
+    _unclaim(claims, lines, loose)
     for claim in rising:
         _rises(claim, known)
     exchange.make_room(stakes, known)
 
 
-def _unclaim(claims: Iterable[_Claim], lines: Iterable[Line]) -> None:
-    """Nobody is on the GPUs that are paid for anyway yet, and nothing is raised."""
+def _unclaim(claims: Iterable[_Claim], lines: Iterable[Line], loose: Iterable[Stake]) -> None:
+    """Nobody is on the GPUs that are paid for anyway yet, and nothing is raised; the `loose` stay whatever happens."""
     for line in lines:
         line.margin = NOTHING
     for policy in {id(policy): policy for claim in claims for policy in claim.stake.policies}.values():
-        policy.unclaimed, policy.retakable = dict(policy.idle), dict(policy.going)
+        policy.unclaim()
+    for stake in loose:
+        for part in stake.parts:
+            for tier, names in replicas(part):
+                for policy in stake.policies if tier <= Tier.KEPT else ():
+                    policy.taken.update(names)
+
+
+def _note_freed(claims: Iterable[_Claim]) -> None:
+    """Nodes that nobody stays on, for the first of those who give way there."""
+    for claim in claims:
+        for policy in claim.stake.policies if claim.nodes and not claim.rises else ():
+            gone = {name for name in claim.nodes if name in policy.machines} - policy.taken
+            policy.taken |= gone
+            freed = policy.freed.setdefault(id(claim.part), [0, 0])
+            freed[0] += sum(policy.machines[name].now for name in gone)
+            freed[1] += sum(policy.machines[name].most for name in gone)
 
 
 def _claims(stake: Stake, late: exchange.Late) -> list[_Claim]:
@@ -76,18 +97,24 @@ def _claims(stake: Stake, late: exchange.Late) -> list[_Claim]:
     found, total, index = [], max(1, sum(part.floor + part.kept + part.raised for part in stake.parts)), 0
     for rises in (False, True):
         for part in stake.parts:
+            at = part.fixed - part.missing + part.passing
+            nodes = [] if rises else part.nodes[at:]
             for number in range(part.raised if rises else part.floor + part.kept):
                 index += 1
                 least = max(part.floor, part.spared)
                 foreign = not rises and number >= max(least, part.floor + part.kept - part.foreign)
                 rank = 3 if foreign else 2 if rises and behind else int(rises or number >= least)
                 order = (rank, -stake.priority, index / total, stake.key, index)
-                found.append(_Claim(order, stake, part, rises, not rises and number < part.spared))
+                names = nodes[number] if number < len(nodes) else ()
+                found.append(_Claim(order, stake, part, rises, not rises and number < part.spared, names))
     return found
 
 
 def _stands(claim: _Claim, known: Known) -> bool:
     """Take it from every line that is tight, or note that it does not fit; whether it is a raise that fits."""
+    if not claim.rises and claim.part.nodes and claim.part.short and not claim.spared:
+        _follow(claim)  # who goes is chosen by node: none stays that would go before one that cannot be paid
+        return False
     needs, short = list(_needs(claim, known)), []
     for line, keep, rise in needs:
         need = keep + line.extra(keep, rise) if claim.rises else keep - _exits(claim, line, keep, known)
@@ -111,6 +138,8 @@ def _set_exits_aside(claims: Iterable[_Claim], known: Known) -> None:
     for claim in claims:
         for line, keep, _ in () if claim.rises else _needs(claim, known):
             line.left -= _exits(claim, line, keep, known)
+        if not claim.rises:
+            _claim_paid(claim)
 
 
 def _exits(claim: _Claim, line: Line, keep: Decimal, known: Known) -> Decimal:
@@ -122,7 +151,20 @@ def _exits(claim: _Claim, line: Line, keep: Decimal, known: Known) -> Decimal:
     if line.is_rate or tariff is None:
         return NOTHING
     leaving_s = exit_s(claim.part.variant, line.policy.state.spec)
-    return min(keep, claim.part.gpus * line.takes(tariff, leaving_s))
+    return min(keep, _due(claim, line) * line.takes(tariff, leaving_s))
+
+
+def _due(claim: _Claim, line: Line) -> int:
+    """GPUs that the policy pays for its sake."""
+    return line.policy.due(claim.nodes, claim.part.gpus, rate=line.is_rate)
+
+
+def _follow(claim: _Claim) -> None:
+    claim.part.out += 1
+    for policy in claim.stake.policies:
+        name = policy.state.spec.name
+        if name in claim.stake.refused_by:
+            claim.stake.refused_by[name] += 1
 
 
 def _rises(claim: _Claim, known: Known) -> None:
@@ -130,8 +172,8 @@ def _rises(claim: _Claim, known: Known) -> None:
     needs, short = list(_needs(claim, known)), []
     for line, keep, rise in needs:
         need = keep + line.extra(keep, rise)
-        if line.free < need and need:
-            short.append((line.free / need, line, need))
+        if line.free < need and (need or not line.policy.paid_anyway(claim.part.variant.pool)):
+            short.append((line.free / need if need else line.free, line, need))
     if short:
         claim.stake.waits = True
         _refused(claim, short)
@@ -144,22 +186,26 @@ def _rises(claim: _Claim, known: Known) -> None:
 
 
 def _claim_paid(claim: _Claim) -> None:
-    """The replica is put on GPUs that its policies pay for anyway, or brings a node."""
-    for policy in claim.stake.policies if claim.rises else ():
-        policy.put(claim.part.variant.pool, claim.part.gpus)
+    """The replica stays on its nodes; one that is raised is put on GPUs that are paid for anyway, or brings a node."""
+    for policy in claim.stake.policies:
+        if claim.rises:
+            policy.put(claim.part.variant.pool, claim.part.gpus, claim.part.pods)
+        else:
+            policy.taken.update(claim.nodes)
 
 
 def _needs(claim: _Claim, known: Known) -> Iterable[tuple[Line, Decimal, Decimal]]:
     for line in claim.stake.tight:
         tariff = tariff_for(claim.part, line.policy, known)
         variant, gpus = claim.part.variant, claim.part.gpus
-        paid = line.policy.has_paid(variant.spec.pool, gpus)
+        paid = line.policy.has_paid(variant.spec.pool, gpus, claim.part.pods)
         # of a node that stays whoever leaves, nothing is saved by letting go
         if paid if claim.rises else line.policy.paid_anyway(variant.pool):
             yield line, NOTHING, NOTHING
         elif tariff is not None:
             keep, rise = takes(line, tariff, claim.part)
-            brought = line.policy.comes_with(variant.pool, gpus) if claim.rises else gpus
+            comes = line.policy.comes_with(variant.pool, gpus, claim.part.pods)
+            brought = comes if claim.rises else _due(claim, line)
             bound = retaken(line, tariff, claim.part, brought) if claim.rises else NOTHING
             yield line, keep * brought / gpus - bound, rise * brought / gpus - bound
 
@@ -171,7 +217,7 @@ def _refused(claim: _Claim, short: Iterable[tuple[Decimal, Line, Decimal]]) -> N
     if claim.rises:
         part.refused += 1
     else:
-        part.out += 1
+        part.out, part.short = part.out + 1, True
     stake.refused_by[name] = stake.refused_by.get(name, 0) + 1
     if stake.blocked is None:
         stake.blocked, stake.blocked_need = line, need

@@ -19,12 +19,14 @@ runs, so that 15 minutes without an operator cross nothing.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from dataclasses import replace as replace_fields
 from decimal import Decimal
 
 from msgspec.structs import replace
 
 from ebbtide.core import turns
 from ebbtide.core.ceilings import outlook, pacing
+from ebbtide.core.ceilings.room import Room
 from ebbtide.core.work import PoolDraft
 from ebbtide.model.memory import OutlookMemory, PolicyMemory
 from ebbtide.model.plan import NextThreshold
@@ -156,6 +158,20 @@ class Line:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A node that comes and goes, in the eyes of a policy of which replicas run on it. In GPUs."""
+
+    rest: int  # that nobody holds, and for which it pays
+    now: int  # for which it pays, those of pods that were told to go not counted
+    most: int  # the same once neighbours that Ebbtide may let go have left
+    free: int  # that nobody holds, where it pays for all
+
+    def takes(self, *, rate: bool) -> int:
+        """Of a rate what it is now; of a period what it may become."""
+        return self.now if rate else self.most
+
+
 @dataclass(slots=True)
 class PolicyDraft:
     """One policy while plans are held under it."""
@@ -168,11 +184,15 @@ class PolicyDraft:
     reserve_s: int = field(init=False)  # W: for how long what runs must stay payable
     services: int = 0
     idle: dict[str, int] = field(default_factory=dict)  # GPUs by pool that are paid for and that nobody holds
-    going: dict[str, int] = field(default_factory=dict)  # beside these, of nodes that nobody uses and that will be gone
-    retakable: dict[str, int] = field(default_factory=dict)  # of these, while replicas are put on them
-    unclaimed: dict[str, int] = field(default_factory=dict)  # of these, while replicas are put on them
+    beside: dict[str, int] = field(default_factory=dict)  # the same of nodes that come and go and nobody of its is on
+    machines: dict[str, Machine] = field(default_factory=dict)  # by name: those that come and go
+    stays: set[str] = field(default_factory=set)  # of these, with somebody on them who may not be reduced
+    taken: set[str] = field(default_factory=set)  # the same, while replicas are chosen, or with somebody who stays
+    freed: dict[int, list[int]] = field(default_factory=dict)  # by part: GPUs of nodes that go with it, as `Machine`
+    granted: dict[int, int] = field(default_factory=dict)  # by part: GPUs that its raises bring
+    rooms: dict[str, Room] = field(default_factory=dict)  # by pool, while replicas are put there
+    empty: dict[str, Room] = field(default_factory=dict)  # the same before that
     retaken: dict[str, int] = field(default_factory=dict)  # of the idle ones, by replicas that are wanted
-    waiting: dict[str, int] = field(default_factory=dict)  # GPUs by pool of replicas that have no node yet
     unpriced: dict[str, int] = field(default_factory=dict)  # GPUs in use by pool, of which nobody knows the price
     wrong_currency: set[str] = field(default_factory=set)
     rate: Decimal = NOTHING  # of all that runs now, and of that, what may not be reduced
@@ -224,38 +244,70 @@ class PolicyDraft:
         before = self.classes.get(priority, (NOTHING, NOTHING))
         self.classes[priority] = before[0] + rate, before[1] + fixed
 
-    def has_paid(self, pool: str, gpus: int) -> bool:
+    def unclaim(self) -> None:
+        """Nobody is put on GPUs that are paid for yet, and who may be reduced stays nowhere."""
+        self.rooms = {pool: replace_fields(room) for pool, room in self.empty.items()}
+        self.taken = set(self.stays)
+
+    def due(self, names: tuple[str, ...], gpus: int, *, rate: bool) -> int:
+        """What a replica of so many GPUs with pods on these nodes takes beside those that stay already."""
+        if not names or not all(name in self.machines for name in names):
+            return gpus
+        return sum(self.machines[name].takes(rate=rate) for name in {*names} - self.taken)
+
+    def room(self, pool: str) -> Room:
+        """Where replicas are put."""
+        return self.rooms.setdefault(pool, Room())
+
+    def has_paid(self, pool: str, gpus: int, pods: int = 1) -> bool:
         """Whether so many GPUs of the pool are paid for anyway: a replica on them takes nothing."""
-        return self.unclaimed.get(pool, 0) >= gpus
+        return self.room(pool).has_paid(pod_gpus(gpus, pods), pods)
 
     def paid_anyway(self, pool: PoolDraft | None) -> bool:
         """Whether it pays for the pool's nodes, and they stay whoever leaves."""
-        return self._pays_nodes(pool) and pool is not None and pool.state.spec.provisioning is Provisioning.STATIC
+        return self.pays_nodes(pool) and pool is not None and pool.state.spec.provisioning is Provisioning.STATIC
 
-    def comes_with(self, pool: PoolDraft | None, gpus: int) -> int:
-        """GPUs of the nodes that `gpus` more bring where none are free: of nodes that it pays for whole ones."""
-        if pool is None or not self._pays_nodes(pool) or self.paid_anyway(pool):
+    def comes_and_goes(self, pool: PoolDraft | None) -> bool:
+        """Whether it pays for the pool's nodes, and for as long as somebody is on them."""
+        return self.pays_nodes(pool) and not self.paid_anyway(pool)
+
+    def comes_with(self, pool: PoolDraft | None, gpus: int, pods: int = 1) -> int:
+        """GPUs of the nodes that a replica brings where none are free: of nodes that it pays for whole ones.
+
+        While there are nodes of which it does not pay for all, each pod may be put on one of these.
+        """
+        if pool is None or not self.comes_and_goes(pool):
             return gpus
-        size = max((node.gpus for node in pool.state.nodes), default=0) or NODE_GPUS
-        return -(-gpus // size) * size
+        size, node = pod_gpus(gpus, pods), node_gpus(pool)
+        together = 1 if self.room(pool.name).opens else max(1, node // size)
+        return -(-pods // together) * -(-size // node) * node
 
-    def _pays_nodes(self, pool: PoolDraft | None) -> bool:
-        return pool is not None and self.state.spec.pays_all and pool.state.spec.billing is Billing.NODE
+    def carries(self, pool: PoolDraft | None, brought: int, gpus: int, pods: int) -> int:
+        """How many of the replica's pods the GPUs are for that it brings; of nodes that others are on, its own."""
+        if pool is None or not brought or not self.comes_and_goes(pool):
+            return pods if brought else 0
+        if self.room(pool.name).opens:
+            return pods
+        node = node_gpus(pool)
+        return max(pods, brought // node * (node // pod_gpus(gpus, pods)))
 
-    def put(self, pool: PoolDraft | None, gpus: int) -> int:
+    def pays_nodes(self, pool: PoolDraft | None) -> bool:
+        """Whether it pays for the pool's nodes as a whole."""
+        if pool is None or pool.state.spec.billing is not Billing.NODE:
+            return False
+        return pool.state.spec.shares_idle or self.state.spec.pays_all
+
+    def put(self, pool: PoolDraft | None, gpus: int, pods: int = 1) -> int:
         """Put a replica on GPUs that are paid for, else on a node that comes for it; the GPUs that this brings."""
-        name = "" if pool is None else pool.name
-        if self.has_paid(name, gpus):
-            self.unclaimed[name] -= gpus
-            return 0
-        brought = self.comes_with(pool, gpus)
-        self.retakable[name] = self.retakable.get(name, 0) - self.retaken_by(name, brought)
-        self.unclaimed[name] = self.unclaimed.get(name, 0) + brought - gpus
+        room, size = self.room("" if pool is None else pool.name), pod_gpus(gpus, pods)
+        brought = 0 if room.has_paid(size, pods) else self.comes_with(pool, gpus, pods)
+        if not brought or not self.paid_anyway(pool):
+            room.put(size, pods, brought, self.carries(pool, brought, gpus, pods))
         return brought
 
     def retaken_by(self, pool: str, brought: int) -> int:
         """Of so many GPUs that come, those that are there and would go: what is bound for them is the raise's."""
-        return min(brought, self.retakable.get(pool, 0))
+        return self.room(pool).retaken(brought)
 
     @property
     def refuses(self) -> str:
@@ -273,6 +325,16 @@ class PolicyDraft:
     def unpriced_words(self) -> str:
         """`4 of h100, 2 of l40s`."""
         return ", ".join(f"{gpus} of {pool}" for pool, gpus in sorted(self.unpriced.items()))
+
+
+def pod_gpus(gpus: int, pods: int) -> int:
+    """Of each of a replica's pods, the largest where they differ by one."""
+    return max(1, -(-gpus // pods))
+
+
+def node_gpus(pool: PoolDraft) -> int:
+    """Of the pool's largest node."""
+    return max((node.gpus for node in pool.state.nodes), default=0) or NODE_GPUS
 
 
 def running_raise(policy: PolicyDraft) -> TemporaryRaise | None:

@@ -14,7 +14,7 @@ from decimal import Decimal
 from ebbtide.core import isolation
 from ebbtide.core.ceilings import templates
 from ebbtide.core.ceilings.claims import retaken
-from ebbtide.core.ceilings.lines import NOTHING, Line, PolicyDraft, Tariff
+from ebbtide.core.ceilings.lines import NOTHING, Line, PolicyDraft, Tariff, pod_gpus
 from ebbtide.core.ceilings.report import payable_words
 from ebbtide.core.ceilings.stake import Known, Part, Stake, takes, tariff_for
 from ebbtide.core.work import Draft, VariantDraft
@@ -27,7 +27,7 @@ def note(stakes: list[Stake], known: Known) -> None:
     What gives way still counts, as for raises: what is freed counts once it is free.
     """
     for policy in {id(policy): policy for stake in stakes for policy in stake.policies}.values():
-        policy.unclaimed, policy.retakable = dict(policy.idle), dict(policy.going)
+        policy.unclaim()
         for line in policy.lines:
             line.open()
             line.margin = NOTHING
@@ -62,16 +62,15 @@ def _planned(draft: Draft, variant: VariantDraft) -> int:
 
 def _grant(part: Part, stake: Stake, policy: PolicyDraft, known: Known) -> None:
     """Take what raises that are made take."""
-    granted = max(0, part.raised - part.refused)
-    brought = sum(policy.put(part.variant.pool, part.gpus) for _ in range(granted))
+    granted, node = max(0, part.raised - part.refused), policy.comes_with(part.variant.pool, part.gpus, part.pods)
+    brought = sum(policy.put(part.variant.pool, part.gpus, part.pods) for _ in range(granted))
+    policy.granted[id(part)] = brought
     tariff = tariff_for(part, policy, known) if brought else None
     if tariff is None:
         return
-    node = policy.comes_with(part.variant.pool, part.gpus)
     for line in policy.lines_of(stake.priority):
-        keep, rise = _of_a_node(line, tariff, part, node)
-        extra = line.extra(keep, rise)
-        line.free -= keep * (brought // node) + extra
+        extra = line.extra(*_of_a_node(line, tariff, part, node))
+        line.free -= _of_a_node(line, tariff, part, brought)[0] + extra
         line.margin += extra
 
 
@@ -123,23 +122,31 @@ def _stop(stake: Stake, policy: PolicyDraft) -> str:
 def _fitting(line: Line, tariff: Tariff, part: Part, most: int) -> tuple[int, Decimal]:
     """(more replicas that the line can pay, what the next one takes).
 
-    First those on GPUs that are paid for anyway; then as many nodes as it can pay bring GPUs for `(idle + brought) //
-    gpus`: at first empty ones that would go, of which a part is bound already. Of a policy that pays for no nodes a
-    node is the replica's own GPUs.
+    In the order of `room`: those on nodes of which the policy does not pay for all, on empty ones that would go, of
+    which a part is bound already, on GPUs that are paid for anyway, and on as many nodes as it can pay. Where nodes are
+    not paid, a node is the replica's own GPUs.
     """
-    policy, pool, name = line.policy, part.variant.pool, part.variant.spec.pool
-    idle, node = policy.unclaimed.get(name, 0), policy.comes_with(pool, part.gpus)
+    policy, pool, pods = line.policy, part.variant.pool, part.pods
+    room, node = policy.room(part.variant.spec.pool), policy.comes_with(pool, part.gpus, pods)
+    if line.free < NOTHING and not policy.paid_anyway(pool):
+        return 0, takes(line, tariff, part)[1]
     keep, rise = _of_a_node(line, tariff, part, node)
-    extra, going = line.extra(keep, rise), policy.retakable.get(name, 0) // node
-    stays = keep - retaken(line, tariff, part, node) if going else keep
-    free = line.free - extra
-    nodes = 0
-    if free >= stays:
-        nodes = min(most, going, int(free // stays)) if stays > NOTHING else min(most, going)
-        free -= nodes * stays
-        if nodes == going:
-            nodes = min(most, nodes + int(max(NOTHING, free) // keep)) if keep else most
-    return (idle + nodes * node) // part.gpus, stays + extra
+    extra = line.extra(keep, rise)
+    stays = keep - retaken(line, tariff, part, node)
+    size, first = pod_gpus(part.gpus, pods), stays if room.going and not room.opens else keep
+    carries = pods if room.size not in (0, size) else policy.carries(pool, node, part.gpus, pods)
+    free, found = line.free - extra, 0
+    for number, need, each in ((-(-room.opens // pods), keep, pods), (room.going // node, stays, carries)):
+        paid = _times(free, need, min(most, number))
+        found, free = found + paid * each, free - paid * need
+        if paid < number:
+            return found // pods, first + extra
+    return (found + room.fits(size) + _times(free, keep, most) * carries) // pods, first + extra
+
+
+def _times(free: Decimal, need: Decimal, most: int) -> int:
+    """How often it can be paid."""
+    return min(most, max(0, int(free // need))) if need > NOTHING else most
 
 
 def _of_a_node(line: Line, tariff: Tariff, part: Part, node: int) -> tuple[Decimal, Decimal]:

@@ -41,6 +41,13 @@ class Part:
     out: int = 0  # running ones that give way
     refused: int = 0  # raises that do not fit
     barred: int = 0  # of these, `missing` minimums
+    short: bool = False  # while replicas are chosen: one that runs could not be paid
+    nodes: list[tuple[str, ...]] = field(default_factory=list)  # of those that run, see `nodes`
+
+    @property
+    def pods(self) -> int:
+        """A replica's."""
+        return max(1, self.variant.state.target.pods_per_replica)
 
 
 @dataclass(slots=True)
@@ -157,7 +164,8 @@ def exit_s(variant: VariantDraft, spec: PolicySpec) -> float:
     Worked example: a grace of 30 s, and nodes that an autoscaler takes away ten minutes after their last pod: 630 s.
     """
     grace_s, pool = variant.state.target.termination_grace_s, variant.pool
-    node_s = release.stays_s(pool.state, pool.memory) if pool is not None and spec.pays_all else 0.0
+    pays = pool is not None and (spec.pays_all or pool.state.spec.shares_idle)
+    node_s = release.stays_s(pool.state, pool.memory) if pool is not None and pays else 0.0
     return (DEFAULT_EXIT_S if grace_s is None else grace_s) + node_s
 
 

@@ -4,12 +4,16 @@ That is one sum a service; only where it does not are replicas taken one by one 
 fixed: what nobody may reduce is paid first, and said where it alone crosses a ceiling.
 """
 
+from collections.abc import Sequence
+
 from ebbtide.core import isolation, release
 from ebbtide.core.ceilings import lines as money
-from ebbtide.core.ceilings import outlook, pacing, payable, pressure, thresholds
+from ebbtide.core.ceilings import nodes, outlook, pacing, payable, pressure, thresholds
 from ebbtide.core.ceilings.claims import decide
 from ebbtide.core.ceilings.lines import PolicyDraft, Tariff
+from ebbtide.core.ceilings.nodes import Tier
 from ebbtide.core.ceilings.report import policy_plans, refusal_words
+from ebbtide.core.ceilings.room import Room
 from ebbtide.core.ceilings.stake import (
     Known,
     Part,
@@ -51,9 +55,11 @@ def step(cycle: Cycle) -> None:
 def _hold(cycle: Cycle) -> None:
     known: Known = {}
     stakes = _stakes(cycle)
+    nodes.note(stakes, cycle)
     for policy in cycle.policies:
         _bind_others(policy, cycle, known)
-    _bind_coming(stakes, cycle, known)
+    nodes.bind_coming(stakes, cycle, known)
+    nodes.bind(stakes, known)
     for stake in stakes:
         _bind(stake, known)
     for policy in cycle.policies:
@@ -121,42 +127,24 @@ def _bind_others(policy: PolicyDraft, cycle: Cycle, known: Known) -> None:
     for item in policy.state.others:
         pool = cycle.pools.get(item.pool)
         tariff, gpus = tariff_in(item.pool, pool, policy, known), item.lasting + item.passing + item.idle
-        going = 0
-        if pool is not None and item.idle:
-            going = min(item.idle, release.leaving_gpus(pool, policy.now_s))
-        policy.idle[item.pool] = policy.unclaimed[item.pool] = item.idle - going
-        policy.going[item.pool] = policy.retakable[item.pool] = going
+        idle, going = item.idle, 0
+        if policy.comes_and_goes(pool):
+            idle, going = policy.beside[item.pool], policy.empty[item.pool].going
+        else:
+            policy.idle[item.pool] = idle
+            policy.empty[item.pool] = Room((idle,))
         if tariff is None:
             _unpriced(policy, item.pool, gpus, pool is not None and pool.price is not None)
             continue
         now = tariff.dearest(policy.now_s, policy.now_s + 1)
         stays_s = release.stays_s(pool.state, pool.memory) if going and pool is not None else 0.0
         policy.rate += gpus * now
-        policy.fixed_rate += gpus * now
+        policy.fixed_rate += (item.lasting + item.passing + idle) * now
         policy.wants(pacing.OTHERS, gpus * now, gpus * now)
         for line in policy.lines_of_all:
             line.bound += item.lasting * line.takes(tariff, line.end_s - policy.now_s)
-            line.bound += (item.passing + item.idle - going) * line.takes(tariff, policy.reserve_s)
+            line.bound += (item.passing + idle - going) * line.takes(tariff, policy.reserve_s)
             line.bound += going * line.takes(tariff, stays_s)
-
-
-def _bind_coming(stakes: list[Stake], cycle: Cycle, known: Known) -> None:
-    """Replicas without a node take GPUs that are idle; nodes that come for the others bring more than these need."""
-    for stake in stakes:
-        for policy in stake.policies:
-            for part in stake.parts:
-                name = part.variant.spec.pool
-                policy.waiting[name] = policy.waiting.get(name, 0) + part.waiting * part.gpus
-    for policy in cycle.policies:
-        for name, waiting in policy.waiting.items():
-            pool, idle = cycle.pools.get(name), policy.idle.get(name, 0)
-            taken = min(idle, waiting)
-            more = policy.comes_with(pool, waiting - taken) - waiting
-            tariff = tariff_in(name, pool, policy, known)
-            if tariff is not None and more:
-                policy.idle[name] = policy.unclaimed[name] = idle + more
-                for line in policy.lines_of_all:
-                    line.bound += more * line.takes(tariff, policy.reserve_s)
 
 
 def _bind(stake: Stake, known: Known) -> None:
@@ -174,32 +162,41 @@ def _bind(stake: Stake, known: Known) -> None:
                 continue
             now = tariff.dearest(policy.now_s, policy.now_s + 1) * part.gpus
             policy.rate += holds * now
-            gone = part.leaving + part.terminating + part.stuck
-            policy.fixed_rate += (part.fixed - part.missing + part.passing + gone) * now
-            policy.leaving_rate += (part.leaving + part.terminating) * now
+            placed = nodes.placed(part, policy)
+            gone = part.leaving + part.terminating + part.stuck - placed[Tier.LEAVING]
+            fixed = part.fixed - part.missing + part.passing - placed[Tier.FIXED] - placed[Tier.PASSING]
+            policy.fixed_rate += (fixed + gone) * now
+            policy.leaving_rate += (part.leaving + part.terminating - placed[Tier.LEAVING]) * now
             if part.stuck:
                 pods, rate = policy.stuck.get(stake.key, (0, money.NOTHING))
                 policy.stuck[stake.key] = pods + part.stuck_pods, rate + part.stuck * now
             policy.missing_rate += part.missing * now
             policy.wants(stake.priority, _wanted(stake, part, policy) * now, part.fixed * now)
-            raised = sum(policy.put(part.variant.pool, part.gpus) for _ in range(part.raised))
-            _bind_part(part, stake.priority, policy, tariff, raised)
+            raised = sum(policy.put(part.variant.pool, part.gpus, part.pods) for _ in range(part.raised))
+            _bind_part(part, stake.priority, policy, tariff, raised, placed)
         for line, others in zip(policy.lines, before, strict=False):
             stake.planned[id(line)] = line.planned - others
 
 
-def _bind_part(part: Part, priority: int, policy: PolicyDraft, tariff: Tariff, raised: int) -> None:
-    """Add its replicas to the lines; `raised`: GPUs that come for its raises. Of most parts most counts are zero."""
-    stays, leaving, kept = part.fixed + part.stuck, part.leaving + part.terminating, part.floor + part.kept
+def _bind_part(
+    part: Part, priority: int, policy: PolicyDraft, tariff: Tariff, raised: int, placed: Sequence[int]
+) -> None:
+    """Add its replicas to the lines but those that are `placed`; `raised`: GPUs that come for its raises.
+
+    Of most parts most counts are zero.
+    """
+    stays, leaving = part.fixed + part.stuck - placed[Tier.FIXED], part.leaving + part.terminating
+    leaving, kept = leaving - placed[Tier.LEAVING], part.floor + part.kept - placed[Tier.KEPT]
+    passing, rest = part.passing - placed[Tier.PASSING], nodes.missing_rest(part, policy)
     leaving_s = exit_s(part.variant, policy.state.spec) if leaving else 0.0
     anyway = policy.paid_anyway(part.variant.pool)
     for line in policy.lines_of(priority):
         if stays:
-            line.bound += stays * part.gpus * line.takes(tariff, line.end_s - policy.now_s)
+            line.bound += (stays * part.gpus + rest) * line.takes(tariff, line.end_s - policy.now_s)
         if leaving:
             line.leaving += leaving * part.gpus * line.takes(tariff, leaving_s)
-        if part.passing:
-            line.bound += part.passing * part.gpus * line.takes(tariff, policy.reserve_s)
+        if passing:
+            line.bound += passing * part.gpus * line.takes(tariff, policy.reserve_s)
         if kept and anyway:
             line.bound += kept * keeps(line, tariff, part)
         elif kept:
@@ -253,14 +250,16 @@ def _note(stake: Stake, known: Known) -> None:
         if raised and stake.draft.no_write is None:
             policy.raised.add(stake.key)
         for part in stake.parts:
-            granted = max(0, part.raised - part.refused)
-            tariff = tariff_for(part, policy, known) if granted or part.out else None
+            brought = policy.granted.get(id(part), 0)
+            tariff = tariff_for(part, policy, known) if brought or part.out else None
             if tariff is not None:
+                freed = policy.freed.get(id(part), [0, 0])
                 for line in policy.lines_of(stake.priority):
-                    keep = keeps(line, tariff, part)
-                    line.granted += granted * keep
-                    line.kept -= part.out * keep
-                    line.leaving += part.out * part.gpus * line.takes(tariff, exit_s(part.variant, policy.state.spec))
+                    keep = line.takes(tariff, policy.reserve_s)
+                    out = freed[not line.is_rate] if part.nodes and policy.machines else part.out * part.gpus
+                    line.granted += brought * (keeps(line, tariff, part) / part.gpus)
+                    line.kept -= out * keep
+                    line.leaving += out * line.takes(tariff, exit_s(part.variant, policy.state.spec))
 
 
 def _raise_nothing(draft: Draft, text: str) -> None:
