@@ -192,7 +192,8 @@ def _unit(key: tuple[str, ...], currency: str, each: _Sum) -> Unit:
         each.covered_s / each.gpu_s if each.gpu_s else None,
         _per_million(each.seen_cost, each.seen_input, each.seen_output, weight),
         _per_million(each.used_cost, each.rated_input, each.rated_output, weight) if each.rated_cost else PerMillion(),
-        1 - each.used_cost / each.rated_cost if each.rated_cost else None,
+        # sums of rounded parts may differ in their 28th digit
+        max(Decimal(0), 1 - each.used_cost / each.rated_cost) if each.rated_cost else None,
     )
 
 
