@@ -15,7 +15,7 @@ from ebbtide.bench.policy import Minute
 from ebbtide.bench.run import HOLD, PATH, RunResult, Served
 from ebbtide.bench.runner import Runner, Seeded
 from ebbtide.bench.simulators import SIMULATORS
-from ebbtide.bench.sources import digest_of_sources
+from ebbtide.bench.sources import digest_of_sources, modules_of
 from ebbtide.bench.store import Load, Store
 from ebbtide.bench.workers import Workers
 from ebbtide.sim.requests import Request
@@ -145,6 +145,22 @@ def test_a_result_is_a_new_one_in_another_simulator_or_with_other_sources(
     workers.close()
     sources = {name: runner_module.policy_sources(name) for name in ("ebbtide", "schedule", "slo-law", "hold")}
     assert len(set(sources.values())) == 4
+
+
+def test_a_new_field_of_the_snapshot_plays_ebbtide_anew_and_no_rival(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole set of rivals is an hour of replays, and what they are shown is `bench.policy`."""
+    asked: dict[str, list[str]] = {}
+
+    def digest(module: str, without: tuple[str, ...] = ()) -> str:
+        return "\n".join(sorted(modules_of(module, without)))
+
+    monkeypatch.setattr(runner_module, "digest_of_sources", digest)
+    for name in ("ebbtide", "slo-law", HOLD, PATH):
+        asked[name] = runner_module.simulator_sources("dynamo", name).split("\n")
+    assert "ebbtide.model.snapshot" in asked["ebbtide"]
+    for name in ("slo-law", HOLD, PATH):
+        assert "ebbtide.bench.policy" in asked[name]
+        assert not [module for module in asked[name] if module.startswith(("ebbtide.model", "ebbtide.core"))]
 
 
 def test_sources_are_those_that_are_imported_late_ones_and_pins_too(

@@ -38,6 +38,7 @@ _AT_ONCE = 64  # that wait for an answer; the workers set the pace
 _FORM = 1  # of a stored result; another one makes all of them new
 _OF_THE_PLAN = ("ebbtide.core", "ebbtide.model.memory")  # what it decides by and remembers: nothing else does
 _NOT_THE_SIMULATOR = (*_OF_THE_PLAN, "ebbtide.bench.rivals")  # the policy's own sources answer for these
+_SHOWN_TO_EBBTIDE = ("ebbtide.model",)  # snapshots: rivals see `bench.policy` alone, and a new field of ours is no news
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class Runner:
             "knob": knob,
             "seed": seed,
             "simulator": self.name,
-            "simulator_sources": simulator_sources(self.name),
+            "simulator_sources": simulator_sources(self.name, policy),
         }
         return Job(digest_of(parts), self._place, case, load.load, policy, knob, seed, before)
 
@@ -160,9 +161,10 @@ def _learns(policy: str) -> bool:
     return policy == EBBTIDE or policy in ABLATIONS
 
 
-def simulator_sources(name: str) -> str:
-    """Digest of the simulator's code: pins of what it installs are part of it."""
-    return digest_of_sources(place_of(name).partition(":")[0], _NOT_THE_SIMULATOR)
+def simulator_sources(name: str, policy: str = EBBTIDE) -> str:
+    """Digest of the simulator's code, as far as that policy sees it: pins of what it installs are part of it."""
+    without = _NOT_THE_SIMULATOR if _learns(policy) else (*_NOT_THE_SIMULATOR, *_SHOWN_TO_EBBTIDE)
+    return digest_of_sources(place_of(name).partition(":")[0], without)
 
 
 def policy_sources(name: str) -> str:
