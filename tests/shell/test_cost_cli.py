@@ -117,6 +117,8 @@ def test_the_table_has_a_total(ledger: Path) -> None:
         (("--by", "service,label:"), '"service,label:" is not allowed: service, team'),
         (("--period", "soon"), '"soon" is not allowed: write today'),
         (("--period", "2026-02"), "has not begun"),
+        (("--period", "2026-01-05..2026-01-01"), "ends before it begins: write 2026-01-01..2026-01-05"),
+        (("--period", "2026-01..2025-12"), "ends before it begins: write 2025-12..2026-01"),
         (("--time-zone", "Mars/Base"), '"Mars/Base" is no time zone'),
         (("--tokens", "--savings"), "ask for one at a time"),
         (("--savings", "--by", "team"), '"team" is not allowed with --savings'),
@@ -128,6 +130,10 @@ def test_the_table_has_a_total(ledger: Path) -> None:
         (("--alternative", "--api", "0.50,NaN,USD"), "prices above 0"),
         (("--alternative", "--api", "0.50,2.00,dollars"), "such as 0.50,2.00,USD"),
         (("--focus", "-", "--account", " "), '--account: " " is not allowed'),
+        (("--account", "prod"), "--account: it is the account of FOCUS rows: give --focus too"),
+        (("--focus", "-", "-o", "json"), '"json" is not allowed with --focus: FOCUS rows are CSV'),
+        (("--focus", "-", "--by", "team"), '"team" is not allowed with --focus'),
+        (("--prices", "--by", "team"), '"team" is not allowed with --prices: they are those of pools'),
     ],
 )
 def test_bad_input(ledger: Path, arguments: tuple[str, ...], words: str) -> None:
@@ -204,8 +210,32 @@ def test_what_tokens_cost_as_a_table_and_csv(busy: Path) -> None:
     assert (code["input_tokens"], code["allocation_per_million_all"], code["token_coverage"]) == ("0", "", "0.000000")
 
 
-def test_a_ledger_without_tokens_says_so(ledger: Path) -> None:
-    assert "knows no tokens yet" in ask(ledger, "--tokens", "--period", "today").output
+@pytest.mark.parametrize("arguments", [("--tokens",), ("--alternative",), ("--alternative", "--by", "pool")])
+@pytest.mark.parametrize("period", ["today", "month", "2025-12"])
+def test_a_ledger_without_tokens_says_so_and_nothing_of_gpus(
+    ledger: Path, arguments: tuple[str, ...], period: str
+) -> None:
+    """It begins on 6 December: a report of December has no end before that beginning either."""
+    shown = ask(ledger, *arguments, "--period", period).output
+    assert shown.startswith("The ledger counted no tokens in that time.\n") and "knows no tokens yet" in shown
+    assert not any(words in shown for words in ("From 20", "No GPUs", "last written", "1970"))
+
+
+def test_of_time_before_the_ledger_begins_it_says_that_and_no_span_that_runs_backwards(ledger: Path) -> None:
+    shown = ask(ledger, "--period", "2025-11").output
+    assert shown == (
+        "The ledger counted nothing in that time.\n"
+        "The ledger begins at 2025-12-06 12:00 UTC: what ran before is not in it.\n"
+    )
+
+
+def test_of_time_since_the_ledger_was_last_written_it_says_when_that_was(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "unix_time_s", lambda: NOW_S + 2.0 * DAY_S)
+    shown = ask(ledger, "--period", "today").output
+    assert shown.startswith("The ledger counted nothing in that time.\n") and "No GPUs were held" not in shown
+    assert "last written at 2026-01-15 12:00 UTC" in shown
 
 
 def test_savings_of_watched_time_against_last_weeks_fleet(busy: Path) -> None:
@@ -442,7 +472,9 @@ def test_how_pools_were_priced_and_when_that_became_known(ledger: Path) -> None:
         ("h100", "2026-01-14T12:00:00Z", "2026-01-14T12:00:00Z", "3", "replaced"),
         ("h100", "2026-01-13T12:00:00Z", "2026-01-15T11:59:00Z", "2.80", "yes"),
     ]
-    assert "replaced" in ask(ledger, "--prices").output
+    lines = ask(ledger, "--prices").output.splitlines()
+    assert all(len(line) <= 80 for line in lines), "of a terminal of 80 columns nothing is cut off"
+    assert ["h100", "2026-01-13", "12:00", "2026-01-15", "11:59", "2.80", "USD", "Pod", "yes"] in map(str.split, lines)
     assert amounts(ask(ledger, "--period", "2026-01-14", "-o", "json"))["ml/chat"] == Decimal("2.80") * 96
 
 

@@ -26,6 +26,7 @@ from ebbtide.money.totals import BY, LABEL, nobody, totals
 from ebbtide.money.units import Units
 
 DATA_DIR = Path("/var/lib/ebbtide")  # where the operator's ledger lies by default
+_ACCOUNT = "ebbtide"
 PERIODS = "today, yesterday, month, last-month, 2026-01-31, 2026-01 or 2026-01-01..2026-01-31"
 
 
@@ -79,7 +80,7 @@ Examples:
 )
 @click.option("--prices", is_flag=True, help="How pools were priced, from when on, and when that became known.")
 @click.option("--focus", "focus_to", metavar="FILE|-", help="Write FOCUS 1.2 rows as CSV; - is stdout.")
-@click.option("--account", default="ebbtide", show_default=True, help="BillingAccountId and -Name of FOCUS rows.")
+@click.option("--account", default=_ACCOUNT, show_default=True, help="BillingAccountId and -Name of FOCUS rows.")
 @click.option("-o", "--output", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)
 @click.option(
     "--ledger",
@@ -111,13 +112,14 @@ def cost(
     Costs are of list prices as pools declare them, to the second; no invoice knows of them.
     """
     reports = {"tokens": tokens, "savings": saved, "alternative": alternative, "prices": prices}
-    _check_options(by, account, api, **reports, focus=focus_to is not None)
+    _check_options(by, api, **reports, focus=focus_to is not None)
+    _check_focus(account, output, given=focus_to is not None)
     zone = zone_named(time_zone)
     if zone is None:
         raise click.UsageError(f'--time-zone: "{time_zone}" is no time zone: write one such as Europe/Berlin or UTC')
     now_s = unix_time_s()
     begin_s, end_s = _span(period, zone, now_s)
-    if begin_s >= min(end_s, now_s):
+    if begin_s >= now_s:
         raise click.UsageError(f'--period: "{period}" has not begun')
     asked = _Asked(_names(by), begin_s, min(end_s, now_s))
     cluster = cost_in_pod.cluster(
@@ -141,7 +143,7 @@ def cost(
         database.close()
 
 
-def _check_options(by: str, account: str, api: str | None, **asked: bool) -> None:
+def _check_options(by: str, api: str | None, **asked: bool) -> None:
     """`asked`: by name, which of the reports."""
     if sum(asked.values()) > 1:
         names = ", ".join(f"--{name}" for name in asked)
@@ -150,8 +152,20 @@ def _check_options(by: str, account: str, api: str | None, **asked: bool) -> Non
         raise click.UsageError(f'--by: "{by}" is not allowed with --savings: a static fleet is one of a service')
     if asked["alternative"] and by not in ("service", "pool"):
         raise click.UsageError(f'--by: "{by}" is not allowed with --alternative: service or pool is')
+    if asked["prices"] and by != "service":
+        raise click.UsageError(f'--by: "{by}" is not allowed with --prices: they are those of pools')
+    if asked["focus"] and by != "service":
+        raise click.UsageError(f'--by: "{by}" is not allowed with --focus: its rows are the ledger\'s own')
     if api is not None and not asked["alternative"]:
         raise click.UsageError("--api: it says what --alternative compares with: give both")
+
+
+def _check_focus(account: str, output: str, *, given: bool) -> None:
+    """`given`: whether --focus is."""
+    if given and output == "json":
+        raise click.UsageError('-o: "json" is not allowed with --focus: FOCUS rows are CSV')
+    if not given and account != _ACCOUNT:
+        raise click.UsageError("--account: it is the account of FOCUS rows: give --focus too")
     if not account.strip():
         raise click.UsageError(
             f'--account: "{account}" is not allowed: FOCUS wants a name, such as that of the cluster'
@@ -349,9 +363,12 @@ def _span(period: str, zone: ZoneInfo, now_s: float) -> tuple[float, float]:
         return named[period]
     first, _, last = period.partition("..")
     try:
-        return _day(first, zone)[0], _day(last or first, zone)[1]
+        begin_s, end_s = _day(first, zone)[0], _day(last or first, zone)[1]
     except ValueError:
         raise click.UsageError(f'--period: "{period}" is not allowed: write {PERIODS}') from None
+    if begin_s >= end_s:
+        raise click.UsageError(f'--period: "{period}" ends before it begins: write {last}..{first}')
+    return begin_s, end_s
 
 
 def _day(text: str, zone: ZoneInfo) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from decimal import Decimal, InvalidOperation
 
 import click
 
-from ebbtide.cli.cost_report import Report, digits, of_fields
+from ebbtide.cli.cost_report import NO_TOKENS, Report, digits, of_fields
 from ebbtide.core.alternative import LONGEST_DAYS, Owned, compare, over
 from ebbtide.ledger.store import Ledger
 from ebbtide.model.money import HourRow
@@ -122,7 +122,8 @@ def _of_services(found: Iterable[tuple[Operated, Alternative]], notes: Sequence[
         *notes,
     )
     headers = ("service", "here", "API", "M a day", "cheaper from", "full", "cheaper from", "bought, back in")
-    return Report("alternatives", _SERVICE, fields, headers, shown, (), said, "No service is compared in that time.")
+    nothing = "No service is compared in that time."
+    return Report("alternatives", _SERVICE, fields, headers, shown, (), said, nothing, NO_TOKENS)
 
 
 def _of_pools(
@@ -163,7 +164,8 @@ def _of_pools(
         *notes,
     )
     headers = ("pool", "GPU-hours", "idle", "one GPU", "API", "running", "paid back in")
-    return Report("pools", _POOL, fields, headers, shown, (), said, "No GPUs that were bought worked in that time.")
+    nothing = "No GPUs that were bought worked in that time."
+    return Report("pools", _POOL, fields, headers, shown, (), said, nothing, NO_TOKENS)
 
 
 def _beside(each: Operated, offer: Alternative) -> AlternativePlan:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 import click
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from ebbtide.clock import rfc3339
@@ -25,12 +25,16 @@ from ebbtide.money.totals import Total
 from ebbtide.money.units import PerMillion, Unit
 
 _PLACES = Decimal("0.000001")
+NO_TOKENS = "The ledger counted no tokens in that time."
 Cells = dict[str, str]
 
 
 @dataclass(frozen=True)
 class Report:
-    """`fields` are rows with all digits, `shown` the same for people under `headers`; `notes` are said to both."""
+    """`fields` are rows with all digits, `shown` the same for people under `headers`; `notes` are said to both.
+
+    `nothing` is said of time that was counted and has no row, `uncounted` of time of which nothing was counted yet.
+    """
 
     list_name: str
     names: Sequence[str]
@@ -40,6 +44,8 @@ class Report:
     last: Sequence[Sequence[str]] = ()  # lines of the table that add the others up
     notes: Sequence[str] = field(default_factory=tuple)
     nothing: str = "No GPUs were held in that time, as far as the ledger goes."
+    uncounted: str = "The ledger counted nothing in that time."
+    unbroken: Sequence[str] = ()  # headers of columns that no narrow terminal breaks or cuts
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,8 @@ def of_units(found: Sequence[Unit], whole: Sequence[Unit], by: Sequence[str], no
         "are of that part.",
         *notes,
     )
-    return Report("tokens", names, fields, headers, [[*unit.key, *_unit(unit)] for unit in found], last, said)
+    shown = [[*unit.key, *_unit(unit)] for unit in found]
+    return Report("tokens", names, fields, headers, shown, last, said, uncounted=NO_TOKENS)
 
 
 def of_savings(found: Sequence[Saving], notes: Sequence[str]) -> Report:
@@ -137,24 +144,26 @@ def of_savings(found: Sequence[Saving], notes: Sequence[str]) -> Report:
 def of_prices(records: Sequence[PriceRecord]) -> Report:
     """How each pool was priced, in the order in which it became known."""
     names = ("pool", "from", "known_at", "price", "currency", "billing", "holds", "note")
-    fields = []
+    fields, shown = [], []
     for pool in dict.fromkeys(record.pool for record in records):
         mine = [record for record in records if record.pool == pool]
         holding = in_force(mine)
         for record in mine:
             now = price_at(pool, record.price, record.from_s, record.listed)
-            times = [rfc3339(at_s) if at_s else "" for at_s in (record.from_s, record.known_s)]
+            moments = (record.from_s, record.known_s)
+            times = [rfc3339(at_s) if at_s else "" for at_s in moments]
+            minutes = [minute(at_s) if at_s else "" for at_s in moments]
             price = "" if now.per_gpu_hour is None else str(now.per_gpu_hour)
-            holds = "yes" if record in holding else "replaced"
-            terms = (price, now.currency, record.billing.value)
-            fields.append(of_fields(names, pool, *times, *terms, holds, record.refused))
+            rest = (record.billing.value, "yes" if record in holding else "replaced", record.refused)
+            fields.append(of_fields(names, pool, *times, price, now.currency, *rest))
+            shown.append([pool, *minutes, f"{price} {now.currency}".strip() if price else "unknown", *rest])
     said = (
         "Each holds until the next one's beginning; without a beginning it is the pool's first. Of a price with a "
-        "schedule the one at its beginning is shown.",
+        "schedule the one at its beginning is shown. Moments are UTC.",
     )
-    headers = ("pool", "from", "known at", "price", "currency", "billing", "holds", "note")
-    shown = [[each[name] for name in names] for each in fields]
-    return Report("prices", names, fields, headers, shown, (), said, "The ledger knows no price yet.")
+    headers = ("pool", "from", "known at", "price", "billing", "holds", "note")
+    nothing = "The ledger knows no price yet."
+    return Report("prices", names, fields, headers, shown, (), said, nothing, nothing, headers[1:6])
 
 
 def show(report: Report, output: str, span: Span) -> None:
@@ -209,23 +218,25 @@ def minute(at_s: float) -> str:
 def _print(report: Report, span: Span) -> None:
     console = Console()
     begin_s = max(span.begin_s, span.since_s)
-    end_s = min(span.end_s, max(span.written_s, begin_s))
-    console.print(f"From {minute(begin_s)} to {minute(end_s)} UTC", highlight=False)
+    end_s = min(span.end_s, span.written_s)
+    counted = begin_s < end_s
+    console.print(f"From {minute(begin_s)} to {minute(end_s)} UTC" if counted else report.uncounted, highlight=False)
     if report.fields:
         table = Table(box=None, pad_edge=False)
         texts = sum(1 for header in report.headers if header in report.names)
         for number, header in enumerate(report.headers):
-            table.add_column(header, justify="left" if number < texts and header != "cost" else "right")
+            justify: JustifyMethod = "left" if number < texts and header != "cost" else "right"
+            table.add_column(header, justify=justify, no_wrap=header in report.unbroken, overflow="fold")
         for cells in report.shown:
             table.add_row(*cells)
         for cells in report.last:
             table.add_row(*cells, style="bold")
         console.print(table)
-    else:
+    elif counted:
         console.print(report.nothing)
     for note in report.notes:
         console.print(note, highlight=False)
-    if report.fields and span.end_s - span.written_s > 300:
+    if (report.fields or not counted) and span.written_s and span.end_s - span.written_s > 300:
         console.print(f"The ledger was last written at {minute(span.written_s)} UTC: what ran since is not in it.")
     if span.begin_s < span.since_s:
         console.print(f"The ledger begins at {minute(span.since_s)} UTC: what ran before is not in it.")
