@@ -44,9 +44,17 @@ async def test_every_bound_of_the_schema_is_kept(api: KubeClient) -> None:
     assert [line for line in found if line] == []
 
 
-def test_there_are_enough_objects() -> None:
-    assert len(BAD) >= 40
-    assert len(GOOD) >= 15
+@pytest.mark.parametrize(("kind", "bad", "good"), [
+    ("InferenceService", 40, 15),
+    ("GPUPool", 40, 15),
+    ("CostPolicy", 25, 10),
+])  # fmt: skip
+def test_there_are_enough_objects_of_each_kind(kind: str, bad: int, good: int) -> None:
+    assert sum(case.obj["kind"] == kind for case in BAD) >= bad
+    assert sum(case.obj["kind"] == kind for case in GOOD) >= good
+
+
+def test_each_object_has_a_name_of_its_own() -> None:
     assert len({case.name for case in (*BAD, *GOOD)}) == len(BAD) + len(GOOD)
 
 

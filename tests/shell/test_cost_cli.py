@@ -478,6 +478,21 @@ def test_how_pools_were_priced_and_when_that_became_known(ledger: Path) -> None:
     assert amounts(ask(ledger, "--period", "2026-01-14", "-o", "json"))["ml/chat"] == Decimal("2.80") * 96
 
 
+def test_a_pool_whose_price_went_away_and_came_back_in_other_money_adds_nothing_up_across_the_two(ledger: Path) -> None:
+    made = Ledger(ledger)
+    euro = Price("EUR", Tariff(Decimal("2.00")))
+    later = [PriceRecord("h100", NOW_S - hours * 3600, price) for hours, price in ((6, None), (4, euro))]
+    made.write(made.lead(NOW_S), NOW_S, [], later)
+    made.close()
+    found = list(csv.DictReader(io.StringIO(ask(ledger, "--by", "pool", "--period", "today", "-o", "csv").output)))
+    h100 = [(row["currency"], row["cost"], row["unknown_gpu_hours"]) for row in found if row["pool"] == "h100"]
+    assert sorted(h100) == [
+        ("", "0.000000", "8.000000"),
+        ("EUR", "32.000000", "0.000000"),
+        ("USD", "60.000000", "0.000000"),
+    ]
+
+
 def test_what_is_missing_is_told_with_the_reports_of_its_time(ledger: Path) -> None:
     made = Ledger(ledger)
     holes = [Hole(NOW_S - 7200, NOW_S - 3600, "the ledger could not be written, and 12 pods are not in it")]

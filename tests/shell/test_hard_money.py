@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
+from ebbtide.clock import rfc3339
 from ebbtide.controller.metering import Metering
 from ebbtide.errors import RetryableError
 from ebbtide.ledger.store import Ledger
@@ -323,8 +324,8 @@ def two_pools(second: int) -> Snapshot:
     return msgspec.structs.replace(state, pools=(*state.pools, msgspec.structs.replace(state.pools[0], spec=spec)))
 
 
-def look(snapshot: Snapshot, nodes: dict[str, Any], *pods: Any) -> Held:
-    return held(snapshot, {each.metadata.key: each for each in pods}, nodes, Departures(), complete=True)
+def look(snapshot: Snapshot, nodes: dict[str, Any], *pods: Any, departures: Departures | None = None) -> Held:
+    return held(snapshot, {each.metadata.key: each for each in pods}, nodes, departures or Departures(), complete=True)
 
 
 def by_pool(where: Path) -> dict[str, int]:
@@ -349,13 +350,15 @@ async def test_a_node_that_is_put_into_another_pool_within_an_hour(where: Path) 
 async def test_a_pod_that_moves_to_another_node_is_two_pods(where: Path) -> None:
     """Evicted here, made anew there: what both held at once is paid for twice, for it was held twice."""
     metering, nodes = Metering(where, Metrics()), {"node-1": node(**LABELS), "node-2": node("node-2", **SECOND)}
-    old = seen("old").holdings[0]
-    new = begun("new", 1200, payer=Payer("a100", "team", "chat"))
-    assert len(nodes) == 2
-    await metering.count(two_pools(0), Held((old,), {}, True))
-    await metering.count(two_pools(1210), Held((old, new), {}, True))
-    await metering.count(two_pools(1240), Held((new,), {"old": T0 + 1229.5}, True))
-    await metering.count(two_pools(3600), Held((new,), {}, True))
+    bound = {"type": "PodScheduled", "status": "True", "lastTransitionTime": rfc3339(T0 + 1200)}
+    old, new, departures = pod("old"), pod("new", "node-2", conditions=[bound]), Departures()
+    for second, pods in ((0, (old,)), (1210, (old, new)), (1240, (new,)), (3600, (new,))):
+        if second == 1240:
+            departures.note_pod(old, T0 + 1229.5)
+        snapshot = two_pools(second)
+        found = look(snapshot, nodes, *pods, departures=departures)
+        assert await metering.count(snapshot, found)
+        departures.forget(found)
     assert by_pool(where) == {"h100": 4 * 1230, "a100": 4 * 2400}
 
 

@@ -201,7 +201,8 @@ class Price(ApiModel, json_schema_extra=_PRICE_RULES):
         ),
         Field(min_length=3),
     ]
-    """ISO 4217 code of the price, 3 capital letters such as USD. Cannot change afterwards. Required."""
+    """ISO 4217 code of the price, 3 capital letters such as USD. A change is refused: make another pool. Where price is
+    removed and set anew in another one, what was spent stays in the old, and is never added to the new. Required."""
     schedule: Annotated[tuple[PriceWindow, ...], Field(max_length=24, json_schema_extra=_WINDOWS)] = ()
     """Windows with a price of their own, up to 24; where two overlap the first in the list wins. Unset: the price never
     changes."""
