@@ -71,7 +71,8 @@ operator = click.Command(
         "Run the operator: watch InferenceServices and GPUPools, and scale what is in mode Auto.\n\n"
         f"Each option may also be given in the environment (for example {ENV_PREFIX}CYCLE_INTERVAL=10s) or in the file "
         "given with --config (cycle_interval: 10s). A flag wins over the environment, which wins over the file.\n\n"
-        "Ends with 0 after SIGTERM or SIGINT, with 1 when it cannot start, with 3 when it lost the Lease."
+        "Ends with 0 after SIGTERM or SIGINT, with 1 when it cannot start or its self-test of prices "
+        "and ceilings fails, with 3 when it lost the Lease."
     ),
     short_help="Run the operator.",
     params=[

@@ -1,6 +1,7 @@
 """The process: starts every part in order, runs until it is told to stop, and stops in less than 5 s.
 
-Start: probes, caches, then the Lease (a candidate with cold caches would hold up the others), then cycles.
+Start: a self-test of what money holds back, probes, caches, then the Lease (a candidate with cold caches would hold up
+the others), then cycles.
 Stop: no new cycle, the running one finishes (2 s), memory is kept, the Lease is released, Kopf ends. Nothing in it
 changes a replica.
 """
@@ -24,6 +25,7 @@ from ebbtide.controller.lease import LeaseSettings
 from ebbtide.controller.logs import fields
 from ebbtide.controller.loop import Loop
 from ebbtide.controller.probes import Health, application
+from ebbtide.controller.selftest import self_test
 from ebbtide.controller.settings import Settings
 from ebbtide.controller.wiring import Wiring
 from ebbtide.errors import ConfigurationError
@@ -37,7 +39,11 @@ _CYCLE_GRACE_S = 2.0
 
 
 async def run_operator(settings: Settings) -> None:
-    """Runs until SIGTERM or SIGINT. Losing the Lease ends the process from within (exit code 3)."""
+    """Runs until SIGTERM or SIGINT. Losing the Lease ends the process from within (exit code 3).
+
+    Raises EbbtideError before anything else where the self-test fails.
+    """
+    self_test()
     share_one_heap()
     spare_the_collector()
     stop = asyncio.Event()
