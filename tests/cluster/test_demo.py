@@ -51,6 +51,7 @@ def test_the_demo_under_a_ceiling_spends_no_more_and_the_least_important_gives_w
     summary = json.loads(out.read_text())
     assert summary["problems"] == []
     assert float(summary["spent"]) <= float(summary["ceiling"])
+    assert float(summary["spent_before"]) < float(summary["counted_from_outside"]) <= float(summary["ceiling"]) + 0.01
     assert summary["gave_way_in_order"][0] == "backfill"
     services = {service["name"]: service for service in summary["services"]}
     assert services["chat"]["did_without"] <= services["backfill"]["did_without"]

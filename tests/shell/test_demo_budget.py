@@ -35,15 +35,20 @@ def test_the_day_ends_when_the_load_does(midnight: str) -> None:
     assert datetime.fromtimestamp(end_s, UTC).astimezone(zone).time().isoformat() == "00:00:00"
 
 
-def test_pods_are_counted_from_their_binding_to_the_end_of_the_day() -> None:
+def test_pods_are_counted_in_whole_seconds_from_their_binding_to_the_end_of_the_day() -> None:
     found = money()
-    found.lives = {
-        "before": Life(BEGIN_S - 100, BEGIN_S + 30, Decimal(36)),  # 30 s
-        "within": Life(BEGIN_S + 10, BEGIN_S + 70.9, Decimal(36)),  # 60 s
-        "beyond": Life(BEGIN_S + 290, BEGIN_S + 400, Decimal(72)),  # 10 s
-        "another day's": Life(BEGIN_S + 301, BEGIN_S + 400, Decimal(72)),
-    }
-    assert found.counted == Decimal("0.30") + Decimal("0.60") + Decimal("0.20")
+    found.lives = (
+        Life(BEGIN_S - 100, BEGIN_S + 30, Decimal(36)),  # 30 s
+        Life(BEGIN_S + 10.9, BEGIN_S + 69.1, Decimal(36)),  # 60 s: the first and the last one begun
+        Life(BEGIN_S + 290, None, Decimal(72)),  # 10 s
+        Life(BEGIN_S + 290, BEGIN_S + 400, Decimal(72)),  # 10 s
+        Life(BEGIN_S + 301, None, Decimal(72)),  # another day's
+        Life(BEGIN_S - 100, BEGIN_S - 1, Decimal(72)),
+    )
+    assert found.counted == Decimal("0.30") + Decimal("0.60") + 2 * Decimal("0.20")
+
+
+PRIORITIES = {"chat": 300, "summaries": 100, "backfill": 10}
 
 
 @pytest.mark.parametrize(
@@ -59,8 +64,34 @@ def test_what_did_not_come_out_as_it_should_is_said(
     spent: str, counted_s: int, met: float, problem: str | None
 ) -> None:
     found = money(spent=spent)
-    found.lives = {"a": Life(BEGIN_S, BEGIN_S + counted_s, Decimal(360))}
-    assert verdict(found, {"chat": met}, 0.97) == ([] if problem is None else [problem])
+    found.lives = (Life(BEGIN_S, BEGIN_S + counted_s, Decimal(360)),)
+    assert verdict(found, PRIORITIES, {"chat": met}, 0.97) == ([] if problem is None else [problem])
+
+
+@pytest.mark.parametrize(
+    ("since_s", "problems"),
+    [
+        ({}, []),
+        ({"backfill": 10.0}, []),
+        ({"backfill": 10.0, "summaries": 20.0, "chat": 30.0}, []),
+        ({"backfill": 10.0, "summaries": 10.0}, []),
+        ({"summaries": 20.0}, ["summaries, of priority 100, gave way at 20 s; backfill, of priority 10, never"]),
+        (
+            {"chat": 5.0, "backfill": 10.0, "summaries": 20.0},
+            [
+                "chat, of priority 300, gave way at 5 s; backfill, of priority 10, at 10 s",
+                "chat, of priority 300, gave way at 5 s; summaries, of priority 100, at 20 s",
+            ],
+        ),
+    ],
+    ids=["nobody", "the least", "in order", "at once", "one that matters more alone", "the most important first"],
+)
+def test_who_gives_way_before_somebody_of_lower_priority_is_said(
+    since_s: dict[str, float], problems: list[str]
+) -> None:
+    found = money()
+    found.since_s = since_s
+    assert verdict(found, PRIORITIES, {"chat": 1.0}, 0.97) == problems
 
 
 def test_the_bar_shows_what_is_spent_bound_and_left_and_who_gives_way() -> None:

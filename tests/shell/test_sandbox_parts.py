@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from ebbtide.cli.main import cli
 from ebbtide.errors import ConfigurationError, SandboxError
 from ebbtide.sandbox import addresses, nodes, prometheus, state
-from ebbtide.sandbox.audit import audit_writes
+from ebbtide.sandbox.audit import Bound, audit_writes, bound_pods
 from ebbtide.sandbox.autoscaler import (
     NO_CAPACITY,
     Autoscaler,
@@ -312,6 +312,32 @@ def test_the_audit_log_gives_accepted_writes_in_order_and_skips_reads_and_half_l
     assert found[0].body == {"spec": {"replicas": 3}}
     assert len(audit_writes(path)) == 3
     assert len(audit_writes(path, "someone", accepted_only=False)) == 3
+
+
+def test_the_audit_log_says_when_pods_were_bound_and_last_told_to_go(tmp_path: Path) -> None:
+    def line(second: str, verb: str, name: str, subresource: str = "", **changes: Any) -> str:
+        what = {"resource": "pods", "subresource": subresource, "namespace": "team", "name": name}
+        return audit_line(
+            requestReceivedTimestamp=f"1970-01-01T00:00:{second}Z",
+            verb=verb,
+            objectRef=what,
+            requestObject=None,
+            **changes,
+        )
+
+    path = tmp_path / "audit.log"
+    path.write_text(
+        line("01", "create", "a")
+        + line("02", "create", "a", "binding")
+        + line("03", "create", "b", "binding", responseStatus={"code": 409})
+        + line("04", "create", "b", "binding")
+        + line("05.5", "delete", "a")
+        + line("06", "patch", "a", "status")
+        + line("07.25", "delete", "a")
+        + line("08", "delete", "never-bound")
+    )
+    assert bound_pods(path, "team") == [Bound("a", 2.0, 7.25), Bound("b", 4.0, None)]
+    assert bound_pods(path, "other") == []
 
 
 LEFT = state.State(

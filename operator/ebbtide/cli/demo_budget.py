@@ -58,9 +58,11 @@ def _bar(money: Money) -> str:
 
 def summarise(demo: BudgetDemo, view: View, operator_metrics: str) -> dict[str, Any]:
     """The document of `--json`. Money is in USD; `problems` are empty where all came out as it should."""
+    demo.count()
     money, writes = demo.money, demo.operator_writes()
     services = [_service(demo, service, view, writes) for service in demo.services]
     met = {row["name"]: row["met_both_after_60s"] for row in services}
+    priorities = {service.name: service.priority for service in demo.services}
     there = money.ceiling - SEEDED
     return {
         "scenario": "budget",
@@ -74,7 +76,7 @@ def summarise(demo: BudgetDemo, view: View, operator_metrics: str) -> dict[str, 
         "used_share": round(float((money.spent - SEEDED) / there), 4),
         "services": services,
         "gave_way_in_order": sorted(money.since_s, key=lambda name: money.since_s[name]),
-        "problems": verdict(money, met, STATIC_SHARE),
+        "problems": verdict(money, priorities, met, STATIC_SHARE),
         **effort(demo, writes, operator_metrics),
     }
 

@@ -1,7 +1,7 @@
 """Reads the API server's audit log: who wrote what, when. The proof that an account did or did not write."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,31 @@ def audit_writes(path: Path, user: str = "", *, accepted_only: bool = True) -> l
         if write is not None and (not user or write.user == user) and (write.succeeded or not accepted_only):
             writes.append(write)
     return sorted(writes, key=lambda write: write.time_s)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A pod that was bound to a node at `begin_s` and last told to go at `end_s` (None: never), unix seconds.
+
+    The last to tell it is its node, once it has ended; while it drains that is whoever asked it to.
+    """
+
+    name: str
+    begin_s: float
+    end_s: float | None
+
+
+def bound_pods(path: Path, namespace: str) -> list[Bound]:
+    """Every pod of a namespace that ever was, in the order of their bindings."""
+    found: dict[str, Bound] = {}
+    for write in audit_writes(path):
+        if write.resource != "pods" or write.namespace != namespace:
+            continue
+        if write.verb == "create" and write.subresource == "binding":
+            found[write.name] = Bound(write.name, write.time_s, None)
+        elif write.verb == "delete" and not write.subresource and write.name in found:
+            found[write.name] = replace(found[write.name], end_s=write.time_s)
+    return list(found.values())
 
 
 def service_account_user(namespace: str, name: str) -> str:

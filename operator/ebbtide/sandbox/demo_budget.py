@@ -9,19 +9,20 @@ import math
 import os
 import struct
 import zoneinfo
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 from ebbtide.clock import parse_rfc3339, rfc3339, unix_time_s
 from ebbtide.model.spec import CeilingKind
+from ebbtide.sandbox.audit import bound_pods
 from ebbtide.sandbox.demo import Demo, DemoOptions
 from ebbtide.sandbox.demo_base import View
 from ebbtide.sandbox.download import Progress
 from ebbtide.sandbox.sandbox import Sandbox
 from ebbtide.sim import showcase as fleet
-from ebbtide.sim.showcase import POOL_LABEL, ShowcaseService
+from ebbtide.sim.showcase import NAMESPACE, ShowcaseService
 
 # SEEDED was spent before: with less the next day, which is looked at before this one ends, could not pay its minimums
 POLICY, CURRENCY, SHARE, SEEDED = "today", "USD", Decimal("0.70"), Decimal("400.00")
@@ -31,18 +32,18 @@ _CENT = Decimal("0.01")
 _PATH = f"/apis/ebbtide.dev/v1alpha1/costpolicies/{POLICY}"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Life:
-    """One pod: bound at `begin_s`, last seen at `seen_s` (unix seconds), at so much an hour."""
+    """One pod: bound at `begin_s`, gone at `end_s` (unix seconds; None: not within the day), at so much an hour."""
 
     begin_s: float
-    seen_s: float
+    end_s: float | None
     per_hour: Decimal
 
 
 @dataclass
 class Money:
-    """What there is, and what was seen of it. `counted` adds up the pods that were seen, from outside."""
+    """What there is, and what was seen of it. `counted`, from outside, adds up the pods of the API server's audit log."""
 
     ceiling: Decimal
     unconstrained: Decimal  # what the fleet would cost from `begin_s` to the end of the day
@@ -51,15 +52,17 @@ class Money:
     status: Mapping[str, Any] = field(default_factory=dict)  # of the policy, as last seen on that day
     gave_way: dict[str, int] = field(default_factory=dict)  # the most replicas that each did without, in order
     since_s: dict[str, float] = field(default_factory=dict)  # second of the load at which it first did
-    lives: dict[str, Life] = field(default_factory=dict)
+    lives: Sequence[Life] = ()
+    there: frozenset[str] = frozenset()  # names of the pods that there were at the last look of the day
 
     @property
     def counted(self) -> Decimal:
-        """What the pods have cost since `begin_s`, to the second."""
+        """What the pods have cost since `begin_s`, in whole seconds, the first and the last one begun."""
         total = Decimal(0)
-        for life in self.lives.values():
-            seconds = min(life.seen_s, self.end_s) - max(life.begin_s, self.begin_s)
-            total += Decimal(max(0, math.floor(seconds))) * life.per_hour / 3600
+        for life in self.lives:
+            end_s = self.end_s if life.end_s is None else min(life.end_s, self.end_s)
+            seconds = math.ceil(end_s) - math.floor(max(life.begin_s, self.begin_s))
+            total += Decimal(max(0, seconds)) * life.per_hour / 3600
         return total
 
     @property
@@ -128,14 +131,25 @@ class BudgetDemo(Demo):
 
     def _account(self, pods: list[dict[str, Any]], step_s: float) -> None:
         super()._account(pods, step_s)
-        now_s = unix_time_s()
-        for pod in pods:
-            bound = [item for item in pod.get("status", {}).get("conditions", ()) if item["type"] == "PodScheduled"]
-            if pod["spec"].get("nodeName") and bound:
-                begin_s = parse_rfc3339(bound[0]["lastTransitionTime"])
-                price = self._prices[pod["spec"]["nodeSelector"][POOL_LABEL]]
-                life = self.money.lives.setdefault(pod["metadata"]["uid"], Life(begin_s, now_s, price))
-                life.seen_s = now_s
+        self.money.there = frozenset(pod["metadata"]["name"] for pod in pods)
+
+    def count(self) -> None:
+        """Fill in `money.lives` from the API server's audit log, once the day is over.
+
+        A pod that was there at the last look counts to the day's end: at most a look, a second, too much. Nothing is
+        left out, for a binding counts from the second in which it was asked for.
+        """
+        prices = {
+            variant.target.name: self._prices[variant.pool]
+            for service in self.services
+            for variant in fleet.service_spec(service, "").variants
+        }
+        self.money.lives = tuple(
+            Life(pod.begin_s, None if pod.name in self.money.there else pod.end_s, price)
+            for pod in bound_pods(self.sandbox.audit_log, NAMESPACE)
+            for target, price in prices.items()
+            if pod.name.startswith(f"{target}-")
+        )
 
 
 def time_zone(midnight_s: int) -> bytes:
@@ -177,13 +191,28 @@ def _seeded(money: Money) -> dict[str, Any]:
     return {"accruedThrough": rfc3339(money.begin_s), "ratePerHour": "0.00", "periods": [day]}
 
 
-def verdict(money: Money, met: Mapping[str, float], needed: float) -> list[str]:
-    """What did not come out as it should, in words; `met` are shares of requests by service."""
+def verdict(money: Money, priorities: Mapping[str, int], met: Mapping[str, float], needed: float) -> list[str]:
+    """What did not come out as it should, in words; `priorities` and `met`, shares of requests, are by service."""
     problems = []
     if money.spent > money.ceiling:
         problems.append(f"{money.spent} of {money.ceiling} {CURRENCY} were spent")
     if SEEDED + money.counted > money.ceiling + _CENT:
         problems.append(f"{(SEEDED + money.counted).quantize(_CENT)} {CURRENCY} were counted from outside")
+    problems += _out_of_order(money.since_s, priorities)
     if met.get("chat", 0.0) < needed:
         problems.append(f"chat met both objectives for {met.get('chat', 0.0):.1%}, not {needed:.0%}")
     return problems
+
+
+def _out_of_order(since_s: Mapping[str, float], priorities: Mapping[str, int]) -> list[str]:
+    """Who gave way before somebody of lower priority did: all of these have replicas to give in this fleet."""
+    first, found = sorted(priorities, key=lambda name: priorities[name]), []
+    for number, lower in enumerate(first):
+        for higher in first[number + 1 :]:
+            if priorities[lower] < priorities[higher] and since_s.get(higher, math.inf) < since_s.get(lower, math.inf):
+                when = f"at {since_s[lower]:.0f} s" if lower in since_s else "never"
+                found.append(
+                    f"{higher}, of priority {priorities[higher]}, gave way at {since_s[higher]:.0f} s; {lower}, of "
+                    f"priority {priorities[lower]}, {when}"
+                )
+    return found

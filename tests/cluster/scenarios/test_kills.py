@@ -1,7 +1,7 @@
 """A real operator on a real control plane, killed and stopped at any instant: against the audit log alone.
 
-A GPU costs 0.36 USD an hour, a hundredth of a cent a second: of each pod the bill may be off by the second in which it
-was bound and the one in which the news of its end came, which is the same bill to the cent, and 2 % of it here.
+Pod by pod: of one that runs on the bill is the same to the second, of one that is gone it may have two more, for its
+end is billed when the news of it came. At 3.60 USD an hour these are 0.004 of a pod of two GPUs: the same to the cent.
 """
 
 import contextlib
@@ -9,7 +9,9 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 
 import pytest
@@ -17,21 +19,21 @@ import pytest
 from ebbtide.clock import parse_rfc3339
 from ebbtide.errors import SandboxError
 from ebbtide.ledger.store import Ledger
-from ebbtide.model.money import HourRow
+from ebbtide.model.money import HourRow, Lifetime
 from ebbtide.sandbox.audit import Write, audit_writes, service_account_user
-from tests.cluster.audit_bill import lifetimes
+from tests.cluster.audit_bill import Life, held, pods
 from tests.cluster.rig import OPERATOR_USER, Json, Rig, pool, until
 from tests.cluster.test_operator_live import SECOND, second_account  # noqa: F401 - a fixture
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1800)]
 
 POOL, NODES, POLICY = "killed-a100", "a100-on-prem", "killed"
-PRICE = Decimal("0.36")
+PRICE = Decimal("3.60")
 GPUS = {"chat-": 1, "low-": 1, "train-": 2}
 CENT = Decimal("0.01")
 FAST: Json = {"objectives": {"timeToFirstToken": "2s", "interTokenLatency": "25ms", "attainment": "95"}}
 SHORT_LEASE = {"lease_duration": "4s", "renew_deadline": "3s", "retry_period": "500ms"}
-MOST_OFF_S = 2  # of one pod
+LATE_S = 2  # the most by which the news of an end comes later than the end
 MOST = 6  # GPUs that the ceiling allows
 
 
@@ -75,36 +77,56 @@ def start(rig: Rig) -> str:
     return rig.start_operator("a", leader_election="false")
 
 
-def written(rig: Rig, past_s: float) -> tuple[int, int, tuple[HourRow, ...]]:
-    """(since, until, rows of the namespace) of the ledger, once it is written past a moment."""
+@dataclass(frozen=True)
+class Bill:
+    """What the ledger says of the namespace's time [since_s, until_s): rows, and lifetimes by the pod's uid."""
+
+    since_s: int
+    until_s: int
+    rows: tuple[HourRow, ...]
+    lives: Mapping[str, Sequence[Lifetime]]
+
+    def seconds(self, uid: str) -> int:
+        """Of one pod; what another payer took over is another lifetime."""
+        ends = (self.until_s if life.end_s is None else min(self.until_s, life.end_s) for life in self.lives[uid])
+        return sum(
+            max(0, end_s - max(self.since_s, life.begin_s)) for life, end_s in zip(self.lives[uid], ends, strict=True)
+        )
+
+
+def written(rig: Rig, past_s: float) -> Bill:
+    """Once the ledger is written past a moment."""
     ledger = Ledger(rig.data / "a" / "ledger.sqlite", read_only=True)
     try:
         until(lambda: ledger.watermark_s > past_s, "the ledger goes on", 60)
-        until_s = ledger.watermark_s
-        rows = ledger.rows(0, until_s)
-        return ledger.since_s, until_s, tuple(row for row in rows if row.payer.namespace == rig.namespace)
+        since_s, until_s = ledger.since_s, ledger.watermark_s
+        rows = tuple(row for row in ledger.rows(0, until_s) if row.payer.namespace == rig.namespace)
+        lives: dict[str, list[Lifetime]] = defaultdict(list)
+        for life in ledger.lifetimes(since_s, until_s):
+            if life.payer.namespace == rig.namespace:
+                lives[life.uid].append(life)
+        return Bill(since_s, until_s, rows, lives)
     finally:
         ledger.close()
 
 
-def clerks(rig: Rig, since_s: int, until_s: int) -> tuple[Decimal, Decimal]:
-    """(bill of the whole seconds that pods were bound and not gone, by what it may be off), by the audit log alone."""
-    seconds = held = 0
-    for name, (begin_s, end_s) in lifetimes(rig.sandbox.audit_log, rig.namespace).items():
-        gpus = next(count for prefix, count in GPUS.items() if name.startswith(prefix))
-        last_s = until_s if end_s is None else min(until_s, math.ceil(end_s))
-        held += gpus
-        seconds += gpus * max(0, last_s - max(since_s, math.floor(begin_s)))
-    off = PRICE * MOST_OFF_S * held / 3600
-    assert off < CENT
-    return PRICE * seconds / 3600, off
+def clerks(rig: Rig, bill: Bill) -> list[Life]:
+    """Pods that held GPUs in the time that the bill is of, by the audit log alone; the same ones as on the bill."""
+    found = [life for life in pods(rig.sandbox.audit_log, rig.namespace) if life.began_s[1] < bill.until_s]
+    here = [life for life in found if life.end_s is None or life.end_s > bill.since_s]
+    assert {life.uid for life in here} == set(bill.lives)
+    return here
 
 
-def billed(rows: tuple[HourRow, ...]) -> tuple[Decimal, Decimal]:
-    """(in all, of it estimated)."""
-    assert all(row.price == PRICE for row in rows)
-    total = PRICE * sum(row.gpu_seconds for row in rows) / 3600
-    return total, PRICE * sum(row.estimated_s for row in rows) / 3600
+def billed(bill: Bill, pods_of: Iterable[Life]) -> Decimal:
+    """What these pods cost: GPU-seconds of their lifetimes, each once."""
+    return PRICE * sum(bill.seconds(life.uid) * held(life.name, GPUS) for life in pods_of) / 3600
+
+
+def cost(bill: Bill) -> Decimal:
+    """Of all rows."""
+    assert all(row.price == PRICE for row in bill.rows)
+    return PRICE * sum(row.gpu_seconds for row in bill.rows) / 3600
 
 
 def test_killed_25_times_the_bill_is_the_same_to_the_cent_where_lifetimes_stay_visible(rig: Rig) -> None:
@@ -121,11 +143,17 @@ def test_killed_25_times_the_bill_is_the_same_to_the_cent_where_lifetimes_stay_v
         time.sleep(draw.uniform(0.0, 3.0))
         rig.kill(process)
     process = start(rig)
-    since_s, until_s, rows = written(rig, past_s=time.time() + 4)
+    bill = written(rig, past_s=time.time() + 4)
     rig.kill(process)
-    (total, estimated), (wanted, off) = billed(rows), clerks(rig, since_s, until_s)
-    assert estimated == 0, "nothing went unseen"
-    assert abs(total - wanted) <= off < total / 20
+    found = clerks(rig, bill)
+    assert not any(row.estimated_s for row in bill.rows), "nothing went unseen"
+    assert any(life.end_s is None for life in found) and any(life.end_s is not None for life in found)
+    for life in found:
+        least_s, most_s = life.seconds(bill.since_s, bill.until_s, LATE_S)
+        assert least_s <= bill.seconds(life.uid) <= most_s, life
+        assert life.end_s is not None or most_s - least_s <= 1, "the binding's own second"
+        assert PRICE * held(life.name, GPUS) * (most_s - least_s) / 3600 < CENT
+    assert cost(bill) == billed(bill, found), "and no row is of anything else"
 
 
 def test_killed_25_times_more_what_vanished_unseen_is_bounded_and_the_ceiling_takes_the_upper_bound(rig: Rig) -> None:
@@ -142,13 +170,23 @@ def test_killed_25_times_more_what_vanished_unseen_is_bounded_and_the_ceiling_ta
         if number % 6 == 5:
             until(lambda: not rig.pods("train"), "they are gone")
     start(rig)
-    since_s, until_s, rows = written(rig, past_s=time.time() + 4)
-    (total, estimated), (wanted, off) = billed(rows), clerks(rig, since_s, until_s)
-    assert estimated > 0, "nobody saw some of them go"
-    assert wanted - off <= total <= wanted + estimated + off
-    until(lambda: accrued_s(rig) > until_s, "the policy's status is written", 90)
-    ours = PRICE * sum(row.gpu_seconds for row in rows if row.payer.service) / 3600
-    assert Decimal(period(rig, "Day")["spent"]) > ours - off
+    bill = written(rig, past_s=time.time() + 4)
+    unseen = 0
+    for life in (found := clerks(rig, bill)):
+        least_s, most_s = life.seconds(bill.since_s, bill.until_s, LATE_S)
+        last = max(bill.lives[life.uid], key=lambda each: each.begin_s)
+        if last.estimated:
+            unseen += 1
+            assert life.end_s is not None and last.end_s is not None
+            assert last.seen_s <= math.ceil(life.end_s) and math.floor(life.end_s) <= last.end_s
+            assert bill.seconds(life.uid) >= least_s, "the upper bound counts"
+        else:
+            assert least_s <= bill.seconds(life.uid) <= most_s, life
+    assert unseen and any(row.estimated_s for row in bill.rows), "nobody saw some of them go"
+    assert cost(bill) == billed(bill, found)
+    until(lambda: accrued_s(rig) > bill.until_s, "the policy's status is written", 90)
+    ours = PRICE * sum(row.gpu_seconds for row in bill.rows if row.payer.service) / 3600
+    assert Decimal(period(rig, "Day")["spent"]) > ours - CENT
 
 
 def period(rig: Rig, kind: str) -> Json:
