@@ -43,7 +43,7 @@ class Life:
 
 @dataclass
 class Money:
-    """What there is, and what was seen of it. `counted`, from outside, adds up the pods of the API server's audit log."""
+    """What there is, and what was seen of it. `counted`, from outside, adds up pods of the audit log."""
 
     ceiling: Decimal
     unconstrained: Decimal  # what the fleet would cost from `begin_s` to the end of the day
