@@ -478,6 +478,16 @@ def test_how_pools_were_priced_and_when_that_became_known(ledger: Path) -> None:
     assert amounts(ask(ledger, "--period", "2026-01-14", "-o", "json"))["ml/chat"] == Decimal("2.80") * 96
 
 
+def test_why_a_price_does_not_hold_from_when_it_says_is_told_below_the_table(ledger: Path) -> None:
+    made = Ledger(ledger)
+    late = PriceRecord("h100", NOW_S - 60, Price("USD", Tariff(Decimal(3))), Billing.POD, None, NOW_S, "it is too late")
+    made.write(made.lead(NOW_S), NOW_S, [], [late])
+    made.close()
+    assert "h100 from 2026-01-15 11:59: it is too late" in ask(ledger, "--prices").output.splitlines()
+    (row,) = (row for row in csv.DictReader(io.StringIO(ask(ledger, "--prices", "-o", "csv").stdout)) if row["note"])
+    assert (row["price"], row["note"]) == ("3", "it is too late")
+
+
 def test_a_pool_whose_price_went_away_and_came_back_in_other_money_adds_nothing_up_across_the_two(ledger: Path) -> None:
     made = Ledger(ledger)
     euro = Price("EUR", Tariff(Decimal("2.00")))

@@ -144,7 +144,7 @@ def of_savings(found: Sequence[Saving], notes: Sequence[str]) -> Report:
 def of_prices(records: Sequence[PriceRecord]) -> Report:
     """How each pool was priced, in the order in which it became known."""
     names = ("pool", "from", "known_at", "price", "currency", "billing", "holds", "note")
-    fields, shown = [], []
+    fields, shown, refused = [], [], []
     for pool in dict.fromkeys(record.pool for record in records):
         mine = [record for record in records if record.pool == pool]
         holding = in_force(mine)
@@ -154,16 +154,19 @@ def of_prices(records: Sequence[PriceRecord]) -> Report:
             times = [rfc3339(at_s) if at_s else "" for at_s in moments]
             minutes = [minute(at_s) if at_s else "" for at_s in moments]
             price = "" if now.per_gpu_hour is None else str(now.per_gpu_hour)
-            rest = (record.billing.value, "yes" if record in holding else "replaced", record.refused)
-            fields.append(of_fields(names, pool, *times, price, now.currency, *rest))
-            shown.append([pool, *minutes, f"{price} {now.currency}".strip() if price else "unknown", *rest])
+            rest = (record.billing.value, "yes" if record in holding else "replaced")
+            fields.append(of_fields(names, pool, *times, price, now.currency, *rest, record.refused))
+            shown.append([pool, *minutes, f"{price} {now.currency}" if price else "unknown", *rest])
+            if record.refused:
+                refused.append(f"{pool} from {minutes[0]}: {record.refused}")
     said = (
         "Each holds until the next one's beginning; without a beginning it is the pool's first. Of a price with a "
         "schedule the one at its beginning is shown. Moments are UTC.",
+        *refused,
     )
-    headers = ("pool", "from", "known at", "price", "billing", "holds", "note")
+    headers = ("pool", "from", "known at", "price", "billing", "holds")
     nothing = "The ledger knows no price yet."
-    return Report("prices", names, fields, headers, shown, (), said, nothing, nothing, headers[1:6])
+    return Report("prices", names, fields, headers, shown, (), said, nothing, nothing, headers[1:])
 
 
 def show(report: Report, output: str, span: Span) -> None:
