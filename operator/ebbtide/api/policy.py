@@ -38,6 +38,7 @@ from ebbtide.model.spec import (
     ThresholdBasis,
 )
 
+MOST_RESERVE = "24h"
 _ONE_CEILING = rule(
     "has(self.perHour) || has(self.perDay) || has(self.perMonth)", "needs one of perHour, perDay and perMonth"
 )
@@ -148,7 +149,14 @@ _RAISED = rule(
 )
 
 
-class CostPolicySpec(ApiModel, json_schema_extra=rules(_NO_LABELS, _RAISED, _OF_A_CEILING, _PACED)):
+_OTHER_CURRENCIES = rule(
+    "!has(self.exchangeRates) || self.exchangeRates.all(each, each.currency != self.currency)",
+    "are for other currencies: what one unit of the policy's own is worth is 1",
+    field=".exchangeRates",
+)
+
+
+class CostPolicySpec(ApiModel, json_schema_extra=rules(_NO_LABELS, _RAISED, _OF_A_CEILING, _PACED, _OTHER_CURRENCIES)):
     """What may be spent, and on what."""
 
     selector: Selector = Selector()
@@ -160,7 +168,7 @@ class CostPolicySpec(ApiModel, json_schema_extra=rules(_NO_LABELS, _RAISED, _OF_
     those who left it last. As neighbours leave a share becomes more: periods hold that back, perHour counts it then.
     AllGPUPods: the GPU pods of others in the namespaces as well, and without namespaces all GPUs of nodes that nobody
     holds; Ebbtide cannot reduce these, so they are paid first. Unset: Managed."""
-    outage_reserve: Annotated[str, duration("0s", "24h", "15m or 1h")] = "15m"
+    outage_reserve: Annotated[str, duration("0s", MOST_RESERVE, "15m or 1h")] = "15m"
     """For how long what runs must stay payable, as a duration from 0s to 24h: as long may the operator be down without
     a ceiling being crossed. A longer one holds back more money until the end of a period. Unset: 15m."""
     currency: Annotated[
@@ -177,9 +185,9 @@ class CostPolicySpec(ApiModel, json_schema_extra=rules(_NO_LABELS, _RAISED, _OF_
     exchange_rates: Annotated[
         tuple[ExchangeRate, ...], Field(max_length=16, json_schema_extra=keyed_by("currency"))
     ] = ()
-    """What other currencies are worth in currency, up to 16, unique by currency. A changed rate holds for what is spent
-    from then on; the ledger keeps none, so what was spent by one is never lowered to what it knows. Unset: the price of
-    a pool in another currency is unknown here."""
+    """What other currencies are worth in currency, up to 16, unique by currency; currency itself is none of them. A
+    changed rate holds for what is spent from then on; the ledger keeps none, so what was spent by one is never lowered
+    to what it knows. Unset: the price of a pool in another currency is unknown here."""
     ceilings: Ceilings
     """What may be spent. Required."""
     temporary_raise: TemporaryRaise | None = None
