@@ -115,6 +115,11 @@ POLICIES = (
         ("spec.exchangeRates[0].currency", '"eur"', "ISO 4217"),
     ),
     Bad(
+        "an exchange rate of the policy's own currency",
+        policy(("spec.exchangeRates", [{"currency": "USD", "rate": "1.08"}])),
+        ("spec.exchangeRates", "are for other currencies: what one unit of the policy's own is worth is 1"),
+    ),
+    Bad(
         "a threshold of a rate",
         policy(("spec.thresholds", [{**_THRESHOLD, "period": "Hour"}])),
         ("spec.thresholds[0].period", '"Hour"', '"Day", "Month"'),

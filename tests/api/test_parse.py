@@ -329,12 +329,38 @@ def test_a_policy_with_every_field():
         ("spec.ceilings", {}, "CostPolicy team-a: spec.ceilings: {} is not allowed: needs one of perHour"),
         ("spec.ceilings.perDay", "12 USD", 'CostPolicy team-a: spec.ceilings.perDay: "12 USD" is not allowed'),
         ("spec.outageReserve", "soon", 'CostPolicy team-a: spec.outageReserve: "soon" is not allowed'),
+        (
+            "spec.ceilings.perDay",
+            "0",
+            'CostPolicy team-a: spec.ceilings.perDay: "0" is not allowed: must be above 0 and at most 1000000000',
+        ),
+        ("spec.ceilings.perDay", "1000000000.01", 'CostPolicy team-a: spec.ceilings.perDay: "1000000000.01" is not'),
+        (
+            "spec.outageReserve",
+            "25h",
+            'CostPolicy team-a: spec.outageReserve: "25h" is not allowed: must be from 0s to 24h',
+        ),
+        (
+            "spec.exchangeRates",
+            [{"currency": "EUR", "rate": "0"}],
+            'CostPolicy team-a: spec.exchangeRates[0].rate: "0" is not allowed: must be above 0',
+        ),
+        (
+            "spec.temporaryRaise",
+            {"perDay": "0", "until": "2026-12-24T18:00:00Z", "by": "ada", "reason": "launch"},
+            'CostPolicy team-a: spec.temporaryRaise.perDay: "0" is not allowed: must be above 0',
+        ),
     ],
 )
 def test_a_policy_that_an_older_definition_let_through(path, value, said):
     with pytest.raises(ConfigurationError) as raised:
         parse_policy(policy((path, value)))
     assert str(raised.value).startswith(said)
+
+
+def test_a_rate_of_the_policys_own_currency_that_an_older_definition_let_through_is_none():
+    rates = [{"currency": "USD", "rate": "0.5"}, {"currency": "EUR", "rate": "1.08"}]
+    assert parse_policy(policy(("spec.exchangeRates", rates))).exchange_rates == (("EUR", Decimal("1.08")),)
 
 
 def test_a_service_has_its_labels_sorted():

@@ -253,6 +253,90 @@ def test_after_a_restart_a_source_that_is_silent_makes_nothing_free() -> None:
     assert spent(run(*idle, late, spec=everything)) == 8 * Decimal("3.61"), "idle GPUs too"
 
 
+def unpriced(state: PoolState | None = None) -> PoolState:
+    state = state or priced()
+    spec = msgspec.structs.replace(state.spec, price=None)
+    return msgspec.structs.replace(state, spec=spec, price_per_gpu_hour=None, currency="")
+
+
+def owed(accounts: Accounts) -> tuple[tuple[str, int], ...]:
+    """Of the day."""
+    (state,) = accounts.states()
+    return state.accounts[0].unpriced
+
+
+RUNS = holding("a", NOON, gpus=4)
+FOREIGN = Payer("", "ml")
+
+
+def test_what_ran_before_anybody_knew_its_price_is_owed_and_paid_by_the_first_that_is_known() -> None:
+    """4 GPUs for 45 s, then somebody says 3.60 USD/h: 0.18 USD, and no more once that is paid."""
+    before = [shown(NOON + s, RUNS, state=unpriced()) for s in (0, 20, 45)]
+    assert (spent(run(*before)), owed(run(*before))) == (0, (("h100", 180),))
+    priced_by = [shown(NOON + s, RUNS) for s in (45, 46)]
+    assert spent(run(*before, *priced_by)) == Decimal("0.184"), "and a second more"
+    assert owed(run(*before, *priced_by)) == ()
+    free = msgspec.structs.replace(priced("0"))
+    assert (spent(run(*before, shown(NOON + 45, RUNS, state=free), shown(NOON + 45, RUNS, state=free)))) == 0
+    assert owed(run(*before, shown(NOON + 45, RUNS, state=free), shown(NOON + 45, RUNS, state=free))) == ()
+
+
+def test_less_is_owed_where_news_of_an_end_come_late() -> None:
+    before = [shown(NOON + s, RUNS, state=unpriced()) for s in (0, 45)]
+    ended = shown(NOON + 50, holding("a", NOON, NOON + 30, gpus=4), state=unpriced())
+    assert owed(run(*before, ended)) == (("h100", 120),)
+    late = [shown(NOON + s, holding("a", NOON, NOON + 30, gpus=4)) for s in (50, 60)]
+    assert spent(run(*before, *late)) == Decimal("0.12"), "also where it was paid meanwhile"
+
+
+def test_a_currency_whose_worth_is_said_later_is_paid_then() -> None:
+    accounts, plain = Accounts(), policy(per_day="100")
+    euros = priced(currency="EUR")
+    for s in (0, 3600):
+        accounts.count([plain], lambda _: NOTHING, shown(NOON + s, holding("a", NOON), state=euros))
+    assert (spent(accounts), owed(accounts)) == (0, (("h100", 3600),))
+    rated = msgspec.structs.replace(plain, exchange_rates=(("EUR", Decimal("1.5")),))
+    accounts.count([rated], lambda _: NOTHING, shown(HOUR, holding("a", NOON), state=euros))
+    assert (spent(accounts), owed(accounts)) == (Decimal("5.40"), ())
+
+
+def test_what_is_owed_survives_the_next_leader_and_ends_with_the_period() -> None:
+    day = Account(CeilingKind.DAY, NOON - 43_200.0, NOON + 43_200.0, Decimal("50"), (("", 60), ("h100", 1000)))
+    saved = Saved(float(NOON), Decimal(0), (day,))
+    assert owed(run(shown(NOON, state=unpriced()), saved=saved)) == (("", 60), ("h100", 1000))
+    known = run(shown(NOON), shown(NOON + 1), saved=saved)
+    assert (spent(known), owed(known)) == (51, (("", 60),)), "of nodes of no pool nobody knows which they were"
+    tomorrow = [shown(NOON + s, state=unpriced()) for s in (0, 43_210, 43_220)]
+    assert owed(run(*tomorrow, saved=saved)) == ()
+
+
+def test_on_a_node_of_no_pool_they_are_said_and_paid_by_the_pool_that_it_comes_to() -> None:
+    everything = policy(per_day="100", namespaces=("ml",), scope=PolicyScope.ALL_GPU_PODS)
+    alone = msgspec.structs.replace(holding("a", NOON, payer=FOREIGN, gpus=2), on="gpu-7")
+    before = [shown(NOON + s, alone) for s in (0, 1800)]
+    (state,) = run(*before, spec=everything).states()
+    assert (state.outside, state.others) == ((("gpu-7", 2),), (Others("", 2, 0),))
+    assert (spent(run(*before, spec=everything)), owed(run(*before, spec=everything))) == (0, (("", 3600),))
+    joined = [shown(NOON + s, node(NOON), holding("a", NOON, payer=OTHER, gpus=2)) for s in (1800, 1801)]
+    assert spent(run(*before, *joined, spec=everything)) == Decimal("3.602")
+    (managed,) = run(*before).states()
+    assert (managed.outside, managed.others, owed(run(*before))) == ((), (), ()), "none of a managed policy's"
+
+
+def test_what_the_ledger_knows_no_price_of_is_owed_by_a_policy_that_is_new() -> None:
+    accounts = run(shown(NOON, RUNS, state=unpriced()), shown(NOON + 45, RUNS, state=unpriced()))
+    ((spec, keys),) = accounts.unsettled()
+    accounts.settle(spec, {keys[0]: Decimal(20)}, NOON + 45, 0, keys, {keys[0]: {"h100": 7200}})
+    assert (spent(accounts), owed(accounts)) == (20, (("h100", 7200),)), "those that were counted are among them"
+    accounts.count([spec], lambda _: NOTHING, shown(NOON + 45, RUNS))
+    accounts.count([spec], lambda _: NOTHING, shown(NOON + 45, RUNS))
+    assert (spent(accounts), owed(accounts)) == (Decimal("27.20"), ())
+    accounts.ask_again()
+    accounts.count([spec], lambda _: NOTHING, shown(NOON + 46, RUNS))
+    accounts.settle(spec, {keys[0]: Decimal(20)}, NOON + 46, 0, keys, {keys[0]: {"h100": 7200}})
+    assert (spent(accounts), owed(accounts)) == (Decimal("27.204"), ()), "once paid it is not owed again"
+
+
 def _by_node(state: PoolState) -> PoolState:
     return msgspec.structs.replace(state, spec=msgspec.structs.replace(state.spec, billing=Billing.NODE))
 

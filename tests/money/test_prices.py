@@ -14,7 +14,7 @@ from ebbtide.model.reasons import Code
 from ebbtide.model.spec import OnPrem, Price, PriceSource, Tariff, TariffWindow
 from ebbtide.money.prices import PriceNow, price_at, steps
 from tests.api.bad_objects import PRICED, WINDOW
-from tests.api.samples import changed
+from tests.api.samples import OWNED_POOL, changed
 
 BASE, NIGHT, PEAK = Decimal("2.50"), Decimal("1.20"), Decimal("4.00")
 
@@ -180,6 +180,40 @@ def test_a_wrong_window_of_the_electricity_names_its_field() -> None:
     ((code, message),) = price_at("lab", Price("EUR", on_prem=wrong), 0.0).faults
     assert code == Code.INVALID_SCHEDULE
     assert "GPUPool lab: price.electricity.schedule" in message
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("perGPUHour", "0", "must be above 0 and at most 10000: what costs nothing says why in free"),
+        ("perGPUHour", "10000.01", "must be above 0 and at most 10000"),
+        ("schedule.0.perGPUHour", "0.00", "must be above 0"),
+        ("onPrem.capitalPerGPU", "0", "must be above 0 and at most 10000000"),
+        ("onPrem.amortisationYears", "0", "must be above 0 and at most 30"),
+        ("onPrem.powerUsageEffectiveness", "0.5", "must be from 1 to 5"),
+        ("onPrem.electricity.perKWh", "0", "must be above 0 and at most 100"),
+        ("onPrem.electricity.schedule.0.perKWh", "0", "must be above 0 and at most 100"),
+    ],
+)
+def test_a_price_that_an_older_definition_let_through_is_unknown_and_says_why(
+    field: str, value: str, allowed: str
+) -> None:
+    """No division by 0 years, and nothing for nothing: the pool runs what it runs, and raises nothing."""
+    start = OWNED_POOL if field.startswith("onPrem") else changed(PRICED, ("spec.price.schedule", [WINDOW]))
+    spec = parse_pool(changed(start, (f"spec.price.{field}", value)))
+    assert spec.price is not None
+    seen = price_at("a", spec.price, at("2026-01-15T12:00"))
+    ((code, message),) = seen.faults
+    assert (seen.per_gpu_hour, seen.currency, code) == (None, spec.price.currency, Code.PRICE_UNKNOWN)
+    shown = field.replace(".0.", "[0].")
+    assert message.startswith(f'GPUPool a: spec.price.{shown} is "{value}" and {allowed}')
+    assert message.endswith("Until then its price is unknown.")
+    assert steps("a", spec.price, 0.0, 9.0) == (PriceStep(0.0, None),)
+
+
+def test_gpus_that_say_why_they_are_free_cost_nothing() -> None:
+    price = parse_pool(changed(PRICED, ("spec.price", {"free": "a grant", "currency": "USD"}))).price
+    assert price_at("a", price, 0.0) == PriceNow(Decimal(0), "USD")
 
 
 TABLE, OPENCOST = PriceSource("Table", "p5-spot"), PriceSource("OpenCost")

@@ -49,7 +49,7 @@ def ask(path: Path, *arguments: str) -> Result:
 
 def amounts(found: Result, by: str = "service") -> dict[str, Decimal]:
     assert found.exit_code == 0, found.output
-    return {total[by]: Decimal(total["cost"]) for total in json.loads(found.output)["totals"]}
+    return {total[by]: Decimal(total["cost"]) for total in json.loads(found.output)["totals"] if total["cost"]}
 
 
 @pytest.mark.parametrize(
@@ -181,6 +181,23 @@ def test_by_policy_each_counts_under_each_that_pays_and_the_total_counts_once(bu
     assert "228.00 USD" in table, "120 + 12 + 96"
     as_csv = ask(busy, "--by", "policy", "--period", "today", "-o", "csv")
     assert as_csv.stdout.count("\n") == 5 and "counted under each" in as_csv.stderr
+
+
+def test_what_nobody_knows_the_price_of_costs_nowhere_0(busy: Path) -> None:
+    """Twelve GPU-hours of a pool without a price: in JSON, CSV and the table, and beside the total."""
+    said = "Nobody knows the price of 12.00 GPU-hours: they are in no cost and in no total."
+    found = json.loads(ask(busy, "--by", "pool", "--period", "today", "-o", "json").output)
+    (unknown,) = (each for each in found["totals"] if each["pool"] == "unknown")
+    assert (unknown["currency"], unknown["cost"], unknown["unknown_gpu_hours"]) == ("", "", "12.000000")
+    assert said in found["notes"]
+    as_csv = ask(busy, "--by", "pool", "--period", "today", "-o", "csv")
+    rows = {row["pool"]: row for row in csv.DictReader(io.StringIO(as_csv.stdout))}
+    assert (rows["unknown"]["cost"], rows["nodes"]["cost"]) == ("", "96.000000")
+    assert said in as_csv.stderr
+    table = ask(busy, "--by", "pool", "--period", "today").output
+    lines = [" ".join(line.split()) for line in table.splitlines()]
+    assert "total unknown 12.00" in lines and "total 228.00 USD" in lines
+    assert said in " ".join(table.split())
 
 
 def test_a_period_of_which_no_policy_is_known_says_so(busy: Path) -> None:

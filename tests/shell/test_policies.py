@@ -226,7 +226,7 @@ def test_what_the_ledger_mended_is_known_to_the_next_plan() -> None:
     (before,) = mine.observed(state, [spec], Held((), {}, True)).policies
     assert (before.compared, before.accounts[0]) == (None, day)
     found = {spec.uid: {(day.kind, day.start_s, day.end_s): Decimal(35)}}
-    said = mine.settle(lambda asked, labels: (found, int(NOW), 0, ()), {})
+    said = mine.settle(lambda asked, labels: (found, int(NOW), 0, {}), {})
     assert said == ["CostPolicy cap: spent by the ledger: Day 50.00 -> 35.00"]
     (after,) = mine.observed(state, [spec], Held((), {}, True)).policies
     assert (after.compared, after.accounts[0].spent) == (Compared(NOW, "Day 50.00 -> 35.00"), Decimal(35))

@@ -21,6 +21,7 @@ MOST_ATTAINMENT = "99.999"  # percent; of more, no number of requests that is ev
 # 999999h999999h is below Go's longest duration (2562047h), so that `duration()` in a rule cannot overflow
 _DURATION = r"^([0-9]{1,6}(\.[0-9]{1,3})?(ms|s|m|h))+$"
 DECIMAL_PATTERN = r"^[0-9]+(\.[0-9]+)?$"
+MOST_MONEY, MOST_CEILING, MOST_ELECTRICITY, MOST_CAPITAL = "10000", "1000000000", "100", "10000000"
 _DNS_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _DNS_SUBDOMAIN = rf"^{_DNS_LABEL}([.]{_DNS_LABEL})*$"
 _LABEL_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
@@ -158,10 +159,10 @@ def _backward_ranges() -> str:
 Decimal = Annotated[str, Field(max_length=16, pattern=DECIMAL_PATTERN)]
 """A decimal string that the operator writes into a status."""
 
-Money = Annotated[str, decimal("0", "10000", "such as 0.50 or 2.50")]
+Money = Annotated[str, decimal("0", MOST_MONEY, "such as 0.50 or 2.50")]
 """An amount of money for one GPU-hour, next to its currency."""
 
-Ceiling = Annotated[str, decimal("0", "1000000000", "such as 500 or 1200.50")]
+Ceiling = Annotated[str, decimal("0", MOST_CEILING, "such as 500 or 1200.50")]
 """What may be spent, next to its currency."""
 
 TokenPrice = Annotated[str, decimal("0", "100000", "such as 0.15 or 2.50")]
@@ -170,13 +171,13 @@ TokenPrice = Annotated[str, decimal("0", "100000", "such as 0.15 or 2.50")]
 Amount = Annotated[str, Field(max_length=24, pattern=DECIMAL_PATTERN)]
 """An amount of money that the operator writes into a status, next to its currency."""
 
-Worth = Annotated[str, decimal("0", "1000000000", "such as 1.08")]
+Worth = Annotated[str, decimal("0", MOST_CEILING, "such as 1.08")]
 """What one unit of a currency is worth in another."""
 
-Electricity = Annotated[str, decimal("0", "100", "such as 0.21")]
+Electricity = Annotated[str, decimal("0", MOST_ELECTRICITY, "such as 0.21")]
 """An amount of money for a kWh, next to its currency."""
 
-Capital = Annotated[str, decimal("0", "10000000", "such as 32000")]
+Capital = Annotated[str, decimal("0", MOST_CAPITAL, "such as 32000")]
 """What something cost that is written off over years, next to its currency."""
 
 Rate = Annotated[str, decimal("0", "100000", "such as 4.5")]

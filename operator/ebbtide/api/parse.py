@@ -16,7 +16,8 @@ from ebbtide.api import policy as api_policy
 from ebbtide.api import pool as api_pool
 from ebbtide.api import scaling as api_scaling
 from ebbtide.api import variant as api_variant
-from ebbtide.api.fields import MOST_ATTAINMENT, ApiModel
+from ebbtide.api.amounts import above_0, allowed_to, no_price
+from ebbtide.api.fields import MOST_ATTAINMENT, MOST_CEILING, ApiModel
 from ebbtide.api.pool import GPUPoolSpec, TaintMatch
 from ebbtide.api.service import Alternative, InferenceServiceSpec, Objectives
 from ebbtide.clock import parse_rfc3339
@@ -64,7 +65,8 @@ def parse_pool(obj: Mapping[str, Any]) -> m.PoolSpec:
     """One GPUPool, normalised: seconds and `Decimal` money, every default filled in.
 
     Raises ConfigurationError that names the object and the field. Time zones and cron lines are checked where they are
-    used: a price that cannot be known stops scale-ups into the pool, not the pool.
+    used, and an amount out of range is noted in the price: a price that cannot be known stops scale-ups into the pool,
+    not the pool.
     """
     where = _object_name("GPUPool", obj)
     metadata = obj["metadata"]
@@ -96,7 +98,7 @@ def parse_policy(obj: Mapping[str, Any]) -> m.PolicySpec:
     where = _object_name("CostPolicy", obj)
     metadata = obj["metadata"]
     spec = _validated(api_policy.CostPolicySpec, obj, where)
-    ceilings, more = _amounts(spec.ceilings), spec.temporary_raise
+    ceilings, more = _amounts(spec.ceilings, f"{where}: spec.ceilings"), spec.temporary_raise
     if not ceilings:
         raise _wrong(f"{where}: spec.ceilings", {}, "needs one of perHour, perDay and perMonth")
     return m.PolicySpec(
@@ -108,7 +110,7 @@ def parse_policy(obj: Mapping[str, Any]) -> m.PolicySpec:
         namespaces=tuple(sorted(spec.selector.namespaces)),
         match_labels=tuple(sorted(spec.selector.match_labels.items())),
         scope=spec.scope,
-        outage_reserve_s=_seconds(spec.outage_reserve, f"{where}: spec.outageReserve"),
+        outage_reserve_s=_reserve_s(spec.outage_reserve, f"{where}: spec.outageReserve"),
         time_zone=spec.time_zone,
         month_starts_on=spec.month_starts_on,
         floor=spec.floor,
@@ -119,18 +121,39 @@ def parse_policy(obj: Mapping[str, Any]) -> m.PolicySpec:
         ),
         pacing=spec.pacing,
         on_external_scale=spec.on_external_scale,
-        exchange_rates=tuple(sorted((each.currency, Decimal(each.rate)) for each in spec.exchange_rates)),
+        exchange_rates=tuple(
+            sorted(
+                (each.currency, _above_0(each.rate, f"{where}: spec.exchangeRates[{index}].rate"))
+                for index, each in enumerate(spec.exchange_rates)
+                if each.currency != spec.currency  # of which one is worth one
+            )
+        ),
     )
 
 
-def _amounts(given: api_policy.Ceilings | api_policy.TemporaryRaise) -> tuple[tuple[m.CeilingKind, Decimal], ...]:
+def _amounts(
+    given: api_policy.Ceilings | api_policy.TemporaryRaise, field: str
+) -> tuple[tuple[m.CeilingKind, Decimal], ...]:
     amounts = zip(m.CeilingKind, (given.per_hour, given.per_day, given.per_month), strict=True)
-    return tuple((kind, Decimal(amount)) for kind, amount in amounts if amount is not None)
+    return tuple((kind, _above_0(amount, f"{field}.per{kind.value}")) for kind, amount in amounts if amount is not None)
+
+
+def _above_0(text: str, field: str) -> Decimal:
+    if not above_0(text, MOST_CEILING):
+        raise _wrong(field, text, f"must be {allowed_to(MOST_CEILING)}")
+    return Decimal(text)
+
+
+def _reserve_s(text: str, field: str) -> float:
+    seconds = _seconds(text, field)
+    if seconds > parse_duration_s(api_policy.MOST_RESERVE):
+        raise _wrong(field, text, f"must be from 0s to {api_policy.MOST_RESERVE}")
+    return seconds
 
 
 def _temporary_raise(more: api_policy.TemporaryRaise, field: str) -> m.TemporaryRaise:
     until_s = _normalised(parse_rfc3339, more.until, f"{field}.until", "must be RFC 3339")
-    return m.TemporaryRaise(_amounts(more), until_s, more.by, more.reason)
+    return m.TemporaryRaise(_amounts(more, field), until_s, more.by, more.reason)
 
 
 def _objectives(objectives: Objectives, where: str) -> m.Objectives:
@@ -244,16 +267,18 @@ def _price(price: api_pool.Price, where: str) -> m.Price:
         raise _wrong(field, given, "needs exactly one of perGPUHour, onPrem, source and free")
     windows = (_window(each, each.per_gpu_hour, f"{field}.schedule[{i}]") for i, each in enumerate(price.schedule))
     tariff = None
-    if owned is None and source is None:
+    wrong = no_price(price)
+    if owned is None and source is None and not wrong:
         tariff = m.Tariff(Decimal(price.per_gpu_hour or "0"), tuple(windows))
     return m.Price(
         currency=price.currency,
         tariff=tariff,
-        on_prem=None if owned is None else _owned(owned, f"{field}.onPrem"),
+        on_prem=None if owned is None or wrong else _owned(owned, f"{field}.onPrem"),
         source=None if source is None else m.PriceSource(source.type.value, source.item or ""),
         effective_from=None
         if price.effective_from is None
         else _normalised(parse_rfc3339, price.effective_from, f"{field}.effectiveFrom", "must be RFC 3339"),
+        wrong=wrong,
     )
 
 

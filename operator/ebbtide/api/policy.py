@@ -38,6 +38,7 @@ from ebbtide.model.spec import (
     ThresholdBasis,
 )
 
+MOST_RESERVE = "24h"
 _ONE_CEILING = rule(
     "has(self.perHour) || has(self.perDay) || has(self.perMonth)", "needs one of perHour, perDay and perMonth"
 )
@@ -148,7 +149,14 @@ _RAISED = rule(
 )
 
 
-class CostPolicySpec(ApiModel, json_schema_extra=rules(_NO_LABELS, _RAISED, _OF_A_CEILING, _PACED)):
+_OTHER_CURRENCIES = rule(
+    "!has(self.exchangeRates) || self.exchangeRates.all(each, each.currency != self.currency)",
+    "are for other currencies: what one unit of the policy's own is worth is 1",
+    field=".exchangeRates",
+)
+
+
+class CostPolicySpec(ApiModel, json_schema_extra=rules(_NO_LABELS, _RAISED, _OF_A_CEILING, _PACED, _OTHER_CURRENCIES)):
     """What may be spent, and on what."""
 
     selector: Selector = Selector()
@@ -160,7 +168,7 @@ class CostPolicySpec(ApiModel, json_schema_extra=rules(_NO_LABELS, _RAISED, _OF_
     those who left it last. As neighbours leave a share becomes more: periods hold that back, perHour counts it then.
     AllGPUPods: the GPU pods of others in the namespaces as well, and without namespaces all GPUs of nodes that nobody
     holds; Ebbtide cannot reduce these, so they are paid first. Unset: Managed."""
-    outage_reserve: Annotated[str, duration("0s", "24h", "15m or 1h")] = "15m"
+    outage_reserve: Annotated[str, duration("0s", MOST_RESERVE, "15m or 1h")] = "15m"
     """For how long what runs must stay payable, as a duration from 0s to 24h: as long may the operator be down without
     a ceiling being crossed. A longer one holds back more money until the end of a period. Unset: 15m."""
     currency: Annotated[
@@ -177,9 +185,9 @@ class CostPolicySpec(ApiModel, json_schema_extra=rules(_NO_LABELS, _RAISED, _OF_
     exchange_rates: Annotated[
         tuple[ExchangeRate, ...], Field(max_length=16, json_schema_extra=keyed_by("currency"))
     ] = ()
-    """What other currencies are worth in currency, up to 16, unique by currency. A changed rate holds for what is spent
-    from then on; the ledger keeps none, so what was spent by one is never lowered to what it knows. Unset: the price of
-    a pool in another currency is unknown here."""
+    """What other currencies are worth in currency, up to 16, unique by currency; currency itself is none of them. A
+    changed rate holds for what is spent from then on; the ledger keeps none, so what was spent by one is never lowered
+    to what it knows. Unset: the price of a pool in another currency is unknown here."""
     ceilings: Ceilings
     """What may be spent. Required."""
     temporary_raise: TemporaryRaise | None = None
@@ -224,6 +232,15 @@ class ForecastStatus(ApiModel):
     """When the expected course reaches the ceiling, as RFC 3339. Unset: not before the end."""
 
 
+class UnpricedStatus(ApiModel):
+    """What ran in a pool while nobody knew its price in the policy's currency."""
+
+    pool: Annotated[str, Field(max_length=253)]
+    """Name of the pool; empty: nodes that are in no pool."""
+    gpu_hours: Annotated[Amount, Field(alias="gpuHours")]
+    """Hours of one GPU each, as a decimal string."""
+
+
 class PeriodStatus(ApiModel):
     """One ceiling and where it stands. Money is in the policy's currency."""
 
@@ -236,12 +253,20 @@ class PeriodStatus(ApiModel):
     ceiling: Amount
     """What may be spent in the currency, as a decimal string."""
     spent: Amount
-    """What was spent up to accruedThrough in the currency, as a decimal string; of Hour what is spent an hour now."""
+    """What was spent up to accruedThrough in the currency, as a decimal string; of Hour what is spent an hour now. What
+    ran at an unknown price is not in it: see unpricedGPUHours, and of Hour unpricedGPUs."""
     committed: Amount
     """What is bound beyond that in the currency, as a decimal string: minimums to the end of the period, what runs and
     what was allowed for outageReserve."""
     left: Amount
     """What is left for more in the currency, as a decimal string; 0 where nothing is."""
+    unpriced_gpu_hours: Annotated[Amount | None, Field(alias="unpricedGPUHours")] = None
+    """Hours of one GPU each that ran while nobody knew their price in the currency, as a decimal string. They are in
+    spent as soon as a price is known, at that price. Unset: none."""
+    unpriced: Annotated[tuple[UnpricedStatus, ...], Field(max_length=16, json_schema_extra=keyed_by("pool"))] | None = (
+        None
+    )
+    """The same by pool, unique by pool, up to 16. Unset: none."""
     forecast: ForecastStatus | None = None
     """What the period will have cost by its end. Unset: of Hour, and before something was seen."""
 
@@ -297,7 +322,8 @@ class OverrunStatus(ApiModel):
     what may not be reduced, or could not be in time. CeilingBelowSpent: more had been spent when the ceiling was set to
     what it is. Recounted: more was spent than was known; a selector, a price or the ledger says so."""
     amount: Amount
-    """What it comes to by the period's end in the currency, as a decimal string; of Hour an hour."""
+    """What it comes to by the period's end in the currency, as a decimal string; of Hour an hour. At least: of what has
+    run for less than outageReserve only that long is counted, so a forecast beside it may say more."""
     begin: Timestamp | None = None
     """When the period began, as RFC 3339. Unset: an hour's rate has no beginning."""
     since: Timestamp
@@ -353,10 +379,11 @@ class CostPolicyStatus(ApiModel):
     services: Count | None = None
     """Inference services that fall under it. Unset: not looked at yet."""
     rate_per_hour: Amount | None = None
-    """What is spent an hour now in the currency, as a decimal string. Unset: not looked at yet."""
+    """What is spent an hour now in the currency, as a decimal string; without unpricedGPUs. Unset: not looked at yet,
+    or GPUs run and of none is the price known."""
     wanted_per_hour: Amount | None = None
-    """What the services would cost an hour in the currency without the policy, as a decimal string. Unset: not
-    looked at yet."""
+    """What the services would cost an hour in the currency without the policy, as a decimal string; without
+    unpricedGPUs. Unset: as ratePerHour."""
     allowed_per_hour: Amount | None = None
     """What may be spent an hour now in the currency, as a decimal string: the rate to which pacing holds, or perHour
     where that is less. Unset: neither holds."""
@@ -378,7 +405,8 @@ class CostPolicyStatus(ApiModel):
     """The threshold to which least is missing. Unset: none is left."""
     uncontrollable_per_hour: Amount | None = None
     """What of the present rate in the currency Ebbtide may not reduce, as a decimal string: minimums under KeepMin,
-    services that are not in mode Auto, paused or in conflict, and others' pods. Unset: not looked at yet."""
+    services that are not in mode Auto, paused or in conflict, and others' pods; without unpricedGPUs. Unset: as
+    ratePerHour."""
     overrun_cause: OverrunCause | None = None
     """Why the first ceiling that is crossed, or will be by the end of its period, is: the cause that comes to most; all
     are in overruns. Unset: none is."""
@@ -388,7 +416,8 @@ class CostPolicyStatus(ApiModel):
     """What takes the policy over its ceilings, unique by period and cause; kept until the period ends or the ceiling is
     above it. Unset: nothing does."""
     unpriced_gpus: Annotated[Count | None, Field(alias="unpricedGPUs")] = None
-    """GPUs in use whose price is not known in the policy's currency: their cost is missing above. Unset: none."""
+    """GPUs in use whose price is not known in the policy's currency, those on nodes of no pool included: their cost is
+    missing above until it is known. Unset: none."""
     last_read: LastRead | None = None
     """The newest spec that could be read. Where a later one cannot, its ceilings go on to hold, also after a restart.
     Unset: none could be read, or it is longer than 8192 characters."""

@@ -33,6 +33,8 @@ from ebbtide.api.fields import (
 from ebbtide.api.status import Conditions, Count, Timestamp
 from ebbtide.model.spec import Billing, CapacityType, Provisioning
 
+MOST_YEARS = "30"
+
 
 class TaintEffect(StrEnum):
     """What a taint does to pods that do not tolerate it."""
@@ -100,7 +102,7 @@ class OnPrem(ApiModel):
     capital_per_gpu: Annotated[Capital, Field(alias="capitalPerGPU")]
     """What one GPU cost with its share of server, network and building, in the currency of the pool, as a decimal
     string above 0 and up to 10000000, such as "32000". Required."""
-    amortisation_years: Annotated[str, decimal("0", "30", "such as 4 or 3.5")]
+    amortisation_years: Annotated[str, decimal("0", MOST_YEARS, "such as 4 or 3.5")]
     """Over how many years (of 8766 hours) that is written off in equal parts, as a decimal string above 0 and up to 30.
     Required."""
     watts_per_gpu: Annotated[int, Field(ge=0, le=100000, alias="wattsPerGPU")]

@@ -59,15 +59,27 @@ class Span:
 
 
 def of_totals(found: Sequence[Total], whole: Sequence[Total], by: Sequence[str], notes: Sequence[str]) -> Report:
-    """What it cost. `whole`: by currency, each GPU-second once."""
+    """What it cost. `whole`: by currency, each GPU-second once. What has no known price has no cost, not 0."""
     names = (*by, "currency", "cost", "gpu_hours", "unknown_gpu_hours", "estimated_gpu_hours")
     fields, shown = [], []
     for total in found:
         hours = (total.gpu_hours, total.unknown_gpu_hours, total.estimated_gpu_hours)
-        fields.append(of_fields(names, *total.key, total.currency, *map(digits, (total.cost, *hours))))
-        amount = f"{total.cost:,.2f} {total.currency}" if total.currency else "unknown"
-        shown.append([*total.key, amount, *(f"{each:,.2f}" if each else "" for each in hours)])
-    last = [_whole(by, each.cost, each.currency, 3) for each in whole if each.currency]
+        fields.append(of_fields(names, *total.key, total.currency, _maybe(total.cost), *map(digits, hours)))
+        shown.append([*total.key, _amount(total), *(f"{each:,.2f}" if each else "" for each in hours)])
+    last = [
+        [
+            "total",
+            *[""] * (len(by) - 1),
+            _amount(each),
+            "",
+            f"{each.unknown_gpu_hours:,.2f}" if not each.currency else "",
+            "",
+        ]
+        for each in whole
+    ]
+    unknown = sum((each.unknown_gpu_hours for each in whole), Decimal(0))
+    if unknown:
+        notes = (*notes, f"Nobody knows the price of {unknown:,.2f} GPU-hours: they are in no cost and in no total.")
     return Report(
         "totals", names, fields, (*by, "cost", "GPU-hours", "price unknown", "estimated"), shown, last, tuple(notes)
     )
@@ -80,8 +92,9 @@ def of_units(found: Sequence[Unit], whole: Sequence[Unit], by: Sequence[str], no
     fields = []
     for unit in found:
         prices = (*_prices(unit.allocation), *_prices(unit.usage))
+        cost = digits(unit.cost) if unit.currency else ""
         numbers = (str(unit.input_tokens), str(unit.output_tokens), *map(_maybe, (*prices, unit.idle, unit.coverage)))
-        fields.append(of_fields(names, *unit.key, unit.currency, digits(unit.cost), *numbers))
+        fields.append(of_fields(names, *unit.key, unit.currency, cost, *numbers))
     headers = (*by, "cost", "M in", "M out", "allocation in / out", "usage in / out", "idle", "seen")
     last = [["all services", *[""] * (len(by) - 1), *_unit(each)] for each in whole if each.currency]
     said = (
@@ -250,8 +263,8 @@ def of_fields(names: Sequence[str], *values: str) -> Cells:
     return dict(zip(names, values, strict=True))
 
 
-def _whole(by: Sequence[str], cost: Decimal, currency: str, blanks: int) -> list[str]:
-    return ["total", *[""] * (len(by) - 1), f"{cost:,.2f} {currency}", *[""] * blanks]
+def _amount(total: Total) -> str:
+    return "unknown" if total.cost is None else f"{total.cost:,.2f} {total.currency}"
 
 
 def _unit(unit: Unit) -> list[str]:

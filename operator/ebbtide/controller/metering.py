@@ -146,9 +146,10 @@ class Metering:
 
     def spent(
         self, policies: Sequence[tuple[PolicySpec, tuple[Key, ...]]], labels: Mapping[str, Labels]
-    ) -> tuple[dict[str, dict[Key, Decimal]], int, int, frozenset[tuple[str, Key]]]:
+    ) -> tuple[dict[str, dict[Key, Decimal]], int, int, dict[tuple[str, Key], Mapping[str, int]]]:
         """(by policy uid and period what was spent, up to when, from when on the ledger knows, and of which of these
-        more may have been spent than it knows); blocks. `labels`: of the services that there are.
+        more may have been spent than it knows, with the GPU-seconds by pool whose price it does not know); blocks.
+        `labels`: of the services that there are.
 
         Services that are gone count by the labels that they had last. More may have been spent where no price is known
         for some of what ran, where another currency was paid for (the rate that held then is not kept), and where a
@@ -156,11 +157,11 @@ class Metering:
         Nothing where the ledger was not written yet.
         """
         if self._ledger is None or not self._epoch:
-            return {}, 0, 0, frozenset()
+            return {}, 0, 0, {}
         through_s, since_s = self._ledger.watermark_s, self._ledger.since_s
         rows: dict[int, tuple[HourRow, ...]] = {}
         found: dict[str, dict[Key, Decimal]] = {}
-        unsure = set()
+        unsure: dict[tuple[str, Key], Mapping[str, int]] = {}
         labelled = Labelled(labels)
         if any(spec.match_labels for spec, _ in policies):
             labelled = Labelled(labels, self._ledger.policies(), self._ledger.labels())
@@ -170,10 +171,10 @@ class Metering:
                 from_s = int(key[1])
                 if from_s not in rows:
                     rows[from_s] = self._ledger.added_up(from_s, through_s) if from_s < through_s else ()
-                amounts[key], known = _cost(rows[from_s], spec, labelled, from_s)
+                amounts[key], known, unpriced = _cost(rows[from_s], spec, labelled, from_s)
                 if not known:
-                    unsure.add((spec.uid, key))
-        return found, through_s, since_s, frozenset(unsure)
+                    unsure[spec.uid, key] = unpriced
+        return found, through_s, since_s, unsure
 
     def _count(self, snapshot: Snapshot, held: Held, plan: Plan | None, memory: Memory | None) -> None:
         ledger, now_s = self._opened(snapshot.taken_at), snapshot.taken_at
@@ -406,9 +407,13 @@ class Metering:
         return ""
 
 
-def _cost(rows: Iterable[HourRow], spec: PolicySpec, labelled: Labelled, from_s: int) -> tuple[Decimal, bool]:
-    """Of what the policy pays for since `from_s`, in its currency; and whether it cannot have been more."""
+def _cost(
+    rows: Iterable[HourRow], spec: PolicySpec, labelled: Labelled, from_s: int
+) -> tuple[Decimal, bool, dict[str, int]]:
+    """Of what the policy pays for since `from_s`, in its currency; whether it cannot have been more; and by pool the
+    GPU-seconds whose price is not known."""
     seconds: dict[Decimal, int] = defaultdict(int)
+    unpriced: dict[str, int] = defaultdict(int)
     known = True
     for row in rows:
         if not row.gpu_seconds:
@@ -422,7 +427,8 @@ def _cost(rows: Iterable[HourRow], spec: PolicySpec, labelled: Labelled, from_s:
             seconds[row.price * worth] += row.gpu_seconds
         else:
             known = False
-    return sum((price * count for price, count in seconds.items()), Decimal(0)) / 3600, known
+            unpriced[row.payer.pool] += row.gpu_seconds
+    return sum((price * count for price, count in seconds.items()), Decimal(0)) / 3600, known, dict(unpriced)
 
 
 def _terms(record: PriceRecord) -> tuple[object, ...]:

@@ -56,7 +56,7 @@ _LONGEST_SPEC = 8192  # characters that a status may hold of it
 RawObject = Callable[[str], Mapping[str, Any] | None]
 Spent = Callable[
     [list[tuple[PolicySpec, tuple[Key, ...]]], Mapping[str, Labels]],
-    tuple[dict[str, dict[Key, Decimal]], int, int, Collection[tuple[str, Key]]],
+    tuple[dict[str, dict[Key, Decimal]], int, int, Mapping[tuple[str, Key], Mapping[str, int]]],
 ]
 
 
@@ -143,12 +143,10 @@ class Policies:
         found, through_s, since_s, unsure = spent(unsettled, labels)
         with self._lock:
             asked = [(spec, found[spec.uid]) for spec, _ in unsettled if spec.uid in found]
-            said = [
-                self._accounts.settle(
-                    spec, amounts, through_s, since_s, [key for uid, key in unsure if uid == spec.uid]
-                )
-                for spec, amounts in asked
-            ]
+            said = []
+            for spec, amounts in asked:
+                mine = _of(unsure, spec)
+                said.append(self._accounts.settle(spec, amounts, through_s, since_s, mine, mine))
         return [text for text in said if text]
 
     async def reserve(self, decided: Plan) -> tuple[Plan, list[ActResult]]:
@@ -328,6 +326,10 @@ class Policies:
         return msgspec.structs.replace(pool, steps=self._steps[key])
 
 
+def _of(unsure: Mapping[tuple[str, Key], Mapping[str, int]], spec: PolicySpec) -> dict[Key, Mapping[str, int]]:
+    return {key: unpriced for (uid, key), unpriced in unsure.items() if uid == spec.uid}
+
+
 def _with_unread(states: tuple[PolicyState, ...], unread: Collection[str]) -> tuple[PolicyState, ...]:
     """What a service holds is not known where it could not be read since the start: said to policies of its namespace.
 
@@ -354,6 +356,7 @@ def saved_of(status: Mapping[str, Any]) -> Saved:
                 parse_rfc3339(item["begin"]),
                 parse_rfc3339(item["end"]),
                 Decimal(item["spent"]),
+                tuple((each["pool"], round(Decimal(each["gpuHours"]) * 3600)) for each in item.get("unpriced") or ()),
             )
             for item in status.get("periods") or ()
             if "begin" in item

@@ -162,9 +162,15 @@ _LIMITS = {
             "GPUPool.PricesKnown",
             "CostPolicy.PricesKnown",
             "CostPolicy.Ready",
+            "CostPolicy.WithinCeilings",
+            "CostPolicy.LedgerAgrees",
         ),
-        "A pool has no price, or the service's pools have different currencies: no scale-up.",
-        "Set the pool's `spec.price`, with one currency for all pools of a service.",
+        "A pool has no price, or the service's pools have different currencies: no scale-up. Of a CostPolicy: GPUs in "
+        "use, or some that ran in a period (`status.periods[].unpricedGPUHours`), have no price that is known in "
+        "its currency, or are on nodes of no pool; the text names them. What they cost is in no amount, so it is not "
+        "known whether ceilings hold.",
+        "Set the pool's `spec.price`, with one currency for all pools of a service; of nodes in no pool, make a pool "
+        "that selects them. What ran before is paid late at the first price that is known, or as `effectiveFrom` says.",
     ),
     Code.LEDGER_CURRENT: Entry(("GPUPool.LedgerCurrent",), "What ran in the pool is in the ledger.", "Nothing."),
     Code.LEDGER_BEHIND: Entry(
@@ -306,7 +312,8 @@ _POLICIES = {
     ),
     Code.SELECTS_NOTHING: Entry(
         ("CostPolicy.Selects", "CostPolicy.Ready"),
-        "No InferenceService falls under the policy.",
+        "No InferenceService falls under the policy. Unknown with scope AllGPUPods: no pod that holds GPUs is there "
+        "now either, and those that come fall under it.",
         "Correct `spec.selector`, or leave it: services that come later count.",
     ),
     Code.CURRENCY_DIFFERS: Entry(

@@ -5,6 +5,7 @@ from decimal import Decimal
 from ebbtide.model.spec import Alternative, Billing, PolicyScope, PolicySpec, Price, ServiceSpec, Spec
 
 TEAM = "team"
+BATCH = "Job"  # as variant of a payer without a service: its pods are batch
 
 
 class PriceStep(Spec, frozen=True):
@@ -35,8 +36,9 @@ class Period(Spec, frozen=True):
 class Payer(Spec, frozen=True, order=True):
     """What a lifetime's cost is put down to. Empty: it is none of that.
 
-    Labels are those of the service that the operator is told to keep. One that is called `team` has a field of its own,
-    as in ledgers that knew no other. One more label makes no row longer and no row more: payers are numbered, and their
+    Labels are those of the service that the operator is told to keep; of somebody else's pod its own. One that is
+    called `team` has a field of its own, as in ledgers that knew no other. One more label makes no row longer and no
+    row more: payers are numbered, and their
     text is kept once (twice with its index), as long as the ledger. With 22,000 payers (10,000 services) a label of 30
     characters are 1.3 MB. A value that changes makes a new payer, whose rows begin then.
     """
@@ -50,6 +52,11 @@ class Payer(Spec, frozen=True, order=True):
     labels: tuple[tuple[str, str], ...] = ()  # the others, sorted
 
     @property
+    def is_batch(self) -> bool:
+        """Whether it is somebody else's pod, and a Job's."""
+        return not self.service and self.variant == BATCH
+
+    @property
     def all_labels(self) -> dict[str, str]:
         """Every label that is kept, by name."""
         return {**({TEAM: self.team} if self.team else {}), **dict(self.labels)}
@@ -60,6 +67,13 @@ def payer_of(service: ServiceSpec, variant: str = "", pool: str = "") -> Payer:
     labels = dict(service.cost_labels)
     team = labels.pop(TEAM, "")
     return Payer(pool, service.namespace, service.name, variant, service.model_name, team, tuple(labels.items()))
+
+
+def payer_of_others(namespace: str, labels: tuple[tuple[str, str], ...], pool: str = "", *, batch: bool) -> Payer:
+    """Of pods that are no service's. `labels`: those that are kept, sorted."""
+    named = dict(labels)
+    team = named.pop(TEAM, "")
+    return Payer(pool, namespace, "", BATCH if batch else "", "", team, tuple(named.items()))
 
 
 class Lifetime(Spec, frozen=True):

@@ -216,6 +216,7 @@ class CeilingPlan(Spec, frozen=True):
     ceiling: Decimal
     spent: Decimal
     committed: Decimal
+    unpriced: tuple[tuple[str, int], ...] = ()  # by pool, GPU-seconds of which nobody knows the price: not in `spent`
 
     @property
     def left(self) -> Decimal:
@@ -270,6 +271,10 @@ class PolicyPlan(Spec, frozen=True):
     next_threshold: NextThreshold | None = None
     stuck: str = ""  # whose pods are past their exit, and what they cost, in words
     overruns: tuple[Overrun, ...] = ()  # of the ceilings in their order, by what the cause comes to, most first
+
+    def rate(self, per_hour: Decimal) -> Decimal | None:
+        """One of its rates; None: GPUs run, and of none is the price known."""
+        return None if self.unpriced_gpus and not per_hour else per_hour
 
 
 class PlacementPlan(Spec, frozen=True):

@@ -200,6 +200,7 @@ class Account(Spec, frozen=True):
     start_s: float
     end_s: float
     spent: Decimal
+    unpriced: tuple[tuple[str, int], ...] = ()  # by pool (empty: nodes of none), GPU-seconds that are not in `spent`
 
 
 class Reached(Spec, frozen=True):
@@ -260,7 +261,7 @@ class Compared(Spec, frozen=True):
 
 
 class Others(Spec, frozen=True):
-    """GPUs of one pool that a policy pays for and no service holds.
+    """GPUs of one pool (empty: of nodes that are in none) that a policy pays for and no service holds.
 
     `lasting` are of others' pods that run for longer than the policy's reserve, `passing` of their other pods, `idle`
     of nodes that are billed, that nobody holds and of which the policy is the payer (`money.idle`).
@@ -280,6 +281,7 @@ class PolicyState(Spec, frozen=True):
     through_s: float = 0.0  # what was spent is counted up to this moment
     per_hour: Decimal = Decimal(0)  # what was spent an hour then
     others: tuple[Others, ...] = ()
+    outside: tuple[tuple[str, int], ...] = ()  # nodes that are in no pool, with the GPUs on them that it would pay for
     reached: tuple[Reached, ...] = ()  # thresholds, as last decided
     outdated: str = ""  # why its newest spec cannot be read; then `spec` is the last one that could
     unread: str = ""  # a service of its namespaces that cannot be read, and of which nobody knows what it holds

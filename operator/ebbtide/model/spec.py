@@ -237,9 +237,10 @@ class Billing(StrEnum):
 
 
 class Price(Spec, frozen=True):
-    """What one GPU of the pool costs for an hour: exactly one of `tariff`, `on_prem` and `source` is set.
+    """What one GPU of the pool costs for an hour: exactly one of `tariff`, `on_prem`, `source` and `wrong` is set.
 
-    `effective_from` (unix seconds): an edit that says so holds from then on; None: from when it is seen.
+    `wrong`: why what was written is no price, in words; nobody knows then what the GPUs cost. `effective_from` (unix
+    seconds): an edit that says so holds from then on; None: from when it is seen.
     """
 
     currency: str
@@ -247,6 +248,7 @@ class Price(Spec, frozen=True):
     on_prem: OnPrem | None = None
     source: PriceSource | None = None
     effective_from: float | None = None
+    wrong: str = ""
 
 
 class InterruptionTaint(Spec, frozen=True):

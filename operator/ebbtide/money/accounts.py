@@ -5,6 +5,8 @@ GPU-seconds by the price that held. Until when each is counted is remembered by 
 takes back what was counted beyond it. A policy begins with what its status says, and what was there while nobody
 watched costs no less than the rate that the status says; then it agrees with the ledger, which knows better, and is
 compared with it once an hour from then on.
+
+What runs at a price that nobody knows in the policy's currency is kept apart until one is known (`money.unpriced`).
 """
 
 import math
@@ -12,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from types import MappingProxyType
 
 import msgspec
@@ -20,10 +23,11 @@ from ebbtide.model.money import Payer, PriceStep
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import Account, Compared, Others, PolicyState, PoolState
 from ebbtide.model.spec import Billing, CeilingKind, PolicyScope, PolicySpec, Spec
-from ebbtide.money import prices
+from ebbtide.money import prices, unpriced
 from ebbtide.money.calendar import Span, touching, zone_named
 from ebbtide.money.idle import OWED_S, Holder, divided, shares
 from ebbtide.money.lifetimes import Holding
+from ebbtide.money.unpriced import Place, Unpriced
 
 HOUR_S = Decimal(3600)
 _NOTHING = Decimal(0)
@@ -35,7 +39,7 @@ _MARKS = 60  # counts that the ledger may be behind
 COMPARED_EVERY_S = 3600
 _COMPARED = 200  # policies at once: the ledger adds up for all of them together
 
-Key = tuple[CeilingKind, float, float]  # of a period [start_s, end_s)
+Key = unpriced.Key
 Labels = tuple[tuple[str, str], ...]
 
 
@@ -75,7 +79,8 @@ class _Book:
     compared: Compared | None = None  # what it said then
     fresh: bool = False  # nobody ever said what it had spent
     marks: dict[int, dict[Key, Decimal]] = field(default_factory=dict)  # what was spent by then, until it is settled
-    unpriced: dict[tuple[Key, str], int] = field(default_factory=dict)  # GPU-seconds by pool whose source never spoke
+    unpriced: Unpriced = field(default_factory=Unpriced)
+    outside: dict[str, int] = field(default_factory=dict)  # by name of a node in no pool: GPUs that it would pay for
 
 
 class Accounts:
@@ -109,8 +114,10 @@ class Accounts:
         if self._priced_anew(shown.pools):  # only the ledger knows what that comes to
             for book in self._books.values():
                 book.settled, book.fresh, book.marks = False, True, {}
+        pool_of = {item.uid: item.payer.pool for item in shown.holdings if item.is_node}
         for book in self._books.values():
-            _pay_late(book, at_s, costs)
+            for key, cost in book.unpriced.pay(book.accounts, partial(costs.now, spec=book.spec, at_s=at_s), pool_of):
+                book.accounts[key] += cost
         books, held = self._charge(shown, at_s, costs)
         self._charge_idle(shown, books, held, (before_s, at_s), costs)
         self._compare_again(at_s)
@@ -161,12 +168,15 @@ class Accounts:
         through_s: int,
         since_s: int,
         unsure: Collection[Key] = (),
+        owed: Mapping[Key, Mapping[str, int]] = MappingProxyType({}),
     ) -> str:
         """Take over what was spent up to `through_s` as the ledger knows it, which begins with `since_s`.
 
         `asked`: the policy as it was when the ledger was asked; one that counts something else by now is asked again.
-        `unsure`: periods in which more may have been spent than it knows. Returns what was mended, in words; empty:
-        it was the same to the cent, or cannot be compared yet.
+        `unsure`: periods in which more may have been spent than it knows; `owed`: GPU-seconds by pool that it knows
+        and of which it knows no price, taken over where nobody said what the policy had spent.
+
+        Returns what was mended, in words; empty: it was the same to the cent, or cannot be compared yet.
         """
         book, mended, less = self._books.get(asked.uid), [], []
         if book is None or through_s not in book.marks or _terms(book.spec) != _terms(asked):
@@ -185,6 +195,9 @@ class Accounts:
             if abs(exact - counted) >= _CENT:
                 mended.append(f"{key[0].value} {counted / HOUR_S:.2f} -> {exact / HOUR_S:.2f}")
             book.accounts[key] += exact - counted
+        for key, known in owed.items() if book.fresh else ():
+            if key in book.accounts:
+                book.unpriced.take_over(key, known.items())
         book.compared = Compared(float(through_s), ", ".join(mended), ", ".join(less), book.fresh)
         book.settled, book.fresh, book.marks = True, False, {}
         return f"CostPolicy {book.spec.name}: spent by the ledger: {', '.join(mended)}" if mended else ""
@@ -196,12 +209,13 @@ class Accounts:
             PolicyState(
                 spec=book.spec,
                 accounts=tuple(
-                    Account(*key, spent / HOUR_S)
+                    Account(*key, spent / HOUR_S, book.unpriced.by_pool(key))
                     for key, spent in sorted(book.accounts.items(), key=lambda item: item[0])
                 ),
                 through_s=float(self.through_s),
                 per_hour=book.rate,
                 others=tuple(Others(pool, *gpus) for pool, gpus in sorted(book.others.items())),
+                outside=tuple(sorted(book.outside.items())),
                 faults=_faults(book),
                 compared=book.compared,
             )
@@ -223,7 +237,7 @@ class Accounts:
                 book.settled, book.fresh, book.marks = False, True, {}
             book.spec = spec
             _roll(book, at_s)
-            book.rate, book.others = _NOTHING, {}
+            book.rate, book.others, book.outside = _NOTHING, {}, {}
             books[spec.uid] = book
         self._books = books
 
@@ -245,7 +259,7 @@ class Accounts:
         books, until, ran = _Index(self._books.values(), self._labels), {}, {}
         on_node: dict[str, list[Holder]] = defaultdict(list)
         # most pods of a pool were counted last at the same second, so a policy pays for them as one
-        held: dict[tuple[str, str, int, int], int] = defaultdict(int)
+        held: dict[tuple[str, Place, int, int], int] = defaultdict(int)
         runs: dict[tuple[str, str], int] = defaultdict(int)
         listed = {item.uid for item in shown.holdings}
         # what went while nobody watched ran until now, and goes on where the list may lack it
@@ -265,17 +279,17 @@ class Accounts:
             for book in books.of(item.payer):
                 from_s = self._counted(item.uid, max(math.floor(item.begin_s), book.since_s))
                 if item.uid in self._until or from_s < until_s:  # what ended before the book began is none of it
-                    held[book.spec.uid, item.payer.pool, from_s, until_s] += item.gpus
+                    held[book.spec.uid, _place(item), from_s, until_s] += item.gpus
                 if not ends:
                     runs[book.spec.uid, item.payer.pool] += item.gpus
                     _run_beside(book, item, at_s, _key(item.payer) in shown.unread)
             if not ends and (item.uid in listed or not shown.complete):
                 ran[item.uid] = item
-        for (uid, pool, from_s, until_s), gpus in held.items():
-            _add(self._books[uid], gpus, pool, from_s, until_s, costs)
+        for (uid, place, from_s, until_s), gpus in held.items():
+            _add(self._books[uid], gpus, place, from_s, until_s, costs)
         for (uid, pool), gpus in runs.items():
             book = self._books[uid]
-            book.rate += gpus * costs.now(pool, book.spec, at_s)
+            book.rate += gpus * (costs.now(pool, book.spec, at_s) or _NOTHING)
         gone = {uid: end_s for uid, end_s in self._until.items() if uid not in until}
         self._away = {uid: end_s for uid, end_s in (self._away | gone).items() if end_s > at_s - _AWAY_S}
         self._until, self._ran = until, ran
@@ -329,7 +343,7 @@ class Accounts:
                         _run_idle(book, item.payer.pool, gpus, at_s, costs)
         self._owing = owing
         for (uid, pool, from_s, until_s), gpus in idle.items():
-            _add(self._books[uid], gpus, pool, from_s, until_s, costs)
+            _add(self._books[uid], gpus, (pool, ""), from_s, until_s, costs)
 
 
 class _Costs:
@@ -337,34 +351,28 @@ class _Costs:
 
     def __init__(self, pools: Mapping[str, PoolState], listed: Mapping[str, Decimal]) -> None:
         self._pools, self._listed = pools, listed
-        self._known: dict[tuple[str, int, int], Decimal] = {}
+        self._known: dict[tuple[str, int, int], Decimal | None] = {}
 
-    def of(self, name: str, spec: PolicySpec, begin_s: int, end_s: int) -> Decimal:
-        """Price x seconds over [begin_s, end_s) in the policy's currency, negative backwards; 0 where it is unknown."""
+    def of(self, name: str, spec: PolicySpec, begin_s: int, end_s: int) -> Decimal | None:
+        """Price x seconds over [begin_s, end_s) in the policy's currency; None: nobody knows it."""
         pool = self._pools.get(name)
         worth = None if pool is None or pool.spec.price is None else spec.worth(pool.spec.price.currency)
-        if pool is None or worth is None or begin_s == end_s:
-            return _NOTHING
-        cost = self._own(name, pool, min(begin_s, end_s), max(begin_s, end_s)) * worth
-        return cost if begin_s < end_s else -cost
+        own = None if pool is None or worth is None else self._own(name, pool, begin_s, end_s)
+        return None if own is None or worth is None else own * worth
 
-    def _own(self, name: str, pool: PoolState, begin_s: int, end_s: int) -> Decimal:
+    def _own(self, name: str, pool: PoolState, begin_s: int, end_s: int) -> Decimal | None:
         """In the pool's own currency."""
         key = name, begin_s, end_s
         if key not in self._known:
             steps = self._steps(pool, begin_s, end_s)
             ends = [*(step.at_s for step in steps[1:]), end_s]
-            parts = (
-                (step.per_gpu_hour or _NOTHING) * int(end - step.at_s) for step, end in zip(steps, ends, strict=True)
-            )
-            self._known[key] = sum(parts, _NOTHING)
+            parts = [
+                step.per_gpu_hour * int(end - step.at_s)
+                for step, end in zip(steps, ends, strict=True)
+                if step.per_gpu_hour is not None
+            ]
+            self._known[key] = sum(parts, _NOTHING) if len(parts) == len(steps) else None
         return self._known[key]
-
-    def is_silent(self, name: str) -> bool:
-        """Whether the source of its price has said nothing that anybody remembers."""
-        pool = self._pools.get(name)
-        sourced = pool is not None and pool.spec.price is not None and pool.spec.price.source is not None
-        return sourced and self._listed.get(name) is None
 
     def by_node(self, name: str) -> bool:
         """Whether the pool's nodes are what is billed."""
@@ -376,8 +384,8 @@ class _Costs:
         pool = self._pools.get(name)
         return pool is not None and pool.spec.shares_idle
 
-    def now(self, name: str, spec: PolicySpec, at_s: int) -> Decimal:
-        """The price at that second."""
+    def now(self, name: str, spec: PolicySpec, at_s: int) -> Decimal | None:
+        """The price at that second; None: nobody knows it."""
         return self.of(name, spec, at_s, at_s + 1)
 
     def _steps(self, pool: PoolState, begin_s: int, end_s: int) -> Sequence[PriceStep]:
@@ -428,6 +436,8 @@ def _opened(spec: PolicySpec, saved: Saved, before_s: int) -> _Book:
         key = account.kind, account.start_s, account.end_s
         if key in book.accounts:  # else its time zone is another now
             book.accounts[key] = account.spent * HOUR_S
+            for pool, seconds in account.unpriced:
+                book.unpriced.add(key, (pool, ""), seconds)
     return book
 
 
@@ -459,30 +469,27 @@ def _roll(book: _Book, at_s: int) -> None:
     book.accounts = wanted
 
 
-def _add(book: _Book, gpus: int, pool: str, from_s: int, until_s: int, costs: _Costs) -> None:
+def _place(item: Holding) -> Place:
+    return item.payer.pool, "" if item.payer.pool else item.node
+
+
+def _add(book: _Book, gpus: int, place: Place, from_s: int, until_s: int, costs: _Costs) -> None:
     """GPUs from one second to another, backwards where less was held than counted, to the periods that they fall in."""
-    first_s, last_s = min(from_s, until_s), max(from_s, until_s)
+    first_s, last_s, way = min(from_s, until_s), max(from_s, until_s), 1 if from_s <= until_s else -1
     for key in book.accounts:
         begin_s, end_s = max(first_s, int(key[1])), min(last_s, int(key[2]))
-        if begin_s < end_s and costs.is_silent(pool):
-            seconds = gpus * (end_s - begin_s)
-            book.unpriced[key, pool] = book.unpriced.get((key, pool), 0) + (seconds if from_s <= until_s else -seconds)
-        elif begin_s < end_s:
-            cost = gpus * costs.of(pool, book.spec, begin_s, end_s)
-            book.accounts[key] += cost if from_s <= until_s else -cost
-
-
-def _pay_late(book: _Book, at_s: int, costs: "_Costs") -> None:
-    """What ran before the source of its price said anything costs what it says now: it was not free."""
-    for key, pool in list(book.unpriced):
-        if key not in book.accounts:
-            del book.unpriced[key, pool]
-        elif not costs.is_silent(pool) and costs.now(pool, book.spec, at_s):
-            book.accounts[key] += book.unpriced.pop((key, pool)) * costs.now(pool, book.spec, at_s)
+        if begin_s < end_s:
+            cost = costs.of(place[0], book.spec, begin_s, end_s)
+            if cost is None:
+                book.unpriced.add(key, place, way * gpus * (end_s - begin_s))
+            else:
+                book.accounts[key] += way * gpus * cost
 
 
 def _run_beside(book: _Book, item: Holding, at_s: int, unread: bool) -> None:
-    """It runs now; noted where nobody plans for it, as it is somebody else's or `unread`."""
+    """It runs now; noted where nobody plans for it, as it is somebody else's or `unread`, or on a node of no pool."""
+    if item.on:
+        book.outside[item.on] = book.outside.get(item.on, 0) + item.gpus
     if unread or not item.payer.service:
         lasting, passing, idle = book.others.get(item.payer.pool, (0, 0, 0))
         lasts = not unread and at_s - item.begin_s >= book.spec.outage_reserve_s
@@ -492,7 +499,7 @@ def _run_beside(book: _Book, item: Holding, at_s: int, unread: bool) -> None:
 
 def _run_idle(book: _Book, pool: str, gpus: int, at_s: int, costs: _Costs) -> None:
     """It pays for them now, and nobody holds them."""
-    book.rate += gpus * costs.now(pool, book.spec, at_s)
+    book.rate += gpus * (costs.now(pool, book.spec, at_s) or _NOTHING)
     lasting, passing, idle = book.others.get(pool, (0, 0, 0))
     book.others[pool] = lasting, passing, idle + gpus
 

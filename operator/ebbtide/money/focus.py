@@ -172,7 +172,7 @@ def cells(row: HourRow, account: str, category: str = STANDARD) -> dict[str, str
         "x_Pool": payer.pool,
         "x_Service": payer.service,
         "x_Team": payer.team,
-        "x_Variant": payer.variant,
+        "x_Variant": payer.variant if payer.service else "",
     }
     return {column: known.get(column, "") for column in COLUMNS}
 
@@ -185,6 +185,8 @@ def _what(row: HourRow) -> tuple[str, tuple[str, str], str, str]:
         return "LLM inference", ("AI and Machine Learning", "Generative AI"), "InferenceService", path
     if row.idle:
         return "Idle GPUs", ("Compute", "Other (Compute)"), "GPUPool", f"gpupools/{payer.pool}"
+    if payer.is_batch:
+        return "Batch", ("Compute", "Containers"), "Namespace", f"namespaces/{payer.namespace}"
     return "Other GPU pods", ("Compute", "Containers"), "Namespace", f"namespaces/{payer.namespace}"
 
 

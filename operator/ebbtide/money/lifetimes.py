@@ -24,6 +24,7 @@ class Holding(Spec, frozen=True):
     end_s: float | None = None  # a pod that finished: when
     node: str = ""
     is_node: bool = False
+    on: str = ""  # of a pod on a node of no pool: the node's name
 
 
 def advance(

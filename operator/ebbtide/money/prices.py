@@ -35,6 +35,9 @@ def price_at(pool: str, price: Price | None, now_s: float, listed: Listed | None
     """The price at `now_s` (unix seconds) and its next change. `listed`: what its source says, if it has one."""
     if price is None:
         return PriceNow()
+    if price.wrong:
+        text = f"GPUPool {pool}: spec.price.{price.wrong}. Until then its price is unknown."
+        return PriceNow(currency=price.currency, faults=((Code.PRICE_UNKNOWN, text),))
     if price.source is not None:
         return _from_source(pool, price, listed or Listed(None, why="was not asked"))
     amounts = _amounts(price)

@@ -136,7 +136,8 @@ class Observer:
         """Nodes and GPUs that pods held when `snapshot`, the newest one, was made: for the ledger."""
         watched = (self._caches.pods, self._caches.nodes, self._caches.pools)
         complete = all(informer.synced and not informer.error for informer in watched)
-        return held(snapshot, *self._frozen, self._caches.departures, complete=complete)
+        labels = self._settings.cost_labels
+        return held(snapshot, *self._frozen, self._caches.departures, complete=complete, cost_labels=labels)
 
     async def past(self, hole: tuple[int, int], snapshot: Snapshot) -> Past:
         """Who held GPUs at some time of the hole [from, to), unix seconds, by what Prometheus has kept."""

@@ -190,6 +190,11 @@ class Pod(Wire, frozen=True, gc=False):
         return found is not None and found.marked_cost is not None and found.marked_cost == found.deletion_cost
 
     @property
+    def is_batch(self) -> bool:
+        """Whether a Job made it, or another kind of that name: a PyTorchJob, a RayJob."""
+        return any(item.kind.endswith("Job") for item in self.metadata.owner_references or ())
+
+    @property
     def finished(self) -> bool:
         """Succeeded or Failed: it holds no GPU and is no replica."""
         return self.status.phase in ("Succeeded", "Failed")

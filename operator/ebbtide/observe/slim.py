@@ -13,6 +13,7 @@ from ebbtide.observe.projections import (
     Node,
     NodeSpecView,
     NodeStatusView,
+    OwnerReference,
     Pod,
     PodSpecView,
     PodStatusView,
@@ -43,7 +44,10 @@ class Slim:
         self._values: dict[tuple[type, bytes], Any] = {}
 
     def pod(self, pod: Pod) -> Pod:
-        """The same for every property and method, for extended resources (whose names have a domain) alone."""
+        """The same for every property and method, for extended resources (whose names have a domain) alone.
+
+        Of owners only that it is some kind of Job is kept.
+        """
         meta, spec, status = pod.metadata, pod.spec, pod.status
         labels = {key: self._text(value) for key, value in (meta.labels or {}).items()}
         replace = msgspec.structs.replace
@@ -53,7 +57,7 @@ class Slim:
                 namespace=self._text(meta.namespace),
                 creation_timestamp=self._text(meta.creation_timestamp),
                 labels=labels,
-                owner_references=None,
+                owner_references=self._same(tuple(OwnerReference(kind, "") for kind in _batch(pod)) or None),
             ),
             spec=PodSpecView(
                 node_name=self._text(spec.node_name),
@@ -150,6 +154,10 @@ class Slim:
         if len(self._texts) > _MOST_TEXTS:  # times and nodes come and go for as long as the process lives
             self._texts.clear()
         return self._texts.setdefault(text, text)
+
+
+def _batch(pod: Pod) -> list[str]:
+    return [item.kind for item in pod.metadata.owner_references or () if item.kind.endswith("Job")]
 
 
 def _extended(resources: Resources | None) -> Resources | None:

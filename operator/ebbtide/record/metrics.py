@@ -99,7 +99,8 @@ CATALOGUE: tuple[Described, ...] = (
         "ebbtide_policy_per_hour",
         "plan",
         ("policy", "what", "currency"),
-        "Money per hour under a CostPolicy: spent now, wanted without it, or fixed (what may not be reduced).",
+        "Money per hour under a CostPolicy: spent now, wanted without it, or fixed (what may not be reduced). None "
+        "while GPUs run and no price is known of any.",
     ),
     Described(
         "ebbtide_policy_forecast",
@@ -362,8 +363,9 @@ def _policy_samples(plan: PolicyPlan, currency: str) -> Iterator[Sample]:
         for what in ("ceiling", "spent", "committed", "left"):
             yield "ebbtide_policy_money", (plan.name, item.kind.value, what, currency), float(getattr(item, what))
     rates = (("spent", plan.per_hour), ("wanted", plan.wanted_per_hour), ("fixed", plan.uncontrollable_per_hour))
-    for what, rate in rates:
-        yield "ebbtide_policy_per_hour", (plan.name, what, currency), float(rate)
+    for what, each in rates:
+        if (rate := plan.rate(each)) is not None:
+            yield "ebbtide_policy_per_hour", (plan.name, what, currency), float(rate)
     if plan.allowed_per_hour is not None:
         yield "ebbtide_policy_per_hour", (plan.name, "allowed", currency), float(plan.allowed_per_hour)
     yield from _outlook_samples(plan, currency)

@@ -44,6 +44,7 @@ _REMEMBERED = (
 )
 _MOST_WORDS = 280  # of why no more are payable; the moment follows
 _SMALLEST = Decimal("0.000001")
+_MOST_POOLS = 16  # without a price that are listed
 
 # Present on every object from the first visit on, Unknown until looked at
 SERVICE_CONDITIONS = (
@@ -170,10 +171,10 @@ def policy_status(plan: PolicyPlan, generation: int, previous: Mapping[str, Any]
         "message": plan.reason.text[:1024],
         "periods": [_ceiling(item, plan.outlooks) for item in plan.ceilings],
         "services": plan.services,
-        "ratePerHour": _exact(plan.per_hour),
-        "wantedPerHour": _exact(plan.wanted_per_hour),
-        "uncontrollablePerHour": _exact(plan.uncontrollable_per_hour),
     }
+    rates = {"ratePerHour": plan.per_hour, "wantedPerHour": plan.wanted_per_hour}
+    rates["uncontrollablePerHour"] = plan.uncontrollable_per_hour
+    status |= {name: _exact(rate) for name, each in rates.items() if (rate := plan.rate(each)) is not None}
     if plan.accrued_through:
         status["accruedThrough"] = rfc3339(plan.accrued_through)
     if plan.allowed_per_hour is not None:
@@ -229,7 +230,7 @@ def _ceiling(item: CeilingPlan, outlooks: Iterable[Outlook]) -> Status:
     amounts = {"ceiling": item.ceiling, "spent": item.spent, "committed": item.committed, "left": item.left}
     shown: Status = {"period": item.kind.value, **{name: _exact(amount) for name, amount in amounts.items()}}
     if item.kind is not CeilingKind.HOUR:
-        shown |= {"begin": rfc3339(item.start_s), "end": rfc3339(item.end_s)}
+        shown |= {"begin": rfc3339(item.start_s), "end": rfc3339(item.end_s)} | _unpriced(item)
         for outlook in outlooks:
             if (outlook.kind, outlook.start_s) == (item.kind, item.start_s):
                 amounts = {"expected": outlook.expected, "low": outlook.low, "high": outlook.high}
@@ -238,6 +239,24 @@ def _ceiling(item: CeilingPlan, outlooks: Iterable[Outlook]) -> Status:
                 if outlook.exceeded_s is not None:
                     shown["forecast"]["exceededAt"] = rfc3339(outlook.exceeded_s)
     return shown
+
+
+def _unpriced(item: CeilingPlan) -> Status:
+    """By pool, those with most; of more than can be listed the rest is of no pool's name."""
+    if not item.unpriced:
+        return {}
+    most = sorted((each for each in item.unpriced if each[0]), key=lambda each: (-each[1], each[0]))[: _MOST_POOLS - 1]
+    total_s = sum(seconds for _, seconds in item.unpriced)
+    rest_s = total_s - sum(seconds for _, seconds in most)
+    listed = sorted([*most, *([("", rest_s)] if rest_s else [])])
+    return {
+        "unpricedGPUHours": _hours(total_s),
+        "unpriced": [{"pool": pool, "gpuHours": _hours(seconds)} for pool, seconds in listed],
+    }
+
+
+def _hours(seconds: int) -> str:
+    return _exact(Decimal(seconds) / 3600)
 
 
 def _score(plan: PolicyPlan) -> Status:

@@ -36,6 +36,7 @@ from ebbtide.model.spec import Billing, CeilingKind, Pacing, PolicySpec, Provisi
 HOUR_S = Decimal(3600)
 NODE_GPUS = 8  # of a node of a pool that has none yet
 LEAST_RESERVE_S = 60.0
+_MOST_NODES = 5  # that are named
 NOTHING = Decimal(0)
 SMALLEST, _SLACK = Decimal("0.000001"), Decimal("0.1")
 
@@ -98,6 +99,8 @@ class Line:
     below: float = math.inf  # and of less than this
     slack: Decimal = NOTHING  # what is kept beyond the ceiling of a paced rate: it moves a little all the time
     raised: Decimal = NOTHING  # what is to be raised, at what a raise takes to begin with
+    passing: Decimal = NOTHING  # of `bound`, what is counted for W alone, for it came lately
+    unpriced: tuple[tuple[str, int], ...] = ()  # by pool, GPU-seconds that are not in `spent`
     granted: Decimal = NOTHING  # what raises that were allowed take once they run
     left: Decimal = NOTHING  # while replicas are chosen: what nobody has taken yet
     free: Decimal = NOTHING  # the same beside all that runs, that which gives way included
@@ -198,6 +201,7 @@ class PolicyDraft:
     rate: Decimal = NOTHING  # of all that runs now, and of that, what may not be reduced
     fixed_rate: Decimal = NOTHING
     leaving_rate: Decimal = NOTHING  # of what may not be reduced, what was told to go
+    passing_rate: Decimal = NOTHING  # of `fixed_rate`, what came lately
     missing_rate: Decimal = NOTHING  # of minimums that do not run yet
     wanted_rate: Decimal = NOTHING
     stuck: dict[str, tuple[int, Decimal]] = field(default_factory=dict)  # pods past their exit by service, their rate
@@ -323,8 +327,12 @@ class PolicyDraft:
 
     @property
     def unpriced_words(self) -> str:
-        """`4 of h100, 2 of l40s`."""
-        return ", ".join(f"{gpus} of {pool}" for pool, gpus in sorted(self.unpriced.items()))
+        """`4 of h100, 2 on node gpu-7, which is in no pool`."""
+        pools = [f"{gpus} of {pool}" for pool, gpus in sorted(self.unpriced.items()) if pool]
+        nodes = self.state.outside
+        alone = [f"{gpus} on node {name}, which is in no pool" for name, gpus in nodes[:_MOST_NODES]]
+        rest = sum(gpus for _, gpus in nodes[_MOST_NODES:])
+        return ", ".join([*pools, *alone, *([f"{rest} on other nodes of no pool"] if rest else [])])
 
 
 def pod_gpus(gpus: int, pods: int) -> int:
@@ -365,7 +373,8 @@ def open_policy(
                 begin_s, end_s = int(account.start_s), int(account.end_s)
                 late_s = max(0, min(draft.now_s, end_s) - max(begin_s, int(state.through_s)))
                 spent = account.spent * HOUR_S + state.per_hour * late_s
-                draft.lines.append(Line(draft, kind, begin_s, end_s, ceiling * HOUR_S, spent))
+                line = Line(draft, kind, begin_s, end_s, ceiling * HOUR_S, spent, unpriced=account.unpriced)
+                draft.lines.append(line)
     _look_ahead(draft)
     return draft
 

@@ -7,15 +7,15 @@ from decimal import Decimal
 from ebbtide.core.ceilings import outlook, overrun, pacing
 from ebbtide.core.ceilings.lines import HOUR_S, NOTHING, SMALLEST, Line, PolicyDraft, running_raise
 from ebbtide.core.ceilings.stake import Stake
-from ebbtide.core.ceilings.words import A_PERIOD, moment, money, pods, replicas
+from ebbtide.core.ceilings.words import A_PERIOD, NO_POOL, gpu_hours, moment, money, pods, replicas
 from ebbtide.model.memory import OutlookMemory
 from ebbtide.model.plan import CeilingPlan, Condition, ConditionStatus, Outlook, PolicyPlan
 from ebbtide.model.reasons import Code, Reason
 from ebbtide.model.snapshot import Overrun
-from ebbtide.model.spec import DEFAULT_PRIORITY, CeilingKind, OverrunCause, Pacing
+from ebbtide.model.spec import DEFAULT_PRIORITY, CeilingKind, OverrunCause, Pacing, PolicyScope
 
 _CENT = Decimal("0.01")
-_TRUE, _FALSE = ConditionStatus.TRUE, ConditionStatus.FALSE
+_TRUE, _FALSE, _UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
 _MOST_NAMED = 20
 
 
@@ -71,7 +71,7 @@ def policy_plans(policies: list[PolicyDraft]) -> tuple[PolicyPlan, ...]:
 def _plan(policy: PolicyDraft) -> PolicyPlan:
     shown = [line for line in policy.lines if line.paced is None and line.begin_s <= policy.now_s]
     overruns = overrun.judge(policy, shown)
-    conditions = (_within(policy, shown, overruns), _prices(policy), _selects(policy))
+    conditions = (_within(policy, shown, overruns), _prices(policy, shown), _selects(policy))
     first = next((item for item in conditions if item.status is _FALSE), conditions[0])
     ready = Condition("Ready", first.status, first.reason, first.message)
     if policy.state.outdated:
@@ -91,7 +91,7 @@ def _plan(policy: PolicyDraft) -> PolicyPlan:
         given_up=sum(policy.gave_way.values()),
         raised=tuple(sorted(policy.raised)),
         reason=Reason(Code(ready.reason), ready.message),
-        conditions=(ready, *conditions, *_agrees(policy)),
+        conditions=(ready, *conditions, *_agrees(policy, shown)),
         accrued_through=policy.now_s if policy.state.through_s else 0.0,
         outlooks=tuple(_outlook(item) for item in policy.outlooks if policy.memory.at),
         allowed_per_hour=_allowed(policy),
@@ -138,7 +138,8 @@ def _ceiling(line: Line) -> CeilingPlan:
     if line.kind is CeilingKind.HOUR:
         spent = line.policy.rate
         bound = max(NOTHING, bound - spent)
-    return CeilingPlan(line.kind, line.begin_s, line.end_s, line.ceiling / HOUR_S, spent, bound)
+    ceiling = line.ceiling / HOUR_S
+    return CeilingPlan(line.kind, line.begin_s, line.end_s, ceiling, spent, bound, line.unpriced)
 
 
 def _within(policy: PolicyDraft, lines: list[Line], overruns: Sequence[Overrun]) -> Condition:
@@ -156,7 +157,24 @@ def _within(policy: PolicyDraft, lines: list[Line], overruns: Sequence[Overrun])
     gave = f"; {len(policy.gave_way)} services do without {replicas(given)}" if given else ""
     text = f"{policy.services} services spend {money(policy.rate * HOUR_S)} {currency} an hour; {said}{gave}"
     text += _raised(policy) + _beside(policy)
+    if policy.unpriced:
+        text = f"not known, for of GPUs in use ({policy.unpriced_words}) nobody knows the price; of the others: {text}"
+        return Condition("WithinCeilings", _UNKNOWN, Code.PRICE_UNKNOWN.value, text)
+    ran = _ran_unpriced(lines)
+    if ran:
+        text = f"not known, for of what ran nobody knows the price ({ran}); of all else: {text}"
+        return Condition("WithinCeilings", _UNKNOWN, Code.PRICE_UNKNOWN.value, text)
     return Condition("WithinCeilings", _TRUE, Code.WITHIN_CEILINGS.value, text)
+
+
+def _ran_unpriced(lines: list[Line]) -> str:
+    """`0.05 GPU-hours of h100 in a day`; empty: in no running period any."""
+    found = []
+    for line in lines:
+        if line.unpriced:
+            hours = " and ".join(f"{gpu_hours(seconds)} of {pool or NO_POOL}" for pool, seconds in line.unpriced)
+            found.append(f"{hours} in {A_PERIOD[line.kind]}")
+    return "; ".join(found)
 
 
 def _raised(policy: PolicyDraft) -> str:
@@ -195,8 +213,13 @@ def _exceeded(policy: PolicyDraft, line: Line, causes: Sequence[Overrun]) -> str
     else:
         at_s = policy.now_s + float(left / rate) if rate > 0 else math.inf
         since = f"it is crossed from {moment(min(at_s, line.end_s))}"
-    more = f"with {money(line.spent)} spent that is {money(over)} more than the {money(line.ceiling)} {currency}"
-    return f"{what}: {more} of {A_PERIOD[line.kind]} by its end; {since}{_beside(policy)}"
+    over_words, by = f"{money(over)} more", " by its end"
+    if line.passing and policy.passing_rate:  # a pod of a minute is not reserved for weeks: less is known than wanted
+        lately = f"{money(policy.passing_rate * HOUR_S)} {currency} an hour that came lately"
+        minutes = math.ceil(min(policy.reserve_s, line.end_s - policy.now_s) / 60)
+        over_words, by = f"at least {over_words}", f": of {lately} the next {minutes} min alone are counted"
+    more = f"with {money(line.spent)} spent that is {over_words} than the {money(line.ceiling)} {currency}"
+    return f"{what}: {more} of {A_PERIOD[line.kind]}{by}; {since}{_beside(policy)}"
 
 
 def _cause(policy: PolicyDraft, item: Overrun) -> str:
@@ -214,18 +237,24 @@ def _cause(policy: PolicyDraft, item: Overrun) -> str:
     return f"{name}: not all that ran could be reduced in time, as seen at {seen}"
 
 
-def _prices(policy: PolicyDraft) -> Condition:
-    if not policy.unpriced:
+def _prices(policy: PolicyDraft, lines: list[Line]) -> Condition:
+    """Whether all that runs has a price, and all that ran in a running period had one."""
+    pools, currency, ran = policy.unpriced_words, policy.state.spec.currency, _ran_unpriced(lines)
+    if not policy.unpriced and not ran:
         return Condition("PricesKnown", _TRUE, Code.PRICES_KNOWN.value, "every pool in use has a price")
-    pools, currency = policy.unpriced_words, policy.state.spec.currency
+    late = f"not in what was spent, until a price is known by which they are paid late ({ran})" if ran else ""
+    if not policy.unpriced:
+        text = f"what ran at a price that nobody knew in {currency} is {late}, or the period ends"
+        return Condition("PricesKnown", _FALSE, Code.PRICE_UNKNOWN.value, text)
     code = Code.CURRENCY_DIFFERS if policy.wrong_currency else Code.PRICE_UNKNOWN
     text = f"what GPUs in use cost in {currency} is not known ({pools}): it is not counted, and nothing is raised"
+    text += f"; what ran so far is {late}" if late else ""
     return Condition("PricesKnown", _FALSE, code.value, text)
 
 
-def _agrees(policy: PolicyDraft) -> tuple[Condition, ...]:
+def _agrees(policy: PolicyDraft, lines: list[Line]) -> tuple[Condition, ...]:
     """With the ledger; beside Ready, for ceilings hold by what was mended."""
-    compared = policy.state.compared
+    compared, ran = policy.state.compared, _ran_unpriced(lines)
     if compared is None:
         return ()
     at, currency = moment(compared.at_s), policy.state.spec.currency
@@ -237,13 +266,25 @@ def _agrees(policy: PolicyDraft) -> tuple[Condition, ...]:
         text = f"what was spent up to {at} was asked of the ledger, in {currency}: {compared.mended}"
     elif compared.less:
         text = f"as of {at} the ledger knows {currency} {compared.less}, and not all that it would take to lower that"
+    if ran:
+        text = f"{text}; neither knows what all of it cost ({ran})"
+        return (Condition("LedgerAgrees", _UNKNOWN, Code.PRICE_UNKNOWN.value, text),)
     return (Condition("LedgerAgrees", _TRUE, Code.LEDGER_AGREES.value, text),)
 
 
 def _selects(policy: PolicyDraft) -> Condition:
-    if policy.services or policy.state.others:
+    """Of scope AllGPUPods pods of others are selected too, and may come at any time."""
+    spec, others = policy.state.spec, policy.state.others
+    foreign = sum(item.lasting + item.passing for item in others)
+    if policy.services or others or spec.pays_all:
         text = f"{policy.services} inference services fall under it"
+        if spec.scope is PolicyScope.ALL_GPU_PODS:
+            text += f", and pods of others that hold {foreign} GPUs"
         return Condition("Selects", _TRUE, Code.RESOLVED.value, text)
+    if spec.scope is PolicyScope.ALL_GPU_PODS:
+        where = ", ".join(spec.namespaces[:_MOST_NAMED])
+        text = f"no inference service and no pod that holds GPUs is in {where} now; those that come fall under it"
+        return Condition("Selects", _UNKNOWN, Code.SELECTS_NOTHING.value, text)
     return Condition("Selects", _FALSE, Code.SELECTS_NOTHING.value, "no inference service falls under it")
 
 

@@ -123,8 +123,13 @@ def _stakes(cycle: Cycle) -> list[Stake]:
 
 
 def _bind_others(policy: PolicyDraft, cycle: Cycle, known: Known) -> None:
-    """What nobody of ours holds: others' pods, idle GPUs."""
+    """What nobody of ours holds: others' pods, idle GPUs; and whatever runs on nodes of no pool."""
+    outside = sum(gpus for _, gpus in policy.state.outside)
+    if outside:
+        _unpriced(policy, "", outside, priced=False)
     for item in policy.state.others:
+        if not item.pool:
+            continue
         pool = cycle.pools.get(item.pool)
         tariff, gpus = tariff_in(item.pool, pool, policy, known), item.lasting + item.passing + item.idle
         idle, going = item.idle, 0
@@ -140,10 +145,12 @@ def _bind_others(policy: PolicyDraft, cycle: Cycle, known: Known) -> None:
         stays_s = release.stays_s(pool.state, pool.memory) if going and pool is not None else 0.0
         policy.rate += gpus * now
         policy.fixed_rate += (item.lasting + item.passing + idle) * now
+        policy.passing_rate += item.passing * now
         policy.wants(pacing.OTHERS, gpus * now, gpus * now)
         for line in policy.lines_of_all:
             line.bound += item.lasting * line.takes(tariff, line.end_s - policy.now_s)
             line.bound += (item.passing + idle - going) * line.takes(tariff, policy.reserve_s)
+            line.passing += item.passing * line.takes(tariff, policy.reserve_s)
             line.bound += going * line.takes(tariff, stays_s)
 
 
@@ -166,6 +173,7 @@ def _bind(stake: Stake, known: Known) -> None:
             gone = part.leaving + part.terminating + part.stuck - placed[Tier.LEAVING]
             fixed = part.fixed - part.missing + part.passing - placed[Tier.FIXED] - placed[Tier.PASSING]
             policy.fixed_rate += (fixed + gone) * now
+            policy.passing_rate += (part.passing - placed[Tier.PASSING]) * now
             policy.leaving_rate += (part.leaving + part.terminating - placed[Tier.LEAVING]) * now
             if part.stuck:
                 pods, rate = policy.stuck.get(stake.key, (0, money.NOTHING))
@@ -197,6 +205,7 @@ def _bind_part(
             line.leaving += leaving * part.gpus * line.takes(tariff, leaving_s)
         if passing:
             line.bound += passing * part.gpus * line.takes(tariff, policy.reserve_s)
+            line.passing += passing * part.gpus * line.takes(tariff, policy.reserve_s)
         if kept and anyway:
             line.bound += kept * keeps(line, tariff, part)
         elif kept:
