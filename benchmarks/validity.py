@@ -1,9 +1,9 @@
 """Does Ebbtide meet what is declared, day after day, without being set? Twenty services on their second day.
 
     python -m benchmarks.validity --full                    # 60 days: some hours on 2 cores; goes on where it was
-    python -m benchmarks.validity --full --slice 2/4        # a part of them; the page then shows what is known so far
+    python -m benchmarks.validity --full --slice 2/4        # a part, kept for the run of all; its page is in out/
     python -m benchmarks.validity --full --held-out         # twenty other services, on other models and GPUs
-    python -m benchmarks.validity --days 2 --hours 1        # tried out
+    python -m benchmarks.validity --days 2 --hours 1        # tried out, on a page in out/
 
 Services, their traffic, sizes and start-ups follow from their seeds, which stand here; none was chosen after a run. The
 first day is history, of which the last half an hour was run under Ebbtide; the second is scored, at 95, 99 and 99.9 %.
@@ -34,6 +34,8 @@ from ebbtide.sim.shapes import Bursts, DailyCurve, RegimeChange
 
 OUT = Path("out/validity")
 PAGE, HELD_OUT_PAGE = Path("docs/benchmarks/validity.md"), Path("docs/benchmarks/validity-held-out.md")
+TRIED_PAGE = "tried.md"  # in --out
+WHOLE_DAY_H = 24.0
 SEEDS = tuple(range(101, 121))
 HELD_OUT = tuple(range(201, 221))  # nothing was looked at with them while decisions were designed
 TARGETS = (95.0, 99.0, 99.9)
@@ -204,28 +206,42 @@ def _day_row(seed: int, targets: Sequence[float], found: Sequence[Kept]) -> str:
     return f"| {seed} | {about} | {' | '.join(cells)} |"
 
 
-def main(given: list[str] | None = None) -> int:
-    """Returns 1 when something that is promised was not kept."""
+def page_of(options: argparse.Namespace) -> Path:
+    """The committed page of all that is promised; a try or a part has one in --out."""
+    whole = options.days >= len(SEEDS) and options.hours == WHOLE_DAY_H and tuple(options.targets) == TARGETS
+    if not (options.full and whole) or options.slice != (1, 1):
+        return Path(options.out / TRIED_PAGE)
+    return HELD_OUT_PAGE if options.held_out else PAGE
+
+
+def options_from(given: list[str] | None) -> argparse.Namespace:
+    """The options, with the page that they lead to."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--full", action="store_true", help="all days, whole ones")
     parser.add_argument("--held-out", action="store_true", help="twenty others, that nothing was designed with")
     parser.add_argument("--days", type=int, default=len(SEEDS), help="of the twenty")
-    parser.add_argument("--hours", type=float, default=24.0)
+    parser.add_argument("--hours", type=float, default=WHOLE_DAY_H)
     parser.add_argument("--targets", type=lambda text: tuple(map(float, text.split(","))), default=TARGETS)
     parser.add_argument("--slice", type=slice_of, default=(1, 1), help="of all days and targets, such as 2/4")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--page", type=Path, help=f"by default {PAGE}, and {HELD_OUT_PAGE} with --held-out")
+    parser.add_argument("--page", type=Path, help=f"by default {PAGE} of all days, else one in --out")
     options = parser.parse_args(given)
-    options.page = options.page or (HELD_OUT_PAGE if options.held_out else PAGE)
-    seeds = HELD_OUT if options.held_out else SEEDS
-    if not options.full and options.hours * options.days > 24.0:
+    options.page = options.page or page_of(options)
+    if not options.full and options.hours * options.days > WHOLE_DAY_H:
         parser.error("20 days at three targets take hours: --full runs them, --days 2 --hours 1 tries it out")
+    return options
+
+
+def main(given: list[str] | None = None) -> int:
+    """Returns 1 when something that is promised was not kept."""
+    options = options_from(given)
+    seeds = HELD_OUT if options.held_out else SEEDS
     options.out.mkdir(parents=True, exist_ok=True)
     part, parts = options.slice
-    asked = [(day(seed), target) for seed in seeds[: options.days] for target in options.targets][part - 1 :: parts]
+    days = [(day(seed), target) for seed in seeds[: options.days] for target in options.targets][part - 1 :: parts]
     with runner("ebbtide", options.jobs) as replays:
-        found = replays.side_by_side(lambda one: measure(replays, *one, options.hours, options.out), asked)
+        found = replays.side_by_side(lambda one: measure(replays, *one, options.hours, options.out), days)
     options.page.parent.mkdir(parents=True, exist_ok=True)
     words = shlex.join(["python", "-m", "benchmarks.validity", *(sys.argv[1:] if given is None else given)])
     options.page.write_text(page(found, words))

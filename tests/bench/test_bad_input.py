@@ -21,7 +21,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     monkeypatch.chdir(tmp_path)
     write_trace(Path("good.jsonl"), GOOD)
 
-    def call(*arguments: str) -> str:
+    def call(*arguments: str, alone: bool = False) -> str:
         given = ["--simulator", "fake", "--model", "tiny", "--policies", "ebbtide", "--seeds", "1"]
         if "--trace" not in arguments:
             given += ["--trace", "good.jsonl"]
@@ -32,7 +32,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
         assert not Path("out/bench/results.json").exists()
         said = capsys.readouterr().err.splitlines()
         errors = [line for line in said if line.startswith("error: ")]
-        assert errors == said[-1:], said
+        assert errors == (said if alone else said[-1:]), said
         return errors[0].removeprefix("error: ")
 
     return call
@@ -127,9 +127,57 @@ BAD_TRACES = {
         lines((0, 5, 5), (1, 5, 5)),
         "x.jsonl",
         (),
-        "trace x.jsonl: it covers 0 to 0.0002778 h; 0 to 0.0002778 h is asked for, and at least a minute is needed",
+        "trace x.jsonl: all of it lies within 2 s; at least a minute is needed",
+    ),
+    "one request": (
+        lines((7, 5, 5)),
+        "x.jsonl",
+        (),
+        "trace x.jsonl: all of it lies within 1 s; at least a minute is needed",
+    ),
+    "a request in a far century": (
+        TOKENS + "2024-05-10 00:00:00,10,10\n2999-05-10 00:00:00,10,10\n",
+        "x.csv",
+        (),
+        "trace x.csv: 0 to 8.54666e+06 h of it would be read, up to 8,784 h are allowed: are its times right? --hours "
+        "and --start choose a part",
+    ),
+    "a rate at a far moment": (
+        "t_s,rps\n0,1\n1e18,1\n",
+        "x.csv",
+        LENGTHS,
+        "trace x.csv: 0 to 2.77778e+14 h of it would be read, up to 8,784 h are allowed: are its times right? --hours "
+        "and --start choose a part",
+    ),
+    "training of many years": (
+        "t_s,rps\n0,1\n1e18,1\n",
+        "x.csv",
+        (*LENGTHS, "--train-until", "400d", "--hours", "1"),
+        "trace x.csv: 0 to 9,601 h of it would be read, up to 8,784 h are allowed: are its times right? --hours "
+        "and --start choose a part",
     ),
 }
+
+
+FORMS = "write a number of tokens, lognormal:MEDIAN,SIGMA,MAX or a file with requests"
+BAD_LENGTHS = {
+    "inf": "number inf: 1 to 10,000,000 is allowed",
+    "nan": "number nan: 1 to 10,000,000 is allowed",
+    "0": "number 0: 1 to 10,000,000 is allowed",
+    "lognormal:100,inf,1000": "sigma inf: 0 to 10 is allowed",
+    "lognormal:100,800,1000": "sigma 800: 0 to 10 is allowed",
+    "lognormal:100,-1,1000": "sigma -1: 0 to 10 is allowed",
+    "lognormal:inf,1,1000": "median inf: 1 to 10,000,000 is allowed",
+    "lognormal:100,1,inf": "max inf: 1 to 10,000,000 is allowed",
+    "lognormal:100,1,1e30": "max 1e+30: 1 to 10,000,000 is allowed",
+}
+
+
+@pytest.mark.parametrize("text", BAD_LENGTHS)
+def test_lengths_beyond_all_bounds_are_refused(refused, text: str) -> None:
+    Path("x.csv").write_text("t_s,rps\n0,1\n600,1\n")
+    given = ("--trace", "x.csv", "--input-tokens", text, "--output-tokens", "10")
+    assert refused(*given) == f"input tokens {text!r}: {BAD_LENGTHS[text]}; {FORMS}"
 
 
 @pytest.mark.parametrize("case", BAD_TRACES)
@@ -182,6 +230,15 @@ BAD_OPTIONS = {
     "--clock-jump 20m:x": "--clock-jump 20m:x: ",
     "--counter-reset soon": "--counter-reset soon: ",
     "--garbage 20m:-10m": "--garbage 20m:-10m: ",
+    "--metrics-out 4m:2m": "--metrics-out: it begins at 4m and lasts 2m, the scored span ends at 5m: all of it must "
+    "lie before that",
+    "--metrics-out 1h:1m": "--metrics-out: it begins at 1h and lasts 1m, the scored span ends at 5m: all of it must "
+    "lie before that",
+    "--garbage 2m:10m": "--garbage: it begins at 2m and lasts 10m, the scored span ends at 5m: all of it must lie "
+    "before that",
+    "--clock-jump 5m:-10m": "--clock-jump: it begins at 5m, the scored span ends at 5m: all of it must lie before that",
+    "--counter-reset 6m": "--counter-reset: it begins at 6m, the scored span ends at 5m: all of it must lie before "
+    "that",
     "--policies ,": "--policies ',': at least one is needed, of: ebbtide, static-peak, static-mean, ",
     "--policies ebbtide,nobody": POLICIES,
     "--policies dynamo-planner": POLICIES.replace("nobody", "dynamo-planner"),
@@ -208,8 +265,10 @@ def test_a_bad_option_is_refused(refused, options: str) -> None:
     assert refused(*options.split())[: len(said)] == said
 
 
-def test_a_model_that_the_simulator_does_not_ship_is_refused(refused) -> None:
-    assert refused("--model", "huge") == "simulator fake has no model huge; it has: tiny"
+def test_a_model_that_the_simulator_does_not_ship_is_refused_with_one_line_and_no_other(
+    refused,
+) -> None:
+    assert refused("--model", "huge", alone=True) == "simulator fake has no model huge; it has: tiny"
 
 
 def test_a_system_that_our_own_simulator_does_not_have_is_refused(refused) -> None:

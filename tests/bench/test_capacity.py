@@ -11,10 +11,10 @@ import pytest
 from benchmarks import capacity
 from benchmarks.capacity import CALM, COMBINATIONS, TROUBLES, Combination, Found, Trouble, found_of, page, picture_of
 
-from ebbtide.bench.dynamo.environment import Environment
 from ebbtide.bench.dynamo.simulator import DynamoSimulator
 from ebbtide.bench.own import OwnSimulator
 from ebbtide.bench.run import Simulator
+from tests.bench.dynamo import require_dynamo
 
 COUNT = 6000  # requests a rate: 60 misses where 99 % are asked for
 IN_TROUBLE = {one.name: one for one in TROUBLES}
@@ -89,8 +89,7 @@ def test_also_where_answers_are_long(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def dynamo() -> Iterator[DynamoSimulator]:
-    if flaw := Environment().flaw:
-        pytest.skip(f"simulator dynamo: {flaw}")
+    require_dynamo()
     with DynamoSimulator() as simulator:
         yield simulator
 

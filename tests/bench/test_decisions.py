@@ -1,11 +1,13 @@
 """The standard set: what is typed for each case, what is skipped, and the page about all of them."""
 
 import csv
+import re
+import statistics
 from pathlib import Path
 
 import msgspec
 import pytest
-from benchmarks import cases, decisions, robustness
+from benchmarks import cases, decisions, faults, kept, robustness
 
 from ebbtide.bench.command import ask
 from ebbtide.bench.results import Agreement, Compared, Versus, encode
@@ -24,7 +26,7 @@ def pretended(typed: list[str], calls: list[list[str]], *policies) -> int:
     return 0
 
 
-WHEN = ("day-before", "frozen")
+WHEN = ("before", "frozen")
 
 
 def value_of(option: str, typed: list[str]) -> str:
@@ -50,17 +52,20 @@ def traces(tmp_path: Path) -> Path:
 
 def main(tmp_path: Path, traces: Path, *more: str, call) -> tuple[int, str]:
     where = ["--traces", str(traces), "--out", str(tmp_path / "out"), "--page", str(tmp_path / "docs" / "page.md")]
+    where += ["--results", str(tmp_path / "docs" / "results")]
     status = decisions.main([*where, *more], call=call)
     return status, (tmp_path / "docs" / "page.md").read_text()
 
 
 @pytest.mark.parametrize("case", [*cases.standard(), *cases.held_out(), *cases.grid()], ids=lambda case: case.name)
 def test_every_command_of_the_set_is_one_that_the_command_line_takes(case: cases.Case, tmp_path: Path) -> None:
+    (tmp_path / cases.STARTUPS).write_text("".join(f"{seconds}\n" for seconds in case.startups))
     typed = decisions.arguments(case, tmp_path / "t.csv", tmp_path, decisions.STRONGEST, 1, 2, tmp_path)
     context = replay.make_context("replay", typed[2:])
     asked = ask(context.params)
     assert asked.peak_replicas == case.peak
     assert asked.train_until_s is not None, "schedules have something to go by"
+    assert asked.startup_s == case.startups or len(asked.startup_s) == 1
     assert "ebbtide" in asked.policies
 
 
@@ -154,7 +159,7 @@ def test_a_case_without_its_trace_is_skipped_and_the_page_says_so(tmp_path: Path
     assert status == 0, "a trace that is not there is no failure"
     assert f"- conversation: azure2023_conv.csv is not in {traces}" in page
     assert f"- diurnal-chat: azure2023_conv.csv is not in {traces}" in page, "its lengths come from there"
-    left = {"azure2023_code", "mooncake_conversation", "servegen_deepseek-r1", "on-off", "collapse"}
+    left = {"azure2023_code", "mooncake_conversation", "servegen_deepseek-r1", "on-off", "slow-starts", "collapse"}
     assert {Path(typed[3]).stem for typed in calls} == left
     assert "## Losses\n\nNone." in page
 
@@ -184,7 +189,7 @@ def test_the_full_grid_also_freezes_settings_on_the_same_hours_of_the_day_before
     assert "--peak-replicas" not in before
     out = before[before.index("--out") + 1]
     assert frozen[frozen.index("--tune") + 1] == f"frozen:{out}/results.json"
-    assert "## Rivals with the settings of the day before" in page
+    assert "## Rivals with the settings of an earlier span" in page
 
 
 def test_slices_are_all_of_the_grid_once(tmp_path: Path, traces: Path) -> None:
@@ -200,7 +205,7 @@ def test_slices_are_all_of_the_grid_once(tmp_path: Path, traces: Path) -> None:
             call=lambda typed, calls=calls: pretended(typed, calls, EBBTIDE),
         )
         seen += [Path(typed[typed.index("--out") + 1]).name for typed in calls]
-    whole = [name for name in seen if not name.endswith(("-day-before", "-frozen")) and "fault-" not in name]
+    whole = [name for name in seen if not name.endswith(("-before", "-frozen")) and "fault-" not in name]
     assert sorted(whole) == sorted(case.name for case in cases.grid())
 
 
@@ -215,35 +220,106 @@ def test_the_page_of_each_slice_has_what_the_slices_before_it_left(tmp_path: Pat
     first, second, third = page_of(1), page_of(2), page_of(3)
     assert "## From other runs" not in first
     assert [f"- {name}: left out by --slice 1/3" in first for name in names[:3]] == [False, True, True]
-    assert f"- {names[0]}\n- {names[3]}\n" in second, "named as of another run"
+    left = [line for line in second.splitlines() if ", commit " in line and line.startswith("- ")]
+    assert [line.partition(",")[0] for line in left] == [f"- {name}" for name in names[::3]], "named as of another run"
     assert "## Not run" not in third
     assert [name for name in names if f"| {name} | fake |" in third] == names
     assert [page.count("| collapse | none |") for page in (first, second, third)] == [1, 1, 1], "faults too"
-    daily = [case.name for case in cases.grid() if case.daily]
     frozen = third[third.index("## Rivals with the settings") : third.index("## What each part")]
-    assert [name for name in daily if f"| {name} | schedule |" in frozen] == daily
+    assert [name for name in names if f"| {name} | schedule |" in frozen] == with_a_span_before(cases.grid())
 
 
-def test_settings_frozen_on_the_day_before_are_an_option_of_every_set(tmp_path: Path, traces: Path) -> None:
+SHORT = ("conversation", "conversation-quick", "code", "long-context")  # of them nothing precedes the span but minutes
+
+
+def with_a_span_before(some: list[cases.Case]) -> list[str]:
+    return [case.name for case in some if not re.match(f"({'|'.join(SHORT)})(-\\d|$)", case.name)]
+
+
+def test_settings_frozen_on_an_earlier_span_are_an_option_of_every_set(tmp_path: Path, traces: Path) -> None:
     calls: list[list[str]] = []
     _, page = main(tmp_path, traces, "--frozen", call=lambda typed: pretended(typed, calls, EBBTIDE, DEARER))
-    daily = [case.name for case in cases.standard() if case.daily]
+    names = [case.name for case in cases.standard()]
     frozen = page[page.index("## Rivals with the settings") : page.index("## conversation")]
-    assert [name for name in daily if f"| {name} | schedule |" in frozen] == daily
-    before, after = (next(typed for typed in calls if typed[-1].endswith(f"{daily[0]}-{end}")) for end in WHEN)
-    assert (value_of("--train-until", before), value_of("--train-until", after)) == ("2d6h", "3d6h")
-    assert value_of("--tune", after).startswith("frozen:")
+    assert [name for name in names if f"| {name} | schedule |" in frozen] == with_a_span_before(cases.standard())
+    for name, span, trained, earlier in (
+        ("diurnal-chat", "1", "3d6h", "2d6h"),
+        ("on-off", "2", "4h", "2h"),
+        ("collapse", "0.75", "1h", "15m"),
+    ):
+        before, after = (next(typed for typed in calls if typed[-1].endswith(f"{name}-{end}")) for end in WHEN)
+        assert value_of("--hours", before) == value_of("--hours", after) == span
+        assert (value_of("--train-until", before), value_of("--train-until", after)) == (earlier, trained)
+        assert value_of("--tune", after).startswith("frozen:")
     assert "No rival's setting" not in page
 
 
+@pytest.mark.parametrize("case", [*cases.standard(), *cases.held_out()], ids=lambda case: case.name)
+def test_our_own_simulator_is_checked_by_the_other_wherever_that_can_play_the_case(case: cases.Case) -> None:
+    if "--simulator ebbtide" in case.options:
+        assert ("--cross-check" in case.options) is not bool(case.startups)
+
+
+def test_start_ups_that_differ_are_a_line_each_beside_the_trace(tmp_path: Path, traces: Path) -> None:
+    calls: list[list[str]] = []
+    main(tmp_path, traces, "--only", "slow-starts", call=lambda typed: pretended(typed, calls, EBBTIDE, DEARER))
+    file = Path(value_of("--startup-file", calls[0]))
+    seconds = sorted(float(line) for line in file.read_text().splitlines())
+    assert len(seconds) == 200 and (seconds[0], seconds[-1]) == (45.0, 353.4)
+    assert statistics.median(seconds) == pytest.approx(90.0, rel=0.1)
+    assert sum(one > 200.0 for one in seconds) >= 10
+
+
 def test_results_of_another_form_are_said_and_not_shown(tmp_path: Path, traces: Path) -> None:
-    old = tmp_path / "out" / "collapse" / "results.json"
+    old = tmp_path / "docs" / "results" / "collapse.json"
     old.parent.mkdir(parents=True)
     old.write_text("{}")
     only = ["--only", "conversation"]
     status, page = main(tmp_path, traces, *only, call=lambda typed: pretended(typed, [], EBBTIDE, DEARER))
     assert status == 0
-    assert f"- collapse: left out by --only; {old}: it is no results.json of" in page
+    assert f"- collapse: left out by --only; {old}: it is no kept result of a case" in page
+
+
+def test_the_page_is_assembled_of_what_several_runs_kept_each_with_its_commit(tmp_path: Path, traces: Path) -> None:
+    def call(typed: list[str]) -> int:
+        return pretended(typed, [], CLAIRVOYANT, EBBTIDE, DEARER, CHEAPER)
+
+    _, first = main(tmp_path, traces, "--only", "code", call=call)
+    main(tmp_path, traces, "--only", "collapse", call=call)
+    status, page = main(tmp_path, traces, "--assemble", call=lambda typed: 1)
+    assert status == 0, "nothing is run"
+    assert "- conversation: left out by --assemble" in page
+    assert [line for line in page.splitlines() if line.startswith(("- code, commit ", "- collapse, commit "))]
+    assert page[page.index("## code\n") : page.index("## collapse")] == first[first.index("## code\n") :] + "\n"
+    kept_file = tmp_path / "docs" / "results" / "code.json"
+    record = kept.read(kept_file.parent, "code")
+    assert record is not None and f"Run on commit {record.commit}:" in page
+    assert [len(one.runs) for one in record.results.policies] == [1, 2, 1, 1], "of a setting no picture is drawn here"
+    assert kept_file.stat().st_size < 10_000
+
+
+def test_what_a_run_left_can_be_kept_as_of_its_commit(tmp_path: Path, traces: Path) -> None:
+    pretended(["--out", str(tmp_path / "out" / "collapse")], [], EBBTIDE, DEARER)
+    status, page = main(tmp_path, traces, "--adopt", "0123abc", call=lambda typed: 1)
+    assert status == 0
+    assert "- collapse, commit 0123abc" in page and "Run on commit 0123abc:" in page
+    assert "- code: left out by --adopt" in page
+    assert (tmp_path / "docs" / "page" / "collapse-replicas.svg").is_file()
+
+
+@pytest.mark.parametrize(
+    ("tried", "keeps"),
+    [(["--quick"], False), (["--seeds", "2"], False), (["--policies", "ebbtide"], False), (["--only", "code"], True)],
+)
+def test_a_try_leaves_the_committed_page_alone(
+    tmp_path: Path, traces: Path, monkeypatch: pytest.MonkeyPatch, tried: list[str], keeps: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    typed = ["--traces", str(traces), *tried]
+    assert decisions.main(typed, call=lambda typed: pretended(typed, [], EBBTIDE, DEARER)) == 0
+    assert not decisions.PAGE.exists()
+    assert Path("out/decisions/quick.md" if tried == ["--quick"] else "out/decisions/tried.md").exists()
+    assert [file.name for file in kept.FOLDER.glob("*")] == (["code.json"] if keeps else [])
 
 
 def test_the_quick_set_leaves_the_page_of_the_standard_set_alone(
@@ -317,12 +393,33 @@ def test_with_faults_each_is_a_row_with_what_the_forecast_costs_then(tmp_path: P
 
 
 @pytest.mark.parametrize("fault", robustness.FAULTS)
-def test_every_fault_is_one_that_the_command_line_takes(fault: str, tmp_path: Path) -> None:
-    case = cases.quick()[0]
+@pytest.mark.parametrize("case", cases.quick(), ids=lambda case: case.name)
+def test_every_fault_is_one_that_the_command_line_takes_and_ends_within_the_span(
+    case: cases.Case, fault: str, tmp_path: Path
+) -> None:
     typed = decisions.arguments(case, tmp_path / "t.csv", tmp_path, robustness.POLICIES, 1, 2, tmp_path)
-    asked = ask(replay.make_context("replay", [*typed[2:], *robustness.FAULTS[fault]]).params)
+    asked = ask(replay.make_context("replay", [*typed[2:], *robustness.options_of(fault, typed)]).params)
     wrong = [*asked.faults.words(), asked.rate_factor, asked.metric_delay_s or None]
     assert len([one for one in wrong if one is not None]) == (fault != "none")
+    assert asked.hours is not None
+    for lasting in (asked.faults.metrics_out, asked.faults.garbage):
+        assert lasting is None or (lasting[1] == 600.0 and sum(lasting) <= 3600 * asked.hours)
+
+
+def test_the_page_of_faults_counts_how_many_are_within_the_bar(tmp_path: Path, traces: Path) -> None:
+    def call(typed: list[str]) -> int:
+        saving = -0.08 if "--clock-jump" in typed and "dynamo" in typed else 0.02
+        return pretended(typed, [], CLAIRVOYANT, EBBTIDE, without(robustness.WITHOUT, saving))
+
+    page = tmp_path / "page.md"
+    given = ["--traces", str(traces), "--out", str(tmp_path / "out"), "--page", str(page)]
+    assert faults.main(given, call=call) == 0
+    text = page.read_text()
+    assert text.startswith("# When something goes wrong\n\nWritten by `python -m benchmarks.faults ")
+    assert text.count("| collapse |") == 9 and "## " not in text
+    assert (
+        "At most 5% dearer in 14 of 16: 8 faults in each of 2 cases. More than 5% dearer: conversation-quick, " in text
+    )
 
 
 def test_some_cases_alone_are_run_and_the_page_names_the_others(tmp_path: Path, traces: Path) -> None:

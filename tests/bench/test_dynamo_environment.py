@@ -15,6 +15,7 @@ from ebbtide.bench.dynamo.simulator import DynamoSimulator
 from ebbtide.bench.run import HOLD, RunResult, SimulatorError
 from ebbtide.errors import ConfigurationError, NotFoundError
 from tests.bench.cases import a_case, steady
+from tests.bench.dynamo import require_dynamo
 
 # stands in for the environment's interpreter; `$1` of the answer is what the worker does with a job
 FAKE_PYTHON = """#!{python}
@@ -177,3 +178,15 @@ def test_a_result_is_read_from_the_workers_file(tmp_path: Path) -> None:
         result = simulator.run(a_case(), steady(1.0, 5.0), HOLD, 0.0, 1)
     assert isinstance(result, RunResult)
     assert (result.served[0].ttft_s, result.billed_s) == (0.1, 60.0)
+
+
+def test_tests_of_the_replay_skip_without_it_but_fail_where_it_is_required(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("EBBTIDE_DYNAMO", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="not installed"):
+        require_dynamo()
+    monkeypatch.setenv("EBBTIDE_DYNAMO", "required")
+    with pytest.raises(NotFoundError, match="not installed"):
+        require_dynamo()

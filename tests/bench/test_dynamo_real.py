@@ -1,26 +1,24 @@
-"""Dynamo's replay itself, in its own environment: skipped where that is not installed."""
+"""Dynamo's replay itself, in its own environment: skipped where that is not installed, but in `make test-full`."""
 
 import bisect
 from collections.abc import Iterator
 
 import pytest
 
-from ebbtide.bench.dynamo.environment import Environment
 from ebbtide.bench.dynamo.simulator import DynamoSimulator
 from ebbtide.bench.own import OwnSimulator
 from ebbtide.bench.policy import Minute
 from ebbtide.bench.run import EBBTIDE, HOLD, PATH
 from ebbtide.errors import ConfigurationError
 from tests.bench.cases import a_case, met, random_load
+from tests.bench.dynamo import require_dynamo
 
-pytestmark = [
-    pytest.mark.full,
-    pytest.mark.skipif(bool(Environment().flaw), reason=f"simulator dynamo: {Environment().flaw}"),
-]
+pytestmark = [pytest.mark.full]
 
 
 @pytest.fixture(scope="module")
 def dynamo() -> Iterator[DynamoSimulator]:
+    require_dynamo()
     with DynamoSimulator() as simulator:
         yield simulator
 

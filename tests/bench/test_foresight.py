@@ -8,12 +8,15 @@ import pytest
 
 from ebbtide.bench.case import Case
 from ebbtide.bench.clairvoyant import Problem, cheapest
+from ebbtide.bench.comparison import bounded
 from ebbtide.bench.foresight import JAM_SLOTS, Foresight, corrected, learnt, missed_by_slot, sizes_that_matter
 from ebbtide.bench.misses import MissTable
 from ebbtide.bench.preparation import Stage
+from ebbtide.bench.results import BOUND
 from ebbtide.bench.run import HOLD, PATH, RunResult
 from ebbtide.bench.runner import Runner
 from tests.bench.analytic import CASE, Analytic, steady
+from tests.bench.findings import policy
 from tests.bench.replaying import Folder, folder
 
 MINUTES = 30
@@ -129,4 +132,28 @@ def test_no_policy_is_cheaper_than_the_clairvoyant(done: Folder) -> None:
     found = {one["name"]: one for one in done.results()["policies"]}
     over = {name: one["over_clairvoyant"] for name, one in found.items() if name != "fluid" and one["reached"]}
     assert min(over.values()) == 1.0 == over["clairvoyant"]
-    assert "by the misses it knows, which are chance in part, the least is" in found["clairvoyant"]["note"]
+
+
+@pytest.mark.parametrize(
+    ("least", "own", "other", "note"),
+    [
+        (9.0, 10.0, 11.0, "; by the misses it knows, which are chance in part, the least is 9.00"),
+        (10.5, 10.0, 11.0, ""),
+        (9.5, 10.0, 9.0, "; its own plans cost 10.00. What schedule did is cheaper, and stands in for them"),
+        (
+            8.5,
+            None,
+            9.0,
+            "; by the misses it knows, which are chance in part, the least is 8.50; its own plans do not "
+            "reach the target. What schedule did is cheaper, and stands in for them",
+        ),
+        (8.5, None, None, "; by the misses it knows, which are chance in part, the least is 8.50"),
+    ],
+)
+def test_a_least_above_a_plan_that_met_the_target_is_not_said(
+    least: float, own: float | None, other: float | None, note: str
+) -> None:
+    rows = [policy("clairvoyant", own, [], tuning=BOUND), policy("schedule", other, [])]
+    found = bounded(rows, least)
+    assert found.note == "as clairvoyant does" + note
+    assert found.cost_at_target == min((cost for cost in (own, other) if cost is not None), default=None)

@@ -171,3 +171,17 @@ def test_a_copy_is_shifted_by_minutes_so_that_the_hour_of_the_day_stays() -> Non
 def test_rates_for_a_picture() -> None:
     requests = [Request(number, t_s, 1, 1) for number, t_s in enumerate((0.0, 1.0, 61.0, 130.0))]
     assert rates(requests, 130.0, 60.0) == [2 / 60, 1 / 60, 1 / 60]
+
+
+@pytest.mark.parametrize(
+    ("file", "options", "per_s"),
+    [
+        ("hour.jsonl", ("--hours", "0.025"), 1.0),  # 90 s of one request a second
+        ("hour.jsonl", ("--hours", "0.05"), 1.0),
+        ("days.csv", (*LENGTHS, "--start", "1800s", "--hours", "0.025"), 1.0),
+        ("days.csv", (*LENGTHS, "--start", "3570s", "--hours", "0.025"), (29 * 1.0 + 1.5 + 60 * 2.0) / 90),
+        ("hour.jsonl", ("--hours", "0.5"), 1.0),
+    ],
+)
+def test_the_peak_of_a_span_under_five_minutes_is_its_mean(span, file: str, options: tuple[str, ...], per_s: float):
+    assert span(file, *options).peak_per_s == pytest.approx(per_s)

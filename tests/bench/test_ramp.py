@@ -1,6 +1,7 @@
 """llm-d's ramp: the traffic, both scorers, and what the page says of who is better."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from benchmarks import ramp
@@ -46,3 +47,16 @@ def test_the_page_says_whether_the_comparison_holds_and_who_is_better_on_which_a
     far = told(Outcome(0.876, 0.876, 5.58), Outcome(0.8, 0.9, 5.0), Outcome(0.9, 0.8, 6.0))
     assert "this replay is not their cluster" in far
     assert "99 % declared: does not attain more by both scorers, with fewer replicas: better on 1 of 2" in far
+
+
+@pytest.mark.parametrize(
+    ("given", "where"),
+    [
+        ([], "docs/benchmarks/ramp.md"),
+        (["--seeds", "3"], "out/ramp/tried.md"),
+        (["--simulator", "ebbtide"], "out/ramp/tried.md"),
+        (["--seeds", "3", "--page", "x.md"], "x.md"),
+    ],
+)
+def test_a_try_leaves_the_committed_page_alone(given: list[str], where: str) -> None:
+    assert ramp.options_from(given).page == Path(where)

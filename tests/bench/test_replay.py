@@ -164,18 +164,24 @@ def test_simulations_end_with_who_asked_for_them_their_own_children_too(tmp_path
     wait_for(lambda: not any(alive(child) for child in [*workers, *below]))
 
 
-@pytest.mark.parametrize("after", [4, 25], ids=["while one run is waited for", "while many are"])
-def test_ctrl_c_is_one_line_and_leaves_nothing_running(tmp_path: Path, after: int) -> None:
+@pytest.mark.parametrize(
+    ("how", "after"),
+    [(signal.SIGINT, 4), (signal.SIGINT, 25), (signal.SIGTERM, 25)],
+    ids=["while one run is waited for", "while many are", "SIGTERM"],
+)
+def test_an_interruption_is_one_line_and_leaves_nothing_running(
+    tmp_path: Path, how: signal.Signals, after: int
+) -> None:
     made = folder(tmp_path)
     process = made.start(FAKE_PAUSE_S="0.3")
     wait_for(lambda: len(made.runs()) >= after)
     children = children_of(process.pid)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     _, err = process.communicate(timeout=60)
     assert len(made.runs()) < 45, "what had not begun was not begun"
     assert process.returncode == 130
     assert err.splitlines()[-1] == "interrupted: what was computed is kept, the same command goes on from there"
-    assert "Traceback" not in err
+    assert "Traceback" not in err and "Process Spawn" not in err
     wait_for(lambda: not any(alive(child) for child in children))
 
 

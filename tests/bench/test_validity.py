@@ -89,3 +89,17 @@ def test_two_short_days_are_replayed_and_go_on_where_they_were(tmp_path: Path, m
 
 def test_all_targets_stand_in_the_plan() -> None:
     assert TARGETS == (95.0, 99.0, 99.9) and len(SEEDS) == 20
+
+
+@pytest.mark.parametrize(
+    ("given", "where"),
+    [
+        (["--full"], "docs/benchmarks/validity.md"),
+        (["--full", "--held-out"], "docs/benchmarks/validity-held-out.md"),
+        (["--full", "--slice", "2/4"], "out/validity/tried.md"),
+        (["--full", "--targets", "95"], "out/validity/tried.md"),
+        (["--days", "2", "--hours", "1"], "out/validity/tried.md"),
+    ],
+)
+def test_a_try_or_a_part_leaves_the_committed_page_alone(given: list[str], where: str) -> None:
+    assert validity.options_from(given).page == Path(where)

@@ -74,7 +74,7 @@ def compare(question: Question, stage: Stage, runner: Runner) -> tuple[PolicyRes
     answers |= _without_parts(question, stage, runner, answers)
     hourly = {name: by_begun_hours(answer, question.attainment) for name, answer in answers.items()}
     rows = [_row(question, stage, name, answers, hourly) for name in answers]
-    rows[0] = _bounded(rows, sight)
+    rows[0] = bounded(rows, sight.bound())
     cheapest = rows[0].cost_at_target
     if cheapest is not None:
         rows = [_over(row, cheapest, answers, question.attainment) for row in rows]
@@ -83,16 +83,21 @@ def compare(question: Question, stage: Stage, runner: Runner) -> tuple[PolicyRes
     return tuple(rows)
 
 
-def _bounded(rows: Sequence[PolicyResult], sight: Foresight) -> PolicyResult:
-    """The clairvoyant's row: who knows every arrival can do what any policy did, so none is cheaper."""
+def bounded(rows: Sequence[PolicyResult], least: float) -> PolicyResult:
+    """The clairvoyant's row, the first: who knows every arrival can do what any policy did, so none is cheaper.
+
+    `least` is the least cost by the misses that it knows, said only where nothing that was done is cheaper.
+    """
     own = rows[0]
-    note = f"{own.note}; by the misses it knows, which are chance in part, the least is {sight.bound():.2f}"
     reaching = [one for one in rows if one.cost_at_target is not None]
     best = min(reaching, key=lambda one: one.cost_at_target or 0.0, default=own)
+    note = own.note
+    if best.cost_at_target is None or least <= best.cost_at_target:
+        note += f"; by the misses it knows, which are chance in part, the least is {least:.2f}"
     if best is own or best.cost_at_target is None:
         return msgspec.structs.replace(own, note=note)
-    found = "its own plans do not reach the target" if own.cost_at_target is None else f"{own.cost_at_target:.2f}"
-    note += f"; its own plans: {found}. What {best.name} did is cheaper, and stands in for them"
+    found = "do not reach the target" if own.cost_at_target is None else f"cost {own.cost_at_target:.2f}"
+    note += f"; its own plans {found}. What {best.name} did is cheaper, and stands in for them"
     return msgspec.structs.replace(
         own,
         note=note,

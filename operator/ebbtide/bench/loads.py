@@ -23,6 +23,7 @@ from ebbtide.sim.shapes import Sampled
 from ebbtide.units import format_duration
 
 MOST_REQUESTS = 5_000_000  # of one replay, which keeps each of them in memory
+MOST_HOURS = 8784  # a leap year, with what trains
 AS_IT_IS = 1  # of --noise
 _SHIFT_S = 600.0
 _MINUTE_S = 60.0
@@ -51,7 +52,9 @@ class Span:
 
     @property
     def peak_per_s(self) -> float:
-        """Requests per second in the busiest five minutes of the scored part."""
+        """Requests per second in the busiest five minutes of the scored part, or on average where it is shorter."""
+        if self.length_s < _PEAK_MINUTES * _MINUTE_S:
+            return self._begun(self.length_s) / self.length_s
         if self.curve is None:
             return traffic.peak_per_s(self.requests)
         rates = [self.curve.rate(minute * _MINUTE_S + _MINUTE_S / 2) for minute in range(self._minutes)]
@@ -64,12 +67,15 @@ class Span:
         A fleet begins in balance with them. Where requests are counted one by one it is at least five minutes: fewer
         are chance.
         """
+        length_s = min(max(_START_S, startup_s) if self.curve is None else startup_s, self.length_s)
+        return self._begun(length_s) / length_s
+
+    def _begun(self, length_s: float) -> float:
+        """Requests of the first `length_s` seconds."""
         if self.curve is None:
-            length_s = min(max(_START_S, startup_s), self.length_s)
-            return sum(request.arrival_s < length_s for request in self.requests) / length_s
-        length_s = min(startup_s, self.length_s)
+            return sum(request.arrival_s < length_s for request in self.requests)
         points = traffic.span(self.curve, 0.0, length_s).points
-        return sum((t1 - t0) * (r0 + r1) / 2 for (t0, r0), (t1, r1) in pairwise(points)) / length_s
+        return sum((t1 - t0) * (r0 + r1) / 2 for (t0, r0), (t1, r1) in pairwise(points))
 
     @property
     def expected(self) -> float:
@@ -89,6 +95,7 @@ def span_of(question: Question) -> Span:
     mean_prompt = sum(request.prompt_tokens for request in lengths) / len(lengths) if lengths else 1024.0
     trace = traffic.read(question.trace, question.format, question.column, mean_prompt)
     span = _cut(question, trace, lengths)
+    _require_whole_faults(question, span.length_s)
     length_s = _lead_in_s(question, span)
     if not length_s:
         return span
@@ -178,12 +185,41 @@ def _bounds(question: Question, last_s: float) -> tuple[float, float, float]:
         raise ConfigurationError(
             f"trace {question.trace}: --start {begin} is before --train-until {until}: training would be scored"
         )
+    name = f"trace {question.trace}"
     if end_s > last_s + _MINUTE_S or end_s - start_s < _MINUTE_S:
+        if question.hours is None and last_s < _MINUTE_S:
+            raise ConfigurationError(
+                f"{name}: all of it lies within {math.floor(last_s) + 1} s; at least a minute is needed"
+            )
         raise ConfigurationError(
-            f"trace {question.trace}: it covers 0 to {last_s / 3600:.4g} h; {start_s / 3600:.4g} to "
+            f"{name}: it covers 0 to {last_s / 3600:.4g} h; {start_s / 3600:.4g} to "
             f"{end_s / 3600:.4g} h is asked for, and at least a minute is needed"
         )
+    if end_s > MOST_HOURS * 3600:
+        raise ConfigurationError(
+            f"{name}: 0 to {end_s / 3600:,.6g} h of it would be read, up to {MOST_HOURS:,} h are allowed: are its "
+            "times right? --hours and --start choose a part"
+        )
     return start_s, end_s, train_s
+
+
+def _require_whole_faults(question: Question, length_s: float) -> None:
+    """A fault that begins after the span, or is cut short by its end, would be accepted and not happen as told."""
+    faults = question.faults
+    jump = None if faults.clock_jump is None else (faults.clock_jump[0], 0.0)
+    reset = None if faults.reset_s is None else (faults.reset_s, 0.0)
+    for option, when in (
+        ("--metrics-out", faults.metrics_out),
+        ("--clock-jump", jump),
+        ("--counter-reset", reset),
+        ("--garbage", faults.garbage),
+    ):
+        if when is not None and (when[0] >= length_s or sum(when) > length_s):
+            lasts = f" and lasts {format_duration(when[1])}" if when[1] else ""
+            raise ConfigurationError(
+                f"{option}: it begins at {format_duration(when[0])}{lasts}, the scored span ends at "
+                f"{format_duration(length_s)}: all of it must lie before that"
+            )
 
 
 def _sha256(question: Question) -> str:

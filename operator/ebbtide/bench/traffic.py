@@ -36,6 +36,7 @@ _PEAK_MINUTES = 5
 _OWN_SWING = 0.2  # of the rate beyond chance, as real conversations have it; drawn requests are given the same
 _SWING = 0.35  # with that it makes 0.4
 _SWING_MEMORY_S = 60.0
+MOST_TOKENS, MOST_SIGMA = 10_000_000, 10.0  # of one side of a request; of the logarithm of its length
 _DRAWN_REQUESTS, _DRAWN_PER_S = 20_000, 5.0  # at the pace of the conversations that swings are known of
 
 
@@ -297,7 +298,7 @@ def _requests_of(name: str) -> tuple[Request, ...]:
 
 
 def _lengths(text: str, side: str, seed: int) -> list[int]:
-    """Token counts of one side, from a file or drawn."""
+    """Token counts of one side, from a file or drawn; ConfigurationError with what is allowed."""
     if _is_file(text):
         return [r.prompt_tokens if side == "input" else r.output_tokens for r in _requests_of(text)]
     kind, _, numbers = text.rpartition(":")
@@ -305,13 +306,23 @@ def _lengths(text: str, side: str, seed: int) -> list[int]:
         values = [float(number) for number in numbers.split(",")]
     except ValueError:
         values = []
-    if kind == "" and len(values) == 1 and values[0] >= 1:
-        return [round(values[0])]
-    if kind == "lognormal" and len(values) == 3 and values[0] >= 1 and values[1] >= 0 and values[2] >= 1:
-        return _lognormal(side, values[0], values[1], round(values[2]), seed)
-    raise ConfigurationError(
-        f"{side} tokens {text!r}: write a number of tokens, lognormal:MEDIAN,SIGMA,MAX or a file with requests"
+    forms = "a number of tokens, lognormal:MEDIAN,SIGMA,MAX or a file with requests"
+    if (kind, len(values)) not in (("", 1), ("lognormal", 3)):
+        raise ConfigurationError(f"{side} tokens {text!r}: write {forms}")
+    names = (
+        ("number", 1.0, MOST_TOKENS),
+        ("median", 1.0, MOST_TOKENS),
+        ("sigma", 0.0, MOST_SIGMA),
+        ("max", 1.0, MOST_TOKENS),
     )
+    for (name, low, high), value in zip(names[:1] if kind == "" else names[1:], values, strict=True):
+        if not low <= value <= high:  # nan is in no range
+            raise ConfigurationError(
+                f"{side} tokens {text!r}: {name} {value:g}: {low:g} to {high:,.0f} is allowed; write {forms}"
+            )
+    if kind == "":
+        return [round(values[0])]
+    return _lognormal(side, values[0], values[1], round(values[2]), seed)
 
 
 def _lognormal(side: str, median: float, sigma: float, most: int, seed: int) -> list[int]:

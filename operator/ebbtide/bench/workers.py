@@ -170,7 +170,7 @@ def _serve(link: Connection, folder: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends the group
     threading.Thread(target=_end_with_parent, daemon=True).start()
     desk = _Desk(Store(Path(folder)))
-    with contextlib.suppress(EOFError, BrokenPipeError):  # nobody asks any more
+    with contextlib.suppress(EOFError, ConnectionError):  # nobody asks any more
         while True:
             link.send_bytes(desk.answer(msgspec.msgpack.decode(link.recv_bytes(), type=Job)))
 

@@ -1,7 +1,9 @@
 """`ebbtide bench`: what Ebbtide's decisions cost beside those of other autoscalers, on any trace."""
 
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -88,6 +90,7 @@ def replay(**options: Any) -> None:
     """Replay a trace under Ebbtide and its rivals; write results.json, report.md and pictures."""
     from ebbtide.bench.command import answer, ask  # late, so that --help is fast
 
+    _end_like_ctrl_c()
     try:
         results = answer(ask(options), options["jobs"], options["out"], _checked(options), _command(), _say)
     except ConfigurationError as error:
@@ -144,6 +147,12 @@ def _refuse(error: ConfigurationError) -> NoReturn:
         raise error
     click.echo("error: " + " ".join(str(error).split()), err=True)
     sys.exit(WRONG_INPUT)
+
+
+def _end_like_ctrl_c() -> None:
+    """SIGTERM ends a run with one line too, and what it started ends with it."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _checked(options: dict[str, Any]) -> bool:
