@@ -6,6 +6,7 @@ Zero, unknown, stale and not applicable are four different things: see `Reading`
 from decimal import Decimal
 from enum import StrEnum
 
+from ebbtide.model.batch import BatchPolicyState, JobState
 from ebbtide.model.money import PriceStep
 from ebbtide.model.spec import CeilingKind, OverrunCause, PolicySpec, PoolSpec, ServiceSpec, Spec, ThresholdBasis
 
@@ -288,13 +289,13 @@ class PolicyState(Spec, frozen=True):
     compared: Compared | None = None  # None: this leader did not compare it yet
 
 
-SERVICE_KIND, POOL_KIND, POLICY_KIND = "InferenceService", "GPUPool", "CostPolicy"
+SERVICE_KIND, POOL_KIND, POLICY_KIND, BATCH_KIND = "InferenceService", "GPUPool", "CostPolicy", "BatchPolicy"
 
 
 class Unreadable(Spec, frozen=True):
     """An object of Ebbtide's own kinds that the API server accepted and that cannot be read; `message` says why."""
 
-    kind: str  # SERVICE_KIND, POOL_KIND or POLICY_KIND
+    kind: str  # SERVICE_KIND, POOL_KIND, POLICY_KIND or BATCH_KIND
     key: str  # namespace/name, or a pool's or policy's name
     uid: str
     generation: int
@@ -324,6 +325,8 @@ class Snapshot(Spec, frozen=True):
     services: tuple[ServiceState, ...] = ()
     pools: tuple[PoolState, ...] = ()
     policies: tuple[PolicyState, ...] = ()
+    batch_policies: tuple[BatchPolicyState, ...] = ()
+    jobs: tuple[JobState, ...] = ()  # that a BatchPolicy selects and that have not ended
     sources: tuple[Source, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
     rate_window_s: float = 60.0  # over which the engines' rates and histograms were taken
