@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ebbtide.model.catalogue import DECISION, DEPLOYMENT, POLICY, SECTIONS, Entry
+from ebbtide.model.catalogue import DECISION, DEPLOYMENT, JOB, POLICY, SECTIONS, Entry
 from ebbtide.model.reasons import Code
 from ebbtide.record.events import BY_CODE, BY_CONDITION
 
@@ -48,13 +48,15 @@ def _section(title: str, entries: Mapping[Code, Entry]) -> Iterator[str]:
 def _places(code: Code, entry: Entry) -> Iterator[str]:
     if DECISION in entry.where:
         yield "decision"
-    yield from (f"`{place}`" for place in entry.where if place not in (DECISION, DEPLOYMENT, POLICY))
+    yield from (f"`{place}`" for place in entry.where if place not in (DECISION, DEPLOYMENT, JOB, POLICY))
     if code in BY_CODE:
         yield f"Event `{BY_CODE[code][1]}`"
     if code.value in BY_CONDITION:
         yield f"Event `{code.value}`"
     if POLICY in entry.where:
         yield f"Event `{code.value}` on the CostPolicy"
+    if JOB in entry.where:
+        yield f"Event `{code.value}` on the Job"
     if DEPLOYMENT in entry.where:
         yield f"Event `{code.value}` on Ebbtide's Deployment"
 
