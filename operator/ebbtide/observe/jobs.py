@@ -3,6 +3,7 @@
 A Job of 5,000 that wait is read once for each resourceVersion; what stays the same is the same object.
 """
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from ebbtide.model.batch import Asked, BatchPolicySpec, FinishedJob, Intent, Job
 from ebbtide.model.snapshot import PoolState
 from ebbtide.observe.jobplace import Places, asks_for
 from ebbtide.observe.projections import Job, Pod, find_condition, selects
+
+log = logging.getLogger(__name__)
 
 KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 LEAST_PARALLELISM = "ebbtide.dev/min-parallelism"
@@ -98,7 +101,13 @@ class JobReader:
     def _one(self, key: str, job: Job, policies: list[BatchPolicySpec]) -> _Known:
         version = job.metadata.uid, job.metadata.resource_version
         known = self._known.get(key)
-        return known if known is not None and known[:2] == version else _Known(*version, self._state(job, policies))
+        if known is not None and known[:2] == version:
+            return known
+        try:
+            return _Known(*version, self._state(job, policies))
+        except Exception as error:  # one odd Job must not hide the others
+            log.exception("Job %s cannot be read", key)
+            return _Known(*version, _unreadable(job, error))
 
     def _state(self, job: Job, policies: list[BatchPolicySpec]) -> JobState:
         meta, spec, status, pod = job.metadata, job.spec, job.status, job.spec.template.spec
@@ -189,6 +198,20 @@ class JobReader:
             gpus=parallelism * asks_for(spec.template.spec, self._places.resources)[1],
             asked=self._asked(meta.annotations or {}, meta.created_at),
         )
+
+
+def _unreadable(job: Job, error: Exception) -> JobState:
+    meta = job.metadata
+    return JobState(
+        key=meta.key,
+        uid=meta.uid,
+        resource_version=meta.resource_version,
+        created_at=meta.created_at,
+        policy="",
+        intent=Intent.FOREIGN,
+        why=f"it cannot be read: {error!r}; please report it with the object",
+        suspended=bool(job.spec.suspend),
+    )
 
 
 def foreign(job: Job) -> str:
