@@ -16,7 +16,16 @@ from typing import Any, Self
 from ebbtide.api import parse_policy, parse_pool, parse_service
 from ebbtide.clock import unix_time_s
 from ebbtide.kube.client import KubeClient
-from ebbtide.model.snapshot import BATCH_KIND, POLICY_KIND, POOL_KIND, SERVICE_KIND, Snapshot, Source, Unreadable, WriteReceipt
+from ebbtide.model.snapshot import (
+    BATCH_KIND,
+    POLICY_KIND,
+    POOL_KIND,
+    SERVICE_KIND,
+    Snapshot,
+    Source,
+    Unreadable,
+    WriteReceipt,
+)
 from ebbtide.model.spec import PolicySpec, PoolSpec, ServiceSpec, TargetRef
 from ebbtide.observe import past
 from ebbtide.observe.batchwork import BatchView, BatchWork
