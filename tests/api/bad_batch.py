@@ -54,7 +54,7 @@ BATCH_POLICIES = (
     Bad(
         "a batch label value that is none",
         batch_policy(("spec.selector.matchLabels", {"a": "b c"})),
-        ("spec.selector.matchLabels.a", '"b c"', "must be a label value"),
+        ("spec.selector.matchLabels[a]", '"b c"', "must be a label value"),
     ),
     Bad(
         "a strategy that is none",

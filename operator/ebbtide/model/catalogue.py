@@ -374,7 +374,7 @@ _BATCH = {
         _JOB,
         "The window has closed and the Job is stopped until the next opens, or goes on because stopping would cost "
         "more or its deadline: the text says which.",
-        "Nothing. Longer windows (`spec.windows[].duration`), or `spec.strategy: IdleOrWindow`.",
+        "Nothing. Longer windows (`spec.windows[].duration`), or IdleOrWindow as `spec.strategy`.",
     ),
     Code.DEADLINE_UNREACHABLE: Entry(
         (JOB, "BatchPolicy.DeadlinesKept"),
@@ -417,13 +417,13 @@ _BATCH = {
     ),
     Code.STARTED_ANYWAY: Entry(
         _JOB,
-        "The Job came without `spec.suspend: true`, so it ran before Ebbtide saw it. Its GPUs count; it is left "
+        "The Job came without `suspend: true` in its spec, so it ran before Ebbtide saw it. Its GPUs count; it is left "
         "running unless it is restartable.",
-        "Submit it with `spec.suspend: true`; `manifests/admission` has policies that demand or add it.",
+        "Submit it with `suspend: true`; `manifests/admission` has policies that demand or add it.",
     ),
     Code.FOREIGN_JOB: Entry(
         _JOB,
-        "The Job is Kueue's or another controller's (`spec.managedBy`): it is never touched; its GPUs count.",
+        "The Job is Kueue's or another controller's (`managedBy` in its spec): it is never touched; its GPUs count.",
         "Nothing, or take one of the two away: the BatchPolicy's label, or the queue's.",
     ),
     Code.ANNOTATION_INVALID: Entry(
