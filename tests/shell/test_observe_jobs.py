@@ -235,7 +235,7 @@ def test_gpus_are_those_of_one_extended_resource(
         ({"completionMode": "Indexed", "completions": 4, "parallelism": 4}, "2", True, ""),
         ({"completionMode": "Indexed", "completions": 9, "parallelism": 4}, "2", False, "only an Indexed Job"),
         ({"completions": 4, "parallelism": 4}, "2", False, "only an Indexed Job"),
-        ({"completionMode": "Indexed", "completions": 4, "parallelism": 4}, "5", False, "from 1 to"),
+        ({"completionMode": "Indexed", "completions": 4, "parallelism": 4}, "5", False, "from 1 to spec.parallelism"),
         ({"completionMode": "Indexed", "completions": 4, "parallelism": 4}, "two", False, "'two'"),
     ],
 )

@@ -1,11 +1,15 @@
 """BatchPolicies and Jobs of one cycle: what was declared, when windows are open, and each Job as it is."""
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ebbtide.api import parse_batch_policy
+from ebbtide.api.annotations import asked
 from ebbtide.model.batch import BatchPolicySpec, BatchPolicyState
 from ebbtide.model.snapshot import BATCH_KIND, PoolState, Unreadable
+from ebbtide.money.windows import open_windows, window_faults
 from ebbtide.observe.caches import Caches
 from ebbtide.observe.declared import Declared
 from ebbtide.observe.informer import Broken
@@ -32,14 +36,15 @@ class BatchWork:
     def __init__(self) -> None:
         self._policies: Declared[BatchPolicySpec] = Declared(BATCH_KIND, parse_batch_policy)
         self._reader = JobReader(asked)
+        self._certain = False
 
-    def declared(self, caches: Caches) -> Mapping[str, BatchPolicySpec]:
-        """Policies by key. Must be called before `view`, in any thread."""
-        items: tuple[Mapping[str, Opaque], Mapping[str, Broken]] = {}, {}
+    async def declared(self, caches: Caches) -> Mapping[str, BatchPolicySpec]:
+        """Policies by key, as they are now. To be called before `view`."""
+        self._certain = caches.batch_is_certain  # of these policies: they may be listed while services are read
         informer = caches.batch_policies
-        if informer is not None:
-            items = dict(informer.items), dict(informer.broken)
-        return self._policies.update(*items)
+        items: Mapping[str, Opaque] = {} if informer is None else dict(informer.items)
+        broken: Mapping[str, Broken] = {} if informer is None else dict(informer.broken)
+        return await asyncio.to_thread(self._policies.update, items, broken)
 
     def unreadable(self) -> tuple[Unreadable, ...]:
         """Policies that cannot be read, and why."""
@@ -52,14 +57,15 @@ class BatchWork:
             jobs=dict(caches.jobs.items) if caches.jobs is not None else {},
             ended=caches.endings.lately(now_s),
             minor=caches.server.minor,
-            certain=caches.batch_is_certain,
+            certain=self._certain and caches.batch_is_certain,
             unread=frozenset(item.key.partition("/")[0] for item in self.unreadable()),
         )
         return BatchView(policies, jobs)
 
     def states(self, view: BatchView, now_s: float) -> tuple[BatchPolicyState, ...]:
         """Each policy with the spans of the next days in which its windows are open; sorted by key."""
-        return tuple(_state(policy, now_s) for _, policy in sorted(view.policies.items()))
+        found = (_state(policy, now_s) for _, policy in sorted(view.policies.items()))
+        return tuple(state for state in found if state is not None)
 
     def jobs(
         self, view: BatchView, pods: Mapping[str, Pod], pools: tuple[PoolState, ...], nodes: Mapping[str, Node]
@@ -67,4 +73,16 @@ class BatchWork:
         """What batch work there is."""
         if not view.jobs.jobs and not view.jobs.ended:
             return Jobs()
-        return self._reader.read(view.jobs, pods.values(), pools, Places(pools, nodes))
+        try:
+            return self._reader.read(view.jobs, pods.values(), pools, Places(pools, nodes))
+        except Exception:  # services are decided all the same
+            log.exception("Jobs cannot be read: nothing is started or stopped")
+            return Jobs()
+
+
+def _state(policy: BatchPolicySpec, now_s: float) -> BatchPolicyState | None:
+    try:
+        return BatchPolicyState(policy, open_windows(policy, now_s, now_s + WINDOWS_S), window_faults(policy))
+    except Exception:  # an odd calendar of one policy must stop no other, and no service
+        log.exception("BatchPolicy %s: its windows cannot be read", policy.key)
+        return None

@@ -87,16 +87,17 @@ class Caches:
                 wait.cancel()
 
     async def follow(self, kinds: Iterable[Kind]) -> None:
-        """Discover the target kinds that services name, and KEDA; watch what can be watched, drop what is not named."""
+        """Discover the target kinds that services name, KEDA and BatchPolicies; watch what can be watched, drop what is
+        not named."""
         wanted = {kind for kind in kinds if kind not in (DEPLOYMENT, STATEFUL_SET)}
         self.discovery_error = ""
         self.kinds = {kind: info for kind, info in self.kinds.items() if kind in wanted}
+        await self._follow_batch()
         for kind in sorted(wanted):
             await self._follow_kind(kind)
         for kind in [kind for kind in self.customs if kind not in wanted]:
             self._drop_kind(kind)
         await self._follow_keda()
-        await self._follow_batch()
 
     def ensure_running(self) -> None:
         """Start again what ended: nothing should end an informer, and a cache that stands still must not last."""

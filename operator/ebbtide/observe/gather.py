@@ -176,12 +176,12 @@ class Observer:
         services = await asyncio.to_thread(self._services.update, *_frozen(caches.services))
         pools = await asyncio.to_thread(self._pools.update, *_frozen(caches.pools))
         self.policies = await asyncio.to_thread(self._policies.update, *_frozen(caches.policies))
+        batch = await self._batch.declared(caches)
         self._follow_gateways(services)
         await caches.follow({_kind(variant.target) for spec in services.values() for variant in spec.variants})
         await self._read_scales(services)
         await self._metrics.collect(frozenset(caches.pods.items), now_s)
         await self._prices.collect(pools, now_s)
-        batch = await asyncio.to_thread(self._batch.declared, caches)
         view = self._view(services, pools, receipts, now_s)
         view = await asyncio.to_thread(self._with_batch, view, self._batch.view(caches, batch, now_s), now_s)
         self._frozen = view.pods, view.nodes

@@ -309,9 +309,11 @@ def _least(job: Job, parallelism: int) -> tuple[int, str]:
     if text is None:
         return 0, ""
     if not _COUNT.fullmatch(text) or int(text) > parallelism:
-        return 0, f"{text!r} is not a whole number from 1 to spec.parallelism, which is {parallelism}"
+        allowed = f"a whole number from 1 to spec.parallelism, which is {parallelism}"
+        return 0, f"{LEAST_PARALLELISM}: {text[:40]!r} is not allowed: {allowed}"
     if job.spec.completion_mode != "Indexed" or job.spec.completions != parallelism:
-        return 0, "only an Indexed Job whose spec.completions is its spec.parallelism can be made smaller"
+        alike = "only an Indexed Job whose spec.completions is its spec.parallelism can be made smaller"
+        return 0, f"{LEAST_PARALLELISM}: {text!r} says nothing: {alike}"
     return int(text), ""
 
 
