@@ -32,8 +32,9 @@ from ebbtide.observe.gather import Observer
 from ebbtide.observe.holdings import Held
 from ebbtide.observe.settings import ObserveSettings, PrometheusSettings
 from ebbtide.record.budget import TokenBucket
-from ebbtide.record.events import EventRecorder, Note, Subject, cycle_events
+from ebbtide.record.events import EventRecorder, cycle_events
 from ebbtide.record.metrics import Metrics
+from ebbtide.record.notes import Note, Subject
 from ebbtide.record.recorder import FlightRecorder
 from ebbtide.record.refusals import Refusals
 from ebbtide.record.status import DrainReport, StatusWriter
