@@ -133,6 +133,10 @@ def test_an_annotation_that_cannot_be_read_is_none(text: str) -> None:
     [
         (job(metadata={"labels": {"batch": "yes", "kueue.x-k8s.io/queue-name": "team"}}), "Kueue owns it"),
         (job(managedBy="example.com/other"), "example.com/other owns it"),
+        (
+            job(metadata={"ownerReferences": [{"kind": "JobSet", "name": "gang", "controller": True}]}),
+            "JobSet gang owns it",
+        ),
     ],
 )
 def test_a_job_of_another_controller_is_foreign_whatever_its_annotation_says(raw: dict[str, Any], words: str) -> None:

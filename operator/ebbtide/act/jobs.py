@@ -27,6 +27,7 @@ from ebbtide.model.snapshot import Snapshot
 WHAT = "job"
 _STARTS_FROM = (Intent.HELD, Intent.STOPPED)
 _TRIES = 3
+_HOLD_AGAIN_S = 300.0
 
 
 class JobWriter:
@@ -43,6 +44,7 @@ class JobWriter:
         self._client, self._now, self._left, self._most = client, now, most, most
         self._stray_for_s = stray_for_s
         self._strays: dict[str, float] = {}  # by uid, since when
+        self._hold_at: dict[str, float] = {}  # by uid, of those whose note was refused: when it is tried again
         self._parallel = asyncio.Semaphore(parallel)
 
     async def apply(self, plan: Plan, snapshot: Snapshot) -> list[ActResult]:
@@ -60,12 +62,11 @@ class JobWriter:
         released = await _all(self._release(stray) for stray in self._within(self._lasting(snapshot)))
         starting = {item.uid for item in plan.jobs if item.outcome is Does.STARTS}
         policies = _policies(snapshot)
-        held = [
-            job
-            for job in snapshot.jobs
-            if job.intent is Intent.HELD and not job.noted and job.uid not in starting and job.policy in policies
-        ]
-        noted = await _all(self._hold(job, policies[job.policy]) for job in self._within(held))
+        waiting = (job for job in snapshot.jobs if job.intent is Intent.HELD and not job.noted)
+        held = [job for job in waiting if job.uid not in starting and job.policy in policies]
+        self._hold_at = {job.uid: self._hold_at[job.uid] for job in held if job.uid in self._hold_at}
+        due = [job for job in held if self._hold_at.get(job.uid, 0.0) <= snapshot.taken_at]
+        noted = await _all(self._hold(job, policies[job.policy], snapshot.taken_at) for job in self._within(due))
         return [*started, *released, *noted]
 
     async def _carry_out(self, plan: Plan, snapshot: Snapshot, *kinds: Does) -> list[ActResult]:
@@ -102,8 +103,11 @@ class JobWriter:
         again = None if item.outcome is Does.STARTS else job
         return await self._patch(job.key, body, said, again)
 
-    async def _hold(self, job: JobState, policy: BatchPolicySpec) -> ActResult:
-        return await self._patch(job.key, patches.hold(job, policy.uid, self._now()), f"held for {policy.key}")
+    async def _hold(self, job: JobState, policy: BatchPolicySpec, at_s: float) -> ActResult:
+        result = await self._patch(job.key, patches.hold(job, policy.uid, self._now()), f"held for {policy.key}")
+        if result.outcome in (Outcome.FORBIDDEN, Outcome.INVALID):
+            self._hold_at[job.uid] = at_s + _HOLD_AGAIN_S  # or thousands would be refused in each cycle
+        return result
 
     async def _release(self, stray: Stray) -> ActResult:
         return await self._patch(stray.key, patches.release(stray), "released: no BatchPolicy selects it any more")

@@ -219,6 +219,9 @@ def foreign(job: Job) -> str:
     queue = (job.metadata.labels or {}).get(KUEUE_QUEUE)
     if queue is not None:
         return f"Kueue owns it: label {KUEUE_QUEUE}={queue}"
+    owners = job.metadata.owner_references
+    if owners and owners[0].kind == "JobSet":
+        return f"JobSet {owners[0].name} owns it, and says when its Jobs run"
     manager = job.spec.managed_by
     return f"{manager} owns it: spec.managedBy" if manager not in (None, _OWN_MANAGER) else ""
 
