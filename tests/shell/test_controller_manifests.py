@@ -15,6 +15,7 @@ OWN = {
     ("ebbtide.dev", "inferenceservices/status", "patch"),
     ("ebbtide.dev", "gpupools/status", "patch"),
     ("ebbtide.dev", "costpolicies/status", "patch"),
+    ("ebbtide.dev", "batchpolicies/status", "patch"),
     ("events.k8s.io", "events", "create"),
     ("coordination.k8s.io", "leases", "create"),
     ("coordination.k8s.io", "leases", "update"),
