@@ -28,7 +28,7 @@ from ebbtide.ledger.store import FILE
 from ebbtide.model.memory import Memory
 from ebbtide.model.plan import Plan
 from ebbtide.model.reasons import Code
-from ebbtide.model.snapshot import BATCH_KIND, POLICY_KIND, POOL_KIND, SERVICE_KIND, PoolState, Snapshot, WriteReceipt
+from ebbtide.model.snapshot import BATCH_KIND, SERVICE_KIND, PoolState, Snapshot, WriteReceipt
 from ebbtide.model.spec import PolicySpec
 from ebbtide.observe.gather import Observer
 from ebbtide.observe.holdings import Held
