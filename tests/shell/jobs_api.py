@@ -21,6 +21,9 @@ from tests.shell import world
 
 GPU = "nvidia.com/gpu"
 PATH = "/apis/batch/v1/namespaces/ml/jobs/"
+ALL = "/apis/batch/v1/jobs"
+POLICIES = "/apis/ebbtide.dev/v1alpha1/batchpolicies"
+PAGE = 3
 Raw = dict[str, Any]
 
 
@@ -29,6 +32,7 @@ class JobsApi(KubeClient):
 
     def __init__(self) -> None:
         self.jobs: dict[str, Raw] = {}
+        self.policies: list[Raw] = []
         self.time_s = 1_800_000_000.0
         self.written: list[tuple[str, Raw]] = []
         self.before: Callable[[str], None] = lambda _name: None
@@ -54,6 +58,8 @@ class JobsApi(KubeClient):
     async def request(
         self, method: str, path: str, *, params: Mapping[str, str] | None = None, body: Any = None, **_: Any
     ) -> bytes:
+        if path == ALL:
+            return self._page(int((params or {}).get("continue", "0")))
         name = path.removeprefix(PATH)
         if method == "GET":
             return msgspec.json.encode(self._found(name))
@@ -64,7 +70,14 @@ class JobsApi(KubeClient):
         return msgspec.json.encode(self._found(name))
 
     async def get(self, path: str, **params: str) -> Any:
+        if path == POLICIES:
+            return {"items": self.policies}
         return copy.deepcopy(self._found(path.removeprefix(PATH)))
+
+    def _page(self, start: int) -> bytes:
+        items = list(self.jobs.values())
+        more = str(start + PAGE) if start + PAGE < len(items) else ""
+        return msgspec.json.encode({"metadata": {"continue": more}, "items": items[start : start + PAGE]})
 
     def patch(self, name: str, body: Raw) -> None:
         """A merge patch; refused as the API server of 1.36 refuses it."""
