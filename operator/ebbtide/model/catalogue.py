@@ -11,7 +11,7 @@ from ebbtide.model.spec import Spec
 DECISION = "decision"  # status.reason, status.decisions and the Events of moves
 DEPLOYMENT = "deployment"  # an Event on Ebbtide's own Deployment, for what concerns every service
 POLICY = "policy"  # an Event on the CostPolicy
-JOB = "job"  # an Event on the batch Job that a BatchPolicy selects
+JOB = "job"  # why a batch Job waits, runs or is left alone: an Event on it
 _MOVE = (DECISION,)
 _HELD = (DECISION, "Limited")
 _FAILING = (DECISION, "Limited", "Ready")

@@ -24,7 +24,9 @@ Where a reason stands:
   Recommend by `Recommended`.
 - a name such as `Limited`: the condition of that type in the InferenceService's `status.conditions`; True is good, and
   for `Paused` and `Limited` it is a fact. What stands on `Limited` is also a variant's `limitedBy`.
-- a name such as `GPUPool.Ready`: the condition of that type of the GPUPool.
+- a name such as `GPUPool.Ready`: the condition of that type of the GPUPool, likewise of a CostPolicy or BatchPolicy.
+- **job**: why a batch Job waits, runs or is left alone: an Event of that reason on the Job, repeated once an hour while
+  it holds (none of `JobRuns`), and a count in the metric `ebbtide_batch_job_reasons`.
 - **Event**: an Event of that reason on the InferenceService, said once in 15 minutes. What concerns every service is an
   Event on Ebbtide's own Deployment instead.
 """
@@ -48,6 +50,8 @@ def _section(title: str, entries: Mapping[Code, Entry]) -> Iterator[str]:
 def _places(code: Code, entry: Entry) -> Iterator[str]:
     if DECISION in entry.where:
         yield "decision"
+    if JOB in entry.where:
+        yield "job"
     yield from (f"`{place}`" for place in entry.where if place not in (DECISION, DEPLOYMENT, JOB, POLICY))
     if code in BY_CODE:
         yield f"Event `{BY_CODE[code][1]}`"
@@ -55,8 +59,6 @@ def _places(code: Code, entry: Entry) -> Iterator[str]:
         yield f"Event `{code.value}`"
     if POLICY in entry.where:
         yield f"Event `{code.value}` on the CostPolicy"
-    if JOB in entry.where:
-        yield f"Event `{code.value}` on the Job"
     if DEPLOYMENT in entry.where:
         yield f"Event `{code.value}` on Ebbtide's Deployment"
 
