@@ -6,6 +6,7 @@
 
 from typing import Any
 
+from tests.api.bad_batch import BATCH_POLICIES
 from tests.api.bad_case import Bad
 from tests.api.bad_policies import POLICIES
 from tests.api.samples import (
@@ -753,4 +754,4 @@ POOLS = (
     ),
 )
 
-BAD = (*SERVICES, *POOLS, *POLICIES)
+BAD = (*SERVICES, *POOLS, *POLICIES, *BATCH_POLICIES)

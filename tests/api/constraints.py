@@ -5,12 +5,13 @@ other check would let through. So the list grows with the API by itself.
 """
 
 import copy
+import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
 from ebbtide.api.crd import crd_documents
-from ebbtide.api.fields import DECIMAL_PATTERN
+from ebbtide.api.fields import DECIMAL_PATTERN, SIGNED_PATTERN
 from tests.api.samples import ALL_FULL, REMOVED, Object, get_at, set_at
 
 Schema = dict[str, Any]
@@ -138,10 +139,12 @@ def _too_long(value: str, node: Schema) -> str:
     rules = " ".join(each["rule"] for each in node.get(RULES, ()))
     if "duration(self)" in rules:
         return "0h" * len(filler) + value
-    if "double(self)" in rules or node.get("pattern") == DECIMAL_PATTERN:
+    if "double(self)" in rules or node.get("pattern") in (DECIMAL_PATTERN, SIGNED_PATTERN):
         return f"{value}.{filler}" if "." not in value else f"{value}{filler}"
     if node.get("format") == "date-time":
         return value.replace("Z", f".{filler}Z")
+    if re.fullmatch(r"\d{4}-\d\d-\d\d", value):
+        return filler + value
     if "[MB]" in rules:  # number of parameters
         return f"{value[:-1]}.{filler}B"
     if "* *" in value:

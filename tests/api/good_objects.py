@@ -1,8 +1,10 @@
 """Objects that the API server must accept, with the values that must be there afterwards."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from tests.api.bad_objects import BUILT, PRICED, TO_ZERO, WINDOW
+from tests.api.good_batch import BATCH_POLICIES
+from tests.api.good_case import Good
 from tests.api.samples import (
     FREE_POOL,
     FULL_POLICY,
@@ -10,20 +12,12 @@ from tests.api.samples import (
     FULL_SERVICE,
     LISTED_POOL,
     OWNED_POOL,
-    Object,
     changed,
     policy,
     pool,
     service,
     variant,
 )
-
-
-class Good(NamedTuple):
-    name: str
-    obj: Object
-    wanted: dict[str, Any]
-
 
 SERVICE_DEFAULTS: dict[str, Any] = {
     "spec.mode": "Recommend",
@@ -158,4 +152,5 @@ GOOD = (
         })
         for zone in _ZONES
     ),
+    *BATCH_POLICIES,
 )  # fmt: skip

@@ -319,8 +319,55 @@ FULL_POLICY: Object = {
     },
 }
 
-MINIMAL = {"InferenceService": MINIMAL_SERVICE, "GPUPool": MINIMAL_POOL, "CostPolicy": MINIMAL_POLICY}
-FULL = {"InferenceService": FULL_SERVICE, "GPUPool": FULL_POOL, "CostPolicy": FULL_POLICY}
+MINIMAL_BATCH: Object = {
+    "apiVersion": API_VERSION,
+    "kind": "BatchPolicy",
+    "metadata": {"name": "nightly", "namespace": "default"},
+    "spec": {"selector": {"matchLabels": {"ebbtide.dev/batch": "nightly"}}},
+}
+
+FULL_BATCH: Object = {
+    "apiVersion": API_VERSION,
+    "kind": "BatchPolicy",
+    "metadata": {"name": "full", "namespace": "default"},
+    "spec": {
+        "selector": {"matchLabels": {"ebbtide.dev/batch": "nightly", "team": "search"}},
+        "strategy": "Window",
+        "windows": [{"cron": "0 22 * * 1-5", "timeZone": "Europe/Berlin", "duration": "9h"}],
+        "holidays": ["2026-12-25", "2026-12-26"],
+        "pools": ["h100-reserved", "h100-spot"],
+        "maxGPUs": 64,
+        "deadline": "24h",
+        "expectedDuration": "3h",
+        "confidencePercent": "99",
+        "preemption": {"allowed": True, "gracePeriod": "10m"},
+        "priority": 200,
+        "paused": True,
+    },
+    "status": {
+        "observedGeneration": 1,
+        "conditions": [_CONDITION],
+        "reason": "JobsWait",
+        "message": "12 Jobs wait for 22:00",
+        "queued": 12,
+        "running": 3,
+        "stopped": 1,
+        "suspendedByUsers": 1,
+        "missed": 0,
+        "gpus": 24,
+        "nextStart": "2026-01-31T21:00:00Z",
+        "nextWindow": "2026-01-31T21:00:00Z",
+        "saved": {"amount": "-12.40", "currency": "EUR"},
+    },
+}
+
+MINIMAL = {
+    "InferenceService": MINIMAL_SERVICE,
+    "GPUPool": MINIMAL_POOL,
+    "CostPolicy": MINIMAL_POLICY,
+    "BatchPolicy": MINIMAL_BATCH,
+}
+FULL = {"InferenceService": FULL_SERVICE, "GPUPool": FULL_POOL, "CostPolicy": FULL_POLICY, "BatchPolicy": FULL_BATCH}
 # each says what another may not say beside it
 OWNED_POOL: Object = {
     **FULL_POOL,
@@ -362,8 +409,14 @@ ALL_FULL = {
     "InferenceService": (FULL_SERVICE,),
     "GPUPool": (FULL_POOL, OWNED_POOL, LISTED_POOL, FREE_POOL),
     "CostPolicy": (FULL_POLICY,),
+    "BatchPolicy": (FULL_BATCH,),
 }
-PLURALS = {"InferenceService": "inferenceservices", "GPUPool": "gpupools", "CostPolicy": "costpolicies"}
+PLURALS = {
+    "InferenceService": "inferenceservices",
+    "GPUPool": "gpupools",
+    "CostPolicy": "costpolicies",
+    "BatchPolicy": "batchpolicies",
+}
 
 REMOVED = object()
 
@@ -404,6 +457,10 @@ def pool(*changes: tuple[str, Any]) -> Object:
 
 def policy(*changes: tuple[str, Any]) -> Object:
     return changed(MINIMAL_POLICY, *changes)
+
+
+def batch_policy(*changes: tuple[str, Any]) -> Object:
+    return changed(MINIMAL_BATCH, *changes)
 
 
 def variant(name: str, **more: Any) -> Object:

@@ -1,24 +1,32 @@
 """What the real API server makes of bad and good objects."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from ebbtide.api import parse_policy, parse_pool, parse_service
+from ebbtide.api import parse_batch_policy, parse_policy, parse_pool, parse_service
 from ebbtide.kube.client import KubeClient
 from ebbtide.sandbox.sandbox import Sandbox
 from tests.api.bad_case import Bad
 from tests.api.bad_objects import BAD
 from tests.api.constraints import Constraint, constraints, field_name, violating
-from tests.api.good_objects import GOOD, Good
-from tests.api.samples import ALL_FULL, FULL, get_at
+from tests.api.good_case import Good
+from tests.api.good_objects import GOOD
+from tests.api.samples import ALL_FULL, FULL, Object, get_at
 from tests.api.server import answer, errors, refusal, status_refusal
 
 pytestmark = pytest.mark.cluster
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "manifests" / "examples").glob("*.yaml"))
+PARSERS: dict[str, Callable[[Object], object]] = {
+    "GPUPool": parse_pool,
+    "InferenceService": parse_service,
+    "CostPolicy": parse_policy,
+    "BatchPolicy": parse_batch_policy,
+}
 GENERATED = [each for each in constraints() if violating(each) is not None]
 
 
@@ -48,6 +56,7 @@ async def test_every_bound_of_the_schema_is_kept(api: KubeClient) -> None:
     ("InferenceService", 40, 15),
     ("GPUPool", 40, 15),
     ("CostPolicy", 25, 10),
+    ("BatchPolicy", 25, 10),
 ])  # fmt: skip
 def test_there_are_enough_objects_of_each_kind(kind: str, bad: int, good: int) -> None:
     assert sum(case.obj["kind"] == kind for case in BAD) >= bad
@@ -68,7 +77,7 @@ async def test_a_good_object_is_accepted_and_gets_the_documented_defaults(api: K
 
 @pytest.mark.parametrize("case", GOOD, ids=lambda case: case.name)
 async def test_the_operator_reads_the_same_with_and_without_the_servers_defaults(api: KubeClient, case: Good) -> None:
-    parse = {"GPUPool": parse_pool, "InferenceService": parse_service, "CostPolicy": parse_policy}[case.obj["kind"]]
+    parse = PARSERS[case.obj["kind"]]
     stored = await answer(api, case.obj)
     stored["metadata"] = case.obj["metadata"]
     assert parse(stored) == parse(case.obj)
@@ -109,4 +118,12 @@ def test_the_columns_that_get_prints(api_sandbox: Sandbox) -> None:
     header, row = api_sandbox.kubectl("get", "gpool", "shown").splitlines()
     assert header.split() == ["NAME", "ACCELERATOR", "TYPE", "NODES", "GPUS", "FREE", "PRICE", "READY", "AGE"]
     assert row.split()[:-1] == ["shown", "H100-80GB", "Spot", "2", "16", "4", "2.50", "True"]
+    batch = yaml.safe_dump({**FULL["BatchPolicy"], "metadata": {"name": "shown", "namespace": "default"}})
+    api_sandbox.kubectl("apply", "-f", "-", stdin=batch)
+    api_sandbox.kubectl("apply", "--server-side", "--subresource=status", "-f", "-", stdin=batch)
+    header, row = api_sandbox.kubectl("get", "batchp", "shown").splitlines()
+    assert header.split()[:8] == ["NAME", "STRATEGY", "READY", "QUEUED", "RUNNING", "STOPPED", "GPUS", "MISSED"]
+    assert header.split()[8:] == ["NEXT-START", "SAVED", "REASON", "AGE"]
+    shown = ["shown", "Window", "True", "12", "3", "1", "24", "0", "2026-01-31T21:00:00Z", "-12.40", "JobsWait"]
+    assert row.split()[:-1] == shown
     assert "shown" in api_sandbox.kubectl("get", "ebbtide", "-A")

@@ -92,7 +92,7 @@ def test_every_bound_and_choice_of_what_people_write_is_in_the_description(kind)
 
 
 _UNITS = (
-    *("replicas", "GPUs", "nodes", "tokens", "requests", "seconds", "percent", "currency", "years", "watt"),
+    *("replicas", "GPUs", "nodes", "tokens", "requests", "seconds", "percent", "currency", "years", "watt", "jobs"),
     "as a duration",
     "millions (M) or billions (B)",
 )
@@ -173,7 +173,7 @@ def test_the_yaml_reads_back_as_the_same_data():
 
 
 def test_kinds_names_and_columns():
-    service, pool, policy = (document["spec"] for document in crd_documents().values())
+    service, pool, policy, batch = (document["spec"] for document in crd_documents().values())
     assert (service["scope"], service["names"]["shortNames"], service["names"]["categories"]) == (
         "Namespaced", ["infs"], ["ebbtide"],
     )  # fmt: skip
@@ -183,7 +183,10 @@ def test_kinds_names_and_columns():
     assert (policy["scope"], policy["names"]["plural"], policy["names"]["shortNames"]) == (
         "Cluster", "costpolicies", ["costp"],
     )  # fmt: skip
-    assert all(spec["versions"][0]["subresources"] == {"status": {}} for spec in (service, pool, policy))
+    assert (batch["scope"], batch["names"]["plural"], batch["names"]["shortNames"]) == (
+        "Namespaced", "batchpolicies", ["batchp"],
+    )  # fmt: skip
+    assert all(spec["versions"][0]["subresources"] == {"status": {}} for spec in (service, pool, policy, batch))
 
     def shown(spec):
         columns = spec["versions"][0]["additionalPrinterColumns"]
@@ -193,6 +196,9 @@ def test_kinds_names_and_columns():
     assert shown(pool) == ["ACCELERATOR", "TYPE", "NODES", "GPUS", "FREE", "PRICE", "READY", "AGE"]
     assert shown(policy) == [
         "READY", "SERVICES", "$/H", "MAX/H", "DAY", "MAX/DAY", "MONTH", "MAX/MONTH", "REASON", "AGE",
+    ]  # fmt: skip
+    assert shown(batch) == [
+        "STRATEGY", "READY", "QUEUED", "RUNNING", "STOPPED", "GPUS", "MISSED", "NEXT-START", "SAVED", "REASON", "AGE",
     ]  # fmt: skip
 
 

@@ -13,7 +13,8 @@ from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import Snapshot, Unreadable
 from ebbtide.model.spec import Mode
 from ebbtide.record.budget import TokenBucket
-from ebbtide.record.events import CONTROLLER, EventRecorder, Note, Subject, cycle_events
+from ebbtide.record.events import CONTROLLER, EventRecorder, cycle_events
+from ebbtide.record.notes import Note, Subject
 from tests.shell import world
 from tests.shell.fake_api import FakeApi, serving
 

@@ -13,6 +13,7 @@ from ebbtide.model.reasons import Code
 from ebbtide.record.events import BY_CODE, BY_CONDITION
 from ebbtide.record.reasons import main, reference
 from ebbtide.record.view import (
+    BATCH_CONDITIONS,
     DEGRADED_CONDITIONS,
     ENGINE_CONDITIONS,
     POLICY_CONDITIONS,
@@ -71,6 +72,7 @@ def test_every_place_is_a_condition_that_objects_have() -> None:
         "Limited",
         *(f"GPUPool.{name}" for name in POOL_CONDITIONS),
         *(f"CostPolicy.{name}" for name in POLICY_CONDITIONS),
+        *(f"BatchPolicy.{name}" for name in BATCH_CONDITIONS),
     }
     known |= {
         "GPUPool.NodesComing",
@@ -79,5 +81,6 @@ def test_every_place_is_a_condition_that_objects_have() -> None:
         DECISION,
         "deployment",
         "policy",
+        "job",
     }
     assert {place for entry in CATALOGUE.values() for place in entry.where} == known

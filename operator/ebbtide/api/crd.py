@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from ebbtide.api.batch import BatchPolicy
 from ebbtide.api.policy import CostPolicy
 from ebbtide.api.pool import GPUPool
 from ebbtide.api.schema import Schema, structural_schema
@@ -104,6 +105,27 @@ _POLICY_COLUMNS = (
     ("~Message", "string", ".status.message", "Why, with the numbers."),
     ("Age", "date", ".metadata.creationTimestamp", "Time since creation."),
 )
+_BATCH_COLUMNS = (
+    ("Strategy", "string", ".spec.strategy", "When Jobs may run: Window, IdleOrWindow or Cheapest."),
+    ("Ready", "string", _READY, "Whether Jobs can be planned."),
+    ("Queued", "integer", ".status.queued", "Jobs that wait for their first start."),
+    ("Running", "integer", ".status.running", "Jobs that run."),
+    ("Stopped", "integer", ".status.stopped", "Jobs that gave their GPUs back and will be started again."),
+    ("GPUs", "integer", ".status.gpus", "GPUs that Jobs hold."),
+    ("Missed", "integer", ".status.missed", "Jobs whose deadline passed before they ended."),
+    # a moment to come; of type date it would be shown as an age, which kubectl cannot do of the future
+    ("Next-Start", "string", ".status.nextStart", "When the next Job is planned to start."),
+    ("Saved", "string", ".status.saved.amount", "Money saved against running each Job at once."),
+    ("Reason", "string", ".status.reason", "Why it is ready, or is not."),
+    ("~Currency", "string", ".status.saved.currency", "Currency of the money."),
+    ("~Suspended", "integer", ".status.suspendedByUsers", "Jobs that people suspended."),
+    ("~Next-Window", "string", ".status.nextWindow", "When the next window opens."),
+    ("~Max-GPUs", "integer", ".spec.maxGPUs", "Most GPUs that Jobs may hold at once."),
+    ("~Priority", "integer", ".spec.priority", "Which Jobs go first where not all can run."),
+    ("~Paused", "boolean", ".spec.paused", "Whether Jobs are neither started nor stopped."),
+    ("~Message", "string", ".status.message", "Why, with the numbers."),
+    ("Age", "date", ".metadata.creationTimestamp", "Time since creation."),
+)
 
 
 def crd_documents() -> dict[str, dict[str, Any]]:
@@ -112,6 +134,7 @@ def crd_documents() -> dict[str, dict[str, Any]]:
         f"{GROUP}_inferenceservices.yaml": _crd(InferenceService, "infs", "Namespaced", _SERVICE_COLUMNS),
         f"{GROUP}_gpupools.yaml": _crd(GPUPool, "gpool", "Cluster", _POOL_COLUMNS),
         f"{GROUP}_costpolicies.yaml": _crd(CostPolicy, "costp", "Cluster", _POLICY_COLUMNS),
+        f"{GROUP}_batchpolicies.yaml": _crd(BatchPolicy, "batchp", "Namespaced", _BATCH_COLUMNS),
     }
 
 

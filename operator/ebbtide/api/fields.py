@@ -19,9 +19,10 @@ MOST_REPLICAS = 10000
 MOST_ATTAINMENT = "99.999"  # percent; of more, no number of requests that is ever seen could tell
 
 # 999999h999999h is below Go's longest duration (2562047h), so that `duration()` in a rule cannot overflow
-_DURATION = r"^([0-9]{1,6}(\.[0-9]{1,3})?(ms|s|m|h))+$"
+DURATION_PATTERN = r"^([0-9]{1,6}(\.[0-9]{1,3})?(ms|s|m|h))+$"
 DECIMAL_PATTERN = r"^[0-9]+(\.[0-9]+)?$"
 MOST_MONEY, MOST_CEILING, MOST_ELECTRICITY, MOST_CAPITAL = "10000", "1000000000", "100", "10000000"
+SIGNED_PATTERN = r"^-?[0-9]+(\.[0-9]+)?$"
 _DNS_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _DNS_SUBDOMAIN = rf"^{_DNS_LABEL}([.]{_DNS_LABEL})*$"
 _LABEL_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
@@ -75,7 +76,7 @@ def rules(*each: dict[str, str]) -> dict[str, Any]:
 def duration(least: str, most: str, such_as: str) -> FieldInfo:
     """A Go duration from `least` to `most`, both included; `such_as` are two of them."""
     in_range = f"duration(self) >= duration('{least}') && duration(self) <= duration('{most}')"
-    return quantity(_DURATION, 16, f"must be a duration from {least} to {most}, such as {such_as}", in_range)
+    return quantity(DURATION_PATTERN, 16, f"must be a duration from {least} to {most}, such as {such_as}", in_range)
 
 
 def decimal(above: str, most: str, meaning: str) -> FieldInfo:

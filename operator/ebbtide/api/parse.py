@@ -7,11 +7,13 @@ ConfigurationError that names object, field, value and what is allowed.
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import date
 from decimal import Decimal
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from ebbtide.api import batch as api_batch
 from ebbtide.api import policy as api_policy
 from ebbtide.api import pool as api_pool
 from ebbtide.api import scaling as api_scaling
@@ -22,6 +24,7 @@ from ebbtide.api.pool import GPUPoolSpec, TaintMatch
 from ebbtide.api.service import Alternative, InferenceServiceSpec, Objectives
 from ebbtide.clock import parse_rfc3339
 from ebbtide.errors import ConfigurationError
+from ebbtide.model import batch as b
 from ebbtide.model import spec as m
 from ebbtide.model.labels import COST_LABELS
 from ebbtide.units import parse_duration_s
@@ -129,6 +132,55 @@ def parse_policy(obj: Mapping[str, Any]) -> m.PolicySpec:
             )
         ),
     )
+
+
+def parse_batch_policy(obj: Mapping[str, Any]) -> b.BatchPolicySpec:
+    """One BatchPolicy, normalised: seconds, shares 0..1, every default filled in.
+
+    Raises ConfigurationError that names the object and the field. Time zones and cron lines are checked where they are
+    used: a window that cannot be known never opens, and the others do.
+    """
+    where = _object_name("BatchPolicy", obj)
+    metadata = obj["metadata"]
+    spec = _validated(api_batch.BatchPolicySpec, obj, where)
+    grace = spec.preemption.grace_period
+    for day in spec.holidays:
+        _normalised(date.fromisoformat, day, f"{where}: spec.holidays", "must be a day such as 2026-12-25")
+    parsed = b.BatchPolicySpec(
+        key=f"{metadata.get('namespace', 'default')}/{metadata['name']}",
+        uid=str(metadata.get("uid", "")),
+        generation=int(metadata.get("generation", 0)),
+        match_labels=tuple(sorted(spec.selector.match_labels.items())),
+        strategy=spec.strategy,
+        windows=tuple(_batch_window(each, f"{where}: spec.windows[{i}]") for i, each in enumerate(spec.windows)),
+        holidays=tuple(sorted(spec.holidays)),
+        pools=tuple(sorted(spec.pools)),
+        max_gpus=spec.max_gpus,
+        deadline_s=None if spec.deadline is None else _positive_seconds(spec.deadline, f"{where}: spec.deadline"),
+        expected_duration_s=None
+        if spec.expected_duration is None
+        else _positive_seconds(spec.expected_duration, f"{where}: spec.expectedDuration"),
+        confidence=_confidence(spec.confidence_percent, f"{where}: spec.confidencePercent"),
+        preempts=spec.preemption.allowed,
+        grace_s=None if grace is None else _seconds(grace, f"{where}: spec.preemption.gracePeriod"),
+        priority=spec.priority,
+        paused=spec.paused,
+    )
+    if parsed.strategy is b.Strategy.WINDOW and not (parsed.windows or parsed.holidays):
+        raise _wrong(f"{where}: spec.strategy", "Window", "Window needs windows or holidays")
+    return parsed
+
+
+def _batch_window(window: api_pool.Window, field: str) -> b.BatchWindow:
+    return b.BatchWindow(window.cron, window.time_zone, _positive_seconds(window.duration, f"{field}.duration"))
+
+
+def _confidence(text: str, field: str) -> float:
+    """`99` -> 0.99."""
+    percent = Decimal(text)
+    if not 50 <= percent <= Decimal("99.9"):
+        raise _wrong(field, text, "must be a percentage from 50 to 99.9")
+    return float(percent / 100)
 
 
 def _amounts(

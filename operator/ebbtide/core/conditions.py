@@ -7,7 +7,16 @@ from ebbtide.core.replicas import describe_failing
 from ebbtide.core.work import Cycle, Draft, PoolDraft, VariantDraft
 from ebbtide.model.plan import Condition, ConditionStatus, UnreadablePlan
 from ebbtide.model.reasons import Code, Reason
-from ebbtide.model.snapshot import POLICY_KIND, POOL_KIND, SERVICE_KIND, LedgerState, PodPhase, Source, Unreadable
+from ebbtide.model.snapshot import (
+    BATCH_KIND,
+    POLICY_KIND,
+    POOL_KIND,
+    SERVICE_KIND,
+    LedgerState,
+    PodPhase,
+    Source,
+    Unreadable,
+)
 from ebbtide.model.spec import Mode, Provisioning
 
 _TRUE, _FALSE, _UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
@@ -44,6 +53,7 @@ _UNTIL_READ = {
     SERVICE_KIND: "its replicas hold until it can be read",
     POOL_KIND: "services on it hold",
     POLICY_KIND: "nothing is raised until it can be read",
+    BATCH_KIND: "its Jobs are neither started nor stopped until it can be read",
 }
 
 

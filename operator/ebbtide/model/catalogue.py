@@ -11,6 +11,7 @@ from ebbtide.model.spec import Spec
 DECISION = "decision"  # status.reason, status.decisions and the Events of moves
 DEPLOYMENT = "deployment"  # an Event on Ebbtide's own Deployment, for what concerns every service
 POLICY = "policy"  # an Event on the CostPolicy
+JOB = "job"  # why a batch Job waits, runs or is left alone: an Event on it
 _MOVE = (DECISION,)
 _HELD = (DECISION, "Limited")
 _FAILING = (DECISION, "Limited", "Ready")
@@ -19,7 +20,7 @@ _FAULT = (DECISION, "TargetResolved", "Ready", "Acting", "Limited")
 
 
 class Entry(Spec, frozen=True):
-    """One reason in words. `where`: `DECISION`, `DEPLOYMENT`, `POLICY`, condition types; `GPUPool.Ready` of a pool."""
+    """One reason in words. `where`: one of the constants above, or a condition type; `GPUPool.Ready` of a pool."""
 
     where: tuple[str, ...]
     meaning: str
@@ -324,6 +325,135 @@ _POLICIES = {
     ),
 }
 
+_JOB = (JOB,)
+_BATCH = {
+    Code.WAITS_FOR_WINDOW: Entry(
+        (JOB, "BatchPolicy.Ready"),
+        "No window of the BatchPolicy is open, and its strategy lets the Job run nowhere else before one opens.",
+        "Nothing: the text has the moment. For sooner, widen `spec.windows` or choose another `spec.strategy`.",
+    ),
+    Code.WAITS_FOR_CHEAPER_HOUR: Entry(
+        _JOB,
+        "The Job would run now for more than it will cost later, and its deadline leaves the time.",
+        "Nothing: the text has both prices and the latest start. For sooner, set `ebbtide.dev/deadline` earlier.",
+    ),
+    Code.WAITS_FOR_GPUS: Entry(
+        _JOB,
+        "No pool that it may use has the GPUs free: they are taken, or services may need them before the Job could "
+        "give them back.",
+        "Nothing: the text says when they are expected. Add GPUs or pools (`spec.pools`), or say that the Job may be "
+        "stopped (`ebbtide.dev/restartable`): those wait for less.",
+    ),
+    Code.WAITS_FOR_MONEY: Entry(
+        _JOB,
+        "A ceiling of a CostPolicy leaves no money for the Job: batch work gives way first and comes back last.",
+        "Nothing; it starts once there is money. For sooner, raise the ceiling that the text names.",
+    ),
+    Code.AT_MAX_GPUS: Entry(
+        _JOB,
+        "The Jobs of its BatchPolicy hold as many GPUs as `spec.maxGPUs` allows.",
+        "Nothing; it starts when others end. For sooner, raise `spec.maxGPUs`.",
+    ),
+    Code.FITS_NOWHERE: Entry(
+        _JOB,
+        "No pool that it may use could ever run it: it asks for more GPUs than there are or than `spec.maxGPUs` "
+        "allows, or for nodes of another kind.",
+        "Lower what the Job asks for, correct its nodeSelector, or allow more (`spec.pools`, `spec.maxGPUs`).",
+    ),
+    Code.JOB_STARTS: Entry(_JOB, "Ebbtide starts the Job; the text has the pool and the price.", "Nothing."),
+    Code.JOB_RUNS: Entry(_JOB, "It runs, and may go on.", "Nothing."),
+    Code.JOB_RESIZED: Entry(
+        _JOB,
+        "An elastic Job (Indexed, completions equal to parallelism) gets fewer pods or more, by what is free.",
+        "Nothing.",
+    ),
+    Code.GIVES_GPUS_BACK: Entry(
+        _JOB,
+        "A service needs the GPUs, so the Job is stopped; of those that may be, those that lose least go first.",
+        "Nothing; it starts again by itself. A Job that must not be stopped says no `ebbtide.dev/restartable`.",
+    ),
+    Code.STOPPED_FOR_MONEY: Entry(
+        _JOB,
+        "The Job is stopped because a ceiling of a CostPolicy leaves no money for it.",
+        "Nothing; it starts again once there is money. For sooner, raise the ceiling that the text names.",
+    ),
+    Code.OUTSIDE_WINDOW: Entry(
+        _JOB,
+        "The window has closed and the Job is stopped until the next opens, or goes on because stopping would cost "
+        "more or its deadline: the text says which.",
+        "Nothing. Longer windows (`spec.windows[].duration`), or IdleOrWindow as `spec.strategy`.",
+    ),
+    Code.DEADLINE_UNREACHABLE: Entry(
+        (JOB, "BatchPolicy.DeadlinesKept"),
+        "The Job can't end by its deadline with the confidence that is asked for. It still runs as early as it may.",
+        "The text says the earliest end and what would help.",
+    ),
+    Code.MISSED_FOR_MONEY: Entry(
+        (JOB, "BatchPolicy.DeadlinesKept"),
+        "The deadline will be missed, or was, only because a ceiling of a CostPolicy leaves no money: a deadline never "
+        "breaks a ceiling.",
+        "The text has the sum that is lacking. Raise the ceiling, or give the Job a later deadline.",
+    ),
+    Code.DEADLINE_MISSED: Entry(
+        (JOB, "BatchPolicy.DeadlinesKept"),
+        "The deadline has passed and the Job has not ended. It still runs as early as it may.",
+        "The text says why. A longer deadline, a right `ebbtide.dev/expected-duration`, or more GPUs.",
+    ),
+    Code.DEADLINES_KEPT: Entry(("BatchPolicy.DeadlinesKept",), "Every Job is expected to end in time.", "Nothing."),
+    Code.DURATION_UNKNOWN: Entry(
+        _JOB,
+        "Nobody knows how long the Job will run, so its latest start cannot be told: it starts as early as it may.",
+        "Set `ebbtide.dev/expected-duration` on the Job or `spec.expectedDuration` of its BatchPolicy; later runs of "
+        "the same owner are learnt from.",
+    ),
+    Code.SELECTED_TWICE: Entry(
+        (JOB, "BatchPolicy.Undisputed", "BatchPolicy.Ready"),
+        "Several BatchPolicies select the Job: it stays as it is, and none of them starts or stops it.",
+        "Change `spec.selector` of one of those that the text names, or the Job's labels.",
+    ),
+    Code.SELECTED_ONCE: Entry(("BatchPolicy.Undisputed",), "No Job is selected by another policy too.", "Nothing."),
+    Code.SUSPENDED_BY_USER: Entry(
+        _JOB,
+        "Somebody suspended the Job after Ebbtide had started it: it stays so until somebody resumes it.",
+        '`kubectl patch job NAME --type merge -p \'{"spec":{"suspend":false}}\'` resumes it.',
+    ),
+    Code.RESUMED_BY_USER: Entry(
+        _JOB,
+        "Somebody resumed the Job that Ebbtide held: it runs against the plan, its GPUs count, and it is left alone.",
+        "Nothing. To give it back to the plan, suspend it and remove its annotation `ebbtide.dev/batch-state`.",
+    ),
+    Code.STARTED_ANYWAY: Entry(
+        _JOB,
+        "The Job came without `suspend: true` in its spec, so it ran before Ebbtide saw it. Its GPUs count; it is left "
+        "running unless it is restartable.",
+        "Submit it with `suspend: true`; `manifests/admission` has policies that demand or add it.",
+    ),
+    Code.FOREIGN_JOB: Entry(
+        _JOB,
+        "The Job is Kueue's or another controller's (`managedBy` in its spec): it is never touched; its GPUs count.",
+        "Nothing, or take one of the two away: the BatchPolicy's label, or the queue's.",
+    ),
+    Code.ANNOTATION_INVALID: Entry(
+        _JOB,
+        "An annotation of the Job cannot be read. It is as if it were not there: the BatchPolicy's default holds.",
+        "The text names the annotation, its value and what is allowed; `kubectl annotate --overwrite job`.",
+    ),
+    Code.BATCH_PAUSED: Entry(
+        (JOB, "BatchPolicy.Ready"),
+        "`spec.paused` of the BatchPolicy is true: its Jobs are neither started nor stopped.",
+        "Set `spec.paused` to false.",
+    ),
+    Code.JOBS_RUN: Entry(("BatchPolicy.Ready",), "Jobs of the policy run, or all that could start do.", "Nothing."),
+    Code.JOBS_WAIT: Entry(
+        ("BatchPolicy.Ready",), "Jobs of the policy wait; the text says for what, and until when.", "Nothing."
+    ),
+    Code.NO_JOBS: Entry(
+        ("BatchPolicy.Ready",),
+        "No Job that has not ended carries the policy's labels.",
+        "Nothing; else compare `spec.selector.matchLabels` with `metadata.labels` of the Jobs in its namespace.",
+    ),
+}
+
 _DATA = {
     Code.METRICS_MISSING: Entry(
         _UNMEASURED,
@@ -442,7 +572,7 @@ _OWN_FAULTS = {
 
 _CONFIGURATION = {
     Code.RESOLVED: Entry(
-        ("TargetResolved", "Ready", "GPUPool.Ready", "GPUPool.NodesComing", "CostPolicy.Selects"),
+        ("TargetResolved", "Ready", "GPUPool.Ready", "GPUPool.NodesComing", "CostPolicy.Selects", "BatchPolicy.Ready"),
         "All that is needed is there.",
         "Nothing.",
     ),
@@ -480,7 +610,9 @@ _CONFIGURATION = {
         _FAULT, "Two variants name one target: neither may write.", "Point one of them elsewhere, or delete it."
     ),
     Code.POOL_NOT_FOUND: Entry(
-        _FAULT, "There is no GPUPool of that name.", "Create it, or correct `spec.variants[].pool`."
+        (*_FAULT, JOB, "BatchPolicy.Ready"),
+        "There is no GPUPool of that name.",
+        "Create it, or correct `spec.variants[].pool`; of a BatchPolicy `spec.pools`.",
     ),
     Code.POOL_UNREADABLE: Entry(
         _FAULT,
@@ -493,7 +625,7 @@ _CONFIGURATION = {
         "The message quotes the refusal; correct `spec.variants[].engine`, its `podTemplate` above all.",
     ),
     Code.INVALID_SPEC: Entry(
-        (DECISION, "Ready", "Acting", "GPUPool.Ready", "CostPolicy.Ready", DEPLOYMENT),
+        (DECISION, "Ready", "Acting", "GPUPool.Ready", "CostPolicy.Ready", "BatchPolicy.Ready", DEPLOYMENT),
         "The API server accepted an object that cannot be read: nothing is decided for it, and replicas hold.",
         "Correct the field that the message names.",
     ),
@@ -509,16 +641,18 @@ _CONFIGURATION = {
         "Give the pod template the pool's `spec.nodeSelector`, or correct `spec.variants[].pool`.",
     ),
     Code.INVALID_TIME_ZONE: Entry(
-        ("GPUPool.Ready", "CostPolicy.WithinCeilings", "CostPolicy.Ready"),
-        "A price schedule or a policy names a time zone that does not exist: until then the price is unknown, and "
-        "nothing under the policy is raised.",
-        "Write an IANA name in the pool's `spec.price.schedule[].timeZone` or the policy's `spec.timeZone`, such as "
-        "Europe/Berlin.",
+        ("GPUPool.Ready", "CostPolicy.WithinCeilings", "CostPolicy.Ready", "BatchPolicy.Ready"),
+        "A price schedule, a policy or a batch window names a time zone that does not exist: until then the price is "
+        "unknown, nothing under the policy is raised, and the window never opens.",
+        "Write an IANA name in the pool's `spec.price.schedule[].timeZone`, the policy's `spec.timeZone` or the "
+        "BatchPolicy's `spec.windows[].timeZone`, such as Europe/Berlin.",
     ),
     Code.INVALID_SCHEDULE: Entry(
-        ("GPUPool.Ready",),
-        "The price schedule has a cron expression that no calendar can follow; the price is unknown until then.",
-        "The message says what to write in the pool's `spec.price.schedule[].cron`, such as `0 22 * * *`.",
+        ("GPUPool.Ready", "BatchPolicy.Ready"),
+        "A price schedule or a batch window has a cron expression that no calendar can follow; the price is unknown "
+        "until then, and the window never opens.",
+        "The message says what to write in the pool's `spec.price.schedule[].cron` or the BatchPolicy's "
+        "`spec.windows[].cron`, such as `0 22 * * *`.",
     ),
     Code.ENGINE_NOT_DRAINING: Entry(
         ("EngineDrains",),
@@ -543,6 +677,7 @@ SECTIONS: tuple[tuple[str, Mapping[Code, Entry]], ...] = (
     ("Waiting", _WAITING),
     ("Limits", _LIMITS),
     ("Cost policies", _POLICIES),
+    ("Batch Jobs", _BATCH),
     ("Measurements", _DATA),
     ("Modes, people and other controllers", _WRITERS),
     ("Configuration", _CONFIGURATION),

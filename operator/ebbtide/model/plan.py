@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from ebbtide.model.reasons import Reason
 from ebbtide.model.snapshot import Overrun, Reached
-from ebbtide.model.spec import CeilingKind, Spec, TargetRef, Threshold
+from ebbtide.model.spec import CeilingKind, Spec, TargetRef, Threshold, Toleration
 
 
 class ConditionStatus(StrEnum):
@@ -287,6 +287,59 @@ class PlacementPlan(Spec, frozen=True):
     text: str
 
 
+class Outcome(StrEnum):
+    """What the plan does with a Job in this cycle."""
+
+    STARTS = "Starts"
+    RUNS = "Runs"
+    STOPS = "Stops"
+    SHRINKS = "Shrinks"
+    GROWS = "Grows"
+    WAITS = "Waits"
+    LEFT_ALONE = "LeftAlone"  # its user's, another controller's, or disputed
+    IMPOSSIBLE = "Impossible"  # nothing that could run it is there
+
+
+class JobPlan(Spec, frozen=True):
+    """What is done with a Job, and what is planned. `reason` is what people read."""
+
+    key: str
+    uid: str
+    policy: str
+    outcome: Outcome
+    reason: Reason
+    resource_version: str = ""
+    pool: str = ""
+    parallelism: int = 0  # of STARTS, SHRINKS, GROWS
+    starts_at: float | None = None  # planned
+    ends_at: float | None = None  # as expected
+    must_start_by: float | None = None
+    deadline_at: float | None = None
+    late: bool = False  # it will miss its deadline
+    gpus: int = 0
+    node_selector: tuple[tuple[str, str], ...] = ()
+    tolerations: tuple[Toleration, ...] = ()
+
+
+class BatchPolicyPlan(Spec, frozen=True):
+    """One policy, for its status. Money is None where nothing is known of it."""
+
+    key: str
+    uid: str
+    queued: int
+    running: int
+    suspended_by_users: int
+    stopped: int
+    missed: int  # deadlines that passed, since it was first seen
+    gpus: int
+    next_start_at: float | None
+    next_window_at: float | None
+    reason: Reason
+    conditions: tuple[Condition, ...]
+    saved: Decimal | None = None  # against running at once, since it was first seen
+    currency: str = ""
+
+
 class Plan(Spec, frozen=True):
     """One cycle's decision for the whole cluster."""
 
@@ -294,6 +347,8 @@ class Plan(Spec, frozen=True):
     services: tuple[ServicePlan, ...] = ()
     pools: tuple[PoolPlan, ...] = ()
     policies: tuple[PolicyPlan, ...] = ()
+    jobs: tuple[JobPlan, ...] = ()
+    batch: tuple[BatchPolicyPlan, ...] = ()
     placements: tuple[PlacementPlan, ...] = ()  # of services that pools couple; all others have their own optimum
     actions: tuple[ScaleAction, ...] = ()
     cluster_conditions: tuple[Condition, ...] = ()  # a cause that concerns all: Prometheus gone

@@ -6,6 +6,7 @@ Zero, unknown, stale and not applicable are four different things: see `Reading`
 from decimal import Decimal
 from enum import StrEnum
 
+from ebbtide.model.batch import BatchPolicyState, FinishedJob, JobState, Stray
 from ebbtide.model.money import PriceStep
 from ebbtide.model.spec import CeilingKind, OverrunCause, PolicySpec, PoolSpec, ServiceSpec, Spec, ThresholdBasis
 
@@ -290,13 +291,13 @@ class PolicyState(Spec, frozen=True):
     compared: Compared | None = None  # None: this leader did not compare it yet
 
 
-SERVICE_KIND, POOL_KIND, POLICY_KIND = "InferenceService", "GPUPool", "CostPolicy"
+SERVICE_KIND, POOL_KIND, POLICY_KIND, BATCH_KIND = "InferenceService", "GPUPool", "CostPolicy", "BatchPolicy"
 
 
 class Unreadable(Spec, frozen=True):
     """An object of Ebbtide's own kinds that the API server accepted and that cannot be read; `message` says why."""
 
-    kind: str  # SERVICE_KIND, POOL_KIND or POLICY_KIND
+    kind: str  # SERVICE_KIND, POOL_KIND, POLICY_KIND or BATCH_KIND
     key: str  # namespace/name, or a pool's or policy's name
     uid: str
     generation: int
@@ -326,6 +327,10 @@ class Snapshot(Spec, frozen=True):
     services: tuple[ServiceState, ...] = ()
     pools: tuple[PoolState, ...] = ()
     policies: tuple[PolicyState, ...] = ()
+    batch_policies: tuple[BatchPolicyState, ...] = ()
+    jobs: tuple[JobState, ...] = ()  # that a BatchPolicy selects and that have not ended
+    finished: tuple[FinishedJob, ...] = ()
+    strays: tuple[Stray, ...] = ()
     sources: tuple[Source, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
     rate_window_s: float = 60.0  # over which the engines' rates and histograms were taken

@@ -41,6 +41,11 @@ def period_at(span: Span, zone: ZoneInfo, at_s: float, month_starts_on: int = 1)
     return Period(span.value, _begin_s(first, zone), _begin_s(_month_later(first, 1), zone))
 
 
+def day_span(day: date, zone: ZoneInfo) -> tuple[float, float]:
+    """A day of the calendar as [from, to) in unix seconds."""
+    return _begin_s(day, zone), _begin_s(day + timedelta(days=1), zone)
+
+
 def touching(span: Span, zone: ZoneInfo, from_s: float, to_s: float, month_starts_on: int = 1) -> tuple[Period, ...]:
     """All periods that have a moment of [from_s, to_s], in order."""
     found = [period_at(span, zone, from_s, month_starts_on)]

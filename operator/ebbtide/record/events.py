@@ -1,14 +1,14 @@
 """Events: what changed, in numbers, on the object it happened to. Few, de-duplicated, within a write budget.
 
 `cycle_events` decides which notes a cycle is worth (pure); `EventRecorder` sends those that were not said within the
-last 15 minutes. A cause that concerns the whole cluster is said once, on Ebbtide's own Deployment, never on every
-service. Events are best effort: one that cannot be sent is counted and forgotten, and never disturbs a cycle.
+last 15 minutes, an hour for what is told patiently. A cause that concerns the whole cluster is said once, on Ebbtide's
+own Deployment, never on every service. Events are best effort: one that cannot be sent is counted and forgotten, and
+never disturbs a cycle.
 """
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ebbtide.clock import rfc3339_micro
@@ -18,11 +18,15 @@ from ebbtide.model.plan import ConditionStatus, Plan, PolicyPlan, ScaleAction, S
 from ebbtide.model.reasons import Code, Reason
 from ebbtide.model.snapshot import Snapshot, Unreadable
 from ebbtide.model.spec import Mode, ServiceSpec
+from ebbtide.record.batch_events import batch_events
 from ebbtide.record.budget import TokenBucket
+from ebbtide.record.notes import Note, Subject
 
 CONTROLLER = "ebbtide.dev/operator"
 _API_VERSION = "events.k8s.io/v1"
 _SILENCE_S = 900.0
+_PATIENT_SILENCE_S = 3600.0
+_LITTLE = 30  # waiting notes: what is said patiently delays the next by ten seconds at most
 _MAX_NOTE = 1024  # the API server's limit in bytes
 _MAX_NAME = 200
 _MAX_WAITING = 1000
@@ -72,33 +76,17 @@ BY_CONDITION: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """The object an Event is about. `namespace` is '' for a cluster-scoped one."""
-
-    api_version: str
-    kind: str
-    namespace: str
-    name: str
-    uid: str
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """One thing to say. Notes with the same subject, reason and `topic` are said once in 15 minutes."""
-
-    subject: Subject
-    type: str  # Normal or Warning
-    reason: str
-    action: str
-    text: str
-    topic: str = ""
-
-
 def cycle_events(
-    plan: Plan, snapshot: Snapshot, applied: Sequence[ScaleAction], own: Subject | None = None
+    plan: Plan,
+    snapshot: Snapshot,
+    applied: Sequence[ScaleAction],
+    own: Subject | None = None,
+    jobs_moved: Collection[str] = (),
 ) -> list[Note]:
-    """What one cycle is worth saying. `applied` are the actions that the API server confirmed."""
+    """What one cycle is worth saying. `applied` are the actions that the API server confirmed.
+
+    `jobs_moved`: keys of Jobs whose start, stop or resizing it confirmed.
+    """
     specs = {service.spec.key: service.spec for service in snapshot.services}
     causes = [item for item in plan.cluster_conditions if item.status is ConditionStatus.FALSE]
     shared = {condition.reason for condition in causes}
@@ -118,6 +106,7 @@ def cycle_events(
             Note(own, "Warning", condition.reason, "Observe", condition.message, topic=condition.type)
             for condition in causes
         ]
+    notes += batch_events(plan, snapshot, jobs_moved)
     return notes
 
 
@@ -213,15 +202,17 @@ class EventRecorder:
 
         Notes beyond the budget wait for the next call or `flush`, up to a thousand: a move is told once or never.
         """
-        self._said = {key: at for key, at in self._said.items() if now_s - at < _SILENCE_S}
+        self._said = {key: until for key, until in self._said.items() if now_s < until}
         for note in notes:
             key = (note.subject, note.reason, note.topic)
             if key in self._said:
                 continue
+            if note.patient and len(self._waiting) >= _LITTLE:
+                continue  # it comes again with the next cycle
             if len(self._waiting) >= _MAX_WAITING:
                 self._dropped("budget")
                 continue
-            self._said[key] = now_s
+            self._said[key] = now_s + (_PATIENT_SILENCE_S if note.patient else _SILENCE_S)
             self._waiting.append(note)
         return await self.flush(now_s)
 

@@ -18,6 +18,7 @@ from ebbtide.model.plan import Condition, ConditionStatus, Forecast, Plan, Polic
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import Snapshot
 from ebbtide.model.spec import Pause
+from ebbtide.record.batch_metrics import Sample, batch_samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Described:
 
 _SERVICE = ("namespace", "service")
 _VARIANT = (*_SERVICE, "variant")
+_BATCH = ("namespace", "policy")
 
 CATALOGUE: tuple[Described, ...] = (
     Described("ebbtide_build_info", "gauge", ("version", "python"), "Always 1; the labels say what runs."),
@@ -234,6 +236,56 @@ CATALOGUE: tuple[Described, ...] = (
     Described("ebbtide_pool_gpus", "plan", ("pool", "state"), "GPUs of the pool: total, allocated or free."),
     Described("ebbtide_pool_price_per_gpu_hour", "plan", ("pool", "currency"), "Price of one GPU for an hour now."),
     Described("ebbtide_pool_lead_time_seconds", "plan", ("pool",), "Median seconds in which nodes came, as measured."),
+    Described(
+        "ebbtide_batch_jobs",
+        "plan",
+        (*_BATCH, "state"),
+        "Jobs of a BatchPolicy that have not ended: queued, running, stopped (to be started again) or suspended (by "
+        "people).",
+    ),
+    Described(
+        "ebbtide_batch_job_reasons", "plan", (*_BATCH, "reason"), "Jobs of a BatchPolicy by the reason that decided."
+    ),
+    Described(
+        "ebbtide_batch_gpus",
+        "plan",
+        _BATCH,
+        "GPUs that Jobs of a BatchPolicy hold, those of stopped ones until their pods are gone.",
+    ),
+    Described(
+        "ebbtide_batch_deadlines_missed",
+        "plan",
+        _BATCH,
+        "Jobs of a BatchPolicy whose deadline passed before they ended, since it was first seen.",
+    ),
+    Described(
+        "ebbtide_batch_planned_gpu_seconds",
+        "plan",
+        _BATCH,
+        "GPU-seconds that are planned from now on, by expected durations, for the Jobs of a BatchPolicy.",
+    ),
+    Described(
+        "ebbtide_batch_next_start_timestamp_seconds",
+        "plan",
+        _BATCH,
+        "Unix time at which the next Job of a BatchPolicy is planned to start.",
+    ),
+    Described(
+        "ebbtide_batch_next_window_timestamp_seconds",
+        "plan",
+        _BATCH,
+        "Unix time at which the next window of a BatchPolicy opens.",
+    ),
+    Described(
+        "ebbtide_batch_saved",
+        "plan",
+        (*_BATCH, "currency"),
+        "Money that Jobs of a BatchPolicy cost less than if each had run at once, since it was first seen; of either "
+        "sign.",
+    ),
+    Described(
+        "ebbtide_batch_condition", "plan", (*_BATCH, "type"), "1 if the condition is True, 0 if False; Ready for one."
+    ),
 )
 
 _BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -314,10 +366,7 @@ def _shown(plan: Plan, snapshot: Snapshot) -> tuple[Plan, Snapshot]:
     replace = msgspec.structs.replace
     services = tuple(replace(service, variants=()) for service in snapshot.services)
     plans = tuple(replace(service, waterfall=()) for service in plan.services)
-    return replace(plan, services=plans), replace(snapshot, services=services)
-
-
-Sample = tuple[str, tuple[str, ...], float]
+    return replace(plan, services=plans), replace(snapshot, services=services, jobs=())
 
 
 def plan_text(plan: Plan, snapshot: Snapshot) -> str:
@@ -356,6 +405,7 @@ def _samples(plan: Plan, snapshot: Snapshot) -> Iterator[Sample]:
     currencies = {policy.spec.name: policy.spec.currency for policy in snapshot.policies}
     for policy in plan.policies:
         yield from _policy_samples(policy, currencies.get(policy.name, ""))
+    yield from batch_samples(plan)
 
 
 def _policy_samples(plan: PolicyPlan, currency: str) -> Iterator[Sample]:

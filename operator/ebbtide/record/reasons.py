@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ebbtide.model.catalogue import DECISION, DEPLOYMENT, POLICY, SECTIONS, Entry
+from ebbtide.model.catalogue import DECISION, DEPLOYMENT, JOB, POLICY, SECTIONS, Entry
 from ebbtide.model.reasons import Code
 from ebbtide.record.events import BY_CODE, BY_CONDITION
 
@@ -24,7 +24,9 @@ Where a reason stands:
   Recommend by `Recommended`.
 - a name such as `Limited`: the condition of that type in the InferenceService's `status.conditions`; True is good, and
   for `Paused` and `Limited` it is a fact. What stands on `Limited` is also a variant's `limitedBy`.
-- a name such as `GPUPool.Ready`: the condition of that type of the GPUPool.
+- a name such as `GPUPool.Ready`: the condition of that type of the GPUPool, likewise of a CostPolicy or BatchPolicy.
+- **job**: why a batch Job waits, runs or is left alone: an Event of that reason on the Job, repeated once an hour while
+  it holds (none of `JobRuns`), and a count in the metric `ebbtide_batch_job_reasons`.
 - **Event**: an Event of that reason on the InferenceService, said once in 15 minutes. What concerns every service is an
   Event on Ebbtide's own Deployment instead.
 """
@@ -48,7 +50,9 @@ def _section(title: str, entries: Mapping[Code, Entry]) -> Iterator[str]:
 def _places(code: Code, entry: Entry) -> Iterator[str]:
     if DECISION in entry.where:
         yield "decision"
-    yield from (f"`{place}`" for place in entry.where if place not in (DECISION, DEPLOYMENT, POLICY))
+    if JOB in entry.where:
+        yield "job"
+    yield from (f"`{place}`" for place in entry.where if place not in (DECISION, DEPLOYMENT, JOB, POLICY))
     if code in BY_CODE:
         yield f"Event `{BY_CODE[code][1]}`"
     if code.value in BY_CONDITION:

@@ -1,8 +1,8 @@
 """The flight recorder: what recent cycles saw, remembered and decided, so that any of them can be decided again.
 
-One chunk a service and a pool; one that the recording before had too is not stored again, so an unchanged object costs
-a number. Files are bounded together: when `max_bytes` is exceeded the oldest goes. Recording must never disturb a
-cycle: a full disk is said in `notice` and the cycle goes on.
+One chunk a service, a pool and a batch Job; one that the recording before had too is not stored again, so an unchanged
+object costs a number. Files are bounded together: when `max_bytes` is exceeded the oldest goes. Recording must never
+disturb a cycle: a full disk is said in `notice` and the cycle goes on.
 
 The encoding is MessagePack, not JSON: histograms end in an infinite bucket, which JSON cannot say, and bit-for-bit
 replay needs exactly the floats that were seen. Money stays `Decimal` (as text). No part of it is a map, so the bytes
@@ -14,15 +14,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 
 from ebbtide import __version__
 from ebbtide.errors import ConfigurationError, EbbtideError, NotFoundError
+from ebbtide.model.batch import JobState
 from ebbtide.model.memory import Memory, PoolMemory, ServiceMemory
-from ebbtide.model.plan import Plan, PoolPlan, ServicePlan
+from ebbtide.model.plan import JobPlan, Plan, PoolPlan, ServicePlan
 from ebbtide.model.snapshot import PoolState, ServiceState, Snapshot
 from ebbtide.record.segment import Entry, SegmentWriter, entries, read_parts
+
+Whole = TypeVar("Whole", bound=msgspec.Struct)
 
 LAST = "last"  # the id that stands for the newest recording
 _SEGMENTS = 4  # a quarter of max_bytes each, so that dropping the oldest keeps three quarters of the history
@@ -144,7 +148,8 @@ def digest_of(plan: Plan) -> str:
     the same plan; part by part, because the whole plan of 10,000 services twice in memory costs a second of CPU.
     """
     digest = hashlib.sha256()
-    for part in (*plan.services, *plan.pools, msgspec.structs.replace(plan, services=(), pools=())):
+    parts = (*plan.services, *plan.pools, *plan.jobs, _rest(plan))
+    for part in parts:
         canonical = msgspec.msgpack.encode(msgspec.msgpack.decode(msgspec.msgpack.encode(part), type=type(part)))
         digest.update(len(canonical).to_bytes(4, "big"))
         digest.update(canonical)
@@ -159,12 +164,13 @@ def decision_id(now_s: float, digest: str) -> str:
 
 
 def decision_of(plan: Plan) -> bytes:
-    """What counts as deciding otherwise: a reason code, or replicas wanted or allowed anywhere, changed."""
+    """What counts as deciding otherwise: another reason code, other replicas wanted or allowed, another Job outcome."""
     essence = [
         (service.key, service.reason.code, [(variant.wanted, variant.allowed) for variant in service.variants])
         for service in plan.services
     ]
-    return hashlib.sha256(msgspec.msgpack.encode(essence)).digest()
+    jobs = [(job.key, job.reason.code, job.outcome) for job in plan.jobs]
+    return hashlib.sha256(msgspec.msgpack.encode((essence, jobs))).digest()
 
 
 # The rest of each whole: what is left when its lists are taken out
@@ -174,8 +180,10 @@ _LISTS: dict[str, type[msgspec.Struct]] = {
     "snapshot.pools": PoolState,
     "memory.services": ServiceMemory,
     "memory.pools": PoolMemory,
+    "snapshot.jobs": JobState,
     "plan.services": ServicePlan,
     "plan.pools": PoolPlan,
+    "plan.jobs": JobPlan,
 }
 
 
@@ -184,10 +192,21 @@ def _parts(snapshot: Snapshot, memory: Memory, plan: Plan) -> dict[str, Iterable
     parts: dict[str, Iterable[bytes]] = {}
     encode = msgspec.msgpack.Encoder().encode
     for name, whole in (("snapshot", snapshot), ("memory", memory), ("plan", plan)):
-        parts[f"{name}.services"] = map(encode, whole.services)
-        parts[f"{name}.pools"] = map(encode, whole.pools)
-        parts[name] = [encode(msgspec.structs.replace(whole, services=(), pools=()))]
+        for list_ in _lists_of(name):
+            parts[f"{name}.{list_}"] = map(encode, getattr(whole, list_))
+        parts[name] = [encode(_rest(whole))]
     return parts
+
+
+def _rest(whole: Whole) -> Whole:
+    """It without its lists."""
+    empty: dict[str, Any] = dict.fromkeys(_lists_of(type(whole).__name__.lower()), ())
+    return msgspec.structs.replace(whole, **empty)
+
+
+def _lists_of(name: str) -> tuple[str, ...]:
+    """`memory` -> services and pools."""
+    return tuple(key.partition(".")[2] for key in _LISTS if key.startswith(f"{name}."))
 
 
 def _inputs_digest(parts: dict[str, list[bytes]]) -> str:
@@ -200,14 +219,13 @@ def _inputs_digest(parts: dict[str, list[bytes]]) -> str:
 
 def _decode(entry: Entry, parts: dict[str, list[bytes]]) -> Recording:
     lists = {
-        name: tuple(msgspec.msgpack.decode(chunk, type=type_) for chunk in parts[name])
+        name: tuple(msgspec.msgpack.decode(chunk, type=type_) for chunk in parts.get(name, ()))
         for name, type_ in _LISTS.items()
     }
     wholes = {
         name: msgspec.structs.replace(
             msgspec.msgpack.decode(parts[name][0], type=type_),
-            services=lists[f"{name}.services"],
-            pools=lists[f"{name}.pools"],
+            **{list_: lists[f"{name}.{list_}"] for list_ in _lists_of(name)},
         )
         for name, type_ in _RESTS.items()
     }

@@ -28,6 +28,9 @@ _MEASURED = frozenset(
         "evidence",
         "payable",
         "payableBecause",
+        "nextStart",
+        "nextWindow",
+        "saved",
     }
 )
 # Follows from demand, capacity and price, which are compared already; see `dearer`

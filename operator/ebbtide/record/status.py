@@ -21,13 +21,19 @@ from ebbtide.errors import EbbtideError, NotFoundError, RetryableError
 from ebbtide.kube.client import KubeClient, resource_path
 from ebbtide.model.plan import ConditionStatus, Plan, ServicePlan
 from ebbtide.model.snapshot import PoolState, ServiceState, Snapshot
+from ebbtide.record.batch_view import batch_policy_status
 from ebbtide.record.budget import TokenBucket
 from ebbtide.record.significance import Difference, dearer, decided, difference, fell, moved, only_shared, payable
 from ebbtide.record.view import Status, pool_status, service_status, unreadable_status
 
 FIELD_MANAGER = "ebbtide-status"
 API_VERSION = "ebbtide.dev/v1alpha1"
-PLURALS = {"InferenceService": "inferenceservices", "GPUPool": "gpupools", "CostPolicy": "costpolicies"}
+PLURALS = {
+    "InferenceService": "inferenceservices",
+    "GPUPool": "gpupools",
+    "CostPolicy": "costpolicies",
+    "BatchPolicy": "batchpolicies",
+}
 
 _MEASURED_EVERY_S = 60.0
 _MONEY_EVERY_S = 3600.0  # where nothing but money moved: of 10,000 services that is less than 3 writes a second
@@ -116,7 +122,7 @@ class StatusWriter:
     def offer(self, plan: Plan, snapshot: Snapshot, now_s: float, decision_id: str = "") -> int:
         """Notes what this cycle wants to be said; returns how many objects now wait. Writes nothing."""
         self._note_shared_reasons(plan, now_s)
-        count, offered, looked = len(plan.services) + len(plan.pools), set(), self._to_look_at(now_s)
+        count, offered, looked = len(plan.services) + len(plan.pools) + len(plan.batch), set(), self._to_look_at(now_s)
         for item, status in self._wanted(plan, snapshot, now_s, decision_id):  # one at a time: see _Object
             key = (item.kind, item.key)
             offered.add(key)
@@ -143,7 +149,7 @@ class StatusWriter:
         """
         lowered = {action.service for action in plan.actions if action.to_replicas < action.from_replicas}
         services = tuple(service for service in plan.services if service.key in lowered and _is_paid(service))
-        some = msgspec.structs.replace(plan, services=services, pools=(), unreadable=())
+        some = msgspec.structs.replace(plan, services=services, pools=(), batch=(), unreadable=())
         at_once = asyncio.Semaphore(_AT_ONCE)
 
         async def write(item: _Object) -> str:
@@ -184,6 +190,12 @@ class StatusWriter:
             if pool is not None:
                 item = self._object("GPUPool", pool.spec.name, pool.spec.uid)
                 yield item, pool_status(pool_plan, pool, _said(item), now_s)
+        batch = {state.spec.key: state.spec for state in snapshot.batch_policies}
+        for batch_plan in plan.batch:
+            policy = batch.get(batch_plan.key)
+            if policy is not None:
+                item = self._object("BatchPolicy", policy.key, policy.uid)
+                yield item, batch_policy_status(batch_plan, policy.generation, _said(item), now_s)
         unreadable = {(item.kind, item.key): item for item in snapshot.unreadable}
         for unread_plan in plan.unreadable:
             unread = unreadable.get((unread_plan.kind, unread_plan.key))

@@ -28,7 +28,7 @@ from ebbtide.model.plan import (
     VariantPlan,
 )
 from ebbtide.model.reasons import Code
-from ebbtide.model.snapshot import POLICY_KIND, POOL_KIND, SERVICE_KIND, Overrun, PoolState, Reached
+from ebbtide.model.snapshot import BATCH_KIND, POLICY_KIND, POOL_KIND, SERVICE_KIND, Overrun, PoolState, Reached
 from ebbtide.model.spec import CeilingKind
 
 MAX_BYTES = 16 * 1024
@@ -42,6 +42,7 @@ _REMEMBERED = (
     "overruns",
     "lastRead",
 )
+_BATCH_REMEMBERED = ("missed", "saved")  # since the policy was first seen
 _MOST_WORDS = 280  # of why no more are payable; the moment follows
 _SMALLEST = Decimal("0.000001")
 _MOST_POOLS = 16  # without a price that are listed
@@ -64,7 +65,13 @@ ENGINE_CONDITIONS = ("EngineDrains",)
 DEGRADED_CONDITIONS = ("Degraded",)
 POOL_CONDITIONS = ("Ready", "PricesKnown")
 POLICY_CONDITIONS = ("Ready", "WithinCeilings", "PricesKnown", "Selects")
-_KNOWN = {SERVICE_KIND: SERVICE_CONDITIONS, POOL_KIND: POOL_CONDITIONS, POLICY_KIND: POLICY_CONDITIONS}
+BATCH_CONDITIONS = ("Ready", "DeadlinesKept", "Undisputed")
+_KNOWN = {
+    SERVICE_KIND: SERVICE_CONDITIONS,
+    POOL_KIND: POOL_CONDITIONS,
+    POLICY_KIND: POLICY_CONDITIONS,
+    BATCH_KIND: BATCH_CONDITIONS,
+}
 
 # Alone they change nothing and pass by themselves: a decision is not made of them
 _PASSING = frozenset(
@@ -129,8 +136,8 @@ def unreadable_status(plan: UnreadablePlan, generation: int, previous: Mapping[s
         status |= {"reason": plan.reason.code.value, "message": plan.reason.text[:1024]}
         if previous.get("decisions"):
             status["decisions"] = list(previous["decisions"])
-    if plan.kind == POLICY_KIND:
-        status |= {key: previous[key] for key in _REMEMBERED if key in previous}
+    remembered = {POLICY_KIND: _REMEMBERED, BATCH_KIND: _BATCH_REMEMBERED}.get(plan.kind, ())
+    status |= {key: previous[key] for key in remembered if key in previous}
     return fitted(status)
 
 
