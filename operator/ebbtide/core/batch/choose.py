@@ -70,7 +70,7 @@ class Field:
 
 
 def choose(items: Sequence[Item], field_: Field) -> None:
-    """Fill `place` of each; None where it finds none within the plan. `field_` holds what runs already."""
+    """Fill `place` of each, and put it into the field, which holds what runs; None where there is none in the plan."""
     saved = field_.save()
     best = _greedy(_by_latest(items), field_, cheapest=True)
     late = _lateness(best)
@@ -84,6 +84,8 @@ def choose(items: Sequence[Item], field_: Field) -> None:
     best = conflict.resolve(best, field_, _is_better)
     for item, place in best:
         item.place = place
+        if place is not None:
+            field_.put(item, place)
 
 
 Placed = list[tuple[Item, Place | None]]

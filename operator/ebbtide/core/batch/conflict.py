@@ -1,8 +1,8 @@
 """Jobs that could not all have their best place, at once: a mixed-integer programme over a few places of each.
 
 Asked are those that got something worse than they would have had alone, and those that hold what these would have
-had; all others stay. Limits are of nodes and of gap, never of time (`core.programme`); what was there before is the fallback,
-and what comes back is put together once more here: it stands only if it fits and is better.
+had; all others stay. Limits are of nodes and of gap, never of time (`core.programme`). What was there before is the
+fallback, and what comes back is put together once more here: it stands only if it fits and is better.
 """
 
 from collections.abc import Callable, Sequence

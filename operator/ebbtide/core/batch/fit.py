@@ -41,7 +41,7 @@ class _Clock:
         return self.ran[index] + share * (self.ran[index + 1] - self.ran[index])
 
     def after(self, start: int, seconds: float) -> tuple[int, float]:
-        """(slot, share of it) in which so many seconds have run since border `start`; beyond the plan 1 + the seconds."""
+        """(slot, share of it) in which so many seconds have run since border `start`; beyond the plan 1 + seconds."""
         target = self.ran[start] + seconds
         index = bisect_left(self.ran, target, start + 1)
         if index >= len(self.ran):

@@ -1,8 +1,8 @@
 """Which Jobs stop now: services take their GPUs, a window closes, or a ceiling binds.
 
 Those that lose least go first: GPU-seconds of the present run x price. Only Jobs that say that they are restartable,
-of policies that preempt. An elastic one is made smaller where that is enough. Worked example: a service needs 2 GPUs; a Job
-of 4 GPUs that has run for 10 minutes at 2.00 goes before one of 2 GPUs that has run for an hour.
+of policies that preempt. An elastic one is made smaller where that is enough. Worked example: a service needs 2 GPUs; a
+Job of 4 GPUs that has run for 10 minutes at 2.00 goes before one of 2 GPUs that has run for an hour.
 """
 
 import re

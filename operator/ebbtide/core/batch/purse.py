@@ -22,7 +22,7 @@ AGAIN_S = 600.0  # and so long ago
 
 @dataclass(slots=True)
 class PurseLine:
-    """One ceiling; money as in `ceilings.lines`, price x GPU-seconds. `lacks`: what services and bounds need beyond it."""
+    """One ceiling; money as in `ceilings.lines`, price x GPU-seconds. `lacks`: what services need beyond it."""
 
     kind: CeilingKind
     begin_s: int
@@ -77,13 +77,13 @@ class Purse:
         if tariff is None:
             return f"{name}: what GPUs of {pool} cost in {self.spec.currency} is not known"
         for line, need in self._needs(tariff, pool, gpus, idle, for_s, exit_s):
-            need, lately = self._again(need)
-            if need > line.free:
+            asked, lately = self._again(need)
+            if asked > line.free:
                 left, currency = money(max(NOTHING, line.free)), self.spec.currency
                 of = f"{money(line.ceiling)} {currency} {A_PERIOD[line.kind]}"
-                short = money(need - max(NOTHING, line.free))
+                short = money(asked - max(NOTHING, line.free))
                 return (
-                    f"{name}: {left} of {of} are left, it takes {money(need)}{lately}: {short} {currency} are lacking"
+                    f"{name}: {left} of {of} are left, it takes {money(asked)}{lately}: {short} {currency} are lacking"
                 )
         return ""
 

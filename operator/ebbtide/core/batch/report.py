@@ -1,4 +1,4 @@
-"""What a BatchPolicy's status says, and what is remembered of Jobs: what their ends teach, deadlines missed, money saved.
+"""What a BatchPolicy's status says, and what is remembered of Jobs: what their ends teach, deadlines missed, savings.
 
 Saved is, for each hour that a Job ran: its GPUs x (what one cost on the cheapest pool that it may use when it was first
 seen, less what it costs now); GPUs that are paid for anyway cost nothing.

@@ -9,6 +9,7 @@ from ebbtide.core.work import Cycle
 from ebbtide.model.memory import PlannedJob
 from ebbtide.model.plan import JobPlan, Outcome
 from ebbtide.model.reasons import Code, Reason
+from ebbtide.model.spec import Toleration
 
 _DAY_S = 86_400.0
 
@@ -115,7 +116,9 @@ def plan_of(item: Item, cycle: Cycle) -> JobPlan:
     job, place, planned, outcome = item.job, item.place, item.planned, item.outcome
     late = item.deadline_s is not None and item.deadline_s <= cycle.now_s
     starts_s = ends_s = None
-    pool, selector, tolerations = item.pool, (), ()
+    pool = item.pool
+    selector: tuple[tuple[str, str], ...] = ()
+    tolerations: tuple[Toleration, ...] = ()
     if outcome is Outcome.STARTS and place is not None:
         reason, pool, starts_s, ends_s, late = (
             starting(item, cycle),
