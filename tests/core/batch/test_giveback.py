@@ -7,7 +7,6 @@ import pytest
 
 from ebbtide.core.plan import plan
 from ebbtide.model.batch import Intent
-from ebbtide.model.memory import Memory
 from ebbtide.model.plan import Outcome
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import Account, Others, PolicyState
@@ -18,11 +17,13 @@ from tests.core.purse import policy
 from tests.jobs import batch_policy, job
 
 
-def full_node(jobs, *, rps: float, held: int, gpus: int = 8, memory: Memory | None = None, policies=(batch_policy(),)):
+def full_node(jobs, *, rps: float, held: int, gpus: int = 8, policies=None):
     """A service of two replicas on the node `n`, asked for `rps` each, beside Jobs that hold `held` GPUs there."""
     pods = [pod(f"a-{i}", engine(rps, missed=0.5 if rps > 20 else 0.0), node="n") for i in range(2)]
     where = pool(nodes=[node("n", gpus, 2 + held)])
-    return snapshot(service(variant("h100", pods)), where, jobs=tuple(jobs), batch_policies=tuple(policies))
+    return snapshot(
+        service(variant("h100", pods)), where, jobs=tuple(jobs), batch_policies=tuple(policies or (batch_policy(),))
+    )
 
 
 def stopped(decided) -> set[str]:

@@ -40,24 +40,30 @@ ONE_JOB = {
     "idle GPUs that are paid for anyway are used at once": (
         job(), batch_policy(), pool(), Outcome.STARTS, Code.JOB_STARTS, "paid for anyway"),
     "a window that is closed is waited for": (
-        job(), batch_policy(open_=NIGHT, strategy=Strategy.WINDOW), pool(), Outcome.WAITS, Code.WAITS_FOR_WINDOW, "waits for"),
+        job(), batch_policy(open_=NIGHT, strategy=Strategy.WINDOW), pool(),
+        Outcome.WAITS, Code.WAITS_FOR_WINDOW, "waits for"),
     "outside its window a Job may run on idle GPUs that are paid for": (
-        job(), batch_policy(open_=NIGHT, strategy=Strategy.IDLE_OR_WINDOW), pool(), Outcome.STARTS, Code.JOB_STARTS, "paid"),
+        job(), batch_policy(open_=NIGHT, strategy=Strategy.IDLE_OR_WINDOW), pool(),
+        Outcome.STARTS, Code.JOB_STARTS, "paid"),
     "outside its window it does not run for money": (
-        job(), batch_policy(open_=NIGHT, strategy=Strategy.IDLE_OR_WINDOW), CLOUD, Outcome.WAITS, Code.WAITS_FOR_WINDOW, "waits"),
+        job(), batch_policy(open_=NIGHT, strategy=Strategy.IDLE_OR_WINDOW), CLOUD,
+        Outcome.WAITS, Code.WAITS_FOR_WINDOW, "waits"),
     "a cheaper hour is waited for": (
-        job(), batch_policy(), NIGHT_TARIFF, Outcome.WAITS, Code.WAITS_FOR_CHEAPER_HOUR, "1.10 instead of 2.90 USD per GPU-hour"),
+        job(), batch_policy(), NIGHT_TARIFF,
+        Outcome.WAITS, Code.WAITS_FOR_CHEAPER_HOUR, "1.10 instead of 2.90 USD per GPU-hour"),
     "but for a deadline": (
         job(deadline_h=4.0, hours=2.0), batch_policy(), NIGHT_TARIFF, Outcome.STARTS, Code.JOB_STARTS, "2.90 USD"),
     "a deadline that leaves the time is named with the latest start": (
         job(deadline_h=14.0, hours=2.0), batch_policy(), NIGHT_TARIFF, Outcome.WAITS, Code.WAITS_FOR_CHEAPER_HOUR,
         "must start by"),
     "a deadline that nothing can keep starts at once and is said": (
-        job(deadline_h=0.5, hours=2.0), batch_policy(), NIGHT_TARIFF, Outcome.STARTS, Code.JOB_STARTS, "later than its deadline"),
+        job(deadline_h=0.5, hours=2.0), batch_policy(), NIGHT_TARIFF,
+        Outcome.STARTS, Code.JOB_STARTS, "later than its deadline"),
     "more GPUs than there are": (
         job(parallelism=65), batch_policy(), pool(), Outcome.IMPOSSIBLE, Code.FITS_NOWHERE, "64 GPUs at most"),
     "a pod larger than every node": (
-        job(gpus_per_pod=16), batch_policy(), pool(), Outcome.IMPOSSIBLE, Code.FITS_NOWHERE, "no node of h100 has 16"),
+        job(gpus_per_pod=16), batch_policy(), pool(),
+        Outcome.IMPOSSIBLE, Code.FITS_NOWHERE, "no node of h100 has 16"),
     "more than the policy allows": (
         job(parallelism=8), batch_policy(max_gpus=4), pool(), Outcome.IMPOSSIBLE, Code.FITS_NOWHERE, "spec.maxGPUs"),
     "another vendor's GPUs": (
@@ -71,11 +77,14 @@ ONE_JOB = {
     "a paused policy": (
         job(), batch_policy(paused=True), pool(), Outcome.LEFT_ALONE, Code.BATCH_PAUSED, "paused"),
     "somebody else's Job": (
-        job(intent=Intent.FOREIGN, why="Kueue's"), batch_policy(), pool(), Outcome.LEFT_ALONE, Code.FOREIGN_JOB, "Kueue"),
+        job(intent=Intent.FOREIGN, why="Kueue's"), batch_policy(), pool(),
+        Outcome.LEFT_ALONE, Code.FOREIGN_JOB, "Kueue"),
     "a Job that its user suspended": (
-        job(intent=Intent.SUSPENDED_BY_USER), batch_policy(), pool(), Outcome.LEFT_ALONE, Code.SUSPENDED_BY_USER, "stays"),
+        job(intent=Intent.SUSPENDED_BY_USER), batch_policy(), pool(),
+        Outcome.LEFT_ALONE, Code.SUSPENDED_BY_USER, "stays"),
     "two policies": (
-        job(intent=Intent.DISPUTED, policy="", why="ml/a and ml/b select it"), batch_policy(), pool(), Outcome.LEFT_ALONE,
+        job(intent=Intent.DISPUTED, policy="", why="ml/a and ml/b select it"), batch_policy(), pool(),
+        Outcome.LEFT_ALONE,
         Code.SELECTED_TWICE, "ml/a and ml/b"),
     "a duration that nobody knows is said": (
         job(hours=None), batch_policy(), NIGHT_TARIFF, Outcome.WAITS, Code.WAITS_FOR_CHEAPER_HOUR, "nobody knows"),

@@ -1,4 +1,4 @@
-"""A yard in virtual time: Jobs come, obey the plan and end after the time they really take. Steps from event to event."""
+"""A yard in virtual time: Jobs come, obey the plan and end after the time that they really take."""
 
 import heapq
 import math
@@ -146,7 +146,7 @@ def _price(pool: PoolState, now_s: float):
 
 
 def clairvoyant_keeps(works: Sequence[Work], gpus: int) -> set[str]:
-    """Deadlines that earliest deadline first keeps on so many GPUs, knowing what each takes; one GPU each, not stopped."""
+    """Deadlines that earliest deadline first keeps on so many GPUs, knowing what each takes; one GPU each."""
     waiting: list[tuple[float, str, Work]] = []
     ends: list[float] = [0.0] * gpus
     coming = sorted(works, key=lambda work: work.comes_s)

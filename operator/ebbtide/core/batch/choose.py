@@ -1,11 +1,13 @@
 """Every waiting Job's place: deadlines first, then money, then early finish.
 
 One after the other, the earliest latest start first, each at its cheapest place that keeps its deadline. Where that
-leaves somebody late, the same with the earliest end instead of the cheapest, and by priority; what keeps most (by
-priority) and costs least stands. What is left of conflicts is for the programme (`conflict`). Jobs without a deadline
-come after, by priority and then by what their namespaces were given so far: the share of a pool that is short is fair.
+leaves somebody late, the same with the earliest end instead of the cheapest, by deadline, by priority, and with those
+that are late last; what keeps most (by priority) and costs least stands. What is left of conflicts is for the programme
+(`conflict`). Jobs without a deadline come after, by priority and then by what their namespaces were given so far: the
+share of a pool that is short is fair.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +18,10 @@ from ebbtide.core.batch.work import Holders, Item, Place
 
 MOST_TRIED = 400  # late ones and more waiting Jobs than that: other orders are not tried
 _ALIKE = 1e-9
+
+
+Saved = tuple[list[list[float]], ...]
+"""What the pools and the policies' limits held at some moment."""
 
 
 @dataclass(slots=True)
@@ -34,7 +40,7 @@ class Field:
         if holders is not None:
             holders.take(place.runs, place.gpus)
 
-    def save(self) -> tuple[list[list[float]], ...]:
+    def save(self) -> Saved:
         """As it is now, to go back to."""
         return (
             [list(offer.used) for offer in self.offers.values()],
@@ -42,7 +48,7 @@ class Field:
             [list(holders.used) for holders in self.holders.values()],
         )
 
-    def back(self, saved: tuple[list[list[float]], ...]) -> None:
+    def back(self, saved: Saved) -> None:
         """As it was when that was saved."""
         for offer, used, firm in zip(self.offers.values(), saved[0], saved[1], strict=True):
             offer.used, offer.firm = list(used), list(firm)
@@ -75,11 +81,7 @@ def choose(items: Sequence[Item], field_: Field) -> None:
     best = _greedy(_by_latest(items), field_, cheapest=True)
     late = _lateness(best)
     if late and len(items) <= MOST_TRIED:
-        for order, cheapest in ((_by_latest(items), False), (_by_priority(items), True)):
-            field_.back(saved)
-            other = _greedy(order, field_, cheapest=cheapest)
-            if _is_better(other, best):
-                best = other
+        best = _otherwise(items, best, field_, saved)
     field_.back(saved)
     best = conflict.resolve(best, field_, _is_better)
     for item, place in best:
@@ -89,6 +91,34 @@ def choose(items: Sequence[Item], field_: Field) -> None:
 
 
 Placed = list[tuple[Item, Place | None]]
+
+
+def _otherwise(items: Sequence[Item], best: Placed, field_: Field, saved: Saved) -> Placed:
+    """Other orders, and those that are late behind the others: what is late anyway must not make others late.
+
+    Three Jobs of 2 h on one GPU, to end within 1 h, 2.5 h and 4.5 h: the first is late anyway, and behind the other two
+    it is the only one.
+    """
+    for order, cheapest in ((_by_latest(items), False), (_by_deadline(items), False), (_by_priority(items), True)):
+        field_.back(saved)
+        other = _greedy(order, field_, cheapest=cheapest)
+        if _is_better(other, best):
+            best = other
+    for cheapest in (True, False, True):
+        late = {id(item) for item, place in best if item.deadline_s is not None and (place is None or place.late)}
+        if not late:
+            break
+        urgent = [item for item in _by_deadline(items) if id(item) not in late]
+        field_.back(saved)
+        other = _greedy(urgent + [item for item, _ in best if id(item) in late], field_, cheapest=cheapest)
+        if _is_better(other, best):
+            best = other
+    return best
+
+
+def _by_deadline(items: Sequence[Item]) -> list[Item]:
+    """As by the latest start, but by the deadline itself."""
+    return sorted(_by_latest(items), key=lambda item: math.inf if item.deadline_s is None else item.deadline_s)
 
 
 def _greedy(order: Sequence[Item], field_: Field, *, cheapest: bool) -> Placed:
