@@ -17,6 +17,7 @@ from ebbtide.core.batch.price import Offer
 from ebbtide.core.batch.work import Holders, Item, Place
 
 MOST_TRIED = 400  # late ones and more waiting Jobs than that: other orders are not tried
+HOPELESS = 0.9  # chance of being late, from which on a Job is late anyway
 _ALIKE = 1e-9
 
 
@@ -94,23 +95,11 @@ Placed = list[tuple[Item, Place | None]]
 
 
 def _otherwise(items: Sequence[Item], best: Placed, field_: Field, saved: Saved) -> Placed:
-    """Other orders, and those that are late behind the others: what is late anyway must not make others late.
-
-    Three Jobs of 2 h on one GPU, to end within 1 h, 2.5 h and 4.5 h: the first is late anyway, and behind the other two
-    it is the only one.
-    """
-    for order, cheapest in ((_by_latest(items), False), (_by_deadline(items), False), (_by_priority(items), True)):
+    """Other orders, and the earliest end instead of the cheapest."""
+    orders = (_by_latest(items), False), (_by_deadline(items), False), (_by_deadline(items), True)
+    for order, cheapest in (*orders, (_by_priority(items), True)):
         field_.back(saved)
         other = _greedy(order, field_, cheapest=cheapest)
-        if _is_better(other, best):
-            best = other
-    for cheapest in (True, False, True):
-        late = {id(item) for item, place in best if item.deadline_s is not None and (place is None or place.late)}
-        if not late:
-            break
-        urgent = [item for item in _by_deadline(items) if id(item) not in late]
-        field_.back(saved)
-        other = _greedy(urgent + [item for item, _ in best if id(item) in late], field_, cheapest=cheapest)
         if _is_better(other, best):
             best = other
     return best
@@ -122,21 +111,39 @@ def _by_deadline(items: Sequence[Item]) -> list[Item]:
 
 
 def _greedy(order: Sequence[Item], field_: Field, *, cheapest: bool) -> Placed:
+    """Each in its turn; what is late anyway comes behind all others, so that it makes nobody else late.
+
+    Three Jobs of 2 h on one GPU, to end within 1 h, 2.5 h and 4.5 h: the first is late anyway, and behind the other two
+    it is the only one.
+    """
     found: Placed = []
+    behind = []
     for item in order:
-        shape = _shape(item)
-        if shape in field_.tried:
-            found.append((item, None))
+        place = _next(item, field_, cheapest=cheapest)
+        if place is not None and place.late > HOPELESS:
+            behind.append(item)
             continue
-        able = field_.look(item)
-        if not able:
-            field_.tried.add(shape)
-            found.append((item, None))
-            continue
-        place = able[0] if cheapest or item.deadline_s is None else min(able, key=_soonest)
-        field_.put(item, place)
         found.append((item, place))
+        if place is not None:
+            field_.put(item, place)
+    for item in behind:
+        place = _next(item, field_, cheapest=cheapest)
+        found.append((item, place))
+        if place is not None:
+            field_.put(item, place)
     return found
+
+
+def _next(item: Item, field_: Field, *, cheapest: bool) -> Place | None:
+    """Its best place beside those before it."""
+    shape = _shape(item)
+    if shape in field_.tried:
+        return None
+    able = field_.look(item)
+    if not able:
+        field_.tried.add(shape)
+        return None
+    return able[0] if cheapest or item.deadline_s is None else min(able, key=_soonest)
 
 
 def _soonest(place: Place) -> tuple[float, float, float, str]:

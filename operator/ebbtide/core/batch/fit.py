@@ -60,17 +60,17 @@ def places_of(
 ) -> list[Place]:
     """The same of so many pods, which take `left`."""
     gpus = parallelism * item.job.gpus_per_pod
-    fits = [
-        offer.has_room(slot, gpus, stays=not item.restartable, first=slot == 0)
-        and (holders is None or holders.has_room(slot, gpus))
-        for slot in range(offer.grid.slots)
-    ]
+    fits = offer.fitting(gpus, stays=not item.restartable)
+    if holders is not None and holders.most is not None:
+        fits = [fit and holders.has_room(slot, gpus) for slot, fit in enumerate(fits)]
+    if not any(fits):
+        return []
     welcome = _welcome(item, offer, gpus)
     if item.restartable:
         fits = [fit and may for fit, may in zip(fits, welcome, strict=True)]
     if not any(fits):
         return []
-    costs = [offer.costs(slot, gpus) for slot in range(offer.grid.slots)]
+    costs = offer.costing(gpus)
     clock = _clock(item, offer, fits, welcome, costs, gpus)
     sure_s, middle_s, points = left.at(item.confidence), left.at(0.5), left.points()
     blocked = _next_blocked(fits)
@@ -92,17 +92,20 @@ def _welcome(item: Item, offer: Offer, gpus: int) -> list[bool]:
 
 
 def _clock(item: Item, offer: Offer, fits: list[bool], welcome: list[bool], costs: list[float], gpus: int) -> _Clock:
-    edges, clock, before = offer.grid.edges, _Clock([0.0], [0.0], [0.0]), True
-    for slot, fit in enumerate(fits):
-        seconds = edges[slot + 1] - edges[slot]
-        runs = fit or not item.restartable
-        ran_s = 0.0
-        if runs:
-            ran_s = seconds if before else max(0.0, seconds - RESTART_S)
-        clock.ran.append(clock.ran[-1] + ran_s)
-        clock.money.append(clock.money[-1] + (costs[slot] * gpus * seconds / HOUR_S if runs else 0.0))
-        clock.beyond.append(clock.beyond[-1] + (seconds if runs and not welcome[slot] else 0.0))
-        before = runs
+    clock, may_rest = _Clock([0.0], [0.0], [0.0]), item.restartable
+    ran_s = money = beyond_s = 0.0
+    before, per_s = True, gpus / HOUR_S
+    for seconds, fit, good, cost in zip(offer.grid.lengths, fits, welcome, costs, strict=True):
+        if fit or not may_rest:
+            ran_s += seconds if before else max(0.0, seconds - RESTART_S)
+            money += cost * per_s * seconds
+            beyond_s += 0.0 if good else seconds
+            before = True
+        else:
+            before = False
+        clock.ran.append(ran_s)
+        clock.money.append(money)
+        clock.beyond.append(beyond_s)
     return clock
 
 

@@ -20,9 +20,11 @@ class Grid:
 
     edges: tuple[float, ...]
     slots: int = field(init=False)
+    lengths: tuple[float, ...] = field(init=False)  # of the slots, in seconds
 
     def __post_init__(self) -> None:
         self.slots = len(self.edges) - 1
+        self.lengths = tuple(end - begin for begin, end in zip(self.edges, self.edges[1:], strict=False))
 
     @property
     def now_s(self) -> float:

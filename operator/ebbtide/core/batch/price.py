@@ -54,6 +54,22 @@ class Offer:
             return self.firm[slot] + gpus <= self.safe[slot]
         return not first or self.used[slot] + gpus <= self.safe[slot]
 
+    def fitting(self, gpus: int, *, stays: bool) -> list[bool]:
+        """`has_room` of every slot at once."""
+        known = zip(self.price, self.used, self.room, strict=True)
+        found = [price is not None and used + gpus <= room for price, used, room in known]
+        if stays:
+            return [fit and firm + gpus <= safe for fit, firm, safe in zip(found, self.firm, self.safe, strict=True)]
+        found[0] = found[0] and self.used[0] + gpus <= self.safe[0]
+        return found
+
+    def costing(self, gpus: int) -> list[float]:
+        """`costs` of every slot at once."""
+        return [
+            0.0 if used + gpus <= idle else (price or 0.0) * min(float(gpus), used + gpus - idle) / gpus
+            for price, used, idle in zip(self.price, self.used, self.idle, strict=True)
+        ]
+
     def take(self, slots: Iterable[int], gpus: int, *, stays: bool) -> None:
         """So many more are used."""
         for slot in slots:
