@@ -397,6 +397,7 @@ class Cycle:
     reaction_s: float = 40.0  # a rate over the last minute is half a minute old on average, and a cycle passes too
     lent: "Lent | None" = None  # what batch Jobs hold; None: there are none
     purses: "list[Purse]" = field(default_factory=list)  # what ceilings leave for batch Jobs
+    ceilings_unknown: str = ""  # why nobody knows which ceilings hold; empty: they are known
     job_plans: tuple[JobPlan, ...] = ()
     batch_plans: tuple[BatchPolicyPlan, ...] = ()
     batch_memory: BatchMemory = field(default_factory=BatchMemory)

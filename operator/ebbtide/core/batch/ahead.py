@@ -154,7 +154,7 @@ def _start(item: Item, place: Place, offer: Offer, nodes: Nodes, cycle: Cycle) -
     for_s = None if item.restartable else item.left.at(item.confidence)
     paying = [purse for purse in cycle.purses if purse.pays(item.namespace)]
     asked = (purse.refused(place.pool, place.gpus, idle, for_s, item.stop_s) for purse in paying)
-    why = next((text for text in asked if text), "")
+    why = cycle.ceilings_unknown or next((text for text in asked if text), "")
     if why:
         late = item.latest_s is not None and item.latest_s < cycle.now_s
         item.lacks, item.why = why, (Code.MISSED_FOR_MONEY if late else Code.WAITS_FOR_MONEY, why)

@@ -2,7 +2,7 @@
 
 Where from, best first: its progress (of a Job that works off more completions than it has pods), the Job's own
 annotation, earlier runs of its owner, its policy's default; else a wide belief that is said. Worked example: expected
-2 h with a deviation of 0.3 (as a logarithm) ends within 4.0 h with 99 %; after 3 h it needs another 1.7 h with 99 %.
+2 h with a deviation of 0.3 (as a logarithm) ends within 4.0 h with 99 %; after 3 h it needs another 2.1 h with 99 %.
 """
 
 import math

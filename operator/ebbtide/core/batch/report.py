@@ -107,7 +107,7 @@ def _policy_plan(
     spec, now_s = state.spec, cycle.now_s
     jobs = mine.get(spec.key, [])
     memory = memories.get(spec.uid) or BatchPolicyMemory(spec.uid)
-    running = [plan for item, plan in jobs if plan.outcome in _ON or (not item.job.suspended and item.why is not None)]
+    running = [plan for item, plan in jobs if plan.outcome in _ON or _runs_alone(item, plan)]
     queued = [plan for _, plan in jobs if plan.outcome in (Outcome.WAITS, Outcome.STOPS, Outcome.IMPOSSIBLE)]
     starts = [plan.starts_at for plan in queued if plan.starts_at is not None and plan.starts_at > now_s]
     both = [item for item in disputed.get(spec.namespace, ()) if spec.selects(item.namespace, dict(item.job.labels))]
@@ -133,6 +133,11 @@ def _policy_plan(
         saved=Decimal(str(round(memory.saved, 2))) if memory.currency else None,
         currency=memory.currency,
     )
+
+
+def _runs_alone(item: Item, plan: JobPlan) -> bool:
+    """It runs and is left alone."""
+    return plan.outcome is Outcome.LEFT_ALONE and not item.job.suspended
 
 
 def _status(good: bool) -> ConditionStatus:

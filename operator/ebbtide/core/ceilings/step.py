@@ -47,6 +47,7 @@ def step(cycle: Cycle) -> None:
         finally:
             for policy in cycle.policies:
                 policy.let_go()
+    cycle.ceilings_unknown = unknown
     if unknown:
         for draft in isolation.sound(cycle):
             _raise_nothing(draft, unknown)
