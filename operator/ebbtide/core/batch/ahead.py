@@ -145,6 +145,9 @@ def plan_waiting(waiting: Sequence[Item], field: Field, nodes: Nodes, cycle: Cyc
 def _start(item: Item, place: Place, offer: Offer, nodes: Nodes, cycle: Cycle) -> None:
     """Start it, unless its pods would find no nodes or a ceiling leaves no money."""
     job, pool = item.job, cycle.pools[place.pool]
+    if job.pods:
+        item.lacks = "its pods of before are still on their way out"
+        return
     fits = nodes.fits(place.pool, job.gpus_per_pod, place.parallelism)
     if fits < place.parallelism and not pool.elastic:
         size = "1 GPU" if job.gpus_per_pod == 1 else f"{job.gpus_per_pod} GPUs"
