@@ -122,8 +122,8 @@ def _seen(case: _Case) -> Snapshot:
         (ServiceState(parse_service(_SERVICE), (variant,), gateway_queue=NOT_APPLICABLE),),
         (pool_state(pool, {"known": msgspec.convert(_NODE, Node)}, Allocation(()), _NOW_S),),
         policies,
-        (Source("prometheus", healthy=True, age_s=1.0),),
-        unreadable,
+        sources=(Source("prometheus", healthy=True, age_s=1.0),),
+        unreadable=unreadable,
     )
 
 
