@@ -289,6 +289,8 @@ FULL_POLICY: Object = {
                 "spent": "801.23",
                 "committed": "22.10",
                 "left": "677.17",
+                "unpricedGPUHours": "1.25",
+                "unpriced": [{"pool": "h100-onprem", "gpuHours": "1.25"}],
                 "forecast": {
                     "expected": "1650.00",
                     "low": "1540.25",

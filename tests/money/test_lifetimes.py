@@ -55,6 +55,16 @@ def test_what_it_is_put_down_to_changes_from_now_on(change: dict[str, object]) -
     assert ended.payer == CHAT and still["a"] == begun
 
 
+def test_what_ran_in_no_pool_was_in_the_one_that_its_node_comes_to() -> None:
+    nowhere = running(payer=msgspec.structs.replace(CHAT, pool=""))
+    still, news = advance({"a": nowhere}, [pod()], {}, 210.7)
+    assert (still, news) == ({"a": running(seen_s=210)}, [running(seen_s=210)]), "and had its price all along"
+    (_, begun) = advance({"a": nowhere}, [pod(payer=OTHER)], {}, 210.7)[1]
+    assert begun.begin_s == 210, "not where it is somebody else's by now"
+    (_, left) = advance({"a": running()}, [pod(payer=nowhere.payer)], {}, 210.7)[1]
+    assert left.begin_s == 210, "and what is in no pool any more had a price until then"
+
+
 @pytest.mark.parametrize(("counts", "billed"), [((0, 8, 8), 8), ((8, 0, 8), 8), ((8, 7, 0), 8)])
 def test_a_node_has_the_most_gpus_that_it_ever_showed(counts: tuple[int, ...], billed: int) -> None:
     """Its device plugin comes late, or pauses: what is paid for is the node."""

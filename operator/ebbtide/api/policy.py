@@ -240,7 +240,7 @@ class UnpricedStatus(ApiModel):
     pool: Annotated[str, Field(max_length=253)]
     """Name of the pool; empty: nodes that are in no pool."""
     gpu_hours: Annotated[Amount, Field(alias="gpuHours")]
-    """Hours of one GPU each, as a decimal string."""
+    """GPUs times hours, as a decimal string."""
 
 
 class PeriodStatus(ApiModel):
@@ -263,8 +263,8 @@ class PeriodStatus(ApiModel):
     left: Amount
     """What is left for more in the currency, as a decimal string; 0 where nothing is."""
     unpriced_gpu_hours: Annotated[Amount | None, Field(alias="unpricedGPUHours")] = None
-    """Hours of one GPU each that ran while nobody knew their price in the currency, as a decimal string. They are in
-    spent as soon as a price is known, at that price. Unset: none."""
+    """GPUs times hours that ran while nobody knew their price in the currency, as a decimal string. They are in spent
+    as soon as a price is known, at that price. Unset: none."""
     unpriced: Annotated[tuple[UnpricedStatus, ...], Field(max_length=16, json_schema_extra=keyed_by("pool"))] | None = (
         None
     )

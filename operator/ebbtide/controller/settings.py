@@ -170,8 +170,8 @@ class Settings(BaseSettings):
     )
     cost_labels: Labels = _setting(
         "cost_labels",
-        "Labels of InferenceServices that the ledger keeps: so that `ebbtide cost --by label:NAME` knows them, "
-        f"with commas; {_MOST_LABELS} at most. Time before a label was kept stays without it.",
+        "Labels of InferenceServices and of others' pods that hold GPUs, which the ledger keeps for `ebbtide cost --by "
+        f"label:NAME`; with commas, {_MOST_LABELS} at most. Time before a label was kept stays without it.",
         COST_LABELS,
     )
     ledger: str | None = _setting(

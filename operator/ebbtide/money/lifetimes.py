@@ -40,9 +40,10 @@ def advance(
 
     `running` is what ran before, `gone` the moments (unix seconds) at which uids were seen to go, `ended` until when
     uids that do not run were counted already. `complete`: all that exists is shown, so that what is not has gone. What
-    another pool, service or number of GPUs is put down to from now on begins a new lifetime now; a node had the most
-    GPUs that it ever showed all along, for its device plugin may be late or pause. A clock that was set back moves
-    nothing backwards.
+    another pool, service or number of GPUs is put down to from now on begins a new lifetime now. What ran in no pool
+    was in the one that its node comes to, for else nobody would know what it cost. A node had the most GPUs that it
+    ever showed all along, for its device plugin may be late or pause. A clock that was set back moves nothing
+    backwards.
     """
     at_s, before = math.floor(now_s), ended or {}
     after: dict[str, Lifetime] = {}
@@ -83,6 +84,9 @@ def _goes_on(holding: Holding, old: Lifetime | None, counted_s: int, at_s: int) 
         old = msgspec.structs.replace(old, gpus=holding.gpus)
     if _alike(old, holding):
         return msgspec.structs.replace(old, seen_s=max(old.seen_s, at_s)), [old] if grown else []
+    if holding.payer.pool and _alike(msgspec.structs.replace(old, payer=_in(old.payer, holding)), holding):
+        found = msgspec.structs.replace(old, payer=holding.payer, seen_s=max(old.seen_s, at_s))
+        return found, [found]
     split_s = max(at_s, old.seen_s)
     begun = _begun(holding, split_s, at_s)
     return begun, [_ended(old, split_s), begun]
@@ -91,6 +95,11 @@ def _goes_on(holding: Holding, old: Lifetime | None, counted_s: int, at_s: int) 
 def _alike(old: Lifetime, holding: Holding) -> bool:
     gpus = old.gpus if holding.is_node else holding.gpus
     return (old.payer, old.gpus, old.node) == (holding.payer, gpus, holding.node)
+
+
+def _in(payer: Payer, holding: Holding) -> Payer:
+    """Of what was in no pool, in that of the holding."""
+    return payer if payer.pool else msgspec.structs.replace(payer, pool=holding.payer.pool)
 
 
 def _begun(holding: Holding, begin_s: int, at_s: int) -> Lifetime:
