@@ -86,6 +86,8 @@ ONE_JOB = {
         job(intent=Intent.DISPUTED, policy="", why="ml/a and ml/b select it"), batch_policy(), pool(),
         Outcome.LEFT_ALONE,
         Code.SELECTED_TWICE, "ml/a and ml/b"),
+    "a policy that cannot be read": (
+        job(policy="ml/gone"), batch_policy(), pool(), Outcome.LEFT_ALONE, Code.INVALID_SPEC, "ml/gone is not there"),
     "a duration that nobody knows is said": (
         job(hours=None), batch_policy(), NIGHT_TARIFF, Outcome.WAITS, Code.WAITS_FOR_CHEAPER_HOUR, "nobody knows"),
 }  # fmt: skip
@@ -98,6 +100,12 @@ def test_one_job(case: str):
     found = decided.jobs[0]
     assert (found.outcome, found.reason.code) == (outcome, code), found
     assert said in found.reason.text, found.reason.text
+
+
+def test_pools_of_two_currencies_are_not_compared():
+    yen = msgspec.structs.replace(pool("tokyo", price="1.00"), currency="JPY")
+    found = decide(world([job()], [batch_policy(pools=("h100", "tokyo"))], [pool(), yen]))[0].jobs[0]
+    assert (found.outcome, found.pool) == (Outcome.STARTS, "h100")
 
 
 def test_what_starts_gets_the_pools_place():

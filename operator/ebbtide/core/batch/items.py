@@ -102,7 +102,7 @@ def _place(item: Item, policy: BatchPolicyState, cycle: Cycle) -> None:
     job, spec = item.job, policy.spec
     reasons: list[str] = []
     code = Code.FITS_NOWHERE
-    names = [job.pool] if job.pool and not job.placeable else sorted(spec.pools or cycle.pools)
+    names = [job.pool] if job.pool and not job.placeable else list(spec.pools) or sorted(cycle.pools)
     able = []
     for name in names:
         pool = cycle.pools.get(name)
@@ -121,6 +121,9 @@ def _place(item: Item, policy: BatchPolicyState, cycle: Cycle) -> None:
     elif spec.max_gpus is not None and least > spec.max_gpus:
         text = f"it asks for {item.gpus} GPUs, and BatchPolicy {spec.key} allows {spec.max_gpus} (spec.maxGPUs)"
         reasons, able = [text], []
+    if able:  # 100 JPY is not more than 3 USD: pools of other currencies than the first one's are left out
+        currency = cycle.pools[able[0]].state.currency
+        able = [name for name in able if cycle.pools[name].state.currency == currency]
     item.pools = tuple(able)
     if not able:
         text = "; ".join(reasons) or "there is no GPUPool"
