@@ -108,6 +108,14 @@ def test_pools_of_two_currencies_are_not_compared():
     assert (found.outcome, found.pool) == (Outcome.STARTS, "h100")
 
 
+def test_with_a_deadline_what_nobody_knows_the_length_of_starts_as_early_as_it_may():
+    runs = job("first", on=("n",), hours=2.0, ran_h=1.0)
+    decided, _ = decide(world([runs, job(hours=None, deadline_h=6.0)], pools=pool(nodes=[node("n", 1, 1)])))
+    found = planned(decided, "eval")
+    assert (found.outcome, found.reason.code) == (Outcome.WAITS, Code.DURATION_UNKNOWN), found.reason
+    assert "as early as it may" in found.reason.text and not found.late
+
+
 def test_what_starts_gets_the_pools_place():
     found = decide(world([job()]))[0].jobs[0]
     assert (found.pool, found.node_selector, found.parallelism) == ("h100", (("pool", "h100"),), 1)
