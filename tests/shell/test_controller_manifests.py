@@ -25,6 +25,7 @@ ACTING = {
     ("apps", "statefulsets/scale", "patch"),
     ("leaderworkerset.x-k8s.io", "leaderworkersets/scale", "patch"),
     ("", "pods", "patch"),
+    ("batch", "jobs", "patch"),
     ("apps", "deployments", "create"),
     ("apps", "deployments", "patch"),
     ("apps", "deployments", "delete"),

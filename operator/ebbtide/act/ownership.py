@@ -13,6 +13,7 @@ from typing import Any
 
 FIELD_MANAGER = "ebbtide-workloads"
 SCALE_MANAGER = "ebbtide-scale"
+JOB_MANAGER = "ebbtide-batch"
 
 
 def handover(live: Mapping[str, Any]) -> list[dict[str, Any]] | None:

@@ -114,7 +114,7 @@ def _pod_template(variant: VariantSpec, engine: EngineSpec, pool: PoolSpec, labe
         "metadata": {"labels": labels, "annotations": _scrape_annotations(engine)},
         "spec": {
             "nodeSelector": dict(pool.node_selector),
-            "tolerations": [_toleration(toleration) for toleration in pool.tolerations],
+            "tolerations": [toleration_of(toleration) for toleration in pool.tolerations],
             "terminationGracePeriodSeconds": PRE_STOP_S + drain_seconds(engine) + _GRACE_MARGIN_S,
             "containers": [_container(variant, engine, pool)],
             # Tensor parallelism passes tensors through shared memory; the runtime's default of 64 MiB is too little
@@ -173,7 +173,8 @@ def _scrape_annotations(engine: EngineSpec) -> dict[str, str]:
     }
 
 
-def _toleration(toleration: Toleration) -> dict[str, str]:
+def toleration_of(toleration: Toleration) -> dict[str, str]:
+    """As a pod template has it."""
     rendered = {"key": toleration.key, "operator": "Exists" if toleration.value is None else "Equal"}
     if toleration.value is not None:
         rendered["value"] = toleration.value

@@ -29,10 +29,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ActResult:
-    """One write's outcome. `what` is "scale", "deployment", "service" or "finalizer"; `message` is for people."""
+    """One write's outcome: of a "scale", "deployment", "service", "finalizer" or "job". `message` is for people."""
 
     what: str
-    service: str  # namespace/name
+    service: str  # namespace/name; of a "job" its own
     variant: str
     outcome: Outcome
     message: str

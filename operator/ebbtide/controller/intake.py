@@ -4,7 +4,7 @@ Truth comes from the informers: Kopf does not see deletions in a watch gap, and 
 errors. So nothing is decided or kept here but the last generation of each object; when Kopf ends, it is started again
 with a growing pause, and the loop goes on meanwhile.
 
-Must never: write to the cluster, or register any handler but `on.event` on our own two kinds (others would put
+Must never: write to the cluster, or register any handler but `on.event` on our own kinds (others would put
 annotations of Kopf on every object and 200 KB of memory each).
 """
 
@@ -23,7 +23,7 @@ from kubernetes import config as k8s_config
 log = logging.getLogger(__name__)
 
 GROUP, VERSION = "ebbtide.dev", "v1alpha1"
-PLURALS = ("inferenceservices", "gpupools", "costpolicies")
+PLURALS = ("inferenceservices", "gpupools", "costpolicies", "batchpolicies")
 _BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 _LONGEST_MEMORY = 50_000  # objects; deletions that Kopf never saw would otherwise stay for ever
 

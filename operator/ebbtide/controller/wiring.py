@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 
 from ebbtide.act.farewell import Farewell
+from ebbtide.act.jobs import WHAT as JOB
+from ebbtide.act.jobs import JobWriter, said_of
 from ebbtide.act.result import ActResult
 from ebbtide.act.scale import Actuator
 from ebbtide.clock import clock_notice, unix_time_s
@@ -26,7 +28,7 @@ from ebbtide.ledger.store import FILE
 from ebbtide.model.memory import Memory
 from ebbtide.model.plan import Plan
 from ebbtide.model.reasons import Code
-from ebbtide.model.snapshot import POLICY_KIND, POOL_KIND, SERVICE_KIND, PoolState, Snapshot, WriteReceipt
+from ebbtide.model.snapshot import BATCH_KIND, SERVICE_KIND, PoolState, Snapshot, WriteReceipt
 from ebbtide.model.spec import PolicySpec
 from ebbtide.observe.gather import Observer
 from ebbtide.observe.holdings import Held
@@ -108,7 +110,11 @@ class Wiring:
             record=self._record,
             remember=self._remember,
             actuator=_Actuators(
-                Actuator(writer, self._store_receipt), self._part_with_deleted, self._policies, self._say_lowered
+                Actuator(writer, self._store_receipt),
+                JobWriter(writer, most=max(1, int(settings.writes_per_second * settings.cycle_interval_s))),
+                self._part_with_deleted,
+                self._policies,
+                self._say_lowered,
             ),
             report=self._report,
             leadership=leadership,
@@ -173,8 +179,14 @@ class Wiring:
             snapshot,
             services=tuple(service for service in snapshot.services if self._serves(service.spec.key)),
             unreadable=tuple(
-                item for item in snapshot.unreadable if item.kind != SERVICE_KIND or self._serves(item.key)
+                item
+                for item in snapshot.unreadable
+                if item.kind not in (SERVICE_KIND, BATCH_KIND) or self._serves(item.key)
             ),
+            batch_policies=tuple(policy for policy in snapshot.batch_policies if self._serves(policy.spec.key)),
+            jobs=tuple(job for job in snapshot.jobs if self._serves(job.key)),
+            finished=tuple(job for job in snapshot.finished if self._serves(job.key)),
+            strays=tuple(job for job in snapshot.strays if self._serves(job.key)),
             cycle_s=self._settings.cycle_interval_s,
             rate_window_s=self._settings.rate_window_s,
         )
@@ -243,7 +255,8 @@ class Wiring:
         results = [result for result in finished.results if isinstance(result, ActResult)]
         for result in results:
             self._metrics.writes.labels(result.what, result.outcome.value).inc()
-        told = self._month.added(self._refusals.added(finished.plan, results))
+        of_services = [result for result in results if result.what != JOB]  # a Job may be named as a service is
+        told = said_of(self._month.added(self._refusals.added(finished.plan, of_services)), results)
         self._metrics.observe_plan(told, finished.snapshot)
         self._metrics.writes.labels("status", "done").inc(await self._policies.report(told))
         self._statuses.offer(told, finished.snapshot, finished.now_s, finished.decision_id)
@@ -307,9 +320,15 @@ class Wiring:
 
     def _previous_status(self, kind: str, key: str) -> Mapping[str, Any] | None:
         observer = self.observer
-        raw = {SERVICE_KIND: observer.raw_service, POOL_KIND: observer.raw_pool, POLICY_KIND: observer.raw_policy}[
-            kind
-        ](key)
+        match kind:
+            case "InferenceService":
+                raw = observer.raw_service(key)
+            case "GPUPool":
+                raw = observer.raw_pool(key)
+            case "CostPolicy":
+                raw = observer.raw_policy(key)
+            case _:
+                raw = observer.raw_batch_policy(key)
         return None if raw is None else raw.get("status")
 
     async def _own_deployment(self) -> Subject:
@@ -359,16 +378,21 @@ def _told(pool: PoolState, refused: str) -> PoolState:
 
 
 class _Actuators:
-    """The actuator; before it the farewell of deleted services, the money of raises, and what is payable no more."""
+    """The actuator; before it the farewell of deleted services, the money of raises, and what is payable no more.
+
+    Jobs give their GPUs back before replicas are raised, and take some after it.
+    """
 
     def __init__(
         self,
         actuator: Actuator,
+        jobs: JobWriter,
         part: Callable[[Snapshot], Awaitable[list[ActResult]]],
         policies: Policies,
         say_lowered: Callable[[Plan, Snapshot], Awaitable[None]],
     ) -> None:
-        self._actuator, self._part, self._policies, self._say_lowered = actuator, part, policies, say_lowered
+        self._actuator, self._jobs, self._part = actuator, jobs, part
+        self._policies, self._say_lowered = policies, say_lowered
 
     async def reconcile_workloads(self, snapshot: Snapshot, decided: Plan) -> list[ActResult]:
         """Finalizers and engine blocks."""
@@ -376,6 +400,8 @@ class _Actuators:
 
     async def apply(self, decided: Plan, snapshot: Snapshot) -> list[ActResult]:
         """Scale actions; raises once their money is reserved, decreases once statuses say that less is payable."""
+        given = await self._jobs.give_back(decided, snapshot)
         payable, refused = await self._policies.reserve(decided)
         await self._say_lowered(payable, snapshot)
-        return [*refused, *await self._actuator.apply(payable, snapshot)]
+        scaled = await self._actuator.apply(payable, snapshot)
+        return [*given, *refused, *scaled, *await self._jobs.take(decided, snapshot)]

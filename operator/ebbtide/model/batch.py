@@ -114,6 +114,38 @@ class JobState(Spec, frozen=True):
     asked: Asked = Asked()
     pods: tuple[JobPod, ...] = ()
     fault: str = ""  # why it cannot be run, in words
+    noted: bool = False  # its annotation says that Ebbtide holds or runs it: who comes after knows
+    full_parallelism: int = 0  # as its user declared it, of one that was made smaller; 0: `parallelism`
+    least_parallelism: int = 1  # below which an elastic one must not go
+    placed: tuple[tuple[str, str], ...] = ()  # pairs that Ebbtide added to its node selector; not in `node_selector`
+    tolerations: tuple[str, ...] = ()  # of its template, without those that Ebbtide added; each as JSON
+    placed_tolerations: tuple[str, ...] = ()  # that Ebbtide added
+
+
+class FinishedJob(Spec, frozen=True):
+    """A Job that ended. It is told for some minutes, in several snapshots and after a restart: count each uid once."""
+
+    key: str
+    uid: str
+    policy: str
+    owner: str
+    created_at: float
+    ended_at: float
+    ran_s: float  # in all its runs
+    succeeded: bool
+    labels: tuple[tuple[str, str], ...] = ()
+    pool: str = ""
+    gpus: int = 0  # of all its pods at once
+    asked: Asked = Asked()
+
+
+class Stray(Spec, frozen=True):
+    """A Job that Ebbtide holds and that no policy selects any more: nobody else would ever start it."""
+
+    key: str
+    uid: str
+    resource_version: str
+    parallelism: int = 0  # to give back to one that was made smaller; 0: as it is
 
 
 class BatchPolicyState(Spec, frozen=True):

@@ -6,7 +6,7 @@ Zero, unknown, stale and not applicable are four different things: see `Reading`
 from decimal import Decimal
 from enum import StrEnum
 
-from ebbtide.model.batch import BatchPolicyState, JobState
+from ebbtide.model.batch import BatchPolicyState, FinishedJob, JobState, Stray
 from ebbtide.model.money import PriceStep
 from ebbtide.model.spec import CeilingKind, OverrunCause, PolicySpec, PoolSpec, ServiceSpec, Spec, ThresholdBasis
 
@@ -327,6 +327,8 @@ class Snapshot(Spec, frozen=True):
     policies: tuple[PolicyState, ...] = ()
     batch_policies: tuple[BatchPolicyState, ...] = ()
     jobs: tuple[JobState, ...] = ()  # that a BatchPolicy selects and that have not ended
+    finished: tuple[FinishedJob, ...] = ()
+    strays: tuple[Stray, ...] = ()
     sources: tuple[Source, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
     rate_window_s: float = 60.0  # over which the engines' rates and histograms were taken

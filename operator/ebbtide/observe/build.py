@@ -2,9 +2,10 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from ebbtide.model.batch import BatchPolicyState
 from ebbtide.model.money import Listed
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import (
@@ -24,6 +25,7 @@ from ebbtide.model.snapshot import (
 )
 from ebbtide.model.spec import PoolSpec, ServiceSpec, TargetRef, VariantSpec
 from ebbtide.observe.discovery import KindInfo
+from ebbtide.observe.jobs import Jobs
 from ebbtide.observe.metrics import MetricsView
 from ebbtide.observe.pods import PodIndex, Surroundings, pod_state
 from ebbtide.observe.pools import Allocation, pool_state
@@ -68,6 +70,8 @@ class View:
     unreadable: tuple[Unreadable, ...] = ()
     rate_window_s: float = 60.0
     prices: Mapping[str, Listed] = field(default_factory=dict)  # by pool, where their sources are elsewhere
+    batch_policies: tuple[BatchPolicyState, ...] = ()
+    jobs: Callable[[tuple[PoolState, ...]], Jobs] = lambda _pools: Jobs()  # given the pools as they are
 
 
 def build_snapshot(view: View, now_s: float) -> Snapshot:
@@ -84,10 +88,15 @@ def build_snapshot(view: View, now_s: float) -> Snapshot:
             unreadable.append(Unreadable(POOL_KIND, name, spec.uid, spec.generation, text))
     view = replace(view, pools={name: view.pools[name] for name in pools}, unreadable=tuple(unreadable))
     assembly = _Assembly(view, now_s, pools)
+    jobs = view.jobs(tuple(pools.values()))
     return Snapshot(
         taken_at=now_s,
         services=tuple(assembly.service(spec) for _, spec in sorted(view.services.items())),
         pools=tuple(pools.values()),
+        batch_policies=view.batch_policies,
+        jobs=jobs.states,
+        finished=jobs.finished,
+        strays=jobs.strays,
         sources=tuple(sorted(view.sources, key=lambda source: source.name)),
         unreadable=view.unreadable,
         rate_window_s=view.rate_window_s,

@@ -1,7 +1,8 @@
 """The informers of one cluster: the kinds that are always watched, and those that turn up.
 
 Always: pods, nodes, Deployments, StatefulSets, HorizontalPodAutoscalers and our own kinds. When the API server serves
-them: KEDA's ScaledObjects, and every other kind that a service names as a scale target.
+them: KEDA's ScaledObjects, every other kind that a service names as a scale target, and BatchPolicies, with all Jobs
+(an installation whose CRDs are older, or that has no right to Jobs, goes on without batch work).
 """
 
 import asyncio
@@ -17,15 +18,18 @@ from ebbtide.model.snapshot import Source
 from ebbtide.observe.build import DEPLOYMENT, STATEFUL_SET, Kind
 from ebbtide.observe.declared import API_VERSION
 from ebbtide.observe.discovery import Discovery, KindInfo
+from ebbtide.observe.endings import Endings
 from ebbtide.observe.holdings import Departures
 from ebbtide.observe.informer import Change, Informer
-from ebbtide.observe.projections import Autoscaler, Node, Opaque, Pod, Workload, detached, packed
+from ebbtide.observe.projections import Autoscaler, Job, Node, Opaque, Pod, Workload, detached, packed
 from ebbtide.observe.settings import ObserveSettings
 from ebbtide.observe.slim import Slim
+from ebbtide.observe.version import ServerMinor
 
 log = logging.getLogger(__name__)
 
 SCALED_OBJECT: Kind = ("keda.sh/v1alpha1", "ScaledObject")
+BATCH_POLICY: Kind = (API_VERSION, "BatchPolicy")
 
 _FIRST_LIST_S = 5.0  # a cycle waits for this, once
 
@@ -46,7 +50,12 @@ class Caches:
         self.ready_uids: set[str] = set()  # pods that were seen ready and still exist
         self.discovery_error = ""
         self._keda_error = ""
-        slim = Slim()
+        self._batch_error = ""
+        self.server = ServerMinor(client)
+        self.endings = Endings()
+        self.batch_policies: Informer[Opaque] | None = None  # with `jobs`, or neither
+        self.jobs: Informer[Job] | None = None
+        self._slim = slim = Slim()
         self.pods = self._informer(resource_path("v1", "pods"), Pod, keep=slim.pod, on_change=self._note_ready)
         self.nodes = self._informer(resource_path("v1", "nodes"), Node, keep=slim.node, on_change=self._note_gone_node)
         self.departures = Departures()
@@ -78,10 +87,12 @@ class Caches:
                 wait.cancel()
 
     async def follow(self, kinds: Iterable[Kind]) -> None:
-        """Discover the target kinds that services name, and KEDA; watch what can be watched, drop what is not named."""
+        """Discover the target kinds that services name, KEDA and BatchPolicies; watch what can be watched, drop what is
+        not named."""
         wanted = {kind for kind in kinds if kind not in (DEPLOYMENT, STATEFUL_SET)}
         self.discovery_error = ""
         self.kinds = {kind: info for kind, info in self.kinds.items() if kind in wanted}
+        await self._follow_batch()
         for kind in sorted(wanted):
             await self._follow_kind(kind)
         for kind in [kind for kind in self.customs if kind not in wanted]:
@@ -98,7 +109,7 @@ class Caches:
 
     def broken(self) -> tuple[str, ...]:
         """One sentence for each object of a kind not ours that cannot be read."""
-        own = (self.services, self.pools, self.policies)
+        own = (self.services, self.pools, self.policies, self.batch_policies)
         others = [informer for informer in self._running.values() if informer not in own]
         return tuple(
             f"{informer.path}: {key} cannot be read: {item.error}"
@@ -111,6 +122,8 @@ class Caches:
         found = list(self._watched())
         if self.scaled_objects is None and self._keda_error:
             found.append(Source(name="scaledobjects", healthy=False, message=self._keda_error))
+        if self.batch_policies is None and self._batch_error:
+            found.append(Source(name="batchpolicies", healthy=False, message=self._batch_error))
         return (*found, Source(name="discovery", healthy=not self.discovery_error, message=self.discovery_error))
 
     @property
@@ -131,6 +144,8 @@ class Caches:
             informers[_plural(self.kinds.get(kind), kind)] = informer
         if self.scaled_objects is not None:
             informers["scaledobjects"] = self.scaled_objects
+        if self.batch_policies is not None and self.jobs is not None:
+            informers |= {"batchpolicies": self.batch_policies, "jobs": self.jobs}
         return tuple(_source(name, informer) for name, informer in informers.items())
 
     async def _follow_kind(self, kind: Kind) -> None:
@@ -161,6 +176,33 @@ class Caches:
             # a plan made before the first list would write to what KEDA scales
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.scaled_objects.wait_synced(), _FIRST_LIST_S)
+
+    async def _follow_batch(self) -> None:
+        """Jobs only where there can be policies for them."""
+        try:
+            info = await self.discovery.find(*BATCH_POLICY)
+        except EbbtideError as error:
+            self.discovery_error = self._batch_error = str(error)
+            return
+        self._batch_error = ""
+        if info is None and self.batch_policies is not None:
+            self.batch_policies = self.jobs = None
+            self._end("batchpolicies")
+            self._end("jobs")
+        elif info is not None and self.batch_policies is None:
+            self.batch_policies = self._own(info.plural)
+            path = resource_path("batch/v1", "jobs")
+            self.jobs = self._informer(path, Job, keep=self._slim.job, on_change=self._note_end)
+            self._run("batchpolicies", self.batch_policies)
+            self._run("jobs", self.jobs)
+        if self.jobs is not None:
+            await self.server.refresh()
+
+    @property
+    def batch_is_certain(self) -> bool:
+        """Whether every BatchPolicy and every Job is known now: only then is one that is not seen not there."""
+        kinds = (self.batch_policies, self.jobs)
+        return all(informer is not None and informer.synced and not informer.error for informer in kinds)
 
     async def _find(self, kind: Kind) -> KindInfo | None:
         try:
@@ -207,6 +249,9 @@ class Caches:
             self.ready_uids.discard(old.metadata.uid)
             if not self.pods.comparing:
                 self.departures.note_pod(old, unix_time_s())
+
+    def _note_end(self, _change: Change, old: Job | None, new: Job | None) -> None:
+        self.endings.note(old, new, unix_time_s())
 
     def _note_gone_node(self, _change: Change, old: Node | None, new: Node | None) -> None:
         if new is None and old is not None and not self.nodes.comparing:

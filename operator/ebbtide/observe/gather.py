@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -15,9 +16,19 @@ from typing import Any, Self
 from ebbtide.api import parse_policy, parse_pool, parse_service
 from ebbtide.clock import unix_time_s
 from ebbtide.kube.client import KubeClient
-from ebbtide.model.snapshot import POLICY_KIND, POOL_KIND, SERVICE_KIND, Snapshot, Source, Unreadable, WriteReceipt
+from ebbtide.model.snapshot import (
+    BATCH_KIND,
+    POLICY_KIND,
+    POOL_KIND,
+    SERVICE_KIND,
+    Snapshot,
+    Source,
+    Unreadable,
+    WriteReceipt,
+)
 from ebbtide.model.spec import PolicySpec, PoolSpec, ServiceSpec, TargetRef
 from ebbtide.observe import past
+from ebbtide.observe.batchwork import BatchView, BatchWork
 from ebbtide.observe.build import Kind, View, build_snapshot
 from ebbtide.observe.caches import Caches
 from ebbtide.observe.declared import API_VERSION, Declared
@@ -58,6 +69,7 @@ class Observer:
         )
         self._pools: Declared[PoolSpec] = Declared(POOL_KIND, parse_pool)
         self._policies: Declared[PolicySpec] = Declared(POLICY_KIND, parse_policy)
+        self._batch = BatchWork()
         self.policies: Mapping[str, PolicySpec] = {}  # as of the newest snapshot, by name
         self._metrics = EngineMetrics(None, settings.prometheus)
         self._prices = self._price_lists(None)
@@ -132,6 +144,12 @@ class Observer:
         item = self._caches.policies.items.get(name)
         return None if item is None else _plain(item, "CostPolicy")
 
+    def raw_batch_policy(self, key: str) -> Mapping[str, Any] | None:
+        """The BatchPolicy `namespace/name` as last seen (without managedFields), or None."""
+        informer = self._caches.batch_policies
+        item = None if informer is None else informer.items.get(key)
+        return None if item is None else _plain(item, BATCH_KIND)
+
     def held(self, snapshot: Snapshot) -> Held:
         """Nodes and GPUs that pods held when `snapshot`, the newest one, was made: for the ledger."""
         watched = (self._caches.pods, self._caches.nodes, self._caches.pools)
@@ -158,12 +176,14 @@ class Observer:
         services = await asyncio.to_thread(self._services.update, *_frozen(caches.services))
         pools = await asyncio.to_thread(self._pools.update, *_frozen(caches.pools))
         self.policies = await asyncio.to_thread(self._policies.update, *_frozen(caches.policies))
+        batch = await self._batch.declared(caches)
         self._follow_gateways(services)
         await caches.follow({_kind(variant.target) for spec in services.values() for variant in spec.variants})
         await self._read_scales(services)
         await self._metrics.collect(frozenset(caches.pods.items), now_s)
         await self._prices.collect(pools, now_s)
         view = self._view(services, pools, receipts, now_s)
+        view = await asyncio.to_thread(self._with_batch, view, self._batch.view(caches, batch, now_s), now_s)
         self._frozen = view.pods, view.nodes
         return await asyncio.to_thread(build_snapshot, view, now_s)
 
@@ -201,11 +221,16 @@ class Observer:
             prices=self._prices.listed(pools, caches.nodes.items, now_s),
         )
 
+    def _with_batch(self, view: View, batch: BatchView, now_s: float) -> View:
+        jobs = partial(self._batch.jobs, batch, view.pods, nodes=view.nodes)
+        return replace(view, batch_policies=self._batch.states(batch, now_s), jobs=jobs)
+
     def _price_lists(self, prometheus: Prometheus | None) -> PriceLists:
         return PriceLists(Table(self._settings.price_table), OpenCost(prometheus, self._settings.prometheus.matchers))
 
     def _unreadable(self) -> tuple[Unreadable, ...]:
-        return (*self._policies.unreadable(), *self._pools.unreadable(), *self._services.unreadable())
+        own = (self._policies, self._pools, self._services, self._batch)
+        return tuple(item for kind in own for item in kind.unreadable())
 
     def _follow_gateways(self, services: Mapping[str, ServiceSpec]) -> None:
         self._gateways.follow(

@@ -356,6 +356,69 @@ class Workload(Wire, frozen=True, gc=False):
     status: WorkloadStatus = WorkloadStatus()
 
 
+class JobMeta(LabelledMeta, frozen=True, gc=False):
+    """Metadata of a Job."""
+
+    generate_name: str | None = None
+    annotations: dict[str, str] | None = None
+
+
+class JobPodSpec(Wire, frozen=True, gc=False):
+    """The part of a Job's pod template that its place and its stopping depend on."""
+
+    node_selector: dict[str, str] | None = None
+    tolerations: tuple[dict[str, Any], ...] | None = None
+    containers: tuple[Container, ...] | None = None
+    init_containers: tuple[Container, ...] | None = None
+    termination_grace_period_seconds: float | None = None
+
+    def gpus(self, resource: str) -> int:
+        """As of a pod."""
+        return PodSpecView(containers=self.containers, init_containers=self.init_containers).gpus(resource)
+
+
+class JobTemplate(Wire, frozen=True, gc=False):
+    """A Job's pod template."""
+
+    spec: JobPodSpec = JobPodSpec()
+
+
+class JobSpec(Wire, frozen=True, gc=False):
+    """Spec of a Job."""
+
+    suspend: bool | None = None
+    parallelism: int | None = None
+    completions: int | None = None
+    completion_mode: str | None = None
+    managed_by: str | None = None
+    template: JobTemplate = JobTemplate()
+
+
+class JobStatus(Wire, frozen=True, gc=False):
+    """Status of a Job. Times are RFC 3339."""
+
+    start_time: str | None = None
+    completion_time: str | None = None
+    active: int = 0
+    terminating: int = 0
+    succeeded: int = 0
+    conditions: tuple[Condition, ...] | None = None
+
+
+class Job(Wire, frozen=True, gc=False):
+    """A Job."""
+
+    metadata: JobMeta
+    spec: JobSpec = JobSpec()
+    status: JobStatus = JobStatus()
+
+    @property
+    def end(self) -> Condition | None:
+        """The condition Complete or Failed, once it is True: then nothing of the Job runs any more."""
+        found = (find_condition(self.status.conditions, kind) for kind in ("Complete", "Failed"))
+        return next((condition for condition in found if condition and condition.status == "True"), None)
+
+
 class CrossReference(Wire, frozen=True, gc=False):
     """What an autoscaler points at. KEDA leaves kind and apiVersion out when it means a Deployment."""
 
