@@ -1,10 +1,16 @@
 """Where Jobs are put: properties over any queue."""
 
+import random
+
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebbtide.core.plan import plan
+from ebbtide.core import pools
+from ebbtide.core.batch import choose, conflict
+from ebbtide.core.batch.ahead import open_field
+from ebbtide.core.batch.items import items
+from ebbtide.core.plan import open_cycle, plan
 from ebbtide.model.batch import Strategy
 from ebbtide.model.memory import Memory
 from ebbtide.model.plan import Outcome
@@ -74,11 +80,23 @@ def test_for_a_single_job_a_later_deadline_never_costs_more(prices, hours, deadl
 
 
 def test_the_programme_finds_what_one_after_the_other_misses():
-    """One GPU, cheap from 8 h to 12 h. In turn the short one takes the middle of it, and the long one pays."""
-    tariff = steps((-1.0, "4.00"), (8.0, "0.50"), (12.5, "4.00"))
-    where = msgspec.structs.replace(pool(nodes=[node("n", 1)], billing=Billing.POD), steps=tariff)
-    jobs = [job("short", hours=1.0, deadline_h=14.0), job("long", hours=3.0, deadline_h=24.0)]
-    decided, _ = plan(snapshot((), where, jobs=tuple(jobs), batch_policies=(batch_policy(),)), Memory(), NOW)
-    by_name = {each.key: each for each in decided.jobs}
-    assert all(each.starts_at is not None and each.starts_at >= NOW + 8 * HOUR_S for each in by_name.values())
-    assert by_name["ml/long"].starts_at <= NOW + 12 * HOUR_S
+    """Four Jobs on two GPUs with two cheap spells: in turn one of them is left with a dear hour."""
+    draw = random.Random(1)
+    tariff = steps((-1.0, "4.00"), (6.0, "0.50"), (11.0, "2.00"), (14.0, "0.50"), (17.0, "4.00"))
+    where = msgspec.structs.replace(pool(nodes=[node("n", 2)], billing=Billing.POD), steps=tariff)
+    jobs = []
+    for n in range(draw.choice([4, 8, 14])):
+        hours, within_h = draw.choice([0.5, 1, 2, 3]), draw.uniform(4, 24)
+        jobs.append(job(f"j{n}", hours=hours, deadline_h=within_h, parallelism=draw.choice([1, 1, 2])))
+    cycle = open_cycle(snapshot((), where, jobs=tuple(jobs), batch_policies=(batch_policy(),)), Memory(), NOW)
+    assert cycle.lent is not None
+    waiting = items(cycle, cycle.lent)
+    pools.prepare(cycle)
+    field = open_field(waiting, cycle.lent, cycle)
+    empty = field.save()
+    in_turn = choose._greedy(choose._by_latest(waiting), field, cheapest=True)
+    field.back(empty)
+    found = conflict.resolve(in_turn, field, choose._is_better)
+    assert field.save() == empty
+    assert sum(place.worth for _, place in found) < 0.9 * sum(place.worth for _, place in in_turn)
+    assert not any(place.late for _, place in found)

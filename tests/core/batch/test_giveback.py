@@ -9,8 +9,16 @@ from ebbtide.core.plan import plan
 from ebbtide.model.batch import Intent
 from ebbtide.model.plan import Outcome
 from ebbtide.model.reasons import Code
-from ebbtide.model.snapshot import Account, Others, PolicyState
-from ebbtide.model.spec import CeilingKind, PolicyScope, Provisioning, Threshold, ThresholdAction, ThresholdBasis
+from ebbtide.model.snapshot import POLICY_KIND, Account, Others, PolicyState, Unreadable
+from ebbtide.model.spec import (
+    Billing,
+    CeilingKind,
+    PolicyScope,
+    Provisioning,
+    Threshold,
+    ThresholdAction,
+    ThresholdBasis,
+)
 from tests.builders import NOW, engine, node, pod, pool, service, settled, snapshot, variant
 from tests.core.batch.test_step import decide
 from tests.core.purse import policy
@@ -142,3 +150,36 @@ def test_a_threshold_that_suspends_batch_stops_it_whatever_is_left():
         (Outcome.WAITS, Code.WAITS_FOR_MONEY),
     ]
     assert "50 %" in found[0].reason.text
+
+
+def test_batch_gives_way_before_a_service_is_refused_a_raise():
+    """12.00 USD an hour: two replicas and a Job of two GPUs at 3.00 each, and the service wants more."""
+    memory = settled(full_node((), rps=10.0, held=0), 300).memory
+    runs = job("e", on=("n", "n"), ran_h=1.0, restartable=True, hours=9.0)
+    spec = policy(per_hour="12.00", scope=PolicyScope.ALL_GPU_PODS, namespaces=("ml",))
+    state = full_node([runs], rps=24.0, held=2)
+    tight = msgspec.structs.replace(
+        state,
+        pools=(pool(nodes=[node("n", 8, 4)], provisioning=Provisioning.AUTOSCALED, billing=Billing.POD),),
+        policies=(PolicyState(spec, (), NOW + 300.0, others=(Others("h100", 2, 0),)),),
+    )
+    decided, after = plan(tight, memory, NOW + 300.0)
+    assert decided.services[0].reason.code is Code.CEILING_REACHED, decided.services[0].reason
+    (found,) = decided.jobs
+    assert (found.outcome, found.reason.code) == (Outcome.STOPS, Code.STOPPED_FOR_MONEY), found.reason
+    assert "batch work gives way first" in found.reason.text
+    assert after.batch.short
+
+
+def test_a_job_that_may_not_be_stopped_stays_under_a_ceiling_too():
+    runs = job("e", on=("n", "n"), ran_h=1.0, hours=9.0)
+    found = decide(cloud([runs], paid("100", "99.90")))[0].jobs[0]
+    assert found.outcome is Outcome.RUNS
+
+
+def test_a_ceiling_that_nobody_knows_starts_nothing():
+    bad = Unreadable(POLICY_KIND, "cap", "uid-cap", 1, "CostPolicy cap cannot be read")
+    state = msgspec.structs.replace(cloud([job()], paid("1000", "1", others=0), 0), policies=(), unreadable=(bad,))
+    found = decide(state)[0].jobs[0]
+    assert (found.outcome, found.reason.code) == (Outcome.WAITS, Code.WAITS_FOR_MONEY)
+    assert "CostPolicy cap cannot be read" in found.reason.text

@@ -186,7 +186,7 @@ def _note(item: Item, field: Field, cycle: Cycle) -> PlannedJob:
     elif item.deadline_s is not None and item.deadline_s <= cycle.now_s:
         code = Code.DEADLINE_MISSED
     elif place.late:
-        code = Code.DEADLINE_UNREACHABLE
+        code = Code.DEADLINE_UNREACHABLE if item.left.known else Code.DURATION_UNKNOWN
     starts_s = place.starts_s if place.slot else 0.0
     return PlannedJob(
         item.job.uid,
@@ -195,7 +195,7 @@ def _note(item: Item, field: Field, cycle: Cycle) -> PlannedJob:
         round(starts_s, 1),
         round(place.ends_s, 1),
         latest,
-        bool(place.late),
+        bool(place.late) and item.left.known,
         round(place.price, 4),
         round(_price_now(item, offer, now_price), 4),
         detail,

@@ -69,7 +69,7 @@ class Field:
     def _smaller(self, item: Item, pools: Sequence[Offer], limit: Holders | None) -> list[Place]:
         """Of an elastic Job with half its pods, a quarter, and so on, where all of them find no place in time."""
         count, found = item.job.parallelism // 2, list[Place]()
-        while count >= 1 and not found:
+        while count >= max(1, item.job.least_parallelism) and not found:
             fewer, left = smaller(item, count)
             found = [place for o in pools for place in places_of(item, o, limit, self.dearest, fewer, left)]
             count //= 2

@@ -52,15 +52,17 @@ def waiting(item: Item, planned: PlannedJob, cycle: Cycle) -> Reason:
         text = f"waits {when}: {price}"
     elif code is Code.WAITS_FOR_WINDOW and planned.starts_at:
         text = f"waits {when}, in a window of its policy, on {planned.pool}"
-    elif code in (Code.WAITS_FOR_GPUS, Code.AT_MAX_GPUS) and planned.starts_at > now_s:
+    elif code in (Code.WAITS_FOR_GPUS, Code.AT_MAX_GPUS, Code.DURATION_UNKNOWN) and planned.starts_at > now_s:
         text = f"waits {when} on {planned.pool}: {planned.detail}"
     elif code is Code.DEADLINE_UNREACHABLE and item.deadline_s is not None:
         text = _unreachable(item, planned, now_s)
     elif code is Code.DEADLINE_MISSED and item.deadline_s is not None:
         text = f"its deadline, {clock(item.deadline_s, now_s)}, has passed; {planned.detail}"
-    text += _by(item, now_s) if code not in (Code.DEADLINE_UNREACHABLE, Code.DEADLINE_MISSED) else ""
     if not item.left.known:
-        text += f"; nobody knows how long it runs, taken for {hours(item.left.at(0.5))}"
+        early = ": with its deadline it starts as early as it may" if code is Code.DURATION_UNKNOWN else ""
+        text += f"; nobody knows how long it runs, taken for {hours(item.left.at(0.5))}{early}"
+    elif code not in (Code.DEADLINE_UNREACHABLE, Code.DEADLINE_MISSED):
+        text += _by(item, now_s)
     numbers = [("pool", planned.pool)] if planned.pool else []
     if planned.price:
         numbers += [("pricePerGPUHour", f"{planned.price:.4g}"), ("priceNow", f"{planned.price_now:.4g}")]
