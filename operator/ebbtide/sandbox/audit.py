@@ -12,7 +12,7 @@ WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection", "
 
 @dataclass(frozen=True)
 class Write:
-    """One write that reached the API server; `body` is the request's, kept for `/scale` only.
+    """One write that reached the API server; `body` is the request's, kept for `/scale` and for patches of Jobs.
 
     `time_s` is when the request came in, in seconds since 1970; `code` the HTTP status of the answer.
     """

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from ebbtide.core.plan import plan
-from ebbtide.model.batch import Intent
+from ebbtide.model.batch import Intent, Strategy
 from ebbtide.model.plan import Outcome
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import POLICY_KIND, Account, Others, PolicyState, Unreadable
@@ -87,6 +87,16 @@ def test_an_elastic_job_is_made_smaller_where_that_is_enough():
     found = decided.jobs[0]
     assert (found.outcome, found.reason.code) == (Outcome.SHRINKS, Code.JOB_RESIZED)
     assert found.parallelism <= 6 - 1
+
+
+def test_outside_windows_what_services_take_back_is_not_asked_for_twice():
+    quiet = settled(full_node((), rps=10.0, held=0), 300).memory
+    jobs = [job(f"j{n}", on=("n",), ran_h=0.1, restartable=True, hours=9.0) for n in range(6)]
+    idle = batch_policy(strategy=Strategy.IDLE_OR_WINDOW)
+    decided, _ = plan(full_node(jobs, rps=24.0, held=6, policies=[idle]), quiet, NOW + 300.0)
+    more = decided.services[0].variants[0].allowed - 2
+    assert 0 < more < 6
+    assert len(stopped(decided)) == more
 
 
 def test_what_a_stopped_job_still_holds_is_waited_for_and_stops_nobody_else():

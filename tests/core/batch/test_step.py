@@ -195,7 +195,9 @@ CLOSED = {
     "a restartable Job goes when its window has closed": (
         job(on=("n",), hours=6.0, ran_h=1.0, restartable=True), Outcome.STOPS),
     "one that may not be stopped stays": (job(on=("n",), hours=6.0, ran_h=1.0), Outcome.RUNS),
-    "one that ends soon stays": (job(on=("n",), hours=2.0, ran_h=2.9, restartable=True), Outcome.STOPS),
+    "one that ends soon stays": (job(on=("n",), hours=0.2, ran_h=0.18, restartable=True), Outcome.RUNS),
+    "one that has run over by half does not end soon": (
+        job(on=("n",), hours=2.0, ran_h=2.9, restartable=True), Outcome.STOPS),
     "one whose deadline is near stays": (
         job(on=("n",), hours=6.0, ran_h=1.0, deadline_h=15.0, restartable=True), Outcome.RUNS),
     "one that still ends in time in its next window goes": (

@@ -6,6 +6,7 @@ Job of 4 GPUs that has run for 10 minutes at 2.00 goes before one of 2 GPUs that
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -138,12 +139,19 @@ def lost(item: Item, cycle: Cycle) -> str:
 
 
 def for_windows(running: Sequence[Item], offers: Mapping[str, Offer], lent: Lent, cycle: Cycle) -> None:
-    """Windows that have closed: a Job goes unless it ends soon, its deadline needs it, or it may not be stopped."""
+    """Windows that have closed: a Job goes unless it ends soon, its deadline needs it, or it may not be stopped.
+
+    What services or ceilings took in this cycle is not asked for once more: 6 GPUs of 8, of which a service takes 3
+    back, leave 3 Jobs on GPUs that are idle.
+    """
+    going: dict[str, int] = defaultdict(int)
+    for item in running:
+        going[item.pool] += _going(item)
     for item in sorted(running, key=lambda item: (loss(item, cycle), item.key)):
         offer = offers.get(item.pool)
         if item.outcome is not Outcome.RUNS or offer is None or not item.open or item.open[0]:
             continue
-        if item.strategy is Strategy.IDLE_OR_WINDOW and offer.used[0] <= offer.idle[0] + 1e-9:
+        if item.strategy is Strategy.IDLE_OR_WINDOW and offer.used[0] - going[item.pool] <= offer.idle[0] + 1e-9:
             continue
         opens_s = next((at_s for at_s, is_open in zip(offer.grid.edges, item.open, strict=False) if is_open), None)
         until = f"until {moment(opens_s)}" if opens_s is not None else "and none opens within the plan"
@@ -161,8 +169,15 @@ def for_windows(running: Sequence[Item], offers: Mapping[str, Offer], lent: Lent
             text = f"the window has closed {until}; it goes on, for its deadline at {moment(item.deadline_s)}"
             item.why = Code.OUTSIDE_WINDOW, f"{text} would be missed otherwise: it may need {hours(sure_s)} more"
         else:
-            offer.take((0,), -item.gpus, stays=False)
+            going[item.pool] += item.gpus
             stop(item, Code.OUTSIDE_WINDOW, f"the window has closed: stopped {until}; {_spare(item, opens_s, sure_s)}")
+
+
+def _going(item: Item) -> int:
+    """GPUs that it gives back in this cycle."""
+    if item.outcome is Outcome.STOPS:
+        return item.gpus
+    return item.gpus - item.parallelism * item.job.gpus_per_pod if item.outcome is Outcome.SHRINKS else 0
 
 
 def _payable(item: Item, offer: Offer, purses: Sequence[Purse]) -> bool:
