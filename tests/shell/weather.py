@@ -589,7 +589,7 @@ class Weather:
 
     def _ledger(
         self, asked: list[tuple[PolicySpec, tuple[Key, ...]]], _labels: Mapping[str, Labels]
-    ) -> tuple[dict[str, dict[Key, Decimal]], int, int, Collection[tuple[str, Key]]]:
+    ) -> tuple[dict[str, dict[Key, Decimal]], int, int, Mapping[tuple[str, Key], Mapping[str, int]]]:
         """What the ledger would say: the clerk's figures."""
         found = {}
         for item, keys in asked:
@@ -599,7 +599,7 @@ class Weather:
                 assert span == [begin_s, end_s], "the calendar is the clerk's"
                 book[kind, begin_s, end_s] = self.books[item.name, kind, called].spent / 3600
             found[item.uid] = book
-        return found, self.now_s, 0, ()
+        return found, self.now_s, 0, {}
 
     # --- the operator -----------------------------------------------------------------------------------------------
 

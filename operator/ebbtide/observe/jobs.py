@@ -324,7 +324,7 @@ def _by_job(pods: Iterable[Pod]) -> dict[str, list[Pod]]:
     found: dict[str, list[Pod]] = {}
     for pod in pods:
         owners = pod.metadata.owner_references
-        if owners and owners[0].kind == "Job" and not pod.finished:
+        if owners and owners[0].kind == "Job" and owners[0].controller and not pod.finished:
             found.setdefault(owners[0].uid, []).append(pod)
     return found
 

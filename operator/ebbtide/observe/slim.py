@@ -50,7 +50,7 @@ class Slim:
     def pod(self, pod: Pod) -> Pod:
         """The same for every property and method, for extended resources (whose names have a domain) alone.
 
-        Of its owners a Job that controls it is kept, or another kind of that name.
+        Of its owners a Job is kept, or another kind of that name.
         """
         meta, spec, status = pod.metadata, pod.spec, pod.status
         labels = {key: self._text(value) for key, value in (meta.labels or {}).items()}
@@ -61,7 +61,7 @@ class Slim:
                 namespace=self._text(meta.namespace),
                 creation_timestamp=self._text(meta.creation_timestamp),
                 labels=labels,
-                owner_references=self._owner(meta.owner_references, "Job"),
+                owner_references=self._owner(meta.owner_references, "Job", controls=False),
             ),
             spec=PodSpecView(
                 node_name=self._text(spec.node_name),
@@ -139,12 +139,16 @@ class Slim:
             status=replace(status, conditions=tuple(self._condition(item) for item in conditions) or None),
         )
 
-    def _owner(self, owners: tuple[OwnerReference, ...] | None, kind: str = "") -> tuple[OwnerReference, ...] | None:
-        """The one that controls it, if its kind ends so: "Job" is also a PyTorchJob."""
-        found = next((owner for owner in owners or () if owner.controller and owner.kind.endswith(kind)), None)
+    def _owner(
+        self, owners: tuple[OwnerReference, ...] | None, kind: str = "", controls: bool = True
+    ) -> tuple[OwnerReference, ...] | None:
+        """The first whose kind ends so ("Job" is also a PyTorchJob), of those that control it or of all."""
+        of_kind = (owner for owner in owners or () if owner.kind.endswith(kind))
+        found = next((owner for owner in of_kind if owner.controller or not controls), None)
         if found is None:
             return None
-        return self._same((OwnerReference(self._text(found.kind), self._text(found.name), found.uid, True),))
+        name = self._text(found.name)
+        return self._same((OwnerReference(self._text(found.kind), name, found.uid, found.controller),))
 
     def _meta(self, meta: _Meta) -> _Meta:
         namespace, created = self._text(meta.namespace), self._text(meta.creation_timestamp)

@@ -12,6 +12,7 @@ from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import POLICY_KIND, Account, Others, PolicyState, Unreadable
 from ebbtide.model.spec import (
     Billing,
+    CapacityType,
     CeilingKind,
     PolicyScope,
     Provisioning,
@@ -185,6 +186,31 @@ def test_a_job_that_may_not_be_stopped_stays_under_a_ceiling_too():
     runs = job("e", on=("n", "n"), ran_h=1.0, hours=9.0)
     found = decide(cloud([runs], paid("100", "99.90")))[0].jobs[0]
     assert found.outcome is Outcome.RUNS
+
+
+def test_no_ceiling_is_kept_by_stopping_what_runs_on_gpus_that_are_paid_for_whoever_uses_them():
+    """150 of 100 USD are spent: a Job on a reserved node is started, and stopped a minute later, over and over."""
+    spec = policy(per_day="100", scope=PolicyScope.ALL_GPU_PODS)
+    account = Account(CeilingKind.DAY, NOW - 40_000.0, NOW + 46_400.0, Decimal(150))
+    where = pool("h100", [node("n", 8, 1)], capacity_type=CapacityType.RESERVED, billing=Billing.NODE)
+    runs = job("e", on=("n",), ran_h=1.0, restartable=True, hours=9.0)
+    state = snapshot(
+        (),
+        where,
+        jobs=(runs,),
+        batch_policies=(batch_policy(),),
+        policies=(PolicyState(spec, (account,), NOW, others=(Others("h100", 1, 0, 7),)),),
+    )
+    assert decide(state)[0].jobs[0].outcome is Outcome.RUNS
+
+
+@pytest.mark.parametrize(("per_hour", "gpus"), [("11.00", 3), ("12.00", 4), ("40.00", 6)])
+def test_a_job_that_was_made_smaller_grows_again_only_within_the_ceilings(per_hour: str, gpus: int):
+    """Three GPUs at 3.00 run."""
+    small = job("e", on=("n",) * 3, ran_h=0.2, elastic=True, completions=3, restartable=True, full_parallelism=6)
+    spec = policy(per_hour=per_hour, scope=PolicyScope.ALL_GPU_PODS, namespaces=("ml",))
+    state = cloud([small], PolicyState(spec, (), NOW, others=(Others("h100", 3, 0),)), 3)
+    assert decide(state)[0].jobs[0].gpus == gpus
 
 
 def test_a_ceiling_that_nobody_knows_starts_nothing():

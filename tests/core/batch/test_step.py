@@ -11,7 +11,7 @@ from ebbtide.model.catalogue import CATALOGUE, JOB
 from ebbtide.model.memory import Memory
 from ebbtide.model.plan import Outcome, Plan
 from ebbtide.model.reasons import Code
-from ebbtide.model.snapshot import Snapshot
+from ebbtide.model.snapshot import BATCH_KIND, Snapshot, Source, Unreadable
 from ebbtide.model.spec import Provisioning
 from tests.builders import NOW, node, pool, snapshot
 from tests.jobs import HOUR_S, batch_policy, job, planned, steps
@@ -72,6 +72,12 @@ ONE_JOB = {
         job(), batch_policy(), pool(price=None), Outcome.IMPOSSIBLE, Code.FITS_NOWHERE, "is not known"),
     "a pool that is not there": (
         job(), batch_policy(pools=("gone",)), pool(), Outcome.IMPOSSIBLE, Code.POOL_NOT_FOUND, "no GPUPool gone"),
+    "bound by its own node selector to a dearer pool": (
+        job(pool="h100"), batch_policy(), [pool(), pool("cheap", price="1.00")],
+        Outcome.STARTS, Code.JOB_STARTS, "starts on h100"),
+    "bound to where it ran, and its policy allows other pools by now": (
+        job(pool="h100", placeable=False, intent=Intent.STOPPED), batch_policy(pools=("cheap",)),
+        [pool(), pool("cheap", price="1.00")], Outcome.IMPOSSIBLE, Code.FITS_NOWHERE, "bound to h100, and"),
     "a full pool": (
         job(), batch_policy(), pool(nodes=[node("n", 8, 8)]), Outcome.WAITS, Code.WAITS_FOR_GPUS, "not free"),
     "a paused policy": (
@@ -185,6 +191,16 @@ def test_a_job_that_was_made_smaller_grows_again():
     assert (found.outcome, found.parallelism, found.reason.code) == (Outcome.GROWS, 6, Code.JOB_RESIZED)
 
 
+def test_jobs_that_grow_again_stay_within_their_policys_limit_together():
+    small = [
+        job(f"e{n}", on=("n",) * 2, ran_h=0.2, elastic=True, completions=2, restartable=True, full_parallelism=4)
+        for n in range(2)
+    ]
+    state = world(small, [batch_policy(max_gpus=6)], pool(nodes=[node("n", 8, 4)]))
+    found = decide(state)[0].jobs
+    assert [(each.outcome, each.gpus) for each in found] == [(Outcome.GROWS, 4), (Outcome.RUNS, 2)]
+
+
 def test_an_elastic_job_is_not_made_smaller_than_it_may_be():
     one = job(parallelism=8, elastic=True, completions=8, restartable=True, least_parallelism=6)
     decided, _ = decide(world([one], pools=pool(nodes=[node("n", 8), node("m", 8, 4)], max_gpus=8)))
@@ -239,6 +255,25 @@ def test_money_saved_is_counted_against_running_at_once():
     for n in range(1, 38):
         decided, memory = decide(state, memory, NOW + 10.0 * n)
     assert decided.batch[0].saved == Decimal("0.3") and decided.batch[0].currency == "USD"  # 6 min of 3.00 an hour
+
+
+@pytest.mark.parametrize("cause", ["the first list is on its way", "its policy cannot be read"])
+def test_what_cannot_be_seen_just_now_is_not_forgotten(cause: str):
+    state = world([job(deadline_h=-0.1, hours=5.0)], pools=pool(nodes=[node("n", 8, 8)]))
+    _, memory = decide(state)
+    unseen = msgspec.structs.replace(state, jobs=(), batch_policies=())
+    if "list" in cause:
+        unseen = msgspec.structs.replace(unseen, sources=tuple(Source(n, False) for n in ("batchpolicies", "jobs")))
+    else:
+        unseen = msgspec.structs.replace(
+            unseen, unreadable=(Unreadable(BATCH_KIND, "ml/night", "uid-night", 2, "odd"),)
+        )
+    _, blind = decide(unseen, memory, NOW + 10.0)
+    assert (blind.batch.jobs, blind.batch.policies) == (memory.batch.jobs, memory.batch.policies)
+    decided, _ = decide(state, blind, NOW + 20.0)
+    assert decided.batch[0].missed == 1, "counted once"
+    _, gone = decide(msgspec.structs.replace(state, jobs=(), batch_policies=()), blind, NOW + 20.0)
+    assert (gone.batch.jobs, gone.batch.policies) == ((), ())
 
 
 def test_a_deadline_that_passes_is_counted_once():

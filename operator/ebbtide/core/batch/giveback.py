@@ -202,6 +202,7 @@ def for_money(running: Sequence[Item], purses: Sequence[Purse], lent: Lent, node
             if item.outcome in (Outcome.RUNS, Outcome.SHRINKS)
             and lent.stoppable(item.job)
             and purse.pays(item.namespace)
+            and (purse.suspends or item.pool not in purse.anyway)  # its GPUs cost as much without it
         ]
         for item in able if purse.short else ():
             if item.outcome is not Outcome.RUNS:

@@ -103,11 +103,13 @@ def _place(item: Item, policy: BatchPolicyState, cycle: Cycle) -> None:
     job, spec = item.job, policy.spec
     reasons: list[str] = []
     code = Code.FITS_NOWHERE
-    names = [job.pool] if job.pool and not job.placeable else list(spec.pools) or sorted(cycle.pools)
+    names = [job.pool] if job.pool else list(spec.pools) or sorted(cycle.pools)
     able = []
     for name in names:
         pool = cycle.pools.get(name)
         why = f"there is no GPUPool {name}" if pool is None else _unable(item, pool)
+        if not why and spec.pools and name not in spec.pools:
+            why = f"it is bound to {name}, and BatchPolicy {spec.key} allows {', '.join(spec.pools)} (spec.pools)"
         if pool is None:
             code = Code.POOL_NOT_FOUND
         if why:

@@ -18,26 +18,38 @@ from ebbtide.model.batch import BatchPolicyState, Intent
 from ebbtide.model.memory import BatchMemory, BatchPolicyMemory, JobMemory, OwnerMemory
 from ebbtide.model.plan import BatchPolicyPlan, Condition, ConditionStatus, JobPlan, Outcome
 from ebbtide.model.reasons import Code, Reason
+from ebbtide.model.snapshot import BATCH_KIND
 
 KEPT_RUNS, KEPT_OWNERS = 16, 1000
 HOUR_S = 3600.0
+_WATCHED = frozenset({"batchpolicies", "jobs"})
 _ON = frozenset({Outcome.RUNS, Outcome.STARTS, Outcome.SHRINKS, Outcome.GROWS})
 _LATE = frozenset({Code.DEADLINE_UNREACHABLE, Code.MISSED_FOR_MONEY, Code.DEADLINE_MISSED})
 
 
 def remember(items: Sequence[Item], cycle: Cycle) -> BatchMemory:
-    """Without the plan, which is noted apart."""
+    """Without the plan, which is noted apart. What cannot be seen just now is kept: a restart counts none anew."""
     before = cycle.memory.batch
     policies = {memory.uid: memory for memory in before.policies}
-    jobs = tuple(_job(item, policies, cycle) for item in items)
+    jobs = [_job(item, policies, cycle) for item in items]
     owners = _learnt(before, cycle)
     known = {state.spec.uid for state in cycle.snapshot.batch_policies}
+    unread = {item.uid for item in cycle.snapshot.unreadable if item.kind == BATCH_KIND}
+    sick = {source.name for source in cycle.snapshot.sources if not source.healthy}
+    there = {memory.uid for memory in jobs}
+    jobs += [
+        memory for memory in before.jobs if memory.uid not in there and (sick & _WATCHED or memory.policy in unread)
+    ]
     return msgspec.structs.replace(
         before,
         at=round(cycle.now_s, 1),
-        jobs=jobs,
+        jobs=tuple(jobs),
         owners=owners,
-        policies=tuple(memory for uid, memory in sorted(policies.items()) if uid in known),
+        policies=tuple(
+            memory
+            for uid, memory in sorted(policies.items())
+            if uid in known or uid in unread or "batchpolicies" in sick
+        ),
     )
 
 

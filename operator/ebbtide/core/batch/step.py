@@ -14,7 +14,8 @@ from ebbtide.core.batch.items import full
 from ebbtide.core.batch.items import items as all_items
 from ebbtide.core.batch.lent import Lent
 from ebbtide.core.batch.nodes import Nodes
-from ebbtide.core.batch.work import Item
+from ebbtide.core.batch.price import Offer
+from ebbtide.core.batch.work import Holders, Item
 from ebbtide.core.work import Cycle
 from ebbtide.model.plan import Outcome
 from ebbtide.model.reasons import Code
@@ -68,7 +69,8 @@ def _decide(items: list[Item], lent: Lent, cycle: Cycle) -> None:
         for item in waiting:
             item.lacks = f"{unseen}: what is free is not known"
     ahead.plan_waiting(waiting, field, nodes, cycle)
-    _grow(running, field, nodes)
+    if not unseen and not cycle.ceilings_unknown:
+        _grow(running, field, nodes, cycle)
     planned_jobs = tuple(item.planned for item in waiting if item.planned is not None)
     cycle.batch_memory = msgspec.structs.replace(
         cycle.batch_memory, planned=planned_jobs, planned_at=round(cycle.now_s, 1), planned_for=made_for
@@ -98,26 +100,39 @@ def _free(running: list[Item], field: Field) -> None:
             ahead.release(item, field)
 
 
-def _grow(running: list[Item], field: Field, nodes: Nodes) -> None:
-    """Elastic Jobs that were made smaller get their pods back as far as there is room for as long as they run."""
+def _grow(running: list[Item], field: Field, nodes: Nodes, cycle: Cycle) -> None:
+    """Elastic Jobs that were made smaller get their pods back as far as there is room for as long as they run.
+
+    Only what may be started may grow: within its policy's `max_gpus` and the ceilings, and not outside its windows.
+    """
     for item in running:
         job, asked = item.job, full(item.job)
         offer = field.offers.get(item.pool)
         if item.outcome is not Outcome.RUNS or not job.elastic or asked <= job.parallelism or offer is None:
             continue
-        if not item.restartable or item.policy is None:
+        if not item.restartable or item.policy is None or item.why is not None:
             continue
+        runs = range(offer.grid.slot(offer.grid.now_s + item.left.at(0.5)) + 1)
         more = nodes.fits(item.pool, job.gpus_per_pod, asked - job.parallelism)
-        last = offer.grid.slot(offer.grid.now_s + item.left.at(0.5))
-        while more and not all(
-            offer.has_room(slot, more * job.gpus_per_pod, stays=False, first=slot == 0)
-            and (field.holders[job.policy].has_room(slot, more * job.gpus_per_pod))
-            for slot in range(last + 1)
-        ):
+        while more and not _may_grow(item, more * job.gpus_per_pod, runs, offer, field.holders[job.policy], cycle):
             more -= 1
         if more:
+            gpus = more * job.gpus_per_pod
             nodes.take(item.pool, job.gpus_per_pod, more)
-            offer.take(range(last + 1), more * job.gpus_per_pod, stays=False)
+            offer.take(runs, gpus, stays=False)
+            field.holders[job.policy].take(runs, gpus)
+            for purse in cycle.purses:
+                if purse.pays(item.namespace):
+                    purse.take(item.pool, gpus, True, None, item.stop_s)
             item.outcome, item.parallelism = Outcome.GROWS, job.parallelism + more
             text = f"{job.parallelism + more} of {asked} pods: GPUs of {item.pool} are free again"
             item.why = Code.JOB_RESIZED, text
+
+
+def _may_grow(item: Item, gpus: int, runs: range, offer: Offer, holders: Holders, cycle: Cycle) -> bool:
+    if not all(
+        offer.has_room(slot, gpus, stays=False, first=slot == 0) and holders.has_room(slot, gpus) for slot in runs
+    ):
+        return False
+    paying = (purse for purse in cycle.purses if purse.pays(item.namespace))
+    return not any(purse.refused(item.pool, gpus, True, None, item.stop_s) for purse in paying)
