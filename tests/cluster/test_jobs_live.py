@@ -284,7 +284,7 @@ async def test_jobs_of_a_deleted_policy_are_released_and_what_its_user_suspended
     await live.admin.request("DELETE", f"{live.policies}/nights")
     for _ in range(100):
         await live.act(Does.WAITS)
-        if not any((await live.live(name))["spec"]["suspend"] for name in ("eval", "waits")):
+        if not [name for name in ("eval", "waits") if (await live.live(name))["spec"]["suspend"]]:
             break
         await asyncio.sleep(0.1)
     found = {name: (await live.live(name))["spec"]["suspend"] for name in ("eval", "theirs", "waits")}

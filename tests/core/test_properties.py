@@ -292,6 +292,7 @@ def test_the_pipeline_is_a_list_of_named_steps():
         "placement",
         "guardrails",
         "ceilings",
+        "batch",
         "reasons",
     ]
 

@@ -307,6 +307,16 @@ async def test_stops_come_first_and_are_never_put_off(api: JobsApi) -> None:
     assert [name.partition("-")[0] for name, _ in api.written] == ["job"] * 4 + ["new"]
 
 
+async def test_of_more_starts_than_one_cycle_writes_the_most_urgent_come_first(api: JobsApi) -> None:
+    for name in ("a", "b", "c"):
+        api.submit(name)
+    snapshot = seen(api, policy())
+    latest = {"ml/a": None, "ml/b": 900.0, "ml/c": 100.0}
+    jobs = tuple(job_plan(job, Does.STARTS, must_start_by=latest[job.key]) for job in snapshot.jobs)
+    await writer(api, most=2).apply(world.plan(jobs=jobs), snapshot)
+    assert [name for name, _ in api.written] == ["c", "b"]
+
+
 async def test_one_job_that_is_refused_keeps_no_other_from_starting_and_is_said(api: JobsApi) -> None:
     api.submit("eval")
     api.submit("other")

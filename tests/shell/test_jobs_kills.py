@@ -13,14 +13,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from ebbtide.act.jobs import JobWriter
 from ebbtide.api.batch_note import ANNOTATION, intent_of, read_note
-from ebbtide.model.batch import Intent
+from ebbtide.model.batch import Intent, JobState
 from ebbtide.model.plan import Outcome, Plan
 from ebbtide.model.snapshot import Snapshot
 from tests.shell import world
 from tests.shell.jobs_api import JobsApi, Raw, job_plan, policy, seen
 
 ON = {"h100": (("pool", "h100"),), "l4": (("pool", "l4"),)}
-DEEDS = (Outcome.WAITS, Outcome.STARTS, Outcome.STOPS)
+NATURAL, CONTRARY, NOTHING = "natural", "contrary", "nothing"
+DEEDS = (NATURAL, NATURAL, NATURAL, NOTHING, CONTRARY)
 NAMES = ("a", "b", "c")
 
 
@@ -57,10 +58,12 @@ class Lives(RuleBasedStateMachine):
         self.stopped_by_user: set[str] = set()  # while Ebbtide had them run: uids
         self.run_by_user: set[str] = set()  # against the plan, or from their creation
         self.foreign: dict[str, Raw] = {}
+        for name in NAMES:
+            self.api.submit(name)
 
     # --- users ---------------------------------------------------------------------------------------------------
 
-    @rule(name=st.sampled_from(NAMES), suspend=st.booleans(), kueue=st.booleans())
+    @rule(name=st.sampled_from(NAMES), suspend=st.booleans(), kueue=st.sampled_from((False, False, False, True)))
     def submits(self, name: str, suspend: bool, kueue: bool) -> None:
         if name in self.api.jobs and not self.api.jobs[name]["status"].get("completionTime"):
             return
@@ -86,12 +89,13 @@ class Lives(RuleBasedStateMachine):
                 self.stopped_by_user.add(uid)
         self.api.set_suspend(name, not raw["spec"]["suspend"])
 
-    @rule(name=st.sampled_from(NAMES))
-    def deletes(self, name: str) -> None:
+    @rule(name=st.sampled_from(NAMES), suspend=st.booleans())
+    def deletes_and_submits(self, name: str, suspend: bool) -> None:
         self.api.jobs.pop(name, None)
+        self.submits(name, suspend, kueue=False)
 
     @rule()
-    def deletes_or_makes_the_policy(self) -> None:
+    def deletes_the_policy_or_makes_one(self) -> None:
         self.policies = () if self.policies else (policy(uid=f"uid-{self.api.time_s}"),)
 
     # --- the cluster ---------------------------------------------------------------------------------------------
@@ -117,14 +121,14 @@ class Lives(RuleBasedStateMachine):
     @rule(
         deeds=st.lists(st.sampled_from(DEEDS), min_size=3, max_size=3),
         pool=st.sampled_from(sorted(ON)),
-        dies_at=st.integers(0, 4),
+        dies_at=st.sampled_from((0, 1, 1, 2, 2, 3, 9)),
         after=st.booleans(),
-        late=st.booleans(),
+        late=st.sampled_from((False, False, True)),
     )
-    def lives(self, deeds: list[Outcome], pool: str, dies_at: int, after: bool, late: bool) -> None:
+    def lives(self, deeds: list[str], pool: str, dies_at: int, after: bool, late: bool) -> None:
         snapshot = self.old if late and self.old is not None else seen(self.api, *self.policies)
         jobs = tuple(
-            job_plan(job, deed, pool=pool, node_selector=ON[pool])
+            job_plan(job, _outcome(job, deed), pool=pool, node_selector=ON[pool])
             for job, deed in zip(snapshot.jobs, deeds, strict=False)
         )
         self.operate(world.plan(jobs=jobs), snapshot, Fate(dies_at, after))
@@ -200,6 +204,13 @@ class Lives(RuleBasedStateMachine):
             for raw in self.api.jobs.values()
             if raw["metadata"]["uid"] not in self.foreign and not raw["status"].get("completionTime")
         ]
+
+
+def _outcome(job: JobState, deed: str) -> Outcome:
+    """What a plan could say, or must not say, of a Job that is as it is."""
+    if deed == NOTHING:
+        return Outcome.WAITS
+    return Outcome.STARTS if job.suspended == (deed == NATURAL) else Outcome.STOPS
 
 
 def intent(raw: Raw) -> Intent:

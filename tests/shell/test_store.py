@@ -3,15 +3,19 @@
 import sqlite3
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ebbtide.errors import ConfigurationError, RetryableError
 from ebbtide.model.memory import (
     MEMORY_VERSION,
+    BatchMemory,
     CapacityMemory,
     DemandSample,
     ForecastMemory,
     Memory,
+    OwnerMemory,
+    PlannedJob,
     PoolMemory,
     Recommendation,
     ServiceMemory,
@@ -42,9 +46,11 @@ def path(tmp_path: Path) -> Path:
 
 def test_memory_receipts_and_values_survive_a_restart(path: Path) -> None:
     store = Store(path)
-    kept = memory(service("a/one"), service("b/two"))
+    batch = BatchMemory(owners=(OwnerMemory("ml/CronJob/night", (3600.0,), 5.0),), short=(("uid-cap", 7.0),))
+    kept = msgspec.structs.replace(memory(service("a/one"), service("b/two")), batch=batch)
     receipt = WriteReceipt(target_uid="u", replicas=3, at=7.0, done=False)
-    store.save_memory(kept)
+    waits = msgspec.structs.replace(batch, planned=(PlannedJob("uid-j", "WaitsForWindow"),), planned_at=9.0)
+    store.save_memory(msgspec.structs.replace(kept, batch=waits))  # what is planned is planned anew
     store.store_receipt("a/one/h100", receipt)
     store.put("color", "blue")
     again = Store(path)  # the first one was killed: it never closed

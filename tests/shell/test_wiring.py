@@ -6,15 +6,19 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from ebbtide.act import result as act
+from ebbtide.act.result import ActResult
 from ebbtide.controller import wiring as module
 from ebbtide.controller.cycle import Finished
 from ebbtide.controller.leadership import AlwaysLeading
 from ebbtide.controller.settings import Settings
 from ebbtide.controller.wiring import Wiring
 from ebbtide.ledger.store import FILE
+from ebbtide.model.batch import BatchPolicySpec, BatchPolicyState, Intent, JobState
 from ebbtide.model.memory import Memory, Recommendation, ServiceMemory
 from ebbtide.model.money import Payer
-from ebbtide.model.plan import ServiceCost
+from ebbtide.model.plan import JobPlan, Outcome, Plan, ServiceCost
+from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import WriteReceipt
 from ebbtide.model.spec import Billing
 from ebbtide.money.lifetimes import Holding
@@ -147,3 +151,45 @@ async def test_replicas_are_lowered_once_the_status_says_that_fewer_are_payable_
     assert first["variants"][0]["payable"] == 3
     assert first["decisions"][0]["id"] == decision != ""
     assert f'ebbtide_writes_total{{outcome="done",what="status"}} {said}.0' in metrics.exposition().decode()
+
+
+def _job(name: str, intent: Intent) -> JobState:
+    suspended = intent is not Intent.RUNS
+    return JobState(f"team/{name}", f"uid-{name}", "7", 1.0, "team/nights", intent, suspended=suspended, noted=True)
+
+
+def _job_plan(job: JobState, outcome: Outcome) -> JobPlan:
+    return JobPlan(job.key, job.uid, job.policy, outcome, world.reason(), resource_version="7")
+
+
+async def test_jobs_give_gpus_back_before_replicas_are_raised_and_take_some_after_it(tmp_path: Path) -> None:
+    api, jobs = FakeApi(), (_job("waits", Intent.HELD), _job("runs", Intent.RUNS))
+    policy = BatchPolicySpec("team/nights", "uid-nights", 1, match_labels=(("batch", "yes"),))
+    service = world.service_state(None, world.variant_state())
+    snapshot = msgspec.structs.replace(world.snapshot(service), jobs=jobs, batch_policies=(BatchPolicyState(policy),))
+    planned = (_job_plan(jobs[0], Outcome.STARTS), _job_plan(jobs[1], Outcome.STOPS))
+    async with serving(api, tmp_path) as client:
+        made = Wiring(Settings(data_dir=tmp_path / "data"), client, client, AlwaysLeading(), Metrics())
+        await made.parts.actuator.apply(world.plan(actions=(world.action(),), jobs=planned), snapshot)
+        made.close(None)
+    written = [asked.path.rpartition("/namespaces/team/")[2] for asked in api.writes()]
+    assert written == ["jobs/runs", "deployments/chat-h100/scale", "jobs/waits"]
+
+
+async def test_a_job_that_cannot_be_written_is_said_of_the_job_and_not_of_the_service_of_its_name(
+    tmp_path: Path,
+) -> None:
+    refused = ActResult("job", KEY, "", act.Outcome.FORBIDDEN, f"Job {KEY}: not started: HTTP 403: no")
+    job = JobState(KEY, "uid", "7", 1.0, "team/nights", Intent.HELD)
+    plan = world.plan(world.service_plan(KEY), jobs=(_job_plan(job, Outcome.STARTS),), policies=())
+    told: list[Plan] = []
+    async with serving(FakeApi(), tmp_path) as client:
+        made = Wiring(Settings(data_dir=tmp_path / "data"), client, client, AlwaysLeading(), Metrics())
+        made._statuses.offer = lambda plan, *_: told.append(plan) or 0  # type: ignore[method-assign, func-returns-value]
+        snapshot = msgspec.structs.replace(world.snapshot(), jobs=(job,))
+        await made.parts.report(Finished(plan.at, snapshot, plan, "id", [refused]))
+        made.close(None)
+    (said,) = told
+    assert said.services == plan.services
+    assert said.jobs[0].reason.code is Code.WRITE_REFUSED
+    assert "HTTP 403: no" in said.jobs[0].reason.text

@@ -72,7 +72,8 @@ class JobWriter:
     async def _carry_out(self, plan: Plan, snapshot: Snapshot, *kinds: Does) -> list[ActResult]:
         jobs, policies = {job.key: job for job in snapshot.jobs}, _policies(snapshot)
         wanted = [item for item in plan.jobs if item.outcome in kinds]
-        wanted = wanted if Does.STOPS in kinds else self._within(wanted)
+        if Does.STOPS not in kinds:
+            wanted = self._within(sorted(wanted, key=_urgency))
         return await _all(self._act(item, jobs.get(item.key), policies.get(item.policy)) for item in wanted)
 
     def _within(self, wanted: list[Any]) -> list[Any]:
@@ -137,6 +138,10 @@ class JobWriter:
 
 async def _all(writes: Iterable[Awaitable[ActResult]]) -> list[ActResult]:
     return list(await asyncio.gather(*writes))
+
+
+def _urgency(item: JobPlan) -> float:
+    return float("inf") if item.must_start_by is None else item.must_start_by
 
 
 def _policies(snapshot: Snapshot) -> dict[str, BatchPolicySpec]:

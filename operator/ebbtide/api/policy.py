@@ -132,11 +132,13 @@ class Threshold(ApiModel):
     basis: ThresholdBasis = ThresholdBasis.SPENT
     """What is compared with it. Spent: what was spent since the period began. Forecast: what it will have cost by its
     end if all that is wanted runs from now on; what acts upon it ends once the forecast is 5 % lower. Unset: Spent."""
-    actions: Annotated[tuple[ThresholdAction, ...], Field(min_length=1, max_length=5, json_schema_extra=unique())]
-    """What happens, 1 to 5. Notify: an Event, and a line in status. UseDegraded: services move to their degraded
+    actions: Annotated[tuple[ThresholdAction, ...], Field(min_length=1, max_length=6, json_schema_extra=unique())]
+    """What happens, 1 to 6. Notify: an Event, and a line in status. UseDegraded: services move to their degraded
     variants where these are cheaper. HoldScaleUp: nothing is raised above its declared minimum, degraded variants
-    included. LimitLowPriority: services with a priority below 100, the default, fall to their declared minimums.
-    Freeze: nothing is raised, minimums included. Required."""
+    included, and no batch Job is started. LimitLowPriority: services with a priority below 100, the default, fall to
+    their declared minimums. SuspendBatch: of a policy with scope AllGPUPods; batch Jobs that say that they are
+    restartable are stopped, and none is started. Freeze: nothing is raised, minimums included, and no batch Job is
+    started. Required."""
 
 
 _RAISED = rule(

@@ -28,6 +28,8 @@ from ebbtide.core import (
     victims,
     watch,
 )
+from ebbtide.core.batch import lent
+from ebbtide.core.batch import step as batch
 from ebbtide.core.ceilings import step as ceilings
 from ebbtide.core.forecast import step as forecast
 from ebbtide.core.guardrails import chain, rate
@@ -68,10 +70,12 @@ def plan_with(parts: Parts, snapshot: Snapshot, memory: Memory, now_s: float) ->
         services=services,
         pools=tuple(_pool_plan(cycle, name) for name in sorted(cycle.pools)),
         policies=cycle.policy_plans,
+        jobs=cycle.job_plans,
+        batch=cycle.batch_plans,
         placements=tuple(cycle.placements),
         actions=actions,
         cluster_conditions=conditions.of_cluster(cycle),
-        failures=tuple(failed.values()),
+        failures=(*failed.values(), *((cycle.batch_failure,) if cycle.batch_failure is not None else ())),
         unreadable=tuple(conditions.of_unreadable(item) for item in snapshot.unreadable),
     )
     return decided, _remember(cycle)
@@ -115,6 +119,7 @@ STEPS: tuple[tuple[str, _Work], ...] = (
     ("placement", placement.step),
     _each("guardrails", _guard),
     ("ceilings", ceilings.step),
+    ("batch", batch.step),
     _each("reasons", _reasons),
 )
 _BEFORE_PLACEMENT = frozenset({"demand", "forecast", "capacity", "sizing"})
@@ -138,6 +143,7 @@ def open_cycle(
     cycle = Cycle(snapshot, memory, now_s, parts)
     cycle.reaction_s = snapshot.cycle_s + 0.5 * snapshot.rate_window_s
     pools.open_pools(cycle)
+    cycle.lent = lent.look(snapshot, cycle.pools.values(), now_s)
     remembered = {service.key: service for service in memory.services}
     for state in sorted(snapshot.services, key=lambda service: service.spec.key):
         draft = _draft(state, remembered.get(state.spec.key) or ServiceMemory(state.spec.key), cycle)
@@ -327,6 +333,7 @@ def _remember(cycle: Cycle) -> Memory:
         services=tuple(sorted(services, key=lambda memory: memory.key)),
         pools=tuple(sorted(kept, key=lambda memory: memory.name)),
         policies=tuple(sorted(policies, key=lambda memory: memory.uid)),
+        batch=cycle.batch_memory,
     )
 
 

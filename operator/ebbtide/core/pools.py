@@ -57,6 +57,11 @@ def counts(node: NodeState) -> bool:
     return node.ready and not node.cordoned and not node.interrupted
 
 
+def lent_of(pool: PoolDraft, node: NodeState) -> int:
+    """Of what is allocated there, GPUs that batch Jobs give back when a service asks for them."""
+    return min(node.allocated_gpus, pool.lent.get(node.name, 0)) if pool.lent else 0
+
+
 def lead_time_s(state: PoolState, memory: PoolMemory) -> float:
     """Measured median of nodes that came when pods waited; the declared one before any did."""
     return median(memory.lead_times_s) if memory.lead_times_s else state.spec.node_lead_time_s
@@ -79,7 +84,7 @@ def prepare(cycle: Cycle) -> None:
         pool.budget = most
         for node in pool.state.nodes:
             if counts(node):
-                free = max(0, node.gpus - node.allocated_gpus)
+                free = max(0, node.gpus - node.allocated_gpus + lent_of(pool, node))
                 pool.free[free] = pool.free.get(free, 0) + 1
     _charge_others(cycle)
 
@@ -106,7 +111,8 @@ def _charge_others(cycle: Cycle) -> None:
             if target.rolling_out:
                 variant.pool.budget -= target.surge_replicas * variant.gpus
     for name, pool in cycle.pools.items():
-        foreign = max(0, pool.allocated_counting - ours.get(name, 0))
+        given_back = sum(lent_of(pool, node) for node in pool.state.nodes if counts(node)) if pool.lent else 0
+        foreign = max(0, pool.allocated_counting - ours.get(name, 0) - given_back)
         most = pool.state.spec.max_gpus
         ceiling = float("inf") if most is None else float(most - foreign)
         # A cordoned node of 8 with our 8 pods, and a node with 4 of 8 in use: 16 are ours to keep or fill, not 8.

@@ -139,6 +139,8 @@ def _absent(variant: VariantDraft, per_replica: int, now_s: float, watched: bool
 def _node_may_come(variant: VariantDraft, pod: PodState, now_s: float) -> bool:
     """In an Autoscaled pool a node may be on its way; elsewhere only somebody who is leaving can make room."""
     pool, age_s = variant.pool, now_s - pod.created_at
+    if pool is not None and pool.given_back_by is not None and now_s < pool.given_back_by + SCHEDULER_PATIENCE_S:
+        return True  # batch Jobs were told to go for its sake
     if pool is None or pool.state.spec.provisioning is Provisioning.STATIC:
         return age_s < SCHEDULER_PATIENCE_S
     until = pool.memory.backoff_until

@@ -12,6 +12,7 @@ from ebbtide.core.edge import MISS_EXPONENT
 from ebbtide.core.latency import LatencyLine
 from ebbtide.core.parts import ALL, Parts
 from ebbtide.model.memory import (
+    BatchMemory,
     BudgetMemory,
     ForecastMemory,
     Memory,
@@ -22,12 +23,25 @@ from ebbtide.model.memory import (
     VariantMemory,
     WorthMemory,
 )
-from ebbtide.model.plan import Capacity, Condition, Demand, Failure, Forecast, PlacementPlan, PolicyPlan, Step
+from ebbtide.model.plan import (
+    BatchPolicyPlan,
+    Capacity,
+    Condition,
+    Demand,
+    Failure,
+    Forecast,
+    JobPlan,
+    PlacementPlan,
+    PolicyPlan,
+    Step,
+)
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import PoolState, ServiceState, Snapshot, VariantState
 from ebbtide.model.spec import VariantSpec
 
 if TYPE_CHECKING:
+    from ebbtide.core.batch.lent import Lent
+    from ebbtide.core.batch.purse import Purse
     from ebbtide.core.ceilings.lines import PolicyDraft
 
 MOST_CHANGE = 1.2  # of the logarithm of a load within a horizon, that a slope is believed to bring: a factor of 3.3
@@ -355,6 +369,10 @@ class PoolDraft:
     hosts: set[str] = field(default_factory=set)  # nodes with pods of ours
     stuck: float = 0.0  # GPUs of our pods on nodes that take nothing new: theirs to keep, nobody else's to claim
     conditions: list[Condition] = field(default_factory=list)
+    lent: dict[str, int] = field(
+        default_factory=dict
+    )  # by node: GPUs that batch Jobs give back when they are asked for
+    given_back_by: float | None = None  # until when pods of Jobs that were stopped may still hold GPUs
 
     @property
     def name(self) -> str:
@@ -377,6 +395,13 @@ class Cycle:
     policy_plans: tuple[PolicyPlan, ...] = ()
     policy_memories: list[PolicyMemory] | None = None  # None: as before
     reaction_s: float = 40.0  # a rate over the last minute is half a minute old on average, and a cycle passes too
+    lent: "Lent | None" = None  # what batch Jobs hold; None: there are none
+    purses: "list[Purse]" = field(default_factory=list)  # what ceilings leave for batch Jobs
+    ceilings_unknown: str = ""  # why nobody knows which ceilings hold; empty: they are known
+    job_plans: tuple[JobPlan, ...] = ()
+    batch_plans: tuple[BatchPolicyPlan, ...] = ()
+    batch_memory: BatchMemory = field(default_factory=BatchMemory)
+    batch_failure: Failure | None = None
     metrics_down: str = ""  # why Prometheus is out of reach; empty: it is not
     unwatched: dict[str, str] = field(default_factory=dict)  # caches that may show the past, and why
     unwritable: str = ""  # why somebody else's hand on a target may be unseen; empty: it is not

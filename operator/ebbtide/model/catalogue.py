@@ -618,7 +618,7 @@ _CONFIGURATION = {
         "The message quotes the refusal; correct `spec.variants[].engine`, its `podTemplate` above all.",
     ),
     Code.INVALID_SPEC: Entry(
-        (DECISION, "Ready", "Acting", "GPUPool.Ready", "CostPolicy.Ready", "BatchPolicy.Ready", DEPLOYMENT),
+        (DECISION, "Ready", "Acting", "GPUPool.Ready", "CostPolicy.Ready", "BatchPolicy.Ready", JOB, DEPLOYMENT),
         "The API server accepted an object that cannot be read: nothing is decided for it, and replicas hold.",
         "Correct the field that the message names.",
     ),

@@ -280,6 +280,65 @@ class PolicyMemory(Spec, frozen=True):
     classes: tuple[ClassMemory, ...] = ()  # by priority, the highest first
 
 
+class JobMemory(Spec, frozen=True, array_like=True):
+    """One Job that has not ended: what it takes to learn from its end, and what it would have cost at once."""
+
+    uid: str
+    policy: str  # uid of its BatchPolicy
+    owner: str = ""  # namespace and owner: what its duration is learnt for; empty: nothing that comes again
+    ran_s: float = 0.0  # in all, as last seen
+    running: bool = False  # when last seen
+    parallelism: int = 0  # as many as its user asked for
+    at_once: float = 0.0  # price of a GPU-hour when it was first seen; 0: not known
+    missed: bool = False  # its deadline has passed
+
+
+class PlannedJob(Spec, frozen=True, array_like=True):
+    """What was planned for a Job that waits, until it is planned anew. Times are unix seconds; 0: none."""
+
+    uid: str
+    why: str  # the code of its reason, and what is put into its words
+    pool: str = ""
+    starts_at: float = 0.0
+    ends_at: float = 0.0
+    latest: float = 0.0
+    late: bool = False
+    price: float = 0.0  # of a GPU-hour when it runs, on average, and if it ran now
+    price_now: float = 0.0
+    detail: str = ""
+
+
+class OwnerMemory(Spec, frozen=True, array_like=True):
+    """What is run again and again: how long the newest runs took (s), the newest last."""
+
+    owner: str
+    runs: tuple[float, ...] = ()
+    at: float = 0.0  # when the last of them ended
+
+
+class BatchPolicyMemory(Spec, frozen=True, array_like=True):
+    """One BatchPolicy since it was first seen: deadlines that passed, and what was saved against running at once."""
+
+    uid: str
+    missed: int = 0
+    saved: float = 0.0
+    currency: str = ""
+
+
+class BatchMemory(Spec, frozen=True):
+    """Of batch Jobs."""
+
+    at: float = 0.0  # when Jobs were last looked at
+    jobs: tuple[JobMemory, ...] = ()
+    owners: tuple[OwnerMemory, ...] = ()
+    policies: tuple[BatchPolicyMemory, ...] = ()
+    planned: tuple[PlannedJob, ...] = ()
+    planned_at: float = 0.0
+    planned_for: int = 0  # a sum over what was planned for: another one is an event
+    next_at: float = 0.0  # when the first planned start comes, or a window or a price changes
+    short: tuple[tuple[str, float], ...] = ()  # CostPolicies for whose sake Jobs were stopped, and when that last was
+
+
 class Memory(Spec, frozen=True):
     """All of it. An unknown version is dropped, and the next cycles hold until enough is known again."""
 
@@ -288,3 +347,4 @@ class Memory(Spec, frozen=True):
     services: tuple[ServiceMemory, ...] = ()
     pools: tuple[PoolMemory, ...] = ()
     policies: tuple[PolicyMemory, ...] = ()
+    batch: BatchMemory = BatchMemory()

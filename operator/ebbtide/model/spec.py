@@ -355,6 +355,7 @@ class ThresholdAction(StrEnum):
     HOLD_SCALE_UP = "HoldScaleUp"  # nothing is raised above its declared minimum
     USE_DEGRADED = "UseDegraded"  # services that have degraded variants run on these where that is cheaper
     LIMIT_LOW_PRIORITY = "LimitLowPriority"  # services below the default priority fall to their minimums
+    SUSPEND_BATCH = "SuspendBatch"  # batch Jobs that may be stopped are, and none is started
     FREEZE = "Freeze"  # nothing at all is raised
 
 

@@ -21,6 +21,7 @@ from ebbtide.aside import move_aside
 from ebbtide.errors import ConfigurationError, RetryableError
 from ebbtide.model.memory import (
     MEMORY_VERSION,
+    BatchMemory,
     BudgetMemory,
     ForecastMemory,
     Memory,
@@ -41,8 +42,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
 )
 
-_Kept = ServiceMemory | PoolMemory | PolicyMemory
-_T = TypeVar("_T", ServiceMemory, PoolMemory, PolicyMemory)
+_Kept = ServiceMemory | PoolMemory | PolicyMemory | BatchMemory
+_T = TypeVar("_T", ServiceMemory, PoolMemory, PolicyMemory, BatchMemory)
 
 _BUSY_S = 5.0
 # At 10,000 services all rows change every cycle (each gets a new sample): 2,000 of a few KB a cycle keep the disk at
@@ -74,11 +75,18 @@ class Store:
             services = self._read_all("service", ServiceMemory)
             pools = self._read_all("pool", PoolMemory)
             policies = self._read_all("policy", PolicyMemory)
+            batch = self._read_all("batch", BatchMemory)
             started_at = float(self.get("memory.started_at") or 0.0)
         except (msgspec.DecodeError, ValueError) as error:
             self.notice = f"{self.path}: remembered data cannot be read ({error}); starting without it"
             return self._drop_memory(None)
-        return Memory(started_at=started_at, services=services, pools=pools, policies=policies)
+        return Memory(
+            started_at=started_at,
+            services=services,
+            pools=pools,
+            policies=policies,
+            batch=batch[0] if batch else BatchMemory(),
+        )
 
     def save_memory(self, memory: Memory, everything: bool = False) -> int:
         """Writes the rows that changed and removes those that are gone, in one transaction; returns rows written.
@@ -90,6 +98,7 @@ class Store:
             *(("service", service.key, service) for service in memory.services),
             *(("pool", pool.name, pool) for pool in memory.pools),
             *(("policy", policy.uid, policy) for policy in memory.policies),
+            *((("batch", "", _lasting(memory.batch)),) if memory.batch != BatchMemory() else ()),
         ]
         changed = [row for row in map(self._changed, items) if row is not None]
         if not everything and len(changed) > self._max_rows:
@@ -273,12 +282,17 @@ def _core(value: _Kept) -> bytes:
     return _digest(msgspec.msgpack.encode(_decisive(value)))
 
 
+def _lasting(batch: BatchMemory) -> BatchMemory:
+    """Without the plan, which is made anew in the first cycle: 200 bytes for each Job that waits."""
+    return msgspec.structs.replace(batch, planned=(), planned_at=0.0, planned_for=0, next_at=0.0)
+
+
 def _decisive(value: _Kept) -> _Kept:
     """The value without what is merely measured: losing a minute of samples costs accuracy, the rest costs moves.
 
     What is measured is listed and the rest decides, so that a new field errs on the side of being written.
     """
-    if isinstance(value, PoolMemory):
+    if isinstance(value, PoolMemory | BatchMemory):
         return value
     if isinstance(value, PolicyMemory):
         return PolicyMemory(value.uid, rates=value.rates, errors=value.errors)

@@ -7,6 +7,7 @@ fixed: what nobody may reduce is paid first, and said where it alone crosses a c
 from collections.abc import Sequence
 
 from ebbtide.core import isolation, release
+from ebbtide.core.batch import purse
 from ebbtide.core.ceilings import lines as money
 from ebbtide.core.ceilings import nodes, outlook, pacing, payable, pressure, thresholds
 from ebbtide.core.ceilings.claims import decide
@@ -46,6 +47,7 @@ def step(cycle: Cycle) -> None:
         finally:
             for policy in cycle.policies:
                 policy.let_go()
+    cycle.ceilings_unknown = unknown
     if unknown:
         for draft in isolation.sound(cycle):
             _raise_nothing(draft, unknown)
@@ -71,6 +73,7 @@ def _hold(cycle: Cycle) -> None:
     payable.note(stakes, known)
     for stake in stakes:
         _note(stake, known)
+    purse.note(stakes, cycle, known)
     cycle.policy_plans = policy_plans(cycle.policies)
     cycle.policy_memories = [_noted(policy) for policy in cycle.policies]
 
@@ -127,6 +130,10 @@ def _bind_others(policy: PolicyDraft, cycle: Cycle, known: Known) -> None:
     for item in policy.state.others:
         pool = cycle.pools.get(item.pool)
         tariff, gpus = tariff_in(item.pool, pool, policy, known), item.lasting + item.passing + item.idle
+        # Jobs that may be stopped need not be paid to the period's end, however long they have run
+        stops = 0 if cycle.lent is None else cycle.lent.stoppable_gpus(policy.state.spec, item.pool)
+        lasting = max(0, item.lasting - stops)
+        passing = item.passing + item.lasting - lasting
         idle, going = item.idle, 0
         if policy.comes_and_goes(pool):
             idle, going = policy.beside[item.pool], policy.empty[item.pool].going
@@ -142,8 +149,8 @@ def _bind_others(policy: PolicyDraft, cycle: Cycle, known: Known) -> None:
         policy.fixed_rate += (item.lasting + item.passing + idle) * now
         policy.wants(pacing.OTHERS, gpus * now, gpus * now)
         for line in policy.lines_of_all:
-            line.bound += item.lasting * line.takes(tariff, line.end_s - policy.now_s)
-            line.bound += (item.passing + idle - going) * line.takes(tariff, policy.reserve_s)
+            line.bound += lasting * line.takes(tariff, line.end_s - policy.now_s)
+            line.bound += (passing + idle - going) * line.takes(tariff, policy.reserve_s)
             line.bound += going * line.takes(tariff, stays_s)
 
 

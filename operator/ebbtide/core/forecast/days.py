@@ -10,7 +10,7 @@ SLOT_S = 600.0
 SLOTS = 144
 DAYS = 8
 DAY_S = 86_400.0
-_STEP, _ONE = 0.06, 1  # 1 stands for 1 token/s or less, 255 for 4 million, 0 for unknown
+STEP, _ONE = 0.06, 1  # 1 stands for 1 token/s or less, 255 for 4 million, 0 for unknown
 SIZE = SLOTS * DAYS
 
 
@@ -27,7 +27,7 @@ def at(packed: bytes, moment_s: float) -> float | None:
 def put(packed: bytes, slot: int, mean: float) -> bytes:
     """With the mean tokens/s of that slot (600 s from `slot` x 600 s unix); the eight days before it stay."""
     data = bytearray(packed if len(packed) == SIZE else SIZE)
-    data[slot % SIZE] = min(255, max(1, round(_ONE + math.log(max(mean, 1e-8)) / _STEP)))
+    data[slot % SIZE] = min(255, max(1, round(_ONE + math.log(max(mean, 1e-8)) / STEP)))
     return bytes(data)
 
 
@@ -43,4 +43,4 @@ def _slot(packed: bytes, slot: int) -> float | None:
     if len(packed) != SIZE:
         return None
     code = packed[slot % SIZE]
-    return math.exp((code - _ONE) * _STEP) if code else None
+    return math.exp((code - _ONE) * STEP) if code else None

@@ -1,0 +1,213 @@
+"""Which Jobs stop now: services take their GPUs, a window closes, or a ceiling binds.
+
+Those that lose least go first: GPU-seconds of the present run x price. Only Jobs that say that they are restartable,
+of policies that preempt. An elastic one is made smaller where that is enough. Worked example: a service needs 2 GPUs; a
+Job of 4 GPUs that has run for 10 minutes at 2.00 goes before one of 2 GPUs that has run for an hour.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ebbtide.core.batch.duration import RESTART_S, hours
+from ebbtide.core.batch.lent import Lent
+from ebbtide.core.batch.nodes import Asking, Node, Nodes
+from ebbtide.core.batch.price import Offer
+from ebbtide.core.batch.purse import Purse
+from ebbtide.core.batch.work import Item
+from ebbtide.core.ceilings.words import A_PERIOD, moment, money
+from ebbtide.core.work import Cycle
+from ebbtide.model.batch import JobPod, Strategy
+from ebbtide.model.plan import Outcome
+from ebbtide.model.reasons import Code
+
+HOUR_S = 3600.0
+ENDS_SOON_S = 2 * RESTART_S  # what ends so soon costs less than to start it again
+_NO_PRICE = 1e-6  # GPUs without a price: the work lost decides
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """One way to make room for a pod on a node: Jobs to stop, or one to make smaller by its last pods."""
+
+    loss: float
+    node: Node
+    stops: tuple[Item, ...]
+    shrinks: tuple[Item, int] | None = None
+
+
+def for_services(running: Sequence[Item], nodes: Nodes, lent: Lent, cycle: Cycle) -> None:
+    """Make room for the pods of services that find none."""
+    by_uid = {item.job.uid: item for item in running if lent.stoppable(item.job)}
+    for asking in nodes.asking:
+        if nodes.put(asking.pool, asking.gpus):
+            continue  # on what was given back for another
+        ways = [way for node in nodes.of[asking.pool] for way in _ways(node, asking, by_uid, cycle)]
+        if not ways:
+            continue
+        best = min(ways, key=lambda way: (way.loss, way.node.name))
+        for item in best.stops:
+            text = f"{asking.service} needs {_gpus(asking.gpus)} of {asking.pool}; {lost(item, cycle)}"
+            stop(item, Code.GIVES_GPUS_BACK, text)
+            nodes.leave(item.job.uid)
+            by_uid.pop(item.job.uid)
+        if best.shrinks is not None:
+            _shrink(*best.shrinks, asking, nodes)
+            by_uid.pop(best.shrinks[0].job.uid)
+        nodes.put(asking.pool, asking.gpus)
+
+
+def _ways(node: Node, asking: Asking, by_uid: Mapping[str, Item], cycle: Cycle) -> list[_Way]:
+    """The cheapest to stop there, one after the other until there is room; and each elastic Job that could shrink."""
+    short = asking.gpus - node.ahead
+    able = sorted((by_uid[uid] for uid in node.held if uid in by_uid), key=lambda item: (loss(item, cycle), item.key))
+    found, stops, freed = [], list[Item](), 0
+    for item in able:
+        if freed >= short:
+            break
+        stops.append(item)
+        freed += node.held[item.job.uid]
+    if freed >= short:
+        for item in tuple(stops):  # what a later one made superfluous
+            if freed - node.held[item.job.uid] >= short:
+                stops.remove(item)
+                freed -= node.held[item.job.uid]
+        found.append(_Way(sum(loss(item, cycle) for item in stops), node, tuple(stops)))
+    for item in able:
+        fewer = _pods_to_free(item, node, short) if item.job.elastic and item.parallelism == 0 else 0
+        if fewer:
+            share = fewer / item.job.parallelism
+            found.append(_Way(loss(item, cycle) * share, node, (), (item, item.job.parallelism - fewer)))
+    return found
+
+
+def _pods_to_free(item: Item, node: Node, short: int) -> int:
+    """How many of its last pods have so many GPUs on that node; 0: not without all of them."""
+    freed = 0
+    for count, pod in enumerate(_last_first(item), 1):
+        freed += pod.gpus if pod.node == node.name else 0
+        if freed >= short:
+            return count if count < item.job.parallelism else 0
+    return 0
+
+
+def _last_first(item: Item) -> list[JobPod]:
+    """Its pods in the order in which they go when it is made smaller: by completion index, the highest first."""
+    return sorted((pod for pod in item.job.pods if not pod.terminating), key=lambda pod: (-_index(pod), pod.name))
+
+
+def _index(pod: JobPod) -> int:
+    """The completion index: of a Job's pod `night-7-x2k9p` 7."""
+    numbers = re.findall(r"-(\d+)(?=-[^-]*$)", pod.name)
+    return int(numbers[-1]) if numbers else 0
+
+
+def _shrink(item: Item, parallelism: int, asking: Asking, nodes: Nodes) -> None:
+    gone = _last_first(item)[: item.job.parallelism - parallelism]
+    for node in nodes.of[asking.pool]:
+        freed = sum(pod.gpus for pod in gone if pod.node == node.name)
+        node.soon += freed
+        node.held[item.job.uid] = max(0, node.held.get(item.job.uid, 0) - freed)
+    item.outcome, item.parallelism = Outcome.SHRINKS, parallelism
+    text = f"{parallelism} of {item.job.parallelism} pods stay: {asking.service} needs {_gpus(asking.gpus)}"
+    item.why = Code.JOB_RESIZED, f"{text} of {asking.pool}"
+
+
+def stop(item: Item, code: Code, text: str) -> None:
+    """It is stopped in this cycle."""
+    item.outcome, item.why, item.parallelism = Outcome.STOPS, (code, text), 0
+
+
+def loss(item: Item, cycle: Cycle) -> float:
+    """Money's worth of what would have to be done again at worst: the present run."""
+    pool = cycle.pools.get(item.pool)
+    price = pool.price if pool is not None and pool.price else _NO_PRICE
+    return item.gpus * price * (_ran_s(item, cycle) + RESTART_S) / HOUR_S
+
+
+def _ran_s(item: Item, cycle: Cycle) -> float:
+    return max(0.0, cycle.now_s - item.job.started_at) if item.job.started_at is not None else 0.0
+
+
+def lost(item: Item, cycle: Cycle) -> str:
+    """`it has run for 12 min and loses 0.80 at most, the least of those that may be stopped`."""
+    return (
+        f"it has run for {hours(_ran_s(item, cycle))} and loses work for {loss(item, cycle):.2f} at most, the least of "
+        "those that may be stopped"
+    )
+
+
+def for_windows(running: Sequence[Item], offers: Mapping[str, Offer], lent: Lent, cycle: Cycle) -> None:
+    """Windows that have closed: a Job goes unless it ends soon, its deadline needs it, or it may not be stopped."""
+    for item in sorted(running, key=lambda item: (loss(item, cycle), item.key)):
+        offer = offers.get(item.pool)
+        if item.outcome is not Outcome.RUNS or offer is None or not item.open or item.open[0]:
+            continue
+        if item.strategy is Strategy.IDLE_OR_WINDOW and offer.used[0] <= offer.idle[0] + 1e-9:
+            continue
+        opens_s = next((at_s for at_s, is_open in zip(offer.grid.edges, item.open, strict=False) if is_open), None)
+        until = f"until {moment(opens_s)}" if opens_s is not None else "and none opens within the plan"
+        sure_s = item.left.at(item.confidence)
+        if not lent.stoppable(item.job):
+            item.why = Code.OUTSIDE_WINDOW, f"the window has closed {until}, and it may not be stopped: it goes on"
+        elif item.left.at(0.5) <= ENDS_SOON_S:
+            ends = hours(item.left.at(0.5))
+            item.why = Code.OUTSIDE_WINDOW, f"the window has closed {until}; it goes on, for it ends within {ends}"
+        elif (
+            item.deadline_s is not None
+            and (opens_s is None or opens_s + sure_s + RESTART_S > item.deadline_s)
+            and _payable(item, offer, cycle.purses)
+        ):
+            text = f"the window has closed {until}; it goes on, for its deadline at {moment(item.deadline_s)}"
+            item.why = Code.OUTSIDE_WINDOW, f"{text} would be missed otherwise: it may need {hours(sure_s)} more"
+        else:
+            offer.take((0,), -item.gpus, stays=False)
+            stop(item, Code.OUTSIDE_WINDOW, f"the window has closed: stopped {until}; {_spare(item, opens_s, sure_s)}")
+
+
+def _payable(item: Item, offer: Offer, purses: Sequence[Purse]) -> bool:
+    return not any(purse.pays(item.namespace) and purse.short for purse in purses)
+
+
+def _spare(item: Item, opens_s: float | None, sure_s: float) -> str:
+    if item.deadline_s is None:
+        return "it has no deadline"
+    if opens_s is None or opens_s + sure_s + RESTART_S > item.deadline_s:
+        return "its deadline will be missed, for there is no money to go on"
+    return f"from then on it still ends by {moment(item.deadline_s)} with {item.confidence:.0%}"
+
+
+def for_money(running: Sequence[Item], purses: Sequence[Purse], lent: Lent, nodes: Nodes, cycle: Cycle) -> set[str]:
+    """Ceilings that bind: Jobs go until what services lack is free. The uids of policies for whose sake some do."""
+    acted = set()
+    for purse in purses:
+        able = [
+            item
+            for item in running
+            if item.outcome in (Outcome.RUNS, Outcome.SHRINKS)
+            and lent.stoppable(item.job)
+            and purse.pays(item.namespace)
+        ]
+        for item in able if purse.short else ():
+            if item.outcome is not Outcome.RUNS:
+                purse.give(item.pool, (item.job.parallelism - item.parallelism) * item.job.gpus_per_pod)
+        for item in sorted(able, key=lambda item: (loss(item, cycle), item.key)):
+            if not purse.short:
+                break
+            text = purse.suspends or _short(purse)
+            stop(item, Code.STOPPED_FOR_MONEY, f"CostPolicy {purse.spec.name}: {text}; {lost(item, cycle)}")
+            nodes.leave(item.job.uid)
+            purse.give(item.pool, item.gpus)
+            acted.add(purse.spec.uid)
+    return acted
+
+
+def _short(purse: Purse) -> str:
+    line = max(purse.lines, key=lambda line: line.lacks)
+    lacks, ceiling = money(line.lacks), money(line.ceiling)
+    of = f"{ceiling} {purse.spec.currency} {A_PERIOD[line.kind]}"
+    return f"{lacks} {purse.spec.currency} are lacking of {of}, and batch work gives way first"
+
+
+def _gpus(count: int) -> str:
+    return "1 GPU" if count == 1 else f"{count} GPUs"

@@ -1,0 +1,156 @@
+"""What a pool has for batch Jobs in each slot: GPUs that may be used, those that are paid for anyway, the price.
+
+Paid for anyway, so that a Job on them costs nothing more: idle GPUs of a Static pool that was bought, reserved or is
+billed by node; where nodes come and go, what is idle beside services on nodes that stand for these, and nodes that are
+empty and not gone yet. Worked example: services need 13 GPUs on nodes of 8: 3 of 16 are paid for and idle.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ebbtide.core import pools, release
+from ebbtide.core.batch.grid import Grid
+from ebbtide.core.batch.need import Need
+from ebbtide.core.ceilings.lines import node_gpus
+from ebbtide.core.work import Cycle, PoolDraft
+from ebbtide.model.snapshot import PoolState
+from ebbtide.model.spec import Billing, CapacityType, Provisioning
+
+ANY = 1_000_000.0  # GPUs: beyond any cluster
+
+
+@dataclass(slots=True)
+class Offer:
+    """One pool by slot. `used` is filled as Jobs are placed; `None` as a price: not known then, so nothing may run."""
+
+    pool: PoolDraft
+    grid: Grid
+    price: list[float | None]
+    room: list[float]  # GPUs beside what services are expected to need
+    safe: list[float]  # GPUs beside what they rarely exceed
+    idle: list[float]  # of `room`, GPUs that are paid for anyway
+    node: int  # GPUs of its largest node
+    most: float  # GPUs that there could ever be for one Job
+    used: list[float] = field(init=False)
+    firm: list[float] = field(init=False)  # of `used`, by Jobs that nobody may stop
+
+    def __post_init__(self) -> None:
+        self.used, self.firm = [0.0] * self.grid.slots, [0.0] * self.grid.slots
+
+    @property
+    def name(self) -> str:
+        """The pool's."""
+        return self.pool.name
+
+    def has_room(self, slot: int, gpus: int, *, stays: bool, first: bool) -> bool:
+        """Whether so many more may be used: of a Job that `stays`, whatever services come to need; in the first slot
+
+        also of others, for they are there until they have stopped.
+        """
+        if self.price[slot] is None or self.used[slot] + gpus > self.room[slot]:
+            return False
+        if stays:
+            return self.firm[slot] + gpus <= self.safe[slot]
+        return not first or self.used[slot] + gpus <= self.safe[slot]
+
+    def fitting(self, gpus: int, *, stays: bool) -> list[bool]:
+        """`has_room` of every slot at once."""
+        known = zip(self.price, self.used, self.room, strict=True)
+        found = [price is not None and used + gpus <= room for price, used, room in known]
+        if stays:
+            return [fit and firm + gpus <= safe for fit, firm, safe in zip(found, self.firm, self.safe, strict=True)]
+        found[0] = found[0] and self.used[0] + gpus <= self.safe[0]
+        return found
+
+    def costing(self, gpus: int) -> list[float]:
+        """`costs` of every slot at once."""
+        return [
+            0.0 if used + gpus <= idle else (price or 0.0) * min(float(gpus), used + gpus - idle) / gpus
+            for price, used, idle in zip(self.price, self.used, self.idle, strict=True)
+        ]
+
+    def take(self, slots: Iterable[int], gpus: int, *, stays: bool) -> None:
+        """So many more are used."""
+        for slot in slots:
+            self.used[slot] += gpus
+            if stays:
+                self.firm[slot] += gpus
+
+    def is_idle(self, slot: int, gpus: int) -> bool:
+        """Whether so many more are paid for anyway."""
+        return self.used[slot] + gpus <= self.idle[slot] + 1e-9
+
+    def costs(self, slot: int, gpus: int) -> float:
+        """Price of a GPU-hour for so many more: of those that are not paid for anyway, spread over all of them."""
+        beyond = min(float(gpus), max(0.0, self.used[slot] + gpus - self.idle[slot]))
+        return (self.price[slot] or 0.0) * beyond / gpus if gpus else 0.0
+
+
+def paid_anyway(state: PoolState) -> bool:
+    """Whether all its GPUs are paid for, whoever uses them."""
+    if state.spec.provisioning is not Provisioning.STATIC:
+        return False
+    bought = state.spec.capacity_type in (CapacityType.RESERVED, CapacityType.ON_PREM)
+    return bought or state.spec.billing is Billing.NODE
+
+
+def changes(states: Iterable[PoolState]) -> list[float]:
+    """Moments at which a price changes."""
+    found = [step.at_s for state in states for step in state.steps]
+    return found + [s.next_price_change_at for s in states if s.next_price_change_at is not None]
+
+
+def offer(pool: PoolDraft, need: Need, others: float, grid: Grid, cycle: Cycle) -> Offer:
+    """`others`: GPUs that neither services nor batch Jobs hold."""
+    state, spec = pool.state, pool.state.spec
+    there = [node.gpus for node in state.nodes if pools.counts(node)]
+    price = _prices(state, grid)
+    until = pool.memory.backoff_until
+    elastic = spec.provisioning is Provisioning.AUTOSCALED
+    size, exists = node_gpus(pool), float(sum(there))
+    most = ANY if spec.max_gpus is None else float(spec.max_gpus)
+    room, safe, idle = [], [], []
+    for slot in range(grid.slots):
+        begins_s = grid.edges[slot]
+        waits = until is not None and begins_s < until
+        total = most if elastic and not waits else min(exists, most)
+        room.append(max(0.0, math.floor(total - others - need.expected[slot] + 1e-9)))
+        safe.append(max(0.0, math.floor(total - others - need.upper[slot] + 1e-9)))
+        idle.append(min(room[-1], _idle(pool, need.expected[slot] + others, exists, size, begins_s, cycle)))
+    largest = max(there, default=size if elastic else 0)
+    return Offer(pool, grid, price, room, safe, idle, largest, (most if elastic else min(exists, most)) - others)
+
+
+def _idle(pool: PoolDraft, held: float, exists: float, size: int, begins_s: float, cycle: Cycle) -> float:
+    """GPUs that are paid for and that services and others leave."""
+    if paid_anyway(pool.state):
+        return max(0.0, exists - held)
+    if not release.applies(pool.state):
+        return 0.0  # each GPU is paid for as it is held
+    beside = math.ceil(held / size - 1e-9) * size - held
+    if begins_s < cycle.now_s + release.stays_s(pool.state, pool.memory):
+        beside += release.leaving_gpus(pool, cycle.now_s)
+    return max(0.0, beside)
+
+
+def _prices(state: PoolState, grid: Grid) -> list[float | None]:
+    """By slot; as far as there is room for borders, each step has its own."""
+    steps = [(step.at_s, step.per_gpu_hour) for step in state.steps]
+    now = state.price_per_gpu_hour
+    if now is None:
+        return [None] * grid.slots
+    if not steps:
+        steps = [(0.0, now)]
+        if state.next_price_change_at is not None:
+            steps.append((state.next_price_change_at, state.next_price_per_gpu_hour))
+    found: list[float | None] = []
+    at, current = 0, now
+    for begins_s in grid.edges[:-1]:
+        while at < len(steps) and steps[at][0] <= begins_s:
+            at, known = at + 1, steps[at][1]
+            if known is None:
+                return found + [None] * (grid.slots - len(found))
+            current = known
+        found.append(float(current))
+    return found

@@ -1,0 +1,162 @@
+"""What the ceilings of CostPolicies leave for batch Jobs, once it is decided what services get.
+
+Only a policy with scope AllGPUPods pays for Jobs. To be started, a Job takes of each period's ceiling what it may cost:
+one that may be stopped twice the reserve W and its exit, like a raise; one that may not, all of its run as long as it
+may be. Of a rate it takes its price. Whole nodes where it brings nodes that the policy pays for. Running Jobs that may
+be stopped give way as soon as services are refused something, or a ceiling would be crossed.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from ebbtide.core.ceilings.lines import HOUR_S, NOTHING, Line, PolicyDraft, Tariff, node_gpus
+from ebbtide.core.ceilings.stake import Known, Stake, tariff_in
+from ebbtide.core.ceilings.words import A_PERIOD, money
+from ebbtide.core.work import Cycle, PoolDraft
+from ebbtide.model.spec import Billing, CeilingKind, PolicyScope, PolicySpec, Provisioning, ThresholdAction
+
+AGAIN = Decimal("1.25")  # times what it takes must be left, where Jobs were stopped for want of money
+AGAIN_S = 600.0  # and so long ago
+
+
+@dataclass(slots=True)
+class PurseLine:
+    """One ceiling; money as in `ceilings.lines`, price x GPU-seconds. `lacks`: what services need beyond it."""
+
+    kind: CeilingKind
+    begin_s: int
+    end_s: int
+    ceiling: Decimal
+    free: Decimal
+    lacks: Decimal
+
+    @property
+    def is_rate(self) -> bool:
+        """Whether it is of what runs at a moment."""
+        return self.kind is CeilingKind.HOUR
+
+    def takes(self, tariff: Tariff, now_s: int, for_s: float) -> Decimal:
+        """Of one GPU from now for `for_s` seconds; of a rate its dearest price meanwhile."""
+        until_s = int(min(self.end_s, now_s + for_s)) + 1
+        if self.is_rate:
+            return tariff.dearest(now_s, max(now_s + 1, until_s)) * HOUR_S
+        return tariff.cost(max(self.begin_s, now_s), until_s)
+
+
+@dataclass(slots=True)
+class Purse:
+    """One policy."""
+
+    spec: PolicySpec
+    now_s: int
+    reserve_s: int
+    lines: list[PurseLine]
+    tariffs: dict[str, Tariff | None]
+    refuses: str  # why nothing is started, whatever is left
+    suspends: str  # why what may be stopped is stopped
+    was_short_at: float | None = None
+    anyway: set[str] = field(default_factory=set)  # pools whose GPUs it pays for whoever uses them
+    nodes: dict[str, int] = field(default_factory=dict)  # GPUs that come at a time, where it pays for nodes
+
+    def pays(self, namespace: str) -> bool:
+        """Whether it pays for a Job there."""
+        return self.spec.selects(namespace, ())
+
+    @property
+    def short(self) -> bool:
+        """Whether Jobs must give way."""
+        return bool(self.suspends) or any(line.lacks > NOTHING for line in self.lines)
+
+    def refused(self, pool: str, gpus: int, idle: bool, for_s: float | None, exit_s: float) -> str:
+        """Why so many GPUs cannot be paid for, with the sum; empty: they can. `for_s` None: it may be stopped."""
+        name = f"CostPolicy {self.spec.name}"
+        if self.refuses or self.suspends:
+            return f"{name}: {self.refuses or self.suspends}"
+        tariff = self.tariffs.get(pool)
+        if tariff is None:
+            return f"{name}: what GPUs of {pool} cost in {self.spec.currency} is not known"
+        for line, need in self._needs(tariff, pool, gpus, idle, for_s, exit_s):
+            asked, lately = self._again(need)
+            if asked > line.free:
+                left, currency = money(max(NOTHING, line.free)), self.spec.currency
+                of = f"{money(line.ceiling)} {currency} {A_PERIOD[line.kind]}"
+                short = money(asked - max(NOTHING, line.free))
+                return (
+                    f"{name}: {left} of {of} are left, it takes {money(asked)}{lately}: {short} {currency} are lacking"
+                )
+        return ""
+
+    def take(self, pool: str, gpus: int, idle: bool, for_s: float | None, exit_s: float) -> None:
+        """A Job is started."""
+        tariff = self.tariffs.get(pool)
+        if tariff is not None:
+            for line, need in self._needs(tariff, pool, gpus, idle, for_s, exit_s):
+                line.free -= need
+
+    def give(self, pool: str, gpus: int) -> None:
+        """A Job is stopped: what it would have taken for W is free for others once it is gone."""
+        tariff = self.tariffs.get(pool)
+        if tariff is not None and pool not in self.anyway:
+            for line in self.lines:
+                line.lacks -= gpus * line.takes(tariff, self.now_s, self.reserve_s)
+
+    def _again(self, need: Decimal) -> tuple[Decimal, str]:
+        """A quarter more than needed where Jobs gave way lately, so that nothing goes to and fro."""
+        if self.was_short_at is None or not 0.0 <= self.now_s - self.was_short_at < AGAIN_S or not need:
+            return need, ""
+        return need * AGAIN, " with a quarter more, for Jobs gave way within ten minutes"
+
+    def _needs(
+        self, tariff: Tariff, pool: str, gpus: int, idle: bool, for_s: float | None, exit_s: float
+    ) -> Iterable[tuple[PurseLine, Decimal]]:
+        if pool in self.anyway:
+            return
+        size = self.nodes.get(pool, 0)
+        brought = gpus if idle or not size else -(-gpus // size) * size
+        runs_s = (2 * self.reserve_s if for_s is None else for_s) + exit_s
+        for line in self.lines:
+            yield line, brought * line.takes(tariff, self.now_s, runs_s)
+
+
+def note(stakes: Iterable[Stake], cycle: Cycle, known: Known) -> None:
+    """Fill `cycle.purses`; to be called while the policies' lines are there."""
+    if cycle.lent is None:
+        return
+    since = dict(cycle.memory.batch.short)
+    stakes = list(stakes)
+    for policy in cycle.policies:
+        if policy.state.spec.scope is PolicyScope.ALL_GPU_PODS:
+            cycle.purses.append(_purse(policy, stakes, cycle, known, since.get(policy.state.spec.uid)))
+
+
+def _purse(
+    policy: PolicyDraft, stakes: Iterable[Stake], cycle: Cycle, known: Known, was_short_at: float | None
+) -> Purse:
+    refused: dict[int, Decimal] = {}
+    for stake in stakes:
+        if stake.blocked is not None and stake.blocked.policy is policy and stake.blocked.is_of_all:
+            count = stake.refused_by.get(policy.state.spec.name, 0)
+            refused[id(stake.blocked)] = refused.get(id(stake.blocked), NOTHING) + count * stake.blocked_need
+    lines = [_line(line, refused.get(id(line), NOTHING)) for line in policy.lines_of_all]
+    pools = cycle.pools
+    tariffs = {name: tariff_in(name, pool, policy, known) for name, pool in pools.items()}
+    suspends = policy.acting.get(ThresholdAction.SUSPEND_BATCH, "")
+    stops = (ThresholdAction.FREEZE, ThresholdAction.HOLD_SCALE_UP)
+    refuses = policy.refuses or next((policy.acting[action] for action in stops if action in policy.acting), "")
+    purse = Purse(policy.state.spec, policy.now_s, policy.reserve_s, lines, tariffs, refuses, suspends, was_short_at)
+    purse.anyway = {name for name, pool in pools.items() if policy.paid_anyway(pool)}
+    purse.nodes = {name: node_gpus(pool) for name, pool in pools.items() if _brings_nodes(pool)}
+    return purse
+
+
+def _brings_nodes(pool: PoolDraft) -> bool:
+    spec = pool.state.spec
+    return spec.provisioning is Provisioning.AUTOSCALED and spec.billing is Billing.NODE
+
+
+def _line(line: Line, refused: Decimal) -> PurseLine:
+    free = line.ceiling - line.spent - line.committed
+    return PurseLine(
+        line.kind, line.begin_s, line.end_s, line.ceiling, free, max(refused, -free if free < NOTHING else NOTHING)
+    )

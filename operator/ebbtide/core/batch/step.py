@@ -1,0 +1,122 @@
+"""The batch step: after services and ceilings are decided, batch Jobs take what is left, and give back what is not.
+
+Order: room for services first, then ceilings, then windows; what still runs stays; then those that wait are planned
+anew or stand as they were planned. Must never move a Job that is its user's or another controller's, and an error here
+costs services nothing: no Job is then started or stopped.
+"""
+
+import msgspec
+
+from ebbtide.core import isolation
+from ebbtide.core.batch import ahead, giveback, report, words
+from ebbtide.core.batch.choose import Field
+from ebbtide.core.batch.items import items as all_items
+from ebbtide.core.batch.lent import Lent
+from ebbtide.core.batch.nodes import Nodes
+from ebbtide.core.batch.work import Item
+from ebbtide.core.work import Cycle
+from ebbtide.model.plan import Outcome
+from ebbtide.model.reasons import Code
+
+
+def step(cycle: Cycle) -> None:
+    """Fill `job_plans`, `batch_plans` and `batch_memory`."""
+    cycle.batch_memory = cycle.memory.batch
+    if not cycle.snapshot.batch_policies and not cycle.snapshot.jobs and not cycle.memory.batch.jobs:
+        return
+    try:
+        _step(cycle)
+    except Exception as error:
+        cycle.batch_failure = isolation.failure_of("batch Jobs", "batch", error)
+        cycle.job_plans, cycle.batch_plans, cycle.batch_memory = (), (), cycle.memory.batch
+
+
+def _step(cycle: Cycle) -> None:
+    lent = cycle.lent or Lent({state.spec.key: state for state in cycle.snapshot.batch_policies})
+    items = all_items(cycle, lent)
+    cycle.batch_memory = report.remember(items, cycle)
+    if items:
+        _decide(items, lent, cycle)
+    cycle.job_plans = tuple(words.plan_of(item, cycle) for item in items)
+    cycle.batch_plans = report.policy_plans(items, cycle.job_plans, cycle)
+
+
+def _decide(items: list[Item], lent: Lent, cycle: Cycle) -> None:
+    running = [item for item in items if item.outcome is Outcome.RUNS]
+    waiting = [item for item in items if item.outcome is Outcome.WAITS]
+    nodes = Nodes(cycle, lent)
+    giveback.for_services(running, nodes, lent, cycle)
+    acted = giveback.for_money(running, cycle.purses, lent, nodes, cycle)
+    made_for = ahead.signature(cycle, items)
+    if not ahead.is_due(cycle, made_for):
+        planned = {job.uid: job for job in cycle.memory.batch.planned}
+        for item in waiting:
+            item.planned = planned.get(item.job.uid)
+        _keep(cycle, acted, cycle.batch_memory.next_at)
+        return
+    field = ahead.open_field(items, lent, cycle)
+    giveback.for_windows(running, field.offers, lent, cycle)
+    _free(running, field)
+    for item in items:
+        if not item.job.suspended and item.outcome is not Outcome.STOPS and item.pool in nodes.of:
+            nodes.waiting(item.job, item.pool)
+    unseen = "; ".join(
+        f"{source.name} cannot be watched" for source in cycle.snapshot.sources if _blinds(source.name, source.healthy)
+    )
+    if unseen:
+        for item in waiting:
+            item.lacks = f"{unseen}: what is free is not known"
+    ahead.plan_waiting(waiting, field, nodes, cycle)
+    _grow(running, field, nodes)
+    planned_jobs = tuple(item.planned for item in waiting if item.planned is not None)
+    cycle.batch_memory = msgspec.structs.replace(
+        cycle.batch_memory, planned=planned_jobs, planned_at=round(cycle.now_s, 1), planned_for=made_for
+    )
+    _keep(cycle, acted, ahead.next_event(planned_jobs, cycle))
+
+
+_SEEN = frozenset({"pods", "nodes", "jobs", "batchpolicies", "gpupools", "costpolicies"})
+
+
+def _blinds(name: str, healthy: bool) -> bool:
+    return name in _SEEN and not healthy
+
+
+def _keep(cycle: Cycle, acted: set[str], next_at: float) -> None:
+    """Remember for whose sake Jobs were stopped, and when something comes."""
+    short = {uid: at_s for uid, at_s in cycle.memory.batch.short if cycle.now_s - at_s < 3600.0}
+    short |= dict.fromkeys(acted, round(cycle.now_s, 1))
+    cycle.batch_memory = msgspec.structs.replace(
+        cycle.batch_memory, short=tuple(sorted(short.items())), next_at=round(next_at, 1)
+    )
+
+
+def _free(running: list[Item], field: Field) -> None:
+    for item in running:
+        if item.outcome is Outcome.STOPS and item.pool in field.offers:
+            ahead.release(item, field)
+
+
+def _grow(running: list[Item], field: Field, nodes: Nodes) -> None:
+    """Elastic Jobs that were made smaller get their pods back as far as there is room for as long as they run."""
+    for item in running:
+        job, asked = item.job, item.memory.parallelism
+        offer = field.offers.get(item.pool)
+        if item.outcome is not Outcome.RUNS or not job.elastic or asked <= job.parallelism or offer is None:
+            continue
+        if not item.restartable or item.policy is None:
+            continue
+        more = nodes.fits(item.pool, job.gpus_per_pod, asked - job.parallelism)
+        last = offer.grid.slot(offer.grid.now_s + item.left.at(0.5))
+        while more and not all(
+            offer.has_room(slot, more * job.gpus_per_pod, stays=False, first=slot == 0)
+            and (field.holders[job.policy].has_room(slot, more * job.gpus_per_pod))
+            for slot in range(last + 1)
+        ):
+            more -= 1
+        if more:
+            nodes.take(item.pool, job.gpus_per_pod, more)
+            offer.take(range(last + 1), more * job.gpus_per_pod, stays=False)
+            item.outcome, item.parallelism = Outcome.GROWS, job.parallelism + more
+            text = f"{job.parallelism + more} of {asked} pods: GPUs of {item.pool} are free again"
+            item.why = Code.JOB_RESIZED, text

@@ -1,0 +1,185 @@
+"""Services and ceilings take GPUs from Jobs in the same cycle, from those that lose least."""
+
+from decimal import Decimal
+
+import msgspec
+import pytest
+
+from ebbtide.core.plan import plan
+from ebbtide.model.batch import Intent
+from ebbtide.model.plan import Outcome
+from ebbtide.model.reasons import Code
+from ebbtide.model.snapshot import POLICY_KIND, Account, Others, PolicyState, Unreadable
+from ebbtide.model.spec import (
+    Billing,
+    CeilingKind,
+    PolicyScope,
+    Provisioning,
+    Threshold,
+    ThresholdAction,
+    ThresholdBasis,
+)
+from tests.builders import NOW, engine, node, pod, pool, service, settled, snapshot, variant
+from tests.core.batch.test_step import decide
+from tests.core.purse import policy
+from tests.jobs import batch_policy, job
+
+
+def full_node(jobs, *, rps: float, held: int, gpus: int = 8, policies=None):
+    """A service of two replicas on the node `n`, asked for `rps` each, beside Jobs that hold `held` GPUs there."""
+    pods = [pod(f"a-{i}", engine(rps, missed=0.5 if rps > 20 else 0.0), node="n") for i in range(2)]
+    where = pool(nodes=[node("n", gpus, 2 + held)])
+    return snapshot(
+        service(variant("h100", pods)), where, jobs=tuple(jobs), batch_policies=tuple(policies or (batch_policy(),))
+    )
+
+
+def stopped(decided) -> set[str]:
+    return {each.key for each in decided.jobs if each.outcome is Outcome.STOPS}
+
+
+LEAST = {
+    "the younger of two goes": (
+        [job("old", on=("n",) * 3, ran_h=5.0, restartable=True, hours=9.0),
+         job("young", on=("n",) * 3, ran_h=0.1, restartable=True, hours=9.0)], {"ml/young"}),
+    "a small old one may lose less than a large young one": (
+        [job("large", on=("n",) * 5, ran_h=1.0, restartable=True, hours=9.0),
+         job("small", on=("n",), ran_h=2.0, restartable=True, hours=9.0)], {"ml/small"}),
+    "one that may not be stopped never goes": (
+        [job("firm", on=("n",) * 3, ran_h=0.1, hours=9.0),
+         job("old", on=("n",) * 3, ran_h=5.0, restartable=True, hours=9.0)], {"ml/old"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LEAST)
+def test_who_loses_least_goes_first(case: str):
+    jobs, expected = LEAST[case]
+    quiet = full_node((), rps=10.0, held=0)
+    memory = settled(quiet, 300).memory
+    state = full_node(jobs, rps=24.0, held=6)
+    decided, _ = plan(msgspec.structs.replace(state, taken_at=NOW + 300), memory, NOW + 300.0)
+    assert not decided.failures, decided.failures
+    raised = decided.services[0].variants[0].allowed
+    assert raised > 2, decided.services[0].reason
+    gone = stopped(decided)
+    assert expected <= gone and "ml/firm" not in gone
+    if raised == 3:
+        assert gone == expected
+    said = next(each.reason for each in decided.jobs if each.key in gone)
+    assert said.code is Code.GIVES_GPUS_BACK and "ml/chat needs 1 GPU of h100" in said.text
+
+
+def test_a_policy_that_does_not_preempt_lends_for_good():
+    memory = settled(full_node((), rps=10.0, held=0), 300).memory
+    runs = job("e", on=("n",) * 6, ran_h=0.1, restartable=True, hours=9.0)
+    state = full_node([runs], rps=24.0, held=6, policies=[batch_policy(preempts=False)])
+    decided, _ = plan(state, memory, NOW + 300.0)
+    assert not stopped(decided)
+    assert decided.services[0].variants[0].allowed == 2
+
+
+def test_an_elastic_job_is_made_smaller_where_that_is_enough():
+    memory = settled(full_node((), rps=10.0, held=0), 300).memory
+    runs = job("e", on=("n",) * 6, ran_h=0.5, restartable=True, hours=9.0, elastic=True, completions=6)
+    decided, _ = plan(full_node([runs], rps=24.0, held=6), memory, NOW + 300.0)
+    more = decided.services[0].variants[0].allowed - 2
+    assert more > 0
+    found = decided.jobs[0]
+    assert (found.outcome, found.reason.code) == (Outcome.SHRINKS, Code.JOB_RESIZED)
+    assert found.parallelism <= 6 - 1
+
+
+def test_what_a_stopped_job_still_holds_is_waited_for_and_stops_nobody_else():
+    quiet = settled(full_node((), rps=10.0, held=0), 300).memory
+    leaving = job("gone", on=("n",) * 3, ran_h=0.1, restartable=True, hours=9.0)
+    pods = tuple(msgspec.structs.replace(each, terminating=True, due_at=NOW + 330.0) for each in leaving.pods)
+    leaving = msgspec.structs.replace(leaving, suspended=True, pods=pods, intent=Intent.STOPPED)
+    stays = job("stays", on=("n",) * 3, ran_h=0.1, restartable=True, hours=9.0)
+    decided, _ = plan(full_node([leaving, stays], rps=24.0, held=6), quiet, NOW + 300.0)
+    more = decided.services[0].variants[0].allowed - 2
+    assert more > 0
+    assert stopped(decided) == (set() if more <= 3 else {"ml/stays"})
+
+
+def paid(per_day: str, spent: str, *, thresholds=(), others=2, jobs_pool="h100") -> PolicyState:
+    spec = policy(per_day=per_day, scope=PolicyScope.ALL_GPU_PODS, namespaces=("ml",), thresholds=thresholds)
+    account = Account(CeilingKind.DAY, NOW - 40_000.0, NOW + 46_400.0, Decimal(spent))
+    return PolicyState(spec, (account,), NOW, others=(Others(jobs_pool, others, 0),))
+
+
+def cloud(jobs, cost_policy: PolicyState, allocated: int = 2):
+    where = pool("h100", [node("n", 8, allocated)], provisioning=Provisioning.AUTOSCALED, max_gpus=16)
+    return snapshot((), where, jobs=tuple(jobs), batch_policies=(batch_policy(),), policies=(cost_policy,))
+
+
+def test_a_job_that_no_ceiling_can_pay_waits_and_says_the_sum():
+    found = decide(cloud([job(hours=2.0)], paid("100", "99.50", others=0), 0))[0].jobs[0]
+    assert (found.outcome, found.reason.code) == (Outcome.WAITS, Code.WAITS_FOR_MONEY)
+    assert "0.50 of 100.00 USD a day are left" in found.reason.text and "are lacking" in found.reason.text
+
+
+def test_a_deadline_does_not_break_a_ceiling():
+    found = decide(cloud([job(hours=2.0, deadline_h=1.0)], paid("100", "99.50", others=0), 0))[0].jobs[0]
+    assert (found.outcome, found.reason.code) == (Outcome.WAITS, Code.MISSED_FOR_MONEY)
+    assert found.late and "are lacking" in found.reason.text
+
+
+def test_under_a_ceiling_with_money_left_it_starts():
+    found = decide(cloud([job(hours=2.0)], paid("1000", "99.50", others=0), 0))[0].jobs[0]
+    assert found.outcome is Outcome.STARTS
+
+
+def test_a_ceiling_that_would_be_crossed_stops_jobs_and_they_come_back_with_hysteresis():
+    runs = job("e", on=("n", "n"), ran_h=1.0, restartable=True, hours=9.0)
+    decided, memory = decide(cloud([runs], paid("100", "99.90")))
+    found = decided.jobs[0]
+    assert (found.outcome, found.reason.code) == (Outcome.STOPS, Code.STOPPED_FOR_MONEY), found
+    assert memory.batch.short[0][0] == "uid-cap"
+    held = msgspec.structs.replace(job("e", hours=9.0, restartable=True, parallelism=2), intent=Intent.STOPPED)
+    again = decide(cloud([held], paid("100", "87.50", others=0), 0), memory, NOW + 60.0)[0].jobs[0]
+    later = decide(cloud([held], paid("100", "87.50", others=0), 0), memory, NOW + 700.0)[0].jobs[0]
+    assert (again.outcome, later.outcome) == (Outcome.WAITS, Outcome.STARTS), (again.reason.text, later.reason.text)
+
+
+def test_a_threshold_that_suspends_batch_stops_it_whatever_is_left():
+    runs = job("e", on=("n", "n"), ran_h=1.0, restartable=True, hours=9.0)
+    at = Threshold(CeilingKind.DAY, 50, ThresholdBasis.SPENT, (ThresholdAction.SUSPEND_BATCH,))
+    found = decide(cloud([runs, job("next")], paid("1000", "600", thresholds=(at,))))[0].jobs
+    assert [(each.outcome, each.reason.code) for each in found] == [
+        (Outcome.STOPS, Code.STOPPED_FOR_MONEY),
+        (Outcome.WAITS, Code.WAITS_FOR_MONEY),
+    ]
+    assert "50 %" in found[0].reason.text
+
+
+def test_batch_gives_way_before_a_service_is_refused_a_raise():
+    """12.00 USD an hour: two replicas and a Job of two GPUs at 3.00 each, and the service wants more."""
+    memory = settled(full_node((), rps=10.0, held=0), 300).memory
+    runs = job("e", on=("n", "n"), ran_h=1.0, restartable=True, hours=9.0)
+    spec = policy(per_hour="12.00", scope=PolicyScope.ALL_GPU_PODS, namespaces=("ml",))
+    state = full_node([runs], rps=24.0, held=2)
+    tight = msgspec.structs.replace(
+        state,
+        pools=(pool(nodes=[node("n", 8, 4)], provisioning=Provisioning.AUTOSCALED, billing=Billing.POD),),
+        policies=(PolicyState(spec, (), NOW + 300.0, others=(Others("h100", 2, 0),)),),
+    )
+    decided, after = plan(tight, memory, NOW + 300.0)
+    assert decided.services[0].reason.code is Code.CEILING_REACHED, decided.services[0].reason
+    (found,) = decided.jobs
+    assert (found.outcome, found.reason.code) == (Outcome.STOPS, Code.STOPPED_FOR_MONEY), found.reason
+    assert "batch work gives way first" in found.reason.text
+    assert after.batch.short
+
+
+def test_a_job_that_may_not_be_stopped_stays_under_a_ceiling_too():
+    runs = job("e", on=("n", "n"), ran_h=1.0, hours=9.0)
+    found = decide(cloud([runs], paid("100", "99.90")))[0].jobs[0]
+    assert found.outcome is Outcome.RUNS
+
+
+def test_a_ceiling_that_nobody_knows_starts_nothing():
+    bad = Unreadable(POLICY_KIND, "cap", "uid-cap", 1, "CostPolicy cap cannot be read")
+    state = msgspec.structs.replace(cloud([job()], paid("1000", "1", others=0), 0), policies=(), unreadable=(bad,))
+    found = decide(state)[0].jobs[0]
+    assert (found.outcome, found.reason.code) == (Outcome.WAITS, Code.WAITS_FOR_MONEY)
+    assert "CostPolicy cap cannot be read" in found.reason.text

@@ -1,0 +1,243 @@
+"""What the batch step decides and says, by tables of whole snapshots."""
+
+from decimal import Decimal
+
+import msgspec
+import pytest
+
+from ebbtide.core.plan import plan
+from ebbtide.model.batch import Intent, Strategy
+from ebbtide.model.catalogue import CATALOGUE, JOB
+from ebbtide.model.memory import Memory
+from ebbtide.model.plan import Outcome, Plan
+from ebbtide.model.reasons import Code
+from ebbtide.model.snapshot import Snapshot
+from ebbtide.model.spec import Provisioning
+from tests.builders import NOW, node, pool, snapshot
+from tests.jobs import HOUR_S, batch_policy, job, planned, steps
+
+
+def decide(state: Snapshot, memory: Memory | None = None, now_s: float = NOW) -> tuple[Plan, Memory]:
+    decided, after = plan(state, memory or Memory(), now_s)
+    assert not decided.failures, decided.failures
+    for each in decided.jobs:
+        assert JOB in CATALOGUE[each.reason.code].where, each.reason
+    for policy in decided.batch:
+        for said in policy.conditions:
+            assert f"BatchPolicy.{said.type}" in CATALOGUE[Code(said.reason)].where, said
+    return decided, after
+
+
+def world(jobs, policies=None, pools=None) -> Snapshot:
+    return snapshot((), pools, jobs=tuple(jobs), batch_policies=tuple(policies or (batch_policy(),)))
+
+
+CLOUD = pool("cloud", (), "2.90", provisioning=Provisioning.AUTOSCALED, max_gpus=64)
+NIGHT_TARIFF = msgspec.structs.replace(CLOUD, steps=steps((-1.0, "2.90"), (8.0, "1.10"), (16.0, "2.90")))
+NIGHT = [(8.0, 16.0)]
+
+ONE_JOB = {
+    "idle GPUs that are paid for anyway are used at once": (
+        job(), batch_policy(), pool(), Outcome.STARTS, Code.JOB_STARTS, "paid for anyway"),
+    "a window that is closed is waited for": (
+        job(), batch_policy(open_=NIGHT, strategy=Strategy.WINDOW), pool(),
+        Outcome.WAITS, Code.WAITS_FOR_WINDOW, "waits for"),
+    "outside its window a Job may run on idle GPUs that are paid for": (
+        job(), batch_policy(open_=NIGHT, strategy=Strategy.IDLE_OR_WINDOW), pool(),
+        Outcome.STARTS, Code.JOB_STARTS, "paid"),
+    "outside its window it does not run for money": (
+        job(), batch_policy(open_=NIGHT, strategy=Strategy.IDLE_OR_WINDOW), CLOUD,
+        Outcome.WAITS, Code.WAITS_FOR_WINDOW, "waits"),
+    "a cheaper hour is waited for": (
+        job(), batch_policy(), NIGHT_TARIFF,
+        Outcome.WAITS, Code.WAITS_FOR_CHEAPER_HOUR, "1.10 instead of 2.90 USD per GPU-hour"),
+    "but for a deadline": (
+        job(deadline_h=4.0, hours=2.0), batch_policy(), NIGHT_TARIFF, Outcome.STARTS, Code.JOB_STARTS, "2.90 USD"),
+    "a deadline that leaves the time is named with the latest start": (
+        job(deadline_h=14.0, hours=2.0), batch_policy(), NIGHT_TARIFF, Outcome.WAITS, Code.WAITS_FOR_CHEAPER_HOUR,
+        "must start by"),
+    "a deadline that nothing can keep starts at once and is said": (
+        job(deadline_h=0.5, hours=2.0), batch_policy(), NIGHT_TARIFF,
+        Outcome.STARTS, Code.JOB_STARTS, "later than its deadline"),
+    "more GPUs than there are": (
+        job(parallelism=65), batch_policy(), pool(), Outcome.IMPOSSIBLE, Code.FITS_NOWHERE, "64 GPUs at most"),
+    "a pod larger than every node": (
+        job(gpus_per_pod=16), batch_policy(), pool(),
+        Outcome.IMPOSSIBLE, Code.FITS_NOWHERE, "no node of h100 has 16"),
+    "more than the policy allows": (
+        job(parallelism=8), batch_policy(max_gpus=4), pool(), Outcome.IMPOSSIBLE, Code.FITS_NOWHERE, "spec.maxGPUs"),
+    "another vendor's GPUs": (
+        job(resource="amd.com/gpu"), batch_policy(), pool(), Outcome.IMPOSSIBLE, Code.FITS_NOWHERE, "amd.com/gpu"),
+    "a price that nobody knows starts nothing": (
+        job(), batch_policy(), pool(price=None), Outcome.IMPOSSIBLE, Code.FITS_NOWHERE, "is not known"),
+    "a pool that is not there": (
+        job(), batch_policy(pools=("gone",)), pool(), Outcome.IMPOSSIBLE, Code.POOL_NOT_FOUND, "no GPUPool gone"),
+    "a full pool": (
+        job(), batch_policy(), pool(nodes=[node("n", 8, 8)]), Outcome.WAITS, Code.WAITS_FOR_GPUS, "not free"),
+    "a paused policy": (
+        job(), batch_policy(paused=True), pool(), Outcome.LEFT_ALONE, Code.BATCH_PAUSED, "paused"),
+    "somebody else's Job": (
+        job(intent=Intent.FOREIGN, why="Kueue's"), batch_policy(), pool(),
+        Outcome.LEFT_ALONE, Code.FOREIGN_JOB, "Kueue"),
+    "a Job that its user suspended": (
+        job(intent=Intent.SUSPENDED_BY_USER), batch_policy(), pool(),
+        Outcome.LEFT_ALONE, Code.SUSPENDED_BY_USER, "stays"),
+    "two policies": (
+        job(intent=Intent.DISPUTED, policy="", why="ml/a and ml/b select it"), batch_policy(), pool(),
+        Outcome.LEFT_ALONE,
+        Code.SELECTED_TWICE, "ml/a and ml/b"),
+    "a policy that cannot be read": (
+        job(policy="ml/gone"), batch_policy(), pool(), Outcome.LEFT_ALONE, Code.INVALID_SPEC, "ml/gone is not there"),
+    "a duration that nobody knows is said": (
+        job(hours=None), batch_policy(), NIGHT_TARIFF, Outcome.WAITS, Code.WAITS_FOR_CHEAPER_HOUR, "nobody knows"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ONE_JOB)
+def test_one_job(case: str):
+    one, policy, where, outcome, code, said = ONE_JOB[case]
+    decided, _ = decide(world([one], [policy], where))
+    found = decided.jobs[0]
+    assert (found.outcome, found.reason.code) == (outcome, code), found
+    assert said in found.reason.text, found.reason.text
+
+
+def test_pools_of_two_currencies_are_not_compared():
+    yen = msgspec.structs.replace(pool("tokyo", price="1.00"), currency="JPY")
+    found = decide(world([job()], [batch_policy(pools=("h100", "tokyo"))], [pool(), yen]))[0].jobs[0]
+    assert (found.outcome, found.pool) == (Outcome.STARTS, "h100")
+
+
+def test_with_a_deadline_what_nobody_knows_the_length_of_starts_as_early_as_it_may():
+    runs = job("first", on=("n",), hours=2.0, ran_h=1.0)
+    decided, _ = decide(world([runs, job(hours=None, deadline_h=6.0)], pools=pool(nodes=[node("n", 1, 1)])))
+    found = planned(decided, "eval")
+    assert (found.outcome, found.reason.code) == (Outcome.WAITS, Code.DURATION_UNKNOWN), found.reason
+    assert "as early as it may" in found.reason.text and not found.late
+
+
+def test_what_starts_gets_the_pools_place():
+    found = decide(world([job()]))[0].jobs[0]
+    assert (found.pool, found.node_selector, found.parallelism) == ("h100", (("pool", "h100"),), 1)
+
+
+def test_nothing_is_planned_where_there_are_no_jobs():
+    decided, memory = decide(world([]))
+    assert decided.jobs == () and decided.batch[0].reason.code is Code.NO_JOBS
+    assert memory.batch.planned == ()
+
+
+def test_a_plan_stands_until_something_happens():
+    state = world([job()], [batch_policy()], NIGHT_TARIFF)
+    first, memory = decide(state)
+    again, after = decide(state, memory, NOW + 10.0)
+    assert after.batch.planned == memory.batch.planned and after.batch.planned_at == NOW
+    assert again.jobs[0].starts_at == first.jobs[0].starts_at == NOW + 8 * HOUR_S
+    _, later = decide(state, after, NOW + 70.0)
+    assert later.batch.planned_at == NOW + 70.0
+
+
+def test_the_same_input_gives_the_same_plan():
+    jobs = [job(f"j{n}", hours=1.0 + n % 3, deadline_h=20.0 - n, restartable=bool(n % 2)) for n in range(12)]
+    state = world(jobs, [batch_policy()], [NIGHT_TARIFF, pool(nodes=1)])
+    assert decide(state) == decide(state)
+
+
+def test_a_policys_limit_holds_over_all_its_jobs():
+    decided, _ = decide(world([job(f"j{n}") for n in range(5)], [batch_policy(max_gpus=2)]))
+    assert [each.outcome for each in decided.jobs].count(Outcome.STARTS) == 2
+    waits = [each for each in decided.jobs if each.outcome is Outcome.WAITS]
+    assert {each.reason.code for each in waits} == {Code.AT_MAX_GPUS}
+
+
+def test_the_job_that_is_pressed_goes_first():
+    jobs = [job("calm", hours=2.0, deadline_h=20.0), job("pressed", hours=2.0, deadline_h=5.0)]
+    decided, _ = decide(world(jobs, pools=pool(nodes=[node("n", 1)])))
+    assert planned(decided, "pressed").outcome is Outcome.STARTS
+    assert planned(decided, "calm").starts_at > NOW + HOUR_S
+
+
+def test_namespaces_take_turns():
+    jobs = [job(f"a{n}", hours=4.0, created_at=NOW - 100.0 + n) for n in range(3)]
+    other = job("b", hours=4.0, key="other/b", policy="other/late", uid="uid-b")
+    late = batch_policy("late", key="other/late", uid="uid-late")
+    decided, _ = decide(world([*jobs, other], [batch_policy(), late], pool(nodes=[node("n", 2)])))
+    assert {each.key for each in decided.jobs if each.outcome is Outcome.STARTS} == {"ml/a0", "other/b"}
+
+
+def test_a_gang_starts_only_where_all_its_pods_find_nodes():
+    nodes = [node("a", 8, 6), node("b", 8, 6), node("c", 8, 8)]
+    decided, _ = decide(world([job(parallelism=1, gpus_per_pod=4)], pools=pool(nodes=nodes)))
+    assert (decided.jobs[0].outcome, decided.jobs[0].reason.code) == (Outcome.WAITS, Code.WAITS_FOR_GPUS)
+    assert "room for 0 of its 1 pods of 4 GPUs" in decided.jobs[0].reason.text
+
+
+def test_an_elastic_job_starts_smaller_where_not_all_of_it_fits():
+    one = job(parallelism=8, elastic=True, completions=8, restartable=True)
+    decided, _ = decide(world([one], pools=pool(nodes=[node("n", 8), node("m", 8, 4)], max_gpus=8)))
+    found = decided.jobs[0]
+    assert (found.outcome, found.parallelism, found.gpus) == (Outcome.STARTS, 4, 4)
+
+
+def test_a_job_that_was_made_smaller_grows_again():
+    small = job("e", on=("n",) * 2, ran_h=0.2, elastic=True, completions=2, restartable=True)
+    state = world([small], pools=pool(nodes=[node("n", 8, 2)]))
+    _, memory = decide(state)
+    jobs = tuple(msgspec.structs.replace(each, parallelism=6) for each in memory.batch.jobs)
+    memory = msgspec.structs.replace(memory, batch=msgspec.structs.replace(memory.batch, jobs=jobs, planned_at=0.0))
+    found = decide(state, memory, NOW + 10.0)[0].jobs[0]
+    assert (found.outcome, found.parallelism, found.reason.code) == (Outcome.GROWS, 6, Code.JOB_RESIZED)
+
+
+CLOSED = {
+    "a restartable Job goes when its window has closed": (
+        job(on=("n",), hours=6.0, ran_h=1.0, restartable=True), Outcome.STOPS),
+    "one that may not be stopped stays": (job(on=("n",), hours=6.0, ran_h=1.0), Outcome.RUNS),
+    "one that ends soon stays": (job(on=("n",), hours=2.0, ran_h=2.9, restartable=True), Outcome.STOPS),
+    "one whose deadline is near stays": (
+        job(on=("n",), hours=6.0, ran_h=1.0, deadline_h=15.0, restartable=True), Outcome.RUNS),
+    "one that still ends in time in its next window goes": (
+        job(on=("n",), hours=2.0, ran_h=1.0, deadline_h=15.0, restartable=True), Outcome.STOPS),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CLOSED)
+def test_a_window_closes(case: str):
+    one, outcome = CLOSED[case]
+    policy = batch_policy(open_=[(-8.0, -0.1), (10.0, 18.0)], strategy=Strategy.WINDOW)
+    found = decide(world([one], [policy], pool(nodes=[node("n", 8, 1)])))[0].jobs[0]
+    assert (found.outcome, found.reason.code) == (outcome, Code.OUTSIDE_WINDOW), found.reason.text
+
+
+def test_runs_are_learnt_from_jobs_that_end():
+    state, memory, now_s = world([job("night-1", on=("n",), ran_h=2.0, owner="CronJob/night")]), Memory(), NOW
+    for _ in range(3):
+        _, memory = decide(state, memory, now_s)
+        _, memory = decide(world([]), memory, now_s + 10.0)
+        now_s += 20.0
+    (owner,) = memory.batch.owners
+    assert owner.owner == "ml/CronJob/night" and len(owner.runs) == 3
+    assert all(abs(run - 2 * HOUR_S) < 60.0 for run in owner.runs)
+    found = decide(world([job("night-4", hours=None, owner="CronJob/night")]), memory, now_s)[0].jobs[0]
+    assert "2.0 h by 3 earlier runs" in found.reason.text
+
+
+def test_money_saved_is_counted_against_running_at_once():
+    runs = job("e", on=("n",), ran_h=0.1, hours=3.0)
+    state = world([runs], pools=pool(nodes=[node("n", 8, 1)]))
+    memory = Memory()
+    waits = world(
+        [job("e", hours=3.0)], [batch_policy(open_=NIGHT, strategy=Strategy.WINDOW)], pool(nodes=[node("n", 8, 1)])
+    )
+    _, memory = decide(waits, memory)
+    for n in range(1, 38):
+        decided, memory = decide(state, memory, NOW + 10.0 * n)
+    assert decided.batch[0].saved == Decimal("0.3") and decided.batch[0].currency == "USD"  # 6 min of 3.00 an hour
+
+
+def test_a_deadline_that_passes_is_counted_once():
+    state, memory = world([job(deadline_h=-0.1, hours=5.0)], pools=pool(nodes=[node("n", 8, 8)])), Memory()
+    for n in range(3):
+        decided, memory = decide(state, memory, NOW + 10.0 * n)
+    assert decided.batch[0].missed == 1
+    assert decided.jobs[0].reason.code is Code.DEADLINE_MISSED and decided.jobs[0].late
