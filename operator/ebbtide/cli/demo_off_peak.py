@@ -172,15 +172,15 @@ def report(console: Console, document: dict[str, Any]) -> None:
     console.print(table)
     service, whole = document["service"], document["cost_rented_at_once"]
     console.print(
-        f"Batch: {document['batch_gpu_seconds']:.0f} GPU-seconds, {document['paid_for_share']:.0%} of them on GPUs that "
-        f"are paid for anyway, {document['paid_for_or_night_share']:.0%} there or at the night's price: "
+        f"Batch: {document['batch_gpu_seconds']:.0f} GPU-seconds, {document['paid_for_share']:.0%} of them on GPUs "
+        f"that are paid for anyway, {document['paid_for_or_night_share']:.0%} there or at the night's price: "
         f"{document['cost']} {_CURRENCY} ({document['cost_with_paid_for_at_full_price']} with paid-for GPUs at full "
         f"price) instead of {whole} rented at once."
     )
     console.print(
-        f"{service['name']}: {service['met_both_after_60s']:.1%} of {service['requests']} requests met both after the "
-        f"first minute, with {service['replicas_min']} to {service['replicas_max']} replicas; no pod waited longer than "
-        f"{document['longest_wait_of_a_service_pod_s']:.0f} s for its GPU."
+        f"{service['name']}: {service['met_both_after_60s']:.1%} of {service['requests']} requests met both after "
+        f"the first minute, with {service['replicas_min']} to {service['replicas_max']} replicas; no pod waited more "
+        f"than {document['longest_wait_of_a_service_pod_s']:.0f} s for its GPU."
     )
     console.print(effort_sentence(document))
     for problem in document["problems"]:
