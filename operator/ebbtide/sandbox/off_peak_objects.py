@@ -19,6 +19,7 @@ def pools(begin_s: float, end_s: float) -> list[dict[str, Any]]:
     found = [pool for pool in showcase.pools() if pool["metadata"]["name"] in (off_peak.PAID, off_peak.RENTED)]
     for pool in found:
         if pool["metadata"]["name"] == off_peak.RENTED:
+            pool["spec"]["billing"] = "Pod"  # rented as it is held: its idle GPUs cost nobody anything
             pool["spec"]["price"]["schedule"] = [_window(begin_s, end_s) | {"perGPUHour": off_peak.NIGHT_PRICE}]
     return found
 
