@@ -359,6 +359,20 @@ FULL_BATCH: Object = {
         "gpus": 24,
         "nextStart": "2026-01-31T21:00:00Z",
         "nextWindow": "2026-01-31T21:00:00Z",
+        "jobs": [
+            {
+                "name": "embed-7",
+                "outcome": "Waits",
+                "pool": "h100-reserved",
+                "gpus": 8,
+                "start": "2026-01-31T21:00:00Z",
+                "end": "2026-02-01T00:10:00Z",
+                "mustStartBy": "2026-02-01T02:40:00Z",
+                "deadline": "2026-02-01T07:00:00Z",
+                "late": False,
+                "reason": "waits for 21:00 UTC, in a window of its policy, on h100-reserved",
+            }
+        ],
         "saved": {"amount": "-12.40", "currency": "EUR"},
     },
 }

@@ -57,3 +57,21 @@ def test_the_demo_under_a_ceiling_spends_no_more_and_the_least_important_gives_w
     assert services["chat"]["did_without"] <= services["backfill"]["did_without"]
     assert "backfill without" in done.stdout
     assert "CostPolicy today" in done.stdout
+
+
+@pytest.mark.full
+@pytest.mark.timeout(700)
+def test_batch_jobs_fill_the_night_give_back_in_the_morning_and_end_in_time(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    argv = [sys.executable, "-m", "ebbtide", "demo", "--scenario", "off-peak", "--duration", "6m", "--plain"]
+    done = subprocess.run([*argv, "--json", str(out)], capture_output=True, text=True, timeout=680, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    summary = json.loads(out.read_text())
+    assert summary["problems"] == []
+    jobs = {job["name"]: job for job in summary["jobs"]}
+    assert set(jobs) == {"report", "evaluate", "embed", "documents"}
+    assert all(job["ended"] <= job["deadline"] and job["succeeded"] == job["completions"] for job in jobs.values())
+    assert any(job["given_back"] and len(job["runs"]) > 1 for job in jobs.values())
+    assert jobs["report"]["given_back"] == 0, "it may not be stopped"
+    assert float(summary["cost"]) < float(summary["cost_rented_at_once"])
+    assert "windows" in done.stdout and "10 s a column" in done.stdout

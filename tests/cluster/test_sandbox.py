@@ -184,6 +184,20 @@ def test_a_job_succeeds_after_its_running_time(sandbox: Sandbox, namespace: str,
     assert pods(sandbox, namespace)[0]["status"]["phase"] == "Succeeded"
 
 
+def test_pods_of_a_job_take_differently_long_where_it_says_so(
+    sandbox: Sandbox, namespace: str, apply_yaml: ApplyYaml
+) -> None:
+    durations = {"startup": "0s", "run_for": "1s", "run_for_at_most": "6s"}
+    template = json.loads(deployment(namespace, "batch", 1, **durations))["spec"]["template"]
+    template["spec"]["restartPolicy"] = "Never"
+    meta, spec = {"name": "batch", "namespace": namespace}, {"parallelism": 6, "completions": 6, "template": template}
+    apply_yaml(json.dumps({"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": spec}))
+    sandbox.kubectl("wait", "--for=condition=Complete", "--timeout=50s", "job/batch", "-n", namespace)
+    ended = [pod["status"]["containerStatuses"][0]["state"]["terminated"] for pod in pods(sandbox, namespace)]
+    took_s = [parse_rfc3339(each["finishedAt"]) - parse_rfc3339(each["startedAt"]) for each in ended]
+    assert min(took_s) >= 1.0 and len(set(took_s)) > 1, took_s
+
+
 def test_prometheus_scrapes_a_pod_at_its_own_address_and_forgets_it(
     sandbox: Sandbox, namespace: str, apply_yaml: ApplyYaml
 ) -> None:

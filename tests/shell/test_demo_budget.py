@@ -121,7 +121,7 @@ def test_the_report_says_what_was_spent_and_who_gave_way_first() -> None:
     assert "not as it should be: too much" in out.getvalue()
 
 
-@pytest.mark.parametrize(("option", "why"), [("--trace", "whose load is part of its ceiling")])
+@pytest.mark.parametrize(("option", "why"), [("--trace", "whose load is part of what it shows")])
 def test_what_does_not_go_together_is_refused(option: str, why: str) -> None:
     answer = CliRunner().invoke(demo, ["--scenario", "budget", option, __file__])
     assert (answer.exit_code, why in answer.output) == (2, True)

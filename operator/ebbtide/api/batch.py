@@ -26,6 +26,7 @@ from ebbtide.api.fields import (
 from ebbtide.api.pool import Window
 from ebbtide.api.status import Conditions, Count, Message, ReasonCode, Timestamp
 from ebbtide.model.batch import Strategy
+from ebbtide.model.plan import Outcome
 
 LONGEST_DEADLINE = "8784h"  # a leap year; the annotation of a Job may say as much
 LONGEST_RUN = "744h"  # 31 days
@@ -136,6 +137,33 @@ class Saved(ApiModel):
     """ISO 4217 code."""
 
 
+class JobRow(ApiModel):
+    """One Job of the policy: what is done with it, and what is planned."""
+
+    name: Annotated[str, Field(max_length=253)]
+    """Of the Job, up to 253 characters."""
+    outcome: Outcome
+    """What was last decided: Starts, Runs, Stops, Shrinks, Grows, Waits, LeftAlone (its user's or another
+    controller's) or Impossible (nothing that could run it is there)."""
+    pool: Annotated[str, Field(max_length=253)] | None = None
+    """GPUPool that it runs on or is planned on, up to 253 characters. Unset: none is chosen."""
+    gpus: Count
+    """GPUs of all its pods at once."""
+    start: Timestamp | None = None
+    """When its present run began or the next is planned to, as RFC 3339; planned ones may move. Unset: not known."""
+    end: Timestamp | None = None
+    """When it ends as expected, as RFC 3339. Unset: not known."""
+    must_start_by: Timestamp | None = None
+    """Latest start with which its deadline is kept as surely as the policy asks, as RFC 3339. Unset: no deadline, or it
+    runs."""
+    deadline: Timestamp | None = None
+    """By when it is to end, as RFC 3339. Unset: no deadline."""
+    late: bool | None = None
+    """True: it will miss its deadline, or has. Unset: it will not."""
+    reason: Annotated[str, Field(max_length=256)]
+    """Why, in words with the numbers, up to 256 characters; the Job's Event has all of it."""
+
+
 class BatchPolicyStatus(ApiModel):
     """How the policy's Jobs stand. Ended Jobs are not counted, unless it is said."""
 
@@ -165,6 +193,12 @@ class BatchPolicyStatus(ApiModel):
     """When the next Job is planned to start, as RFC 3339; it may move. Unset: none is planned."""
     next_window: Timestamp | None = None
     """When the next window opens, as RFC 3339. Unset: none is near."""
+    jobs: (
+        Annotated[tuple[JobRow, ...], Field(max_length=50, json_schema_extra={"x-kubernetes-list-type": "atomic"})]
+        | None
+    ) = None
+    """Queue and plan, up to 50 Jobs: those that hold GPUs by start (half of the places where others wait), then those
+    that wait by planned start. Fewer where they would make the status larger than 24 KiB. Unset: there is none."""
     saved: Saved | None = None
     """What the policy's Jobs cost less than if each had run at once, since the policy was first seen. Method: the GPUs
     and time that a Job took, at the price of the cheapest allowed pool at its creation, less what it cost where and

@@ -62,10 +62,11 @@ def _writable(context: click.Context, option: click.Parameter, path: Path | None
 )
 @click.option(
     "--scenario",
-    type=click.Choice(["day", "budget"]),
+    type=click.Choice(["day", "budget", "off-peak"]),
     default="day",
     show_default=True,
-    help="day: five services under a day's load. budget: three under a ceiling of 70 % of what they would spend.",
+    help="day: five services under a day's load. budget: three under a ceiling of 70 % of what they would spend. "
+    "off-peak: one, and batch Jobs with deadlines that wait for the night.",
 )
 @click.option("--duration", type=_DURATION, default="6m", show_default=True, help="How long the load lasts.")
 @click.option("--seed", type=click.IntRange(1), default=1, show_default=True, help="Load, phases and start-up times.")
@@ -96,7 +97,9 @@ def demo(
     With --engine emulated: fleets of emulated vLLM and TensorRT-LLM. With --engine vllm: real vLLM servers on this
     machine's CPU, installed where they are missing; the exit code is 0 only if Ebbtide scaled from 1 to 3 replicas and
     back and every request got its whole answer. With --scenario budget: 0 only if no more was spent than the ceiling,
-    the least important gave way first, and the service that matters most kept its objectives.
+    the least important gave way first, and the service that matters most kept its objectives. With --scenario off-peak:
+    0 only if every batch Job ended in time, one gave its GPUs back and went on, and no pod of the service waited for
+    them longer than Jobs take to stop.
     """
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -104,8 +107,12 @@ def demo(
     with _ended_in_order():
         if engine == "vllm":
             as_it_should_be = _demo_vllm(context, console, seed, plain, json_path, keep)
-        elif scenario == "budget":
-            as_it_should_be = _demo_budget(console, duration, seed, trace, plain, json_path, keep)
+        elif scenario != "day":
+            if trace is not None:
+                why = f"--trace: not with --scenario {scenario}, whose load is part of what it shows"
+                raise click.BadOptionUsage("trace", why)
+            shown = _demo_budget if scenario == "budget" else _demo_off_peak
+            as_it_should_be = shown(console, duration, seed, plain, json_path, keep)
         else:
             as_it_should_be = _demo_emulated(console, duration, seed, trace, plain, json_path, keep)
     if not as_it_should_be:
@@ -152,18 +159,10 @@ def _demo_emulated(
 
 
 def _demo_budget(
-    console: Console,
-    duration_s: float,
-    seed: int,
-    trace: Path | None,
-    plain: bool,
-    json_path: Path | None,
-    keep: bool,
+    console: Console, duration_s: float, seed: int, plain: bool, json_path: Path | None, keep: bool
 ) -> bool:
     from ebbtide.cli.demo_budget import report
 
-    if trace is not None:
-        raise click.BadOptionUsage("trace", "--trace: not with --scenario budget, whose load is part of its ceiling")
     options = DemoOptions(duration_s=duration_s, seed=seed)
     with start_sandbox(options.sandbox(_teller(console))) as sandbox:
         document = asyncio.run(_run_budget(sandbox, options, console, plain))
@@ -187,6 +186,24 @@ async def _run_budget(sandbox: Sandbox, options: DemoOptions, console: Console, 
         say_how_to_look(console, sandbox.admin_kubeconfig, sandbox.kubectl_path)
         view = await watch(running, BudgetScreen(running), console, plain)
         return summarise(running, view, await running.operator_metrics())
+
+
+def _demo_off_peak(
+    console: Console, duration_s: float, seed: int, plain: bool, json_path: Path | None, keep: bool
+) -> bool:
+    from ebbtide.cli.demo_off_peak import report, run
+    from ebbtide.sandbox.demo_off_peak import SHORTEST_S
+
+    if duration_s < SHORTEST_S:
+        least, given = format_duration(SHORTEST_S), format_duration(duration_s)
+        why = f"--duration: {given} is too short for a night with --scenario off-peak: at least {least} is allowed"
+        raise click.BadOptionUsage("duration", why)
+    options = DemoOptions(duration_s=duration_s, seed=seed)
+    with start_sandbox(options.sandbox(_teller(console))) as sandbox:
+        document = asyncio.run(run(sandbox, options, console, _teller(console), plain))
+        report(console, document)
+        _end(console, sandbox, document, json_path, keep)
+    return not document["problems"]
 
 
 def _demo_vllm(

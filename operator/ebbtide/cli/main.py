@@ -14,7 +14,7 @@ from ebbtide import __version__
 from ebbtide.errors import EbbtideError
 
 # in the order of --help; each is attribute NAME of module ebbtide.cli.NAME
-COMMANDS = ("demo", "sandbox", "operator", "cost", "release", "replay", "bench")
+COMMANDS = ("demo", "sandbox", "operator", "cost", "batch", "release", "replay", "bench")
 
 
 class LazyGroup(click.Group):

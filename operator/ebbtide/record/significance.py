@@ -30,6 +30,7 @@ _MEASURED = frozenset(
         "payableBecause",
         "nextStart",
         "nextWindow",
+        "jobs",
         "saved",
     }
 )
@@ -39,7 +40,8 @@ _MONEY = frozenset({"cost", "alternative"})
 _NOT_DECIDED = _MEASURED | _MONEY | {"lastTransitionTime"}
 # Under even load the best forecaster of the moment changes every few cycles, and says the same number; errors add up
 # What is left of the money is another amount in each cycle; how many replicas it pays says when that matters
-_UNTOLD = frozenset({"method", "errors", "payableBecause"}) | _MONEY
+# When a Job ends is expected anew in each cycle; that it starts, stops or will be late is told by counts and conditions
+_UNTOLD = frozenset({"method", "errors", "payableBecause", "end"}) | _MONEY
 _NESTED = (dict, list)
 
 

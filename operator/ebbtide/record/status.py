@@ -21,7 +21,7 @@ from ebbtide.errors import EbbtideError, NotFoundError, RetryableError
 from ebbtide.kube.client import KubeClient, resource_path
 from ebbtide.model.plan import ConditionStatus, Plan, ServicePlan
 from ebbtide.model.snapshot import PoolState, ServiceState, Snapshot
-from ebbtide.record.batch_view import batch_policy_status
+from ebbtide.record.batch_view import batch_policy_status, by_policy
 from ebbtide.record.budget import TokenBucket
 from ebbtide.record.significance import Difference, dearer, decided, difference, fell, moved, only_shared, payable
 from ebbtide.record.view import Status, pool_status, service_status, unreadable_status
@@ -191,11 +191,15 @@ class StatusWriter:
                 item = self._object("GPUPool", pool.spec.name, pool.spec.uid)
                 yield item, pool_status(pool_plan, pool, _said(item), now_s)
         batch = {state.spec.key: state.spec for state in snapshot.batch_policies}
+        jobs = by_policy(plan, snapshot) if batch else {}
         for batch_plan in plan.batch:
             policy = batch.get(batch_plan.key)
             if policy is not None:
                 item = self._object("BatchPolicy", policy.key, policy.uid)
-                yield item, batch_policy_status(batch_plan, policy.generation, _said(item), now_s)
+                yield (
+                    item,
+                    batch_policy_status(batch_plan, policy.generation, _said(item), now_s, jobs.get(policy.key, ())),
+                )
         unreadable = {(item.kind, item.key): item for item in snapshot.unreadable}
         for unread_plan in plan.unreadable:
             unread = unreadable.get((unread_plan.kind, unread_plan.key))

@@ -59,6 +59,11 @@ class Demo(RunningDemo):
         """The services that run."""
         return fleet.services(options.duration_s, options.seed)
 
+    @staticmethod
+    def pools() -> list[dict[str, Any]]:
+        """The GPUPools as they are at the start."""
+        return showcase.pools()
+
     @property
     def activator_url(self) -> str:
         """Where the metrics of the gateway before the demo's services are."""
@@ -68,7 +73,7 @@ class Demo(RunningDemo):
         """Applies the fleet; returns when every pod of the start is Ready."""
         for service in self.services:
             self.sandbox.apply(showcase.deployments(service))
-        self.sandbox.apply(showcase.pools())
+        self.sandbox.apply(self.pools())
         rivals = [showcase.rival_hpa(service) for service in self.services if service.rival_hpa]
         if rivals:
             self.sandbox.apply(rivals)

@@ -120,7 +120,7 @@ def services(duration_s: float, seed: int) -> tuple[ShowcaseService, ...]:
 
     def wave(peak: float) -> Sampled:
         knots = [(at * draw.uniform(0.97, 1.03), height * draw.uniform(0.97, 1.03)) for at, height in _WAVE[1:-1]]
-        return _curve([_WAVE[0], *knots, _WAVE[-1]], duration_s, peak)
+        return curve([_WAVE[0], *knots, _WAVE[-1]], duration_s, peak)
 
     return (
         ShowcaseService(
@@ -236,7 +236,7 @@ def shifted(stream: Sequence[Request], by_s: float) -> list[Request]:
 def budget_services(duration_s: float, seed: int) -> tuple[ShowcaseService, ...]:
     """Those of `--scenario budget`: three that matter more and less, each on GPUs of its own."""
     draw = random.Random(f"{seed}/budget")
-    rise = _curve([(0.5, 1.0), (0.75, 0.97), (1.0, 0.92)], duration_s, draw.uniform(70.0, 74.0))
+    rise = curve([(0.5, 1.0), (0.75, 0.97), (1.0, 0.92)], duration_s, draw.uniform(70.0, 74.0))
     return (
         ShowcaseService(
             name="chat",
@@ -299,8 +299,8 @@ def _service_scenario(
     )
 
 
-def _curve(knots: Sequence[tuple[float, float]], duration_s: float, peak: float) -> Sampled:
-    """Growth from `_FOOT` at second 0 to the first knot, then through the knots, flat at each, in requests/s."""
+def curve(knots: Sequence[tuple[float, float]], duration_s: float, peak: float) -> Sampled:
+    """A day: growth from `_FOOT` at second 0 to the first knot, then through the knots, flat at each, in requests/s."""
     top_s = knots[0][0] * duration_s
     growth = math.log(knots[0][1] / _FOOT) / top_s
     steps = int((WARM_UP_S + top_s) / _POINT_S)
