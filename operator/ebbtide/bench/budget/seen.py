@@ -131,7 +131,7 @@ class View:
 
     def _service(self, fleet: Fleet, per_s: float, receipt: WriteReceipt | None, now_s: int) -> ServiceState:
         member = fleet.member
-        readings = _readings(member, per_s / max(1, fleet.ready(now_s)))
+        readings = readings(member, per_s / max(1, fleet.ready(now_s)))
         pods = [_pod(pod, readings, now_s) for pod in (*fleet.pods, *fleet.leaving)]
         target = TargetState(
             exists=True,
@@ -172,7 +172,7 @@ def _fresh(value: float) -> Reading:
     return Reading(Quality.FRESH, value, _AGE_S)
 
 
-def _readings(member: Member, per_s: float) -> EngineReadings:
+def readings(member: Member, per_s: float) -> EngineReadings:
     """A replica that is sent so many requests/s. What exceeds its capacity is refused at the door."""
     carried, gap_s = min(per_s, member.capacity_per_s), member.gap_s(per_s)
     running = carried * member.output_tokens * gap_s
