@@ -68,7 +68,9 @@ class Cluster:
     def stand(self, since_s: int, count: int) -> None:
         """So many on-demand nodes have been there since then; and all that there are."""
         gpus = self._scenario.on_demand.gpus_per_node
-        self.nodes += [Node(f"{ON_DEMAND}-first-{number}", ON_DEMAND, gpus, since_s, since_s) for number in range(count)]
+        self.nodes += [
+            Node(f"{ON_DEMAND}-first-{number}", ON_DEMAND, gpus, since_s, since_s) for number in range(count)
+        ]
         for node in self.nodes:
             node.ordered_s = node.ready_s = min(node.ready_s, since_s)
 

@@ -150,7 +150,8 @@ def read(path: Path | None) -> Scenario:
     named = f"scenario {path}" if path is not None else f"scenario {DEFAULT}"
     try:
         place = files(__package__) / f"{DEFAULT}.toml" if path is None else path
-        scenario = msgspec.convert(tomllib.loads(place.read_text(encoding="utf-8"), parse_float=str), Scenario, strict=False)
+        said = tomllib.loads(place.read_text(encoding="utf-8"), parse_float=str)
+        scenario = msgspec.convert(said, Scenario, strict=False)
     except OSError as error:
         raise ConfigurationError(f"{named}: {error.strerror}") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

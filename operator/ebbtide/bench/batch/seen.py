@@ -146,9 +146,7 @@ class View:
         declared = len(world.chat[spec.name])
         startup_s, now_s = self._scenario.chat.startup_s, world.now_s
         pods = [
-            _pod(pod, engine, startup_s, now_s)
-            for pod in world.cluster.pods
-            if pod.is_chat and pod.pool == spec.name
+            _pod(pod, engine, startup_s, now_s) for pod in world.cluster.pods if pod.is_chat and pod.pool == spec.name
         ]
         target = TargetState(
             exists=True,
@@ -248,5 +246,3 @@ def job_state(running: Running, world: World) -> JobState:
 def asked(job: BatchJob) -> Asked:
     """Its annotations."""
     return Asked(float(job.deadline_s), float(job.expected_s), job.restartable)
-
-
