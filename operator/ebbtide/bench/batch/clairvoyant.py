@@ -33,6 +33,7 @@ class Slots:
     on_demand: list[int] = field(default_factory=list)
     mean: list[tuple[float, float]] = field(default_factory=list)
     price: list[float] = field(default_factory=list)
+    held: list[int] = field(default_factory=list)  # by chat, on demand
 
 
 def slots(stage: Stage, free: Lived) -> Slots:
@@ -44,6 +45,7 @@ def slots(stage: Stage, free: Lived) -> Slots:
         # what the minute after begins with must not take a Job's GPUs
         found.reserved.append(max(0, min(idle[0])))
         found.on_demand.append(max(0, min(idle[1])))
+        found.held.append(free.chat[1][first])
         found.mean.append((sum(idle[0]) / len(idle[0]), sum(idle[1]) / len(idle[1])))
         found.price.append(sum(prices[m] for m in minutes) / len(minutes))
     return found
@@ -140,50 +142,67 @@ def _take(used: list[list[int]], places: Sequence[tuple[int, int]], gpus: int) -
         used[pool - 1][slot] += gpus
 
 
-def _best(job: BatchJob, stage: Stage, grid: Slots, used: list[list[int]]) -> tuple[tuple[int, int], ...]:
+State = tuple[int, int]  # slots run, where it runs now
+Path = tuple[tuple[int, int], ...]
+
+
+def _best(job: BatchJob, stage: Stage, grid: Slots, used: list[list[int]]) -> Path:
     """By dynamic programming over (slots run, where it runs now); a new start takes time and money."""
     scenario = stage.scenario
     first, last = window(job, stage, len(grid.price))
     first += job.created_s > stage.begin_s + first * SLOT_S  # from the next border on
-    again_s = scenario.batch.restart_s + scenario.batch.checkpoint_s / 2
-    begins_s = scenario.batch.restart_s + scenario.on_demand.lead_time_s
-    slack_s = _until(job, stage) - (stage.begin_s + first * SLOT_S)
-    need = max(1, math.ceil((job.work_s + begins_s) / SLOT_S))
-    if need * SLOT_S > slack_s or first > last:  # no whole slots: at once, on demand
-        return tuple((slot, _ON_DEMAND) for slot in range(first, min(len(grid.price), first + need)))
-    whole = (stage.begin_s + (last + 1) * SLOT_S) <= _until(job, stage)
-    last -= not whole
-    tail = (job.work_s + scenario.batch.restart_s) / SLOT_S - (need - 1)  # share of the last slot that it takes
-    states: dict[tuple[int, int], tuple[float, tuple[tuple[int, int], ...]]] = {(0, _OFF): (0.0, ())}
+    last -= stage.begin_s + (last + 1) * SLOT_S > _until(job, stage)
+    loading_s = scenario.batch.restart_s + scenario.on_demand.lead_time_s
+    need = max(1, math.ceil((job.work_s + loading_s) / SLOT_S))
+    at_once = tuple((slot, _ON_DEMAND) for slot in range(first, min(len(grid.price), first + need)))
+    if last - first + 1 < need:  # no whole slots
+        return at_once
+    tail = max(0.1, min(1.0, (job.work_s + loading_s) / SLOT_S - (need - 1)))  # of its last slot
+    states: dict[State, tuple[float, Path]] = {(0, _OFF): (0.0, ())}
     for slot in range(first, last + 1):
-        following: dict[tuple[int, int], tuple[float, tuple[tuple[int, int], ...]]] = {}
-        costs = (0.0, *_costs(job, slot, grid, used))
+        following: dict[State, tuple[float, Path]] = {}
+        moved = _Moved(job, stage, grid, used, slot)
         for (ran, at), (cost, path) in states.items():
-            moves = (_OFF, _RESERVED, _ON_DEMAND)
-            if ran == need:
-                moves = (_OFF,)
-            elif not job.restartable and ran > 0:
-                moves = (at,)
-            for to in moves:
-                if costs[to] == math.inf or ran + (to != _OFF) + (last - slot) < need:
+            for to in _moves(job, ran, at, need):
+                now = ran + (to != _OFF)
+                if moved.costs[to] == math.inf or now + (last - slot) < need:
                     continue
-                share = max(0.1, min(1.0, tail)) if ran == need - 1 else 1.0
-                more = costs[to] * share + (_TIE * slot if to != _OFF else 0.0)
-                if to not in (_OFF, at) and ran:
-                    more += job.gpus * grid.price[slot] * again_s / HOUR_S
-                key, total = (ran + (to != _OFF), to if ran + (to != _OFF) < need else _OFF), cost + more
-                if key not in following or total < following[key][0] - 1e-12:
-                    following[key] = total, path if to == _OFF else (*path, (slot, to))
+                total = cost + moved.costs[to] * (tail if now == need else 1.0) + moved.by(ran, at, to)
+                if (now, to) not in following or total < following[now, to][0] - 1e-12:
+                    following[now, to] = total, path if to == _OFF else (*path, (slot, to))
         states = following
-    found = [path for (ran, _), (_, path) in states.items() if ran == need]
-    costs_of = [cost for (ran, _), (cost, _) in states.items() if ran == need]
-    if not found:
-        return tuple((slot, _ON_DEMAND) for slot in range(first, min(len(grid.price), first + need)))
-    return found[costs_of.index(min(costs_of))]
+    found = [best for (ran, _), best in states.items() if ran == need]
+    return min(found)[1] if found else at_once
 
 
-def _costs(job: BatchJob, slot: int, grid: Slots, used: list[list[int]]) -> tuple[float, float]:
-    """Of a whole slot on the reserved pool (infinite without room) and on demand."""
-    reserved = 0.0 if used[0][slot] + job.gpus <= grid.reserved[slot] else math.inf
-    beyond = min(job.gpus, max(0, used[1][slot] + job.gpus - grid.on_demand[slot]))
-    return reserved, beyond * grid.price[slot] * SLOT_S / HOUR_S
+def _moves(job: BatchJob, ran: int, at: int, need: int) -> tuple[int, ...]:
+    if ran == need:
+        return (_OFF,)
+    return (at,) if ran and not job.restartable else (_OFF, _RESERVED, _ON_DEMAND)
+
+
+class _Moved:
+    """What it costs one Job to run in a slot, and to begin or end at its border."""
+
+    def __init__(self, job: BatchJob, stage: Stage, grid: Slots, used: list[list[int]], slot: int) -> None:
+        scenario, price = stage.scenario, grid.price[slot]
+        reserved = 0.0 if used[0][slot] + job.gpus <= grid.reserved[slot] else math.inf
+        beyond = min(job.gpus, max(0, used[1][slot] + job.gpus - grid.on_demand[slot]))
+        self.costs = (0.0, reserved, beyond * price * SLOT_S / HOUR_S)
+        again_s = scenario.batch.restart_s + scenario.batch.checkpoint_s / 2
+        self._again = job.gpus * price * again_s / HOUR_S
+        # nodes that come empty and stay a while, as far as no others go or come at this border
+        empty = price * (scenario.on_demand.lead_time_s + scenario.on_demand.release_s) / HOUR_S
+        rises = 0 if slot == 0 else grid.held[slot] + used[1][slot] - grid.held[slot - 1] - used[1][slot - 1]
+        self._comes = empty * min(job.gpus, max(0, rises + job.gpus))
+        self._goes = -empty * min(job.gpus, max(0, rises))
+        self._tie = _TIE * slot
+
+    def by(self, ran: int, at: int, to: int) -> float:
+        """Of a move from there to here, after so many slots."""
+        found = self._tie if to != _OFF else 0.0
+        if ran and to not in (_OFF, at):
+            found += self._again
+        if _ON_DEMAND in (at, to) and at != to:
+            found += self._comes if to == _ON_DEMAND else self._goes
+        return found
