@@ -20,6 +20,7 @@ from ebbtide.errors import EbbtideError
 
 SLOT_S = 900
 ROUNDS = 8
+MARGIN_S = 600  # before a deadline, of what is played: chat may evict
 _MINUTES = SLOT_S // MINUTE_S
 _OFF, _RESERVED, _ON_DEMAND = 0, 1, 2
 _TIE = 1e-6  # USD a slot: of equals the earlier
@@ -54,8 +55,21 @@ def slots(stage: Stage, free: Lived) -> Slots:
 def bound(stage: Stage, free: Lived) -> float:
     """USD that no plan which keeps the deadlines can do with less than, GPUs that are paid for anyway being free."""
     grid = slots(stage, free)
+    return _least(stage, grid, [price * SLOT_S / HOUR_S for price in grid.price])
+
+
+def well_placed(stage: Stage, free: Lived) -> float:
+    """The largest share of the work that could be done on GPUs that are paid for anyway or in the cheapest hours."""
+    grid = slots(stage, free)
+    work = sum(job.work_s + stage.scenario.batch.restart_s for job in stage.jobs for _ in range(job.gpus)) / SLOT_S
+    dear = [float(price > float(stage.scenario.on_demand.cheapest) + 1e-9) for price in grid.price]
+    return 1.0 - _least(stage, grid, dear) / work if work else 1.0
+
+
+def _least(stage: Stage, grid: Slots, beyond: list[float]) -> float:
+    """`beyond`: what a slot of a GPU beyond the idle ones counts."""
     count = len(grid.price)
-    cost = [price * SLOT_S / HOUR_S for price in grid.price]  # of GPUs beyond the idle ones, by slot
+    cost = list(beyond)
     most = [highspy.kHighsInf] * count
     rows: list[list[tuple[int, float]]] = [[(slot, -1.0)] for slot in range(count)]
     low, high = [-highspy.kHighsInf] * count, [sum(idle) for idle in grid.mean]
@@ -151,7 +165,7 @@ def _best(job: BatchJob, stage: Stage, grid: Slots, used: list[list[int]]) -> Pa
     scenario = stage.scenario
     first, last = window(job, stage, len(grid.price))
     first += job.created_s > stage.begin_s + first * SLOT_S  # from the next border on
-    last -= stage.begin_s + (last + 1) * SLOT_S > _until(job, stage)
+    last -= stage.begin_s + (last + 1) * SLOT_S > _until(job, stage) - MARGIN_S
     loading_s = scenario.batch.restart_s + scenario.on_demand.lead_time_s
     need = max(1, math.ceil((job.work_s + loading_s) / SLOT_S))
     at_once = tuple((slot, _ON_DEMAND) for slot in range(first, min(len(grid.price), first + need)))

@@ -5,7 +5,7 @@ that find none evict batch pods of their pool; then nodes are ordered, as a clus
 to go holds its GPUs until it is gone.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -49,7 +49,7 @@ class Pod(msgspec.Struct, eq=False):
         return self.owner == CHAT_OWNER
 
 
-Evict = Callable[[Iterable[str]], str]
+Evict = Callable[[Sequence[str]], str]
 """Which of these Jobs loses least by being evicted."""
 
 

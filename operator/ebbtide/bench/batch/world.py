@@ -168,8 +168,8 @@ class World:
         cluster, scenario, now_s = self.cluster, self.stage.scenario, self.now_s
         cluster.clear(now_s)
         while self._coming and self._coming[0].created_s <= now_s:
-            job = self._coming.pop(0)
-            self.jobs[job.name] = Running(job)
+            new = self._coming.pop(0)
+            self.jobs[new.name] = Running(new)
         if decide is not None:
             decide(self)
         cluster.schedule(now_s, scenario.batch.grace_s, self._least, self._evicted)
