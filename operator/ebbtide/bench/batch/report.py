@@ -59,8 +59,8 @@ def _setup(results: Results, scenario: Scenario) -> str:
     traces = ", ".join(dict.fromkeys(scene.trace for scene in results.scenes))
     there = f"there {format_duration(spec.lead_time_s)} after the order"
     words = (
-        f"Scenario `{results.scenario}`. Chat of {scenario.chat.peak_replicas} replicas at its busiest, as in {traces}, "
-        f"with seeds 1 to {results.seeds}. Jobs of {scenario.batch.token_share:.0%} of all tokens come for "
+        f"Scenario `{results.scenario}`. Chat of {scenario.chat.peak_replicas} replicas at its busiest, as in "
+        f"{traces}, with seeds 1 to {results.seeds}. Jobs of {scenario.batch.token_share:.0%} of all tokens come for "
         f"{results.days} days, after {results.lead_in_days} days of chat alone. Reserved: {reserved.gpus} GPUs at "
         f"{reserved.price} USD an hour. On demand: nodes of {spec.gpus_per_node} at {spec.price}, "
         f"{hours or 'at all hours'}; {there}, gone {format_duration(spec.release_s)} after their last pod."
