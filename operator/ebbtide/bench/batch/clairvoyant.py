@@ -3,7 +3,8 @@
 Two things are made of it. The bound is a linear programme in which a Job may run in part of a slot and of its pods, for
 a start that is paid once: no plan that keeps the deadlines is cheaper. The schedule is whole: Jobs are placed one after
 the other, each at the cheapest slots beside all others, again and again until nobody gains; it is played like any other
-policy, so that evictions, start-ups and nodes that stay a while cost what they cost.
+policy, so that evictions, start-ups and nodes that stay a while cost what they cost. Of a few schedules, which stop
+Jobs readily or never, the one that turned out best stands: who knows the future knows that too.
 """
 
 import math
@@ -20,6 +21,7 @@ from ebbtide.errors import EbbtideError
 
 SLOT_S = 900
 ROUNDS = 8
+AGAIN = (1.0, 5.0, 1000.0)  # schedules that are tried: a new start counts so many times
 MARGIN_S = 600  # before a deadline, of what is played: chat may evict
 _MINUTES = SLOT_S // MINUTE_S
 _OFF, _RESERVED, _ON_DEMAND = 0, 1, 2
@@ -132,8 +134,8 @@ Schedule = dict[str, tuple[tuple[int, str], ...]]
 """By Job: (slot, pool) in which it runs."""
 
 
-def schedule(stage: Stage, free: Lived) -> Schedule:
-    """Whole Jobs, placed in turns until nobody gains."""
+def schedule(stage: Stage, free: Lived, again: float = 1.0) -> Schedule:
+    """Whole Jobs, placed in turns until nobody gains. `again`: how many times a new start counts as what it takes."""
     grid = slots(stage, free)
     count = len(grid.price)
     used = [[0] * count, [0] * count]
@@ -143,7 +145,7 @@ def schedule(stage: Stage, free: Lived) -> Schedule:
         before = dict(placed)
         for job in order:
             _take(used, placed.get(job.name, ()), -job.gpus)
-            placed[job.name] = _best(job, stage, grid, used)
+            placed[job.name] = _best(job, stage, grid, used, again)
             _take(used, placed[job.name], job.gpus)
         if placed == before:
             break
@@ -160,7 +162,7 @@ State = tuple[int, int]  # slots run, where it runs now
 Path = tuple[tuple[int, int], ...]
 
 
-def _best(job: BatchJob, stage: Stage, grid: Slots, used: list[list[int]]) -> Path:
+def _best(job: BatchJob, stage: Stage, grid: Slots, used: list[list[int]], again: float) -> Path:
     """By dynamic programming over (slots run, where it runs now); a new start takes time and money."""
     scenario = stage.scenario
     first, last = window(job, stage, len(grid.price))
@@ -175,7 +177,7 @@ def _best(job: BatchJob, stage: Stage, grid: Slots, used: list[list[int]]) -> Pa
     states: dict[State, tuple[float, Path]] = {(0, _OFF): (0.0, ())}
     for slot in range(first, last + 1):
         following: dict[State, tuple[float, Path]] = {}
-        moved = _Moved(job, stage, grid, used, slot)
+        moved = _Moved(job, stage, grid, used, slot, again)
         for (ran, at), (cost, path) in states.items():
             for to in _moves(job, ran, at, need):
                 now = ran + (to != _OFF)
@@ -198,13 +200,15 @@ def _moves(job: BatchJob, ran: int, at: int, need: int) -> tuple[int, ...]:
 class _Moved:
     """What it costs one Job to run in a slot, and to begin or end at its border."""
 
-    def __init__(self, job: BatchJob, stage: Stage, grid: Slots, used: list[list[int]], slot: int) -> None:
+    def __init__(
+        self, job: BatchJob, stage: Stage, grid: Slots, used: list[list[int]], slot: int, again: float
+    ) -> None:
         scenario, price = stage.scenario, grid.price[slot]
         reserved = 0.0 if used[0][slot] + job.gpus <= grid.reserved[slot] else math.inf
         beyond = min(job.gpus, max(0, used[1][slot] + job.gpus - grid.on_demand[slot]))
         self.costs = (0.0, reserved, beyond * price * SLOT_S / HOUR_S)
         again_s = scenario.batch.restart_s + scenario.batch.checkpoint_s / 2
-        self._again = job.gpus * price * again_s / HOUR_S
+        self._again = again * job.gpus * price * again_s / HOUR_S
         # nodes that come empty and stay a while, as far as no others go or come at this border
         empty = price * (scenario.on_demand.lead_time_s + scenario.on_demand.release_s) / HOUR_S
         rises = 0 if slot == 0 else grid.held[slot] + used[1][slot] - grid.held[slot - 1] - used[1][slot - 1]

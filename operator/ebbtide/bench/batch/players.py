@@ -11,6 +11,7 @@ from ebbtide.bench.batch.rivals.kept_up import KeptUp
 from ebbtide.bench.batch.rivals.knowing import Knowing
 from ebbtide.bench.batch.rivals.window import Window
 from ebbtide.bench.batch.scenario import MINUTE_S
+from ebbtide.bench.batch.score import Score, score
 from ebbtide.bench.batch.world import Began, Lived, World
 from ebbtide.clock import monotonic_s
 
@@ -38,15 +39,22 @@ class Rival(Protocol):
 _RIVALS: dict[str, Callable[[Stage], Rival]] = {APART: Apart, AT_ONCE: AtOnce, WINDOW: Window, KEPT_UP: KeptUp}
 
 
-def play(name: str, stage: Stage, began: Began, free: Lived) -> Lived:
-    """The run of that player; `free`: the run without batch."""
+def play(name: str, stage: Stage, began: Began, free: Lived, able: frozenset[str]) -> Lived:
+    """The run of that player; `free`: the run without batch, `able`: Jobs whose deadlines are feasible."""
     if name == EBBTIDE:
         return own.ebbtide(stage, began)
-    start_s = monotonic_s()
     if name == KNOWING:
-        rival: Rival = Knowing(stage, clairvoyant.schedule(stage, free))
-    else:
-        rival = _RIVALS[name](stage)
+        tried = [
+            rivalled(Knowing(stage, clairvoyant.schedule(stage, free, again)), stage, began, free)
+            for again in clairvoyant.AGAIN
+        ]
+        return min(tried, key=lambda lived: _worth(score(name, stage, lived, free, able)))
+    return rivalled(_RIVALS[name](stage), stage, began, free)
+
+
+def rivalled(rival: Rival, stage: Stage, began: Began, free: Lived) -> Lived:
+    """Chat as without batch, the Jobs as that rival has them."""
+    start_s = monotonic_s()
     world = World(stage, began, stage.begin_s, stage.end_s, jobs=True)
 
     def decide(world: World) -> None:
@@ -55,3 +63,7 @@ def play(name: str, stage: Stage, began: Began, free: Lived) -> Lived:
 
     world.run(decide, MINUTE_S)
     return world.lived(monotonic_s() - start_s, rival.note)
+
+
+def _worth(found: Score) -> tuple[int, float]:
+    return found.missed, found.free

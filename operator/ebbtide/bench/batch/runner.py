@@ -79,7 +79,7 @@ def carry_out(task: Task, store: Store) -> None:
     stage = task.stage
     if task.player:
         base = _base(store, stage)
-        lived = players.play(task.player, stage, base.began, base.free)
+        lived = players.play(task.player, stage, base.began, base.free, base.feasible)
         found = score(task.player, stage, lived, base.free, base.feasible)
         run = Run(trace=stage.trace, seed=stage.seed, score=found, hours=hours(lived, base.free))
         store.put_bytes(_KIND, task.key, msgspec.msgpack.encode(run))
