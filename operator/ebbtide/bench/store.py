@@ -75,6 +75,18 @@ class Store:
         except (FileNotFoundError, zlib.error, msgspec.DecodeError):
             return None
 
+    def put_bytes(self, kind: str, key: str, body: bytes) -> None:
+        """Keeps what has a form of its own, below `kind`."""
+        self._write(self._path(kind, key), body)
+
+    def bytes_of(self, kind: str, key: str) -> bytes | None:
+        """What was kept there, marked as used; None if it is not here or cannot be read."""
+        path = self._path(kind, key)
+        try:
+            return zlib.decompress(path.read_bytes()) if self._touch(path) else None
+        except (FileNotFoundError, zlib.error):
+            return None
+
     def trim(self, max_bytes: int = MAX_BYTES) -> int:
         """Deletes what was used longest ago until at most `max_bytes` are left; how many files went."""
         files = sorted(_files(self.folder), key=lambda entry: entry[0], reverse=True)

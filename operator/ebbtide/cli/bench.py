@@ -17,6 +17,7 @@ STRONGEST = "ebbtide,schedule,slo-law,knative-kpa,hpa-queue"
 WRONG_INPUT, INTERRUPTED = 2, 130
 _DEFAULT_OUT = Path("out/bench")
 _BUDGET_OUT = Path("out/budget")
+_BATCH_OUT = Path("out/batch")
 
 
 @click.group()
@@ -135,6 +136,43 @@ def budget(**options: Any) -> None:
         _refuse(error)
     except KeyboardInterrupt:
         click.echo("interrupted: nothing was written", err=True)
+        sys.exit(INTERRUPTED)
+    click.echo(encode(results) if options["as_json"] else summary(results), nl=not options["as_json"])
+    if not options["as_json"]:
+        click.echo(f"{options['out'] / 'report.md'}")
+
+
+@bench.command(
+    epilog="""\b
+A scenario is a TOML file with prices, pools and kinds of Jobs; the built-in one is bench/batch/off-peak.toml.
+--traces is a folder with recorded chat, or files with commas (FILE:COLUMN takes one of several columns); without
+recorded ones shapes are generated.
+\b
+  ebbtide bench batch --out out/batch
+  ebbtide bench batch --scenario mine.toml --traces week.csv,tiers.csv:prod --seeds 1 --days 2
+\b
+Exit codes: 0 done, 2 wrong input, 130 interrupted; the same command goes on from where it was.""",
+)
+@click.option("--scenario", type=click.Path(path_type=Path), metavar="FILE", help="[default: the built-in off-peak]")
+@click.option("--traces", metavar="DIR|FILES", help="Of chat.  [default: ../shared/traces, else built-in shapes]")
+@click.option("--seeds", type=int, default=3, show_default=True, help="How many; they are 1, 2, 3, …")
+@click.option("--days", type=int, default=3, show_default=True, help="For which Jobs come.")
+@click.option("--lead-in-days", type=int, default=3, show_default=True, help="Ebbtide ran chat for so long before.")
+@click.option("--cycle", metavar="T", default="5m", show_default=True, help="A decision of Ebbtide every 1m to 10m.")
+@click.option("--jobs", type=int, default=2, show_default=True, help="Runs at the same time.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=_BATCH_OUT, show_default=True)
+@click.option("--page", type=click.Path(path_type=Path, dir_okay=False), help="Write the report to this file too.")
+@click.option("--json", "as_json", is_flag=True, help="Print results.json instead of the table.")
+def batch(**options: Any) -> None:
+    """Run Jobs beside chat on reserved and on-demand GPUs with prices by the hour, in virtual time; beside rivals."""
+    from ebbtide.bench.batch.command import answer, ask, encode, summary  # late, so that --help is fast
+
+    try:
+        results = answer(ask(options), options["out"], options["page"], _command(), _say)
+    except ConfigurationError as error:
+        _refuse(error)
+    except KeyboardInterrupt:
+        click.echo("interrupted: what was played is kept, the same command goes on from there", err=True)
         sys.exit(INTERRUPTED)
     click.echo(encode(results) if options["as_json"] else summary(results), nl=not options["as_json"])
     if not options["as_json"]:

@@ -60,7 +60,7 @@ def ask(options: Mapping[str, Any]) -> Asked:
 def answer(asked: Asked, out: Path, command: str, say: Say) -> Results:
     """Runs it and writes results.json, report.md and the pictures to `out`. Raises what stands in the way."""
     question_s, stage = monotonic_s(), asked.stage
-    _writable(out)
+    writable(out)
     alone, under = compare(stage, asked.jobs, say)
     results = Results(
         days=stage.days,
@@ -156,7 +156,8 @@ def _peaks(text: str) -> list[int]:
     return found
 
 
-def _writable(out: Path) -> None:
+def writable(out: Path) -> None:
+    """Makes the folder; ConfigurationError where nothing can be written there."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe = out / ".writable"

@@ -57,7 +57,7 @@ def members(
 
     What is scored begins after the lead-in on `first_weekday`, 0 for Monday. `peaks` are replicas.
     """
-    curves = [_of_file(path) for path in traces] if traces else _built_in(seed)
+    curves = [curve_of(path) for path in traces] if traces else _built_in(seed)
     begin_s = first_weekday * DAY_S - lead_in_s
     minutes = (lead_in_s + length_s) // MINUTE_S
     found = []
@@ -68,12 +68,13 @@ def members(
             raise ConfigurationError(f"trace {traces[number].text}: it holds no requests")
         factor = peak * member.capacity_per_s / busiest
         draw = random.Random(f"{seed}/{member.name}")
-        requests = tuple(_poisson(draw, rate * factor * MINUTE_S) for rate in rates)
+        requests = tuple(poisson(draw, rate * factor * MINUTE_S) for rate in rates)
         found.append(msgspec.structs.replace(member, requests=requests))
     return tuple(found)
 
 
-def _poisson(draw: random.Random, mean: float) -> int:
+def poisson(draw: random.Random, mean: float) -> int:
+    """A Poisson number; a large one is drawn as a normal one."""
     if mean >= _NORMAL_FROM:
         return max(0, round(draw.gauss(mean, math.sqrt(mean))))
     count, product, least = 0, draw.random(), math.exp(-mean)
@@ -98,7 +99,7 @@ def _built_in(seed: int) -> list[Curve]:
     return [chat, code, jumps.rate]
 
 
-def _of_file(source: Source) -> Curve:
+def curve_of(source: Source) -> Curve:
     """The file's own curve, again and again from its first second on."""
     path = source.path
     trace = read_trace(path, strict=True)

@@ -131,8 +131,8 @@ class View:
 
     def _service(self, fleet: Fleet, per_s: float, receipt: WriteReceipt | None, now_s: int) -> ServiceState:
         member = fleet.member
-        readings = _readings(member, per_s / max(1, fleet.ready(now_s)))
-        pods = [_pod(pod, readings, now_s) for pod in (*fleet.pods, *fleet.leaving)]
+        engine = readings(member, per_s / max(1, fleet.ready(now_s)))
+        pods = [_pod(pod, engine, now_s) for pod in (*fleet.pods, *fleet.leaving)]
         target = TargetState(
             exists=True,
             uid=member.key,
@@ -150,7 +150,7 @@ def _holding(member: Member, pod: Pod) -> Holding:
     return Holding(pod.name, payer, 1, float(pod.born_s))
 
 
-def _pod(pod: Pod, readings: EngineReadings, now_s: int) -> PodState:
+def _pod(pod: Pod, engine: EngineReadings, now_s: int) -> PodState:
     ready = pod.ready_s <= now_s and pod.gone_s is None
     phase = PodPhase.TERMINATING if pod.gone_s is not None else PodPhase.READY if ready else PodPhase.STARTING
     # one that became ready in this very second has served nothing yet
@@ -164,7 +164,7 @@ def _pod(pod: Pod, readings: EngineReadings, now_s: int) -> PodState:
         gpus=1,
         ready_at=float(pod.ready_s) if ready else None,
         scheduled_at=float(pod.born_s),
-        engine=readings if serves else None,
+        engine=engine if serves else None,
     )
 
 
@@ -172,7 +172,7 @@ def _fresh(value: float) -> Reading:
     return Reading(Quality.FRESH, value, _AGE_S)
 
 
-def _readings(member: Member, per_s: float) -> EngineReadings:
+def readings(member: Member, per_s: float) -> EngineReadings:
     """A replica that is sent so many requests/s. What exceeds its capacity is refused at the door."""
     carried, gap_s = min(per_s, member.capacity_per_s), member.gap_s(per_s)
     running = carried * member.output_tokens * gap_s

@@ -1,0 +1,1 @@
+"""Who else could run the Jobs, one file each."""
