@@ -11,7 +11,7 @@ marked on the pod (`spared`): the last replica of a service of which nobody know
 import asyncio
 import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
