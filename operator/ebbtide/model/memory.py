@@ -286,9 +286,7 @@ class JobMemory(Spec, frozen=True, array_like=True):
     uid: str
     policy: str  # uid of its BatchPolicy
     owner: str = ""  # namespace and owner: what its duration is learnt for; empty: nothing that comes again
-    ran_s: float = 0.0  # in all, as last seen
     running: bool = False  # when last seen
-    parallelism: int = 0  # as many as its user asked for
     at_once: float = 0.0  # price of a GPU-hour when it was first seen; 0: not known
     missed: bool = False  # its deadline has passed
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from ebbtide.core.plan import plan
-from ebbtide.model.batch import Intent, Strategy
+from ebbtide.model.batch import FinishedJob, Intent, Strategy
 from ebbtide.model.catalogue import CATALOGUE, JOB
 from ebbtide.model.memory import Memory
 from ebbtide.model.plan import Outcome, Plan
@@ -180,13 +180,15 @@ def test_an_elastic_job_starts_smaller_where_not_all_of_it_fits():
 
 
 def test_a_job_that_was_made_smaller_grows_again():
-    small = job("e", on=("n",) * 2, ran_h=0.2, elastic=True, completions=2, restartable=True)
-    state = world([small], pools=pool(nodes=[node("n", 8, 2)]))
-    _, memory = decide(state)
-    jobs = tuple(msgspec.structs.replace(each, parallelism=6) for each in memory.batch.jobs)
-    memory = msgspec.structs.replace(memory, batch=msgspec.structs.replace(memory.batch, jobs=jobs, planned_at=0.0))
-    found = decide(state, memory, NOW + 10.0)[0].jobs[0]
+    small = job("e", on=("n",) * 2, ran_h=0.2, elastic=True, completions=2, restartable=True, full_parallelism=6)
+    found = decide(world([small], pools=pool(nodes=[node("n", 8, 2)])))[0].jobs[0]
     assert (found.outcome, found.parallelism, found.reason.code) == (Outcome.GROWS, 6, Code.JOB_RESIZED)
+
+
+def test_an_elastic_job_is_not_made_smaller_than_it_may_be():
+    one = job(parallelism=8, elastic=True, completions=8, restartable=True, least_parallelism=6)
+    decided, _ = decide(world([one], pools=pool(nodes=[node("n", 8), node("m", 8, 4)], max_gpus=8)))
+    assert decided.jobs[0].outcome is Outcome.WAITS
 
 
 CLOSED = {
@@ -209,15 +211,17 @@ def test_a_window_closes(case: str):
     assert (found.outcome, found.reason.code) == (outcome, Code.OUTSIDE_WINDOW), found.reason.text
 
 
-def test_runs_are_learnt_from_jobs_that_end():
-    state, memory, now_s = world([job("night-1", on=("n",), ran_h=2.0, owner="CronJob/night")]), Memory(), NOW
-    for _ in range(3):
-        _, memory = decide(state, memory, now_s)
-        _, memory = decide(world([]), memory, now_s + 10.0)
-        now_s += 20.0
+def test_runs_are_learnt_from_jobs_that_succeed():
+    runs, memory, now_s = job("night-1", on=("n",), ran_h=2.0, owner="CronJob/night"), Memory(), NOW
+    for succeeded in (True, False, True, True):
+        _, memory = decide(world([runs]), memory, now_s)
+        ended = FinishedJob(runs.key, runs.uid, runs.policy, runs.owner, NOW, now_s, 2 * HOUR_S, succeeded)
+        after = msgspec.structs.replace(world([]), finished=(ended,))
+        for again in (10.0, 20.0):  # it is told in several snapshots
+            _, memory = decide(after, memory, now_s + again)
+        now_s += 30.0
     (owner,) = memory.batch.owners
-    assert owner.owner == "ml/CronJob/night" and len(owner.runs) == 3
-    assert all(abs(run - 2 * HOUR_S) < 60.0 for run in owner.runs)
+    assert (owner.owner, owner.runs) == ("ml/CronJob/night", (2 * HOUR_S,) * 3)
     found = decide(world([job("night-4", hours=None, owner="CronJob/night")]), memory, now_s)[0].jobs[0]
     assert "2.0 h by 3 earlier runs" in found.reason.text
 

@@ -99,4 +99,4 @@ def hours(seconds: float) -> str:
     """`45 s`, `12 min`, `3.5 h`."""
     if seconds < 120.0:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60.0:.0f} min" if seconds < 7200.0 else f"{seconds / 3600.0:.1f} h"
+    return f"{seconds / 60.0:.0f} min" if round(seconds) < 7200 else f"{seconds / 3600.0:.1f} h"

@@ -87,7 +87,7 @@ def _pods_to_free(item: Item, node: Node, short: int) -> int:
     for count, pod in enumerate(_last_first(item), 1):
         freed += pod.gpus if pod.node == node.name else 0
         if freed >= short:
-            return count if count < item.job.parallelism else 0
+            return count if item.job.parallelism - count >= max(1, item.job.least_parallelism) else 0
     return 0
 
 

@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-import msgspec
-
 from ebbtide.core import pools
 from ebbtide.core.batch.duration import remaining
 from ebbtide.core.batch.lent import OURS, Lent
@@ -34,6 +32,11 @@ def items(cycle: Cycle, lent: Lent) -> list[Item]:
     ]
 
 
+def full(job: JobState) -> int:
+    """Pods as its user declared them, also of one that was made smaller."""
+    return job.full_parallelism or job.parallelism
+
+
 def owner_of(job: JobState) -> str:
     """What its duration is learnt for; empty: it is run once."""
     return f"{job.key.partition('/')[0]}/{job.owner}" if "/" in job.owner else ""
@@ -50,9 +53,7 @@ def _item(
     policy = lent.policy(job)
     spec = None if policy is None else policy.spec
     memory = memory or JobMemory(job.uid, spec.uid if spec is not None else "", owner_of(job))
-    asked_for = max(memory.parallelism, job.parallelism) if job.elastic else job.parallelism
-    memory = msgspec.structs.replace(memory, parallelism=asked_for)
-    scale = asked_for / job.parallelism if job.elastic and job.parallelism else 1.0
+    scale = full(job) / job.parallelism if job.parallelism else 1.0
     left = remaining(job, spec, runs.get(memory.owner, ()), cycle.now_s, scale)
     deadline_s = job.asked.deadline_at
     if deadline_s is None and spec is not None and spec.deadline_s is not None:
@@ -113,7 +114,7 @@ def _place(item: Item, policy: BatchPolicyState, cycle: Cycle) -> None:
             reasons.append(why)
         else:
             able.append(name)
-    least = job.gpus_per_pod if job.elastic else item.gpus
+    least = least_gpus(item)
     if job.fault:
         reasons, able = [job.fault], []
     elif job.gpus_per_pod <= 0:
@@ -131,6 +132,12 @@ def _place(item: Item, policy: BatchPolicyState, cycle: Cycle) -> None:
         item.why = (code if not job.fault and len(reasons) == len(names) else Code.FITS_NOWHERE), text
 
 
+def least_gpus(item: Item) -> int:
+    """Of all its pods, of an elastic one of the fewest that it may have."""
+    job = item.job
+    return min(job.parallelism, max(1, job.least_parallelism)) * job.gpus_per_pod if job.elastic else item.gpus
+
+
 def _unable(item: Item, pool: PoolDraft) -> str:
     """Why the pool could never run it; empty: it could."""
     job, state = item.job, pool.state
@@ -146,7 +153,7 @@ def _unable(item: Item, pool: PoolDraft) -> str:
     if job.gpus_per_pod > largest:
         return f"no node of {pool.name} has {job.gpus_per_pod} GPUs for one pod, the largest has {largest}"
     most = state.spec.max_gpus if elastic else sum(there)
-    least = job.gpus_per_pod if job.elastic else item.gpus
+    least = least_gpus(item)
     if most is not None and least > most:
         return f"{pool.name} has {most} GPUs at most, it asks for {item.gpus}"
     if pool.price is None:

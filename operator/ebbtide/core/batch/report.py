@@ -20,7 +20,6 @@ from ebbtide.model.plan import BatchPolicyPlan, Condition, ConditionStatus, JobP
 from ebbtide.model.reasons import Code, Reason
 
 KEPT_RUNS, KEPT_OWNERS = 16, 1000
-SEEN_S = 300.0  # a Job that was last seen longer ago may have ended at any time since: nothing is learnt
 HOUR_S = 3600.0
 _ON = frozenset({Outcome.RUNS, Outcome.STARTS, Outcome.SHRINKS, Outcome.GROWS})
 _LATE = frozenset({Code.DEADLINE_UNREACHABLE, Code.MISSED_FOR_MONEY, Code.DEADLINE_MISSED})
@@ -31,7 +30,7 @@ def remember(items: Sequence[Item], cycle: Cycle) -> BatchMemory:
     before = cycle.memory.batch
     policies = {memory.uid: memory for memory in before.policies}
     jobs = tuple(_job(item, policies, cycle) for item in items)
-    owners = _learnt(before, {job.uid for job in cycle.snapshot.jobs}, cycle.now_s)
+    owners = _learnt(before, cycle)
     known = {state.spec.uid for state in cycle.snapshot.batch_policies}
     return msgspec.structs.replace(
         before,
@@ -63,23 +62,24 @@ def _job(item: Item, policies: dict[str, BatchPolicyMemory], cycle: Cycle) -> Jo
     return msgspec.structs.replace(
         memory,
         policy=uid,
-        ran_s=round(item.left.elapsed_s, 1),
         running=not job.suspended and item.job.started_at is not None,
         at_once=at_once,
         missed=missed,
     )
 
 
-def _learnt(before: BatchMemory, there: set[str], now_s: float) -> tuple[OwnerMemory, ...]:
-    """With the runs of Jobs that have ended since: those that ran when they were last seen, a moment ago."""
+def _learnt(before: BatchMemory, cycle: Cycle) -> tuple[OwnerMemory, ...]:
+    """With the runs of Jobs that have succeeded since: each is told for some minutes, and counts when it leaves."""
     owners = {memory.owner: memory for memory in before.owners}
-    gap_s = now_s - before.at
+    there = {job.uid for job in cycle.snapshot.jobs}
+    ended = {job.uid: job for job in cycle.snapshot.finished if job.succeeded and job.ran_s > 0.0}
     for job in before.jobs:
-        if job.uid in there or not job.owner or not job.running or not 0.0 <= gap_s <= SEEN_S:
+        finished = ended.get(job.uid)
+        if job.uid in there or not job.owner or finished is None:
             continue
         known = owners.get(job.owner) or OwnerMemory(job.owner)
-        runs = (*known.runs, round(job.ran_s + 0.5 * gap_s, 1))[-KEPT_RUNS:]
-        owners[job.owner] = OwnerMemory(job.owner, runs, round(now_s, 1))
+        runs = (*known.runs, round(finished.ran_s, 1))[-KEPT_RUNS:]
+        owners[job.owner] = OwnerMemory(job.owner, runs, round(finished.ended_at, 1))
     newest = sorted(owners.values(), key=lambda memory: (-memory.at, memory.owner))[:KEPT_OWNERS]
     return tuple(sorted(newest, key=lambda memory: memory.owner))
 

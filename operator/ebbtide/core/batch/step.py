@@ -10,6 +10,7 @@ import msgspec
 from ebbtide.core import isolation
 from ebbtide.core.batch import ahead, giveback, report, words
 from ebbtide.core.batch.choose import Field
+from ebbtide.core.batch.items import full
 from ebbtide.core.batch.items import items as all_items
 from ebbtide.core.batch.lent import Lent
 from ebbtide.core.batch.nodes import Nodes
@@ -100,7 +101,7 @@ def _free(running: list[Item], field: Field) -> None:
 def _grow(running: list[Item], field: Field, nodes: Nodes) -> None:
     """Elastic Jobs that were made smaller get their pods back as far as there is room for as long as they run."""
     for item in running:
-        job, asked = item.job, item.memory.parallelism
+        job, asked = item.job, full(item.job)
         offer = field.offers.get(item.pool)
         if item.outcome is not Outcome.RUNS or not job.elastic or asked <= job.parallelism or offer is None:
             continue
