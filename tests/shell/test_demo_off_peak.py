@@ -13,10 +13,11 @@ from rich.console import Console
 from ebbtide.api import parse_batch_policy, parse_pool
 from ebbtide.api.annotations import asked
 from ebbtide.cli.demo import demo
-from ebbtide.cli.demo_off_peak import _money, report, timeline
+from ebbtide.cli.demo_off_peak import OffPeakScreen, _money, report, timeline
 from ebbtide.clock import parse_rfc3339, rfc3339
 from ebbtide.money.windows import open_windows
 from ebbtide.sandbox import off_peak_objects as objects
+from ebbtide.sandbox.demo_base import View
 from ebbtide.sandbox.demo_off_peak import Batch, JobLife, OffPeakDemo, Run, count_pods, verdict
 from ebbtide.sim import off_peak
 from ebbtide.sim.off_peak import PAID, RENTED
@@ -133,6 +134,24 @@ def test_the_timeline_has_what_ran_and_what_is_planned() -> None:
     assert lines[1].split() == ["windows", "-" * 36, "-" * 24]
     assert [line.split()[0] for line in lines[2:6]] == ["report", "evaluate", "embed", "documents"]
     assert all("#" in line and "|" in line and len(line) <= 100 for line in lines[2:6])
+
+
+def test_the_screen_has_the_timeline_and_why_each_job_waits() -> None:
+    found = batch()
+    found.lives["documents"].ended_s = None
+    waits = {"name": "documents", "outcome": "Waits", "reason": "waits for 22:00 " * 20, "late": True}
+    found.status = {"jobs": [waits, waits | {"name": "embed"}]}
+    services = off_peak.services(360.0, 1)
+    fake = SimpleNamespace(batch=found, counts_from_s=BEGIN_S, duration_s=360.0, services=services)
+    screen = OffPeakScreen(cast(OffPeakDemo, fake), 118)
+    view = View(60.0, 360.0, {}, {}, {}, {}, {})
+    out = io.StringIO()
+    Console(file=out, width=118, force_terminal=True, color_system=None).print(screen.update(view))
+    drawn = out.getvalue()
+    assert all(len(line) <= 118 for line in drawn.splitlines())
+    assert "━" in drawn and "█" in drawn and "chat" in drawn
+    (line,) = (line for line in screen.plain_lines(view) if "Waits" in line)
+    assert line.startswith("  documents  30/30 Waits   waits for 22:00") and len(line) < 120
 
 
 @given(st.floats(240.0, 3600.0), st.integers(0, 10_000))

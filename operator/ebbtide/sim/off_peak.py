@@ -1,8 +1,8 @@
 """A night of minutes: one interactive service whose load ebbs and comes back, and batch Jobs with deadlines.
 
 Six minutes are an evening, a night, a morning and a noon. The service holds most of the GPUs that are paid for anyway
-in the evening, one or two of eight in the night, and all in the morning. Rented GPUs are cheap in the night and at
-noon. `documents` is long enough to be still at work when the morning comes: it gives its GPUs back, and goes on at noon.
+in the evening, one or two of eight in the night, and all in the morning. Rented GPUs are cheap at night and at noon.
+`documents` is long enough to be still at work when the morning comes: it gives its GPUs back, and goes on at noon.
 """
 
 import math
