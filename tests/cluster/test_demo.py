@@ -74,4 +74,4 @@ def test_batch_jobs_fill_the_night_give_back_in_the_morning_and_end_in_time(tmp_
     assert any(job["given_back"] and len(job["runs"]) > 1 for job in jobs.values())
     assert jobs["report"]["given_back"] == 0, "it may not be stopped"
     assert float(summary["cost"]) < float(summary["cost_rented_at_once"])
-    assert "windows" in done.stdout and "10 s a column" in done.stdout
+    assert "windows" in done.stdout and "5 s a column" in done.stdout

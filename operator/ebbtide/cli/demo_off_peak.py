@@ -59,8 +59,8 @@ def timeline(running: OffPeakDemo, width: int, *, plain: bool) -> list[Text]:
     end_s = begin_s + max(running.duration_s, *(life.deadline_s - begin_s for life in batch.lives.values())) + 10.0
     drawn = Timeline(begin_s, end_s, _UTC, width, batch.lives, plain)
     rows = {row["name"]: row for row in batch.status.get("jobs") or ()}
-    lines = [drawn.ruler(), drawn.windows([batch.night])]
-    lines += [drawn.row(_row(life, rows.get(name), unix_time_s()), [batch.night]) for name, life in batch.lives.items()]
+    lines = [drawn.ruler(), drawn.windows(batch.cheap)]
+    lines += [drawn.row(_row(life, rows.get(name), unix_time_s()), batch.cheap) for name, life in batch.lives.items()]
     return [*lines, Text(drawn.legend({Kind.RUNS, Kind.PLANNED}), style="dim")]
 
 
@@ -100,11 +100,11 @@ def summarise(demo: OffPeakDemo, view: View, operator_metrics: str) -> dict[str,
         "seed": demo.options.seed,
         "currency": _CURRENCY,
         "began": rfc3339(demo.counts_from_s),
-        "night": [round(at_s - demo.counts_from_s, 1) for at_s in batch.night],
+        "cheap": [[round(at_s - demo.counts_from_s, 1) for at_s in span] for span in batch.cheap],
         "jobs": [_job(life, demo.counts_from_s) for life in batch.lives.values()],
         "batch_gpu_seconds": round(batch.total_gpu_s, 1),
         "paid_for_share": round(batch.paid_share, 4),
-        "paid_for_or_night_share": round(batch.cheap_share, 4),
+        "paid_for_or_cheap_share": round(batch.cheap_share, 4),
         **_money(batch),
         "longest_wait_of_a_service_pod_s": max(batch.pending_s.values(), default=0.0),
         "service": {
@@ -123,12 +123,12 @@ def summarise(demo: OffPeakDemo, view: View, operator_metrics: str) -> dict[str,
 def _money(batch: Batch) -> dict[str, str]:
     """What the Jobs' GPUs cost, with those that are paid for anyway as free and at full price, and rented at once."""
     prices = {pool.name: Decimal(pool.per_gpu_hour) for pool in showcase.POOLS}
-    night = Decimal(off_peak.NIGHT_PRICE)
+    cheap = Decimal(off_peak.CHEAP_PRICE)
     free = full = at_once = Decimal(0)
-    for (pool, by_night), seconds in batch.gpu_s.items():
+    for (pool, is_cheap), seconds in batch.gpu_s.items():
         hours = Decimal(seconds) / 3600
-        full += hours * (night if by_night and pool == off_peak.RENTED else prices[pool])
-        free += hours * (night if by_night else prices[pool]) if pool == off_peak.RENTED else Decimal(0)
+        full += hours * (cheap if is_cheap and pool == off_peak.RENTED else prices[pool])
+        free += hours * (cheap if is_cheap else prices[pool]) if pool == off_peak.RENTED else Decimal(0)
         at_once += hours * prices[off_peak.RENTED]
     amounts = {"cost": free, "cost_with_paid_for_at_full_price": full, "cost_rented_at_once": at_once}
     return {name: str(amount.quantize(_PLACES)) for name, amount in amounts.items()}
@@ -173,7 +173,7 @@ def report(console: Console, document: dict[str, Any]) -> None:
     service, whole = document["service"], document["cost_rented_at_once"]
     console.print(
         f"Batch: {document['batch_gpu_seconds']:.0f} GPU-seconds, {document['paid_for_share']:.0%} of them on GPUs "
-        f"that are paid for anyway, {document['paid_for_or_night_share']:.0%} there or at the night's price: "
+        f"that are paid for anyway, {document['paid_for_or_cheap_share']:.0%} there or in cheap hours: "
         f"{document['cost']} {_CURRENCY} ({document['cost_with_paid_for_at_full_price']} with paid-for GPUs at full "
         f"price) instead of {whole} rented at once."
     )

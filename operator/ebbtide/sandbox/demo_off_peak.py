@@ -19,7 +19,7 @@ from ebbtide.sim.off_peak import BatchJob
 from ebbtide.sim.showcase import NAMESPACE, POOL_LABEL, ShowcaseService
 
 SHORTEST_S = 240.0
-CHEAP_SHARE = 0.9  # of the Jobs' GPU time, on GPUs that are paid for anyway or in the night
+CHEAP_SHARE = 0.9  # of the Jobs' GPU time, on GPUs that are paid for anyway or in cheap hours
 _JOBS = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
 _POLICY = f"/apis/ebbtide.dev/v1alpha1/namespaces/{NAMESPACE}/batchpolicies/{objects.POLICY}"
 _ROUTE = "sandbox.ebbtide.dev/route"
@@ -76,17 +76,17 @@ class JobLife:
 
 @dataclass
 class Batch:
-    """What was seen of batch work. GPU-seconds are by pool and whether the night's prices held."""
+    """What was seen of batch work. GPU-seconds are by pool and whether it was a cheap hour."""
 
     lives: dict[str, JobLife]
-    night: tuple[float, float]  # unix seconds
+    cheap: tuple[tuple[float, float], ...]  # windows, in unix seconds
     gpu_s: dict[tuple[str, bool], float] = field(default_factory=dict)
     pending_s: dict[str, float] = field(default_factory=dict)  # of the service's pods, by uid: until they had a node
     status: Mapping[str, Any] = field(default_factory=dict)  # of the BatchPolicy
 
-    def is_night(self, at_s: float) -> bool:
-        """Whether the window is open."""
-        return self.night[0] <= at_s < self.night[1]
+    def is_cheap(self, at_s: float) -> bool:
+        """Whether a window is open."""
+        return any(begin_s <= at_s < end_s for begin_s, end_s in self.cheap)
 
     @property
     def total_gpu_s(self) -> float:
@@ -100,8 +100,8 @@ class Batch:
 
     @property
     def cheap_share(self) -> float:
-        """There, or at the night's price."""
-        return self._share(lambda pool, night: pool == off_peak.PAID or night)
+        """There, or in cheap hours."""
+        return self._share(lambda pool, cheap: pool == off_peak.PAID or cheap)
 
     def _share(self, counts: Callable[[str, bool], bool]) -> float:
         some = sum(seconds for key, seconds in self.gpu_s.items() if counts(*key))
@@ -125,7 +125,7 @@ class OffPeakDemo(Demo):
 
     @staticmethod
     def pools() -> list[dict[str, Any]]:
-        """Those two that are used; the night's price comes when it is known when the night is."""
+        """Those two that are used; lower prices come when it is known when they hold."""
         return [pool for pool in Demo.pools() if pool["metadata"]["name"] in (off_peak.PAID, off_peak.RENTED)]
 
     async def start(self) -> None:
@@ -136,16 +136,17 @@ class OffPeakDemo(Demo):
         await super().start()
 
     async def start_operator(self, within_s: float) -> None:
-        """The BatchPolicy and the night's price come first."""
+        """The BatchPolicy and lower prices come first."""
         began_s = 60.0 * round(self.counts_from_s / 60.0)
-        begin_s, end_s = (began_s + at_s for at_s in off_peak.night(self.duration_s))
+        spans = off_peak.windows(self.duration_s)
+        cheap = tuple((began_s + begin_s, began_s + end_s) for begin_s, end_s in spans)
         lives = {job.name: JobLife(job, self.counts_from_s + job.deadline_s) for job in self._to_submit}
-        self.batch = Batch(lives, (begin_s, end_s))
-        self.sandbox.apply([*objects.pools(begin_s, end_s), objects.policy(begin_s, end_s)])
-        minutes = [f"{at_s / 60.0:.0f}m" for at_s in off_peak.night(self.duration_s)]
+        self.batch = Batch(lives, cheap)
+        self.sandbox.apply([*objects.pools(cheap), objects.policy(cheap)])
+        minutes = " and ".join(f"from {begin_s / 60.0:.0f}m to {end_s / 60.0:.0f}m" for begin_s, end_s in spans)
         self._progress(
-            f"BatchPolicy {objects.POLICY}: the night is from {minutes[0]} to {minutes[1]} of the load, "
-            f"{off_peak.NIGHT_PRICE} instead of {self._prices[off_peak.RENTED]} USD for a rented GPU-hour"
+            f"BatchPolicy {objects.POLICY}: night and noon are {minutes} of the load, with {off_peak.CHEAP_PRICE} "
+            f"instead of {self._prices[off_peak.RENTED]} USD for a rented GPU-hour"
         )
         await super().start_operator(within_s)
 
@@ -176,7 +177,7 @@ def count_pods(batch: Batch, pods: Sequence[Mapping[str, Any]], now_s: float, st
         meta, spec, status = pod["metadata"], pod["spec"], pod.get("status", {})
         if "batch.kubernetes.io/job-name" in meta.get("labels", {}):
             if spec.get("nodeName") and status.get("phase") not in ("Succeeded", "Failed"):
-                key = spec.get("nodeSelector", {}).get(POOL_LABEL, ""), batch.is_night(now_s)
+                key = spec.get("nodeSelector", {}).get(POOL_LABEL, ""), batch.is_cheap(now_s)
                 batch.gpu_s[key] = batch.gpu_s.get(key, 0.0) + step_s
         elif _ROUTE in meta.get("labels", {}):
             created_s = parse_rfc3339(meta["creationTimestamp"])
@@ -205,6 +206,7 @@ def verdict(batch: Batch, cycle_s: float) -> list[str]:
         problems.append("no Job gave its GPUs back, was resumed and ended")
     if batch.cheap_share < CHEAP_SHARE:
         problems.append(
-            f"{batch.cheap_share:.0%} of the Jobs' GPU time was on paid-for GPUs or in the night, not {CHEAP_SHARE:.0%}"
+            f"{batch.cheap_share:.0%} of the Jobs' GPU time was on paid-for GPUs or in cheap hours, not "
+            f"{CHEAP_SHARE:.0%}"
         )
     return problems

@@ -1,5 +1,6 @@
 """The objects of `ebbtide demo --scenario off-peak`, as a batch team and a platform team would have applied them."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,20 +13,23 @@ from ebbtide.sim.showcase import NAMESPACE
 
 POLICY, LABEL = "nightly", "ebbtide.dev/batch"
 GRACE_S = 5.0  # in which pods of a stopped Job go
+Spans = Iterable[tuple[float, float]]
 
 
-def pools(begin_s: float, end_s: float) -> list[dict[str, Any]]:
-    """The GPUPools, rented GPUs at the price of the night from `begin_s` to `end_s` (unix seconds)."""
+def pools(cheap: Spans) -> list[dict[str, Any]]:
+    """The GPUPools, rented GPUs at the lower price in the spans that are `cheap` (unix seconds)."""
     found = [pool for pool in showcase.pools() if pool["metadata"]["name"] in (off_peak.PAID, off_peak.RENTED)]
     for pool in found:
         if pool["metadata"]["name"] == off_peak.RENTED:
             pool["spec"]["billing"] = "Pod"  # rented as it is held: its idle GPUs cost nobody anything
-            pool["spec"]["price"]["schedule"] = [_window(begin_s, end_s) | {"perGPUHour": off_peak.NIGHT_PRICE}]
+            pool["spec"]["price"]["schedule"] = [
+                _window(*span) | {"perGPUHour": off_peak.CHEAP_PRICE} for span in cheap
+            ]
     return found
 
 
-def policy(begin_s: float, end_s: float) -> dict[str, Any]:
-    """The BatchPolicy: in the night, or at any time on idle GPUs that are paid for anyway."""
+def policy(cheap: Spans) -> dict[str, Any]:
+    """The BatchPolicy: in the spans that are `cheap`, or at any time on idle GPUs that are paid for anyway."""
     return {
         "apiVersion": "ebbtide.dev/v1alpha1",
         "kind": "BatchPolicy",
@@ -33,7 +37,7 @@ def policy(begin_s: float, end_s: float) -> dict[str, Any]:
         "spec": {
             "selector": {"matchLabels": {LABEL: POLICY}},
             "strategy": "IdleOrWindow",
-            "windows": [_window(begin_s, end_s)],
+            "windows": [_window(*span) for span in cheap],
             "pools": [off_peak.PAID, off_peak.RENTED],
             "preemption": {"gracePeriod": f"{GRACE_S:.0f}s"},
         },

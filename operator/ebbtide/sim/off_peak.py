@@ -1,8 +1,8 @@
 """A night of minutes: one interactive service whose load ebbs and comes back, and batch Jobs with deadlines.
 
-Six minutes are an evening, a night and a morning. The service holds most of the GPUs that are paid for anyway in the
-evening, one or two of eight in the night, and all in the morning. Rented GPUs are cheap in the night. `documents` is
-long enough to be still at work when the morning comes: it gives its GPUs back, and goes on after the peak.
+Six minutes are an evening, a night, a morning and a noon. The service holds most of the GPUs that are paid for anyway
+in the evening, one or two of eight in the night, and all in the morning. Rented GPUs are cheap at night and at noon.
+`documents` is long enough to be still at work when the morning comes: it gives its GPUs back, and goes on at noon.
 """
 
 import math
@@ -14,10 +14,10 @@ from ebbtide.model.spec import Mode
 from ebbtide.sim.showcase import ShowcaseService, curve
 
 PAID, RENTED = "a100-on-prem", "cloud-a100"
-NIGHT_PRICE = "1.10"  # of a rented GPU in the night, for an hour
-# (share of the duration, share of the peak): from the evening to the forenoon
-_LOAD = ((0.12, 0.75), (0.27, 0.10), (0.57, 0.10), (0.76, 1.0), (0.81, 0.97), (0.90, 0.40), (1.0, 0.38))
-_NIGHT = (1 / 6, 4 / 6)
+CHEAP_PRICE = "1.10"  # of a rented GPU in the night and at noon, for an hour
+# (share of the duration, share of the peak): from the evening to the afternoon
+_LOAD = ((0.12, 0.75), (0.27, 0.12), (0.50, 0.12), (0.76, 1.0), (0.80, 0.97), (0.90, 0.45), (1.0, 0.40))
+_NIGHT, _NOON = (1 / 6, 4 / 6), (5 / 6, 7 / 6)
 _DAY_S = 360.0  # the duration that times of Jobs are meant for
 
 
@@ -45,8 +45,8 @@ class BatchJob(msgspec.Struct, frozen=True):
 JOBS = (
     BatchJob("report", "may not be stopped once it runs", 0.0, 230.0, 1, 1, (24.0, 30.0), restartable=False),
     BatchJob("evaluate", "must have ended before the morning", 4.0, 240.0, 2, 6, (9.0, 12.0)),
-    BatchJob("embed", "has until the forenoon", 8.0, 330.0, 2, 8, (9.0, 12.0)),
-    BatchJob("documents", "is still at work when the morning comes", 12.0, 400.0, 2, 24, (9.0, 12.0)),
+    BatchJob("embed", "has until noon", 8.0, 330.0, 2, 8, (9.0, 12.0)),
+    BatchJob("documents", "is still at work when the morning comes", 12.0, 420.0, 2, 30, (9.0, 12.0)),
 )
 
 
@@ -60,7 +60,7 @@ def services(duration_s: float, seed: int) -> tuple[ShowcaseService, ...]:
             engine="vllm",
             mode=Mode.AUTO,
             variants=((PAID, 8, 6), (RENTED, 2, 0)),
-            shape=curve(_LOAD, duration_s, draw.uniform(68.0, 71.0)),
+            shape=curve(_LOAD, duration_s, draw.uniform(58.0, 60.0)),
             startup_s=draw.uniform(12.0, 18.0),
         ),
     )
@@ -80,7 +80,7 @@ def jobs(duration_s: float) -> tuple[BatchJob, ...]:
     )
 
 
-def night(duration_s: float) -> tuple[float, float]:
-    """When the night begins and ends, in seconds of the load; whole minutes, for that is what cron knows."""
-    begin, end = (60.0 * max(1, round(share * duration_s / 60.0)) for share in _NIGHT)
-    return begin, max(end, begin + 60.0)
+def windows(duration_s: float) -> tuple[tuple[float, float], ...]:
+    """Night and noon as (from, to) in seconds of the load; whole minutes, for that is what cron knows."""
+    night, noon = (tuple(60.0 * max(1, round(share * duration_s / 60.0)) for share in each) for each in (_NIGHT, _NOON))
+    return (night[0], night[1]), (max(noon[0], night[1]), noon[1])
