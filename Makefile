@@ -67,8 +67,8 @@ crds: .venv/.synced ## Regenerate crds/ and the generated reference pages
 	$(BIN)/python -m ebbtide.record.reasons docs/reference/reasons.md
 
 .PHONY: bench
-bench: .venv/.synced ## One cycle of the whole pipeline at 10 to 10,000 services, also under 1,000 CostPolicies
-	@$(BIN)/python -m benchmarks.cycle --policies 1000
+bench: .venv/.synced ## One cycle of the whole pipeline at 10 to 10,000 services, also under 1,000 CostPolicies, and beside 5,000 Jobs
+	@$(BIN)/python -m benchmarks.cycle --policies 1000 --jobs-queued 5000
 
 .PHONY: bench-placement
 bench-placement: .venv/.synced ## Placing 100 to 10,000 services that scarce pools couple: CPU seconds, gap to the bound

@@ -4,7 +4,7 @@ It holds every object as bytes, answers lists and watches, accepts the operator'
 workloads (a new replica is a ready pod at once), and counts requests by kind. Prometheus' answers are rendered and
 compressed before they are asked for. `/bench/...` is for the measuring side.
 
-    python -m benchmarks.cluster --services 100      # prints its address, runs until its standard input is closed
+    python -m benchmarks.cluster --services 100 --policies 0 --jobs 0     # prints its address, runs until stdin closes
 """
 
 import argparse
@@ -20,6 +20,7 @@ import msgspec
 from aiohttp import web
 
 from benchmarks import fleet, series
+from benchmarks.batch import Batch
 from ebbtide.act.render import render_deployment, render_service
 from ebbtide.api import parse_pool, parse_service
 from ebbtide.clock import unix_time_s
@@ -28,6 +29,8 @@ PLURALS = {
     "InferenceService": "inferenceservices",
     "GPUPool": "gpupools",
     "CostPolicy": "costpolicies",
+    "BatchPolicy": "batchpolicies",
+    "Job": "jobs",
     "Deployment": "deployments",
     "StatefulSet": "statefulsets",
     "Service": "services",
@@ -100,10 +103,11 @@ def key_of(item: dict[str, Any]) -> str:
 class Cluster:
     """All of it: handlers, and the state of the fleet."""
 
-    def __init__(self, count: int, policies: int) -> None:
+    def __init__(self, count: int, policies: int, jobs: int) -> None:
         self.fleet = fleet.services(count)
         self.policies = policies
         self.objects = Objects()
+        self.batch = Batch(self.objects, self.fleet, jobs, unix_time_s()) if jobs else None
         self.counts: Counter[str] = Counter()
         self.replicas: dict[str, tuple[fleet.Service, fleet.Variant, list[str]]] = {}  # by namespace/workload
         self.answers: dict[str, bytes] = {}
@@ -125,6 +129,8 @@ class Cluster:
             self._populate(service, pools, address)
         for service, variant, index, node in fleet.placed_pods(self.fleet):
             self._add_pod(service, variant, index, node)
+        if self.batch is not None:
+            self.batch.populate()
         for kind in self.objects.kinds.values():
             kind.events.clear()
 
@@ -219,10 +225,8 @@ class Cluster:
         self.counts["discovery"] += 1
         if request.path.rstrip("/") in ("/api", "/apis"):
             return _json({"versions": []} if request.path == "/api" else {"groups": [_GROUP]})
-        groups = {
-            "/apis/apps/v1": ("Deployment", "StatefulSet"),
-            "/apis/ebbtide.dev/v1alpha1": ("InferenceService", "GPUPool", "CostPolicy"),
-        }
+        own = ("InferenceService", "GPUPool", "CostPolicy", *(("BatchPolicy",) if self.batch is not None else ()))
+        groups = {"/apis/apps/v1": ("Deployment", "StatefulSet"), "/apis/ebbtide.dev/v1alpha1": own}
         if request.path not in groups:
             return _status(404, f"{request.path} not found")
         verbs = ["get", "list", "watch", "patch"]
@@ -267,11 +271,19 @@ class Cluster:
     def _patch(self, plural: str, item: dict[str, Any], subresource: str, body: Any) -> web.StreamResponse:
         if subresource == "scale":
             return self._scale(plural, item, body)
+        if plural == "jobs":
+            return self._job(item, body)
         if subresource == "status":
             item["status"] = body["status"]
         elif "metadata" in body:
             item["metadata"] = _merged(item["metadata"], body["metadata"])
         return _json(self.objects.put(plural, item))
+
+    def _job(self, item: dict[str, Any], body: Any) -> web.StreamResponse:
+        if any(item["metadata"][key] != body["metadata"][key] for key in ("uid", "resourceVersion")):
+            return _status(409, "the object has been modified")
+        item = self.objects.put("jobs", _merged(item, body))
+        return _json(item if self.batch is None else self.batch.control(item))
 
     def _scale(self, plural: str, item: dict[str, Any], body: Any) -> web.StreamResponse:
         if body["metadata"]["resourceVersion"] != item["metadata"]["resourceVersion"]:
@@ -297,6 +309,10 @@ class Cluster:
         }
         return _json(scale)
 
+    async def version(self, _request: web.Request) -> web.StreamResponse:
+        """`GET /version`."""
+        return _json({"major": "1", "minor": "36"})
+
     # -- the measuring side
 
     async def next_moment(self, request: web.Request) -> web.StreamResponse:
@@ -315,6 +331,7 @@ class Cluster:
         app = web.Application(client_max_size=64 * 2**20)
         app.router.add_post("/api/v1/query", self.query)
         app.router.add_get("/gateway/{number}", self.gateway)
+        app.router.add_get("/version", self.version)
         app.router.add_get("/bench/next", self.next_moment)
         app.router.add_get("/bench/counts", self.take_counts)
         app.router.add_route("*", "/{path:apis?(/.*)?}", self.kubernetes)
@@ -356,7 +373,7 @@ def _kind_of_request(method: str, plural: str, subresource: str) -> str:
         return "get"
     if subresource:
         return subresource
-    return "mark" if plural == "pods" else "apply"
+    return {"pods": "mark", "jobs": "job"}.get(plural, "apply")
 
 
 def _merged(old: Any, new: Any) -> Any:
@@ -375,9 +392,9 @@ def _status(code: int, message: str) -> web.Response:
     return web.Response(body=_encode(body), status=code, content_type="application/json")
 
 
-async def serve(count: int, policies: int) -> None:
+async def serve(count: int, policies: int, jobs: int) -> None:
     """Run until standard input is closed; the first line printed is the address."""
-    cluster = Cluster(count, policies)
+    cluster = Cluster(count, policies, jobs)
     runner = web.AppRunner(cluster.application(), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -394,8 +411,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--services", type=int, required=True)
     parser.add_argument("--policies", type=int, required=True)
+    parser.add_argument("--jobs", type=int, required=True)
     options = parser.parse_args()
-    asyncio.run(serve(options.services, options.policies))
+    asyncio.run(serve(options.services, options.policies, options.jobs))
 
 
 if __name__ == "__main__":

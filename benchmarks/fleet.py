@@ -162,7 +162,7 @@ def metadata(name: str, namespace: str = "", generation: int = 1, **more: Any) -
     }
 
 
-def _managed(manager: str, *fields: str) -> list[Object]:
+def managed(manager: str, *fields: str) -> list[Object]:
     owned = {field: {f"f:{part}": {} for part in ("name", "value", "status", "type", "message")} for field in fields}
     return [{"manager": manager, "operation": "Update", "apiVersion": "v1", "time": _CREATED, "fieldsV1": owned}]
 
@@ -189,7 +189,7 @@ def inference_service(service: Service) -> Object:
             "labels": {"inference_pool": f"{service.namespace}-{service.name}"},  # four pickers for all namespaces
         }
         spec["scaling"] |= {"minReplicas": 0, "scaleToZero": {"after": "10m", "activator": activator}}
-    meta = metadata(service.name, service.namespace, of="InferenceService", managedFields=_managed("kubectl", "f:spec"))
+    meta = metadata(service.name, service.namespace, of="InferenceService", managedFields=managed("kubectl", "f:spec"))
     return {"apiVersion": "ebbtide.dev/v1alpha1", "kind": "InferenceService", "metadata": meta, "spec": spec}
 
 
@@ -289,7 +289,7 @@ def node(hardware: Hardware, zone: str, number: int) -> Object:
         for index in range(30)
     ]
     return {
-        "metadata": metadata(name, of="Node", labels=labels, managedFields=_managed("kubelet", "f:status", "f:spec")),
+        "metadata": metadata(name, of="Node", labels=labels, managedFields=managed("kubelet", "f:status", "f:spec")),
         "spec": {
             "providerID": f"cloud:///{name}",
             "taints": [{"key": GPU, "value": "present", "effect": "NoSchedule"}],
@@ -297,7 +297,7 @@ def node(hardware: Hardware, zone: str, number: int) -> Object:
         "status": {
             "capacity": amounts,
             "allocatable": amounts,
-            "conditions": [_condition(kind) for kind in ("MemoryPressure", "DiskPressure", "PIDPressure", "Ready")],
+            "conditions": [condition(kind) for kind in ("MemoryPressure", "DiskPressure", "PIDPressure", "Ready")],
             "nodeInfo": {"kubeletVersion": "v1.36.3", "kernelVersion": "6.8.0", "osImage": "Linux"},
             "images": images,
         },
@@ -314,7 +314,7 @@ def workload(service: Service, variant: Variant) -> Object:
             variant.workload,
             service.namespace,
             of=variant.kind,
-            managedFields=_managed("kubectl", "f:spec", "f:status"),
+            managedFields=managed("kubectl", "f:spec", "f:status"),
         ),
         "spec": {
             "replicas": variant.replicas,
@@ -335,7 +335,7 @@ def workload_status(replicas: int, generation: int) -> Object:
         "availableReplicas": replicas,
         "currentRevision": "a",
         "updateRevision": "a",
-        "conditions": [_condition("Available"), _condition("Progressing")],
+        "conditions": [condition("Available"), condition("Progressing")],
     }
 
 
@@ -370,13 +370,13 @@ def pod(service: Service, variant: Variant, index: int, node_name: str) -> Objec
             labels=labels,
             annotations={"prometheus.io/scrape": "true", "prometheus.io/port": "8000"},
             ownerReferences=[owner | {"controller": True, "blockOwnerDeletion": True}],
-            managedFields=_managed("kube-controller-manager", "f:metadata", "f:spec", "f:containers", "f:volumes")
-            + _managed("kubelet", "f:status", "f:conditions", "f:containerStatuses", "f:podIPs"),
+            managedFields=managed("kube-controller-manager", "f:metadata", "f:spec", "f:containers", "f:volumes")
+            + managed("kubelet", "f:status", "f:conditions", "f:containerStatuses", "f:podIPs"),
         ),
         "spec": _pod_spec(service, variant, node_name),
         "status": {
             "phase": "Running",
-            "conditions": [_condition(kind) for kind in kinds],
+            "conditions": [condition(kind) for kind in kinds],
             "hostIP": "10.0.0.1",
             "podIP": "10.1.0.1",
             "podIPs": [{"ip": "10.1.0.1"}],
@@ -443,17 +443,29 @@ def placed_pods(fleet: tuple[Service, ...]) -> Iterator[tuple[Service, Variant, 
 
 def nodes(fleet: tuple[Service, ...]) -> Iterator[Object]:
     """Nodes for all pods, and a quarter more for growth (two at least)."""
+    for hardware, zone, used in _used_nodes(fleet):
+        for number in range(used + max(2, used // 4)):
+            yield node(hardware, zone, number)
+
+
+def spare_nodes(fleet: tuple[Service, ...]) -> Iterator[str]:
+    """Names of those that are for growth."""
+    for hardware, zone, used in _used_nodes(fleet):
+        for number in range(used, used + max(2, used // 4)):
+            yield f"{hardware.name}-{zone}-{number:04d}"
+
+
+def _used_nodes(fleet: tuple[Service, ...]) -> Iterator[tuple[Hardware, str, int]]:
+    """(hardware, zone, nodes that pods are on)."""
     taken: dict[str, int] = {}
     for _, variant, _, _ in placed_pods(fleet):
         taken[variant.pool] = taken.get(variant.pool, 0) + 1
     for hardware in HARDWARE:
         for zone in ZONES:
-            used = -(-taken.get(f"{hardware.name}-{zone}", 0) // GPUS_PER_NODE)
-            for number in range(used + max(2, used // 4)):
-                yield node(hardware, zone, number)
+            yield hardware, zone, -(-taken.get(f"{hardware.name}-{zone}", 0) // GPUS_PER_NODE)
 
 
-def _condition(kind: str) -> Object:
+def condition(kind: str) -> Object:
     return {
         "type": kind,
         "status": "True",

@@ -55,6 +55,7 @@ def rows() -> tuple[Row, ...]:
         Row("steady cycle, CPU s", _steady(_cost("cycle", "cpu_s"))),
         *(Row(f"  {step}", _steady(_cost(step, "cpu_s"))) for step in STEPS),
         Row("steady cycle, wall s", _steady(_cost("cycle", "wall_s"))),
+        Row("dearest of the steady cycles, CPU s", lambda result: max(map(_cost("cycle", "cpu_s"), result["steady"]))),
         Row("cycle in which 5 % change, CPU s", _changed(_cost("cycle", "cpu_s"))),
         *(Row(f"  {step}", _changed(_cost(step, "cpu_s"))) for step in STEPS),
         Row("cycle in which 5 % change, wall s", _changed(_cost("cycle", "wall_s"))),
@@ -67,6 +68,7 @@ def rows() -> tuple[Row, ...]:
         Row("steady: lists and watches opened", _steady(_requests("list", "watch")), "{:.0f}", False),
         Row("steady: scale writes", _steady(_requests("scale")), "{:.0f}", False),
         Row("steady: status writes", _steady(_requests("status")), "{:.0f}", False),
+        Row("steady: patches of Jobs", _steady(_requests("job")), "{:.0f}", False),
         Row("steady: Events", _steady(_requests("event")), "{:.0f}", False),
         Row("steady: status writes and Events a second", _writes, "{:.1f}", False),
         Row("5 % change: scale writes", _changed(_requests("scale")), "{:.0f}"),
@@ -78,7 +80,7 @@ def rows() -> tuple[Row, ...]:
 def cells(results: Sequence[Result]) -> list[list[str]]:
     """Rows of text: the measure, then for each size its value and, from the second on, by how much it grew.
 
-    Of a size under policies: its ratio to the same size without.
+    Of a size under policies or beside Jobs: its ratio to the same size without.
     """
     lines = []
     for row in rows():
@@ -88,19 +90,19 @@ def cells(results: Sequence[Result]) -> list[list[str]]:
             line.append(row.form.format(value))
             if index:
                 before = row.value(_beside(results, index))
-                digits = 2 if result["policies"] else 1
+                digits = 2 if _under(result) else 1
                 line.append(f"x{value / before:.{digits}f}" if row.grows and before > 0.0 else "")
         lines.append(line)
     return lines
 
 
 def columns(results: Sequence[Result]) -> list[str]:
-    """`measure`, `10`, `100`, `growth` …; of a size with policies `100 under 10 policies`, `without`."""
+    """`measure`, `10`, `100`, `growth` …; of a size with more `100 under 10 policies`, `without`."""
     names = ["measure"]
     for index, result in enumerate(results):
         names.append(_name(result))
         if index:
-            names.append("without" if result["policies"] else "growth")
+            names.append("without" if _under(result) else "growth")
     return names
 
 
@@ -113,14 +115,15 @@ def _services(result: Result) -> str:
 
 
 def _under(result: Result) -> str:
-    return f" under {result['policies']:,} policies" if result["policies"] else ""
+    policies = f" under {result['policies']:,} policies" if result["policies"] else ""
+    return f"{policies} beside {result['jobs']:,} Jobs" if result["jobs"] else policies
 
 
 def _beside(results: Sequence[Result], index: int) -> Result:
-    """What a result is compared with: the size before, or with policies the same size without."""
+    """What a result is compared with: the size before, or with policies or Jobs the same size without."""
     result = results[index]
-    without = [each for each in results[:index] if each["services"] == result["services"] and not each["policies"]]
-    return without[0] if result["policies"] and without else results[index - 1]
+    without = [each for each in results[:index] if each["services"] == result["services"] and not _under(each)]
+    return without[0] if _under(result) and without else results[index - 1]
 
 
 def show(results: Sequence[Result], console: Console) -> None:

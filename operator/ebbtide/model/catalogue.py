@@ -379,8 +379,8 @@ _BATCH = {
     ),
     Code.OUTSIDE_WINDOW: Entry(
         _JOB,
-        "The window has closed and the Job is stopped until the next opens, or goes on because stopping would cost "
-        "more or its deadline: the text says which.",
+        "The window has closed, or GPUs outside of windows are not idle any more: the Job is stopped until the next "
+        "opens, or goes on because stopping would cost more or its deadline: the text says which.",
         "Nothing. Longer windows (`spec.windows[].duration`), or IdleOrWindow as `spec.strategy`.",
     ),
     Code.DEADLINE_UNREACHABLE: Entry(

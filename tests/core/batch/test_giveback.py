@@ -100,6 +100,16 @@ def test_outside_windows_what_services_take_back_is_not_asked_for_twice():
     assert len(stopped(decided)) == more
 
 
+def test_on_gpus_that_are_not_idle_any_more_a_job_outside_windows_goes_and_says_so():
+    runs = job("e", on=("n",) * 6, ran_h=0.1, restartable=True, hours=9.0)
+    idle = batch_policy(strategy=Strategy.IDLE_OR_WINDOW)
+    costs = snapshot((), pool(nodes=[node("n", 8, 6)], billing=Billing.POD), jobs=(runs,), batch_policies=(idle,))
+    found = decide(costs)[0].jobs[0]
+    assert (found.outcome, found.reason.code) == (Outcome.STOPS, Code.OUTSIDE_WINDOW)
+    text = "no window opens within the plan, and its GPUs are not idle any more: stopped; it has no deadline"
+    assert found.reason.text == text
+
+
 def test_what_a_stopped_job_still_holds_is_waited_for_and_stops_nobody_else():
     quiet = settled(full_node((), rps=10.0, held=0), 300).memory
     leaving = job("gone", on=("n",) * 3, ran_h=0.1, restartable=True, hours=9.0)

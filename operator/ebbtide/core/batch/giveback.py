@@ -154,23 +154,32 @@ def for_windows(running: Sequence[Item], offers: Mapping[str, Offer], lent: Lent
         if item.strategy is Strategy.IDLE_OR_WINDOW and offer.used[0] - going[item.pool] <= offer.idle[0] + 1e-9:
             continue
         opens_s = next((at_s for at_s, is_open in zip(offer.grid.edges, item.open, strict=False) if is_open), None)
-        until = f"until {moment(opens_s)}" if opens_s is not None else "and none opens within the plan"
+        closed = _closed(item, opens_s)
         sure_s = item.left.at(item.confidence)
         if not lent.stoppable(item.job):
-            item.why = Code.OUTSIDE_WINDOW, f"the window has closed {until}, and it may not be stopped: it goes on"
+            item.why = Code.OUTSIDE_WINDOW, f"{closed}, and it may not be stopped: it goes on"
         elif item.left.at(0.5) <= ENDS_SOON_S:
             ends = hours(item.left.at(0.5))
-            item.why = Code.OUTSIDE_WINDOW, f"the window has closed {until}; it goes on, for it ends within {ends}"
+            item.why = Code.OUTSIDE_WINDOW, f"{closed}; it goes on, for it ends within {ends}"
         elif (
             item.deadline_s is not None
             and (opens_s is None or opens_s + sure_s + RESTART_S > item.deadline_s)
             and _payable(item, offer, cycle.purses)
         ):
-            text = f"the window has closed {until}; it goes on, for its deadline at {moment(item.deadline_s)}"
+            text = f"{closed}; it goes on, for its deadline at {moment(item.deadline_s)}"
             item.why = Code.OUTSIDE_WINDOW, f"{text} would be missed otherwise: it may need {hours(sure_s)} more"
         else:
             going[item.pool] += item.gpus
-            stop(item, Code.OUTSIDE_WINDOW, f"the window has closed: stopped {until}; {_spare(item, opens_s, sure_s)}")
+            stop(item, Code.OUTSIDE_WINDOW, f"{closed}: stopped; {_spare(item, opens_s, sure_s)}")
+
+
+def _closed(item: Item, opens_s: float | None) -> str:
+    """Why it is outside; a Job that may use idle GPUs is so only once they are not idle any more."""
+    until = f"until {moment(opens_s)}" if opens_s is not None else "and none opens within the plan"
+    if item.strategy is Strategy.WINDOW:
+        return f"the window has closed {until}"
+    no_window = f"no window is open {until}" if opens_s is not None else "no window opens within the plan"
+    return f"{no_window}, and its GPUs are not idle any more"
 
 
 def _going(item: Item) -> int:
