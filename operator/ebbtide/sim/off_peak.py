@@ -46,7 +46,7 @@ JOBS = (
     BatchJob("report", "may not be stopped once it runs", 0.0, 230.0, 1, 1, (24.0, 30.0), restartable=False),
     BatchJob("evaluate", "must have ended before the morning", 4.0, 240.0, 2, 6, (9.0, 12.0)),
     BatchJob("embed", "has until noon", 8.0, 330.0, 2, 8, (9.0, 12.0)),
-    BatchJob("documents", "is still at work when the morning comes", 12.0, 420.0, 2, 30, (9.0, 12.0)),
+    BatchJob("documents", "is still at work when the morning comes", 12.0, 420.0, 2, 36, (9.0, 12.0)),
 )
 
 
