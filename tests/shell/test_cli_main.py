@@ -118,7 +118,7 @@ def test_the_plugin_calls_itself_what_the_user_typed(monkeypatch, called_as, nam
     assert cli_main.program_name() == name
 
 
-def test_kubectl_finds_the_plugin_and_reports_cost(tmp_path):
+def test_kubectl_finds_the_plugin_and_reports_cost_and_batch_work(tmp_path):
     """As kubectl runs it: the executable `kubectl-ebbtide` on PATH, made from what pyproject.toml names."""
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     module, _, function = project["scripts"]["kubectl-ebbtide"].partition(":")
@@ -135,14 +135,19 @@ def test_kubectl_finds_the_plugin_and_reports_cost(tmp_path):
     environment = os.environ | {"PATH": path, "PYTHONPATH": os.pathsep.join(sys.path)}
 
     def run_plugin(*arguments):
-        command = ["/usr/bin/env", *called, "cost", *arguments]
+        command = ["/usr/bin/env", *called, *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
     path_of = ["--ledger", str(tmp_path / "ledger.sqlite")]
-    done = run_plugin(*path_of, "--period", "2026-01", "-o", "csv")
+    done = run_plugin("cost", *path_of, "--period", "2026-01", "-o", "csv")
     assert (done.returncode, done.stdout.splitlines()) == (
         0,
         ["service,currency,cost,gpu_hours,unknown_gpu_hours,estimated_gpu_hours"],
     ), done.stderr
-    wrong = run_plugin(*path_of, "--by", "colour")
+    wrong = run_plugin("cost", *path_of, "--by", "colour")
     assert wrong.returncode == 2 and "Usage: kubectl ebbtide cost" in wrong.stderr
+    wrong = run_plugin("batch", "--namespace", "Team")
+    assert wrong.returncode == 2 and "Usage: kubectl ebbtide batch" in wrong.stderr
+    assert wrong.stderr.splitlines()[-1] == (
+        'Error: --namespace: "Team" is no name: write lower-case letters, digits and -'
+    )

@@ -2,7 +2,8 @@
 
 Six minutes are an evening, a night, a morning and a noon. The service holds most of the GPUs that are paid for anyway
 in the evening, one or two of eight in the night, and all in the morning. Rented GPUs are cheap at night and at noon.
-`documents` is long enough to be still at work when the morning comes: it gives its GPUs back, and goes on at noon.
+`documents` comes in the night, when paid-for GPUs are idle, and is long enough to be still at work when the morning
+comes: it gives its GPUs back, and goes on at noon.
 """
 
 import math
@@ -46,7 +47,7 @@ JOBS = (
     BatchJob("report", "may not be stopped once it runs", 0.0, 230.0, 1, 1, (24.0, 30.0), restartable=False),
     BatchJob("evaluate", "must have ended before the morning", 4.0, 240.0, 2, 6, (9.0, 12.0)),
     BatchJob("embed", "has until noon", 8.0, 330.0, 2, 8, (9.0, 12.0)),
-    BatchJob("documents", "is still at work when the morning comes", 12.0, 420.0, 2, 30, (9.0, 12.0)),
+    BatchJob("documents", "comes in the night, is at work in the morning", 110.0, 420.0, 2, 28, (9.0, 12.0)),
 )
 
 
