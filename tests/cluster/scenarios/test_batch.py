@@ -135,7 +135,7 @@ def started(rig: Rig) -> list[str]:
 
 def replicas(rig: Rig, count: int) -> None:
     """The service's number, at once."""
-    rig.patch_service({"spec": {"scaling": {"pause": {"direction": "All", "replicas": count}}}})
+    rig.patch_service({"spec": {"scaling": {"minReplicas": 2, "pause": {"direction": "All", "replicas": count}}}})
 
 
 def test_idle_gpus_are_filled_and_a_deadline_starts_a_job_before_the_cheap_hour(rig: Rig, at: datetime) -> None:
