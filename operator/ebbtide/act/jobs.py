@@ -160,14 +160,9 @@ def _last_check(item: JobPlan, job: JobState | None, policy: BatchPolicySpec | N
         return f"resourceVersion {job.resource_version!r} was seen, planned for {item.resource_version!r}"
     if item.outcome is Does.STARTS:
         return _may_start(item, job, policy)
-    if job.suspended or not (job.intent is Intent.RUNS or _came_running(job)):
+    if job.intent is not Intent.RUNS or job.suspended:
         return f"it is {job.intent.value}, and only what Ebbtide started is stopped or resized"
     return "" if item.outcome is Does.STOPS else _may_resize(item, job)
-
-
-def _came_running(job: JobState) -> bool:
-    """It was never held, and its user said that it may be stopped: from then on it is one of Ebbtide's."""
-    return job.intent is Intent.STARTED_ANYWAY and job.asked.restartable
 
 
 def _may_start(item: JobPlan, job: JobState, policy: BatchPolicySpec) -> str:
