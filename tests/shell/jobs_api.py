@@ -6,10 +6,11 @@ from typing import Any
 
 import msgspec
 
+from ebbtide.api.annotations import asked
 from ebbtide.clock import rfc3339
 from ebbtide.errors import ConflictError, NotFoundError
 from ebbtide.kube.client import InvalidError, KubeClient
-from ebbtide.model.batch import Asked, BatchPolicySpec, BatchPolicyState, JobState
+from ebbtide.model.batch import BatchPolicySpec, BatchPolicyState, JobState
 from ebbtide.model.plan import JobPlan, Outcome, Plan
 from ebbtide.model.reasons import Code, Reason
 from ebbtide.model.snapshot import PoolState, Snapshot
@@ -150,7 +151,7 @@ def seen(api: JobsApi, *policies: BatchPolicySpec, certain: bool = True, minor: 
     """What an operator sees now."""
     jobs = {f"ml/{name}": Slim().job(msgspec.convert(copy.deepcopy(raw), Job)) for name, raw in api.jobs.items()}
     view = JobView({each.key: each for each in policies}, jobs, minor=minor, certain=certain)
-    found = JobReader(lambda _notes, _at: Asked()).read(view, (), POOLS, Places(POOLS, {}))
+    found = JobReader(asked).read(view, (), POOLS, Places(POOLS, {}))
     return Snapshot(
         taken_at=api.time_s,
         pools=POOLS,

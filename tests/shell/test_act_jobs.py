@@ -17,6 +17,7 @@ from tests.shell import world
 from tests.shell.jobs_api import JobsApi, Raw, job_plan, plan_of, policy, seen
 
 ELASTIC = {"completionMode": "Indexed", "parallelism": 4, "completions": 4}
+RESTARTABLE = {"ebbtide.dev/restartable": "true"}
 ON_H100: dict[str, Any] = {
     "pool": "h100",
     "node_selector": (("pool", "h100"),),
@@ -137,6 +138,26 @@ async def test_a_stop_is_left_when_its_user_was_quicker(api: JobsApi) -> None:
     [result] = await writer(api).apply(plan_of(snapshot, Does.STOPS), snapshot)
     assert result.outcome is Outcome.CONFLICT
     assert noted(api.jobs["eval"]).state == "Runs", "so it is known that its user suspended it"
+
+
+@pytest.mark.parametrize("taken", ["annotations", "labels"])
+async def test_a_stop_is_left_when_its_user_took_back_what_allows_it(api: JobsApi, taken: str) -> None:
+    await running(api, annotations=RESTARTABLE)
+    snapshot = seen(api, policy())
+    name = {"annotations": "ebbtide.dev/restartable", "labels": "batch"}[taken]
+    api.patch("eval", {"metadata": {taken: {name: None}}})
+    [result] = await writer(api).apply(plan_of(snapshot, Does.STOPS), snapshot)
+    assert (result.outcome, api.jobs["eval"]["spec"]["suspend"]) == (Outcome.CONFLICT, False)
+
+
+async def test_a_restartable_job_that_came_running_is_stopped_and_started_again(api: JobsApi) -> None:
+    api.submit("eval", suspend=False, annotations=RESTARTABLE)
+    api.control()
+    api.time_s += 60
+    assert await act(api, Does.STOPS) == [(Outcome.DONE, "Job ml/eval: stopped")]
+    assert (noted(api.jobs["eval"]).state, noted(api.jobs["eval"]).ran) == ("Stopped", 60)
+    api.control()
+    assert await act(api, Does.STARTS, **ON_H100) == [(Outcome.DONE, "Job ml/eval: started on h100")]
 
 
 async def test_a_start_from_an_old_view_is_a_conflict_and_planned_again(api: JobsApi) -> None:

@@ -14,6 +14,7 @@ import msgspec
 from ebbtide.act import job_patches as patches
 from ebbtide.act.ownership import JOB_MANAGER
 from ebbtide.act.result import ActResult, Outcome, classify
+from ebbtide.api.annotations import asked
 from ebbtide.api.batch_note import ANNOTATION, intent_of, read_note
 from ebbtide.clock import unix_time_s
 from ebbtide.errors import ConflictError
@@ -160,9 +161,19 @@ def _last_check(item: JobPlan, job: JobState | None, policy: BatchPolicySpec | N
         return f"resourceVersion {job.resource_version!r} was seen, planned for {item.resource_version!r}"
     if item.outcome is Does.STARTS:
         return _may_start(item, job, policy)
+    if item.outcome is Does.STOPS:
+        return _may_stop(job)
     if job.intent is not Intent.RUNS or job.suspended:
-        return f"it is {job.intent.value}, and only what Ebbtide started is stopped or resized"
-    return "" if item.outcome is Does.STOPS else _may_resize(item, job)
+        return f"it is {job.intent.value}, and only what Ebbtide started is resized"
+    return _may_resize(item, job)
+
+
+def _may_stop(job: JobState) -> str:
+    if job.suspended or job.intent not in (Intent.RUNS, Intent.STARTED_ANYWAY):
+        return f"it is {job.intent.value}, and only what Ebbtide started, or what came running, is stopped"
+    if job.intent is Intent.STARTED_ANYWAY and not job.asked.restartable:
+        return "it came running, and does not say that it is restartable"
+    return ""
 
 
 def _may_start(item: JobPlan, job: JobState, policy: BatchPolicySpec) -> str:
@@ -191,13 +202,19 @@ def _may_resize(item: JobPlan, job: JobState) -> str:
 
 
 def _unchanged(live: dict[str, Any], seen: JobState) -> bool:
-    """Whether it is the same Job, and says of itself what was decided from; its status may have moved."""
+    """Whether it is the same Job, and says of itself what was decided from; its status may have moved.
+
+    A user who takes its label or `restartable` away while a stop is on its way is quicker than the stop.
+    """
     metadata, spec = live["metadata"], live["spec"]
-    note = read_note((metadata.get("annotations") or {}).get(ANNOTATION), seen.uid)
+    annotations = metadata.get("annotations") or {}
+    note = read_note(annotations.get(ANNOTATION), seen.uid)
     suspended, parallelism = bool(spec.get("suspend")), spec.get("parallelism", 1)
     return (
         metadata["uid"] == seen.uid
         and not metadata.get("deletionTimestamp")
+        and asked(annotations, seen.created_at).restartable == seen.asked.restartable
+        and set(seen.labels) <= set((metadata.get("labels") or {}).items())
         and (intent_of(note, suspended), suspended, parallelism) == (seen.intent, seen.suspended, seen.parallelism)
     )
 
