@@ -89,6 +89,14 @@ def test_an_elastic_job_is_made_smaller_where_that_is_enough():
     assert found.parallelism <= 6 - 1
 
 
+def test_an_elastic_job_that_came_running_is_stopped_and_not_made_smaller():
+    memory = settled(full_node((), rps=10.0, held=0), 300).memory
+    elastic = {"elastic": True, "completions": 6, "intent": Intent.STARTED_ANYWAY}
+    runs = job("e", on=("n",) * 6, ran_h=0.5, restartable=True, hours=9.0, **elastic)
+    decided, _ = plan(full_node([runs], rps=24.0, held=6), memory, NOW + 300.0)
+    assert decided.jobs[0].outcome is Outcome.STOPS
+
+
 def test_outside_windows_what_services_take_back_is_not_asked_for_twice():
     quiet = settled(full_node((), rps=10.0, held=0), 300).memory
     jobs = [job(f"j{n}", on=("n",), ran_h=0.1, restartable=True, hours=9.0) for n in range(6)]
