@@ -134,7 +134,7 @@ class Batch:
         return {"apiVersion": "ebbtide.dev/v1alpha1", "kind": "BatchPolicy", "metadata": meta, "spec": spec}
 
     def _job(self, name: str, number: int, policy: int, on: str = "") -> Object:
-        """About 5 kB; with `on` it runs on that pool."""
+        """About 3 kB; with `on` it runs on that pool."""
         namespace = self._spaces[policy]
         uid = fleet.uid(f"Job/{namespace}/{name}")
         note = BatchNote(

@@ -9,7 +9,7 @@ from ebbtide.act.jobs import JobWriter, said_of
 from ebbtide.act.result import Outcome
 from ebbtide.api.batch_note import ANNOTATION, BatchNote, read_note
 from ebbtide.kube.client import ForbiddenError
-from ebbtide.model.batch import Asked, BatchPolicySpec, Intent
+from ebbtide.model.batch import BatchPolicySpec, Intent
 from ebbtide.model.plan import Outcome as Does
 from ebbtide.model.plan import Plan
 from ebbtide.model.spec import Toleration
@@ -222,22 +222,6 @@ async def test_no_plan_changes_a_job_that_is_not_ebbtides(api: JobsApi, made: An
     snapshot = seen(api, policy())
     [result] = await writer(api).apply(plan_of(snapshot, outcome, parallelism=1), snapshot)
     assert (result.outcome, api.written) == (Outcome.REFUSED, [])
-
-
-async def test_a_job_that_came_running_is_stopped_where_its_user_allows_it_and_is_ebbtides_from_then_on(
-    api: JobsApi,
-) -> None:
-    """Its GPUs count as free where services are placed, so it must give them back."""
-    anyway(api)
-    api.control()
-    snapshot = seen(api, policy())
-    allowed = tuple(msgspec.structs.replace(job, asked=Asked(restartable=True)) for job in snapshot.jobs)
-    snapshot = msgspec.structs.replace(snapshot, jobs=allowed)
-    [result] = await writer(api).apply(plan_of(snapshot, Does.STOPS), snapshot)
-    assert (result.outcome, api.jobs["eval"]["spec"]["suspend"]) == (Outcome.DONE, True)
-    api.control()
-    [job] = seen(api, policy()).jobs
-    assert (job.intent, job.placeable) == (Intent.STOPPED, True)
 
 
 @pytest.mark.parametrize("outcome", [Does.STARTS, Does.STOPS])

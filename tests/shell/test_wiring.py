@@ -193,3 +193,20 @@ async def test_a_job_that_cannot_be_written_is_said_of_the_job_and_not_of_the_se
     assert said.services == plan.services
     assert said.jobs[0].reason.code is Code.WRITE_REFUSED
     assert "HTTP 403: no" in said.jobs[0].reason.text
+
+
+async def test_a_start_and_a_stop_are_events_once_the_api_server_has_confirmed_them(tmp_path: Path) -> None:
+    api, jobs = FakeApi(), (_job("waits", Intent.HELD), _job("runs", Intent.RUNS), _job("lost", Intent.RUNS))
+    planned = (_job_plan(jobs[0], Outcome.STARTS), *(_job_plan(job, Outcome.STOPS) for job in jobs[1:]))
+    results = [ActResult("job", job.key, "", act.Outcome.DONE, f"Job {job.key}: written") for job in jobs[:2]]
+    results.append(ActResult("job", jobs[2].key, "", act.Outcome.CONFLICT, f"Job {jobs[2].key}: HTTP 409"))
+    plan = world.plan(jobs=planned, policies=())
+    async with serving(api, tmp_path) as client:
+        made = Wiring(Settings(data_dir=tmp_path / "data"), client, client, AlwaysLeading(), Metrics())
+        snapshot = msgspec.structs.replace(world.snapshot(), jobs=jobs)
+        await made.parts.report(Finished(plan.at, snapshot, plan, "id", results))
+        made.close(None)
+    told = {
+        (asked.body["regarding"]["name"], asked.body["action"]) for asked in api.writes() if "/events" in asked.path
+    }
+    assert told == {("waits", "Start"), ("runs", "Stop")}

@@ -262,7 +262,8 @@ class Wiring:
         self._statuses.offer(told, finished.snapshot, finished.now_s, finished.decision_id)
         applied = [result.action for result in results if result.wrote and result.action is not None]
         own = await self._own_deployment()
-        notes = [*cycle_events(told, finished.snapshot, applied, own), *self._noticed(own)]
+        moved = {result.service for result in results if result.what == JOB and result.wrote}
+        notes = [*cycle_events(told, finished.snapshot, applied, own, moved), *self._noticed(own)]
         sent = await self._events.emit(notes, finished.now_s)
         self._metrics.writes.labels("event", "done").inc(sent)
 

@@ -70,24 +70,12 @@ def test_who_loses_least_goes_first(case: str):
     assert said.code is Code.GIVES_GPUS_BACK and "ml/chat needs 1 GPU of h100" in said.text
 
 
-def test_a_policy_that_does_not_preempt_lends_for_good():
+def test_an_elastic_job_that_came_running_is_stopped_and_not_made_smaller():
     memory = settled(full_node((), rps=10.0, held=0), 300).memory
-    runs = job("e", on=("n",) * 6, ran_h=0.1, restartable=True, hours=9.0)
-    state = full_node([runs], rps=24.0, held=6, policies=[batch_policy(preempts=False)])
-    decided, _ = plan(state, memory, NOW + 300.0)
-    assert not stopped(decided)
-    assert decided.services[0].variants[0].allowed == 2
-
-
-def test_an_elastic_job_is_made_smaller_where_that_is_enough():
-    memory = settled(full_node((), rps=10.0, held=0), 300).memory
-    runs = job("e", on=("n",) * 6, ran_h=0.5, restartable=True, hours=9.0, elastic=True, completions=6)
+    elastic = {"elastic": True, "completions": 6, "intent": Intent.STARTED_ANYWAY}
+    runs = job("e", on=("n",) * 6, ran_h=0.5, restartable=True, hours=9.0, **elastic)
     decided, _ = plan(full_node([runs], rps=24.0, held=6), memory, NOW + 300.0)
-    more = decided.services[0].variants[0].allowed - 2
-    assert more > 0
-    found = decided.jobs[0]
-    assert (found.outcome, found.reason.code) == (Outcome.SHRINKS, Code.JOB_RESIZED)
-    assert found.parallelism <= 6 - 1
+    assert decided.jobs[0].outcome is Outcome.STOPS
 
 
 def test_outside_windows_what_services_take_back_is_not_asked_for_twice():
@@ -108,6 +96,26 @@ def test_on_gpus_that_are_not_idle_any_more_a_job_outside_windows_goes_and_says_
     assert (found.outcome, found.reason.code) == (Outcome.STOPS, Code.OUTSIDE_WINDOW)
     text = "no window opens within the plan, and its GPUs are not idle any more: stopped; it has no deadline"
     assert found.reason.text == text
+
+
+def test_a_policy_that_does_not_preempt_lends_for_good():
+    memory = settled(full_node((), rps=10.0, held=0), 300).memory
+    runs = job("e", on=("n",) * 6, ran_h=0.1, restartable=True, hours=9.0)
+    state = full_node([runs], rps=24.0, held=6, policies=[batch_policy(preempts=False)])
+    decided, _ = plan(state, memory, NOW + 300.0)
+    assert not stopped(decided)
+    assert decided.services[0].variants[0].allowed == 2
+
+
+def test_an_elastic_job_is_made_smaller_where_that_is_enough():
+    memory = settled(full_node((), rps=10.0, held=0), 300).memory
+    runs = job("e", on=("n",) * 6, ran_h=0.5, restartable=True, hours=9.0, elastic=True, completions=6)
+    decided, _ = plan(full_node([runs], rps=24.0, held=6), memory, NOW + 300.0)
+    more = decided.services[0].variants[0].allowed - 2
+    assert more > 0
+    found = decided.jobs[0]
+    assert (found.outcome, found.reason.code) == (Outcome.SHRINKS, Code.JOB_RESIZED)
+    assert found.parallelism <= 6 - 1
 
 
 def test_what_a_stopped_job_still_holds_is_waited_for_and_stops_nobody_else():

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ebbtide.core.batch.duration import RESTART_S, hours
-from ebbtide.core.batch.lent import Lent
+from ebbtide.core.batch.lent import OURS, Lent
 from ebbtide.core.batch.nodes import Asking, Node, Nodes
 from ebbtide.core.batch.price import Offer
 from ebbtide.core.batch.purse import Purse
@@ -75,11 +75,16 @@ def _ways(node: Node, asking: Asking, by_uid: Mapping[str, Item], cycle: Cycle) 
                 freed -= node.held[item.job.uid]
         found.append(_Way(sum(loss(item, cycle) for item in stops), node, tuple(stops)))
     for item in able:
-        fewer = _pods_to_free(item, node, short) if item.job.elastic and item.parallelism == 0 else 0
+        fewer = _pods_to_free(item, node, short) if _may_shrink(item) else 0
         if fewer:
             share = fewer / item.job.parallelism
             found.append(_Way(loss(item, cycle) * share, node, (), (item, item.job.parallelism - fewer)))
     return found
+
+
+def _may_shrink(item: Item) -> bool:
+    """An elastic one that Ebbtide started: what came running is stopped first, and one of Ebbtide's from then on."""
+    return item.job.elastic and item.parallelism == 0 and item.job.intent in OURS
 
 
 def _pods_to_free(item: Item, node: Node, short: int) -> int:
