@@ -90,6 +90,19 @@ def test_an_elastic_job_is_made_smaller_where_that_is_enough():
     assert found.parallelism <= 6 - 1
 
 
+def test_gpus_are_given_back_also_where_the_plan_for_the_others_fails():
+    """Services were given them already. No float holds 10^400 GPUs."""
+    memory = settled(full_node((), rps=10.0, held=0), 300).memory
+    runs = job("e", on=("n",) * 6, ran_h=0.1, restartable=True, hours=9.0)
+    state = full_node([runs, job("odd", parallelism=10**400)], rps=24.0, held=6)
+    clouds = pool("cloud", (), provisioning=Provisioning.AUTOSCALED)
+    decided, after = plan(msgspec.structs.replace(state, pools=(*state.pools, clouds)), memory, NOW + 300.0)
+    assert [failure.service for failure in decided.failures] == ["batch Jobs"]
+    assert decided.services[0].variants[0].allowed > 2
+    assert [each.outcome for each in decided.jobs] == [Outcome.STOPS, Outcome.WAITS]
+    assert after.batch.planned_at == 0.0, "it is tried again in the next cycle"
+
+
 def test_what_a_stopped_job_still_holds_is_waited_for_and_stops_nobody_else():
     quiet = settled(full_node((), rps=10.0, held=0), 300).memory
     leaving = job("gone", on=("n",) * 3, ran_h=0.1, restartable=True, hours=9.0)

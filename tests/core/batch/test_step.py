@@ -59,6 +59,13 @@ ONE_JOB = {
     "a deadline that nothing can keep starts at once and is said": (
         job(deadline_h=0.5, hours=2.0), batch_policy(), NIGHT_TARIFF,
         Outcome.STARTS, Code.JOB_STARTS, "later than its deadline"),
+    "a deadline beyond the days that are planned": (
+        job(hours=300.0, deadline_h=8784.0), batch_policy(), pool(), Outcome.STARTS, Code.JOB_STARTS, "within its"),
+    "a deadline beyond them, and a night that is cheaper": (
+        job(deadline_h=8784.0), batch_policy(), NIGHT_TARIFF,
+        Outcome.WAITS, Code.WAITS_FOR_CHEAPER_HOUR, "1.10 instead of 2.90"),
+    "no GPUs at all": (
+        job(gpus_per_pod=0), batch_policy(), pool(), Outcome.IMPOSSIBLE, Code.FITS_NOWHERE, "asks for no GPUs"),
     "more GPUs than there are": (
         job(parallelism=65), batch_policy(), pool(), Outcome.IMPOSSIBLE, Code.FITS_NOWHERE, "64 GPUs at most"),
     "a pod larger than every node": (
