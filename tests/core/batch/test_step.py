@@ -163,6 +163,20 @@ def test_a_policys_limit_holds_over_all_its_jobs():
     assert {each.reason.code for each in waits} == {Code.AT_MAX_GPUS}
 
 
+@pytest.mark.parametrize("limit", ["policy", "pool"])
+def test_what_a_stopped_job_still_holds_counts_against_limits_until_its_pods_are_gone(limit: str):
+    held = job("gone", on=("n",) * 4, hours=2.0, restartable=True)
+    pods = tuple(msgspec.structs.replace(each, terminating=True, due_at=NOW + 30.0) for each in held.pods)
+    gone = msgspec.structs.replace(held, suspended=True, intent=Intent.STOPPED, started_at=None, pods=pods)
+    pressed = job("pressed", parallelism=4, deadline_h=2.0)
+    policy = batch_policy(max_gpus=4 if limit == "policy" else None)
+    most = {"provisioning": Provisioning.AUTOSCALED, "max_gpus": 4} if limit == "pool" else {}
+    before = world([gone, pressed], [policy], pool(nodes=[node("n", 8, 4)], **most))
+    assert planned(decide(before)[0], "pressed").outcome is Outcome.WAITS
+    after = world([msgspec.structs.replace(gone, pods=()), pressed], [policy], pool(nodes=[node("n", 8)], **most))
+    assert planned(decide(after)[0], "pressed").outcome is Outcome.STARTS
+
+
 def test_the_job_that_is_pressed_goes_first():
     jobs = [job("calm", hours=2.0, deadline_h=20.0), job("pressed", hours=2.0, deadline_h=5.0)]
     decided, _ = decide(world(jobs, pools=pool(nodes=[node("n", 1)])))

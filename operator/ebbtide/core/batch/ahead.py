@@ -55,8 +55,11 @@ def open_field(items: Sequence[Item], lent: Lent, cycle: Cycle) -> Field:
     field = Field(offers, holders, max(UNPRICED, max(prices, default=0.0)))
     _open_windows(items, slots)
     for item in items:
-        if not item.job.suspended and item.pool in offers:
-            _hold(item, field, slots)
+        if item.pool in offers:
+            if item.job.suspended:
+                _leave(item, field)
+            else:
+                _hold(item, field, slots)
     return field
 
 
@@ -119,6 +122,15 @@ def _hold(item: Item, field: Field, slots: Grid) -> None:
     holders = field.holders.get(item.job.policy)
     if holders is not None:
         holders.take(runs, item.gpus)
+
+
+def _leave(item: Item, field: Field) -> None:
+    """It was stopped: until its pods are gone they hold their GPUs."""
+    gpus = sum(pod.gpus for pod in item.job.pods)
+    field.offers[item.pool].take((0,), gpus, stays=False)
+    holders = field.holders.get(item.job.policy)
+    if holders is not None:
+        holders.take((0,), gpus)
 
 
 def release(item: Item, field: Field) -> None:
