@@ -115,6 +115,35 @@ def test_what_a_stopped_job_still_holds_is_waited_for_and_stops_nobody_else():
     assert stopped(decided) == (set() if more <= 3 else {"ml/stays"})
 
 
+def test_a_pod_that_does_not_go_holds_up_no_service():
+    """Six GPUs of it are nobody's for two hours: the Job that runs gives way instead."""
+    quiet = settled(full_node((), rps=10.0, held=0), 300).memory
+    stuck = job("stuck", on=("n",) * 3, ran_h=0.1, restartable=True, hours=9.0)
+    pods = tuple(msgspec.structs.replace(each, terminating=True, due_at=NOW - 7200.0) for each in stuck.pods)
+    stuck = msgspec.structs.replace(stuck, suspended=True, pods=pods, intent=Intent.STOPPED)
+    runs = job("runs", on=("n",) * 3, ran_h=0.1, restartable=True, hours=9.0)
+    decided, _ = plan(full_node([stuck, runs], rps=24.0, held=6), quiet, NOW + 300.0)
+    assert decided.services[0].variants[0].allowed > 2
+    assert stopped(decided) == {"ml/runs"}
+
+
+def test_two_policies_that_are_short_stop_no_more_than_one_would():
+    """Either lacks about the price of one GPU of the four that run."""
+    jobs = [job(f"e{n}", on=("n",), ran_h=1.0, restartable=True, hours=9.0) for n in range(4)]
+    caps = [
+        PolicyState(
+            policy(name, per_hour="11.00", scope=PolicyScope.ALL_GPU_PODS, namespaces=("ml",)),
+            (),
+            NOW,
+            others=(Others("h100", 4, 0),),
+        )
+        for name in ("a", "b")
+    ]
+    state = cloud(jobs, caps[0], 4)
+    one = stopped(decide(state)[0])
+    assert one and stopped(decide(msgspec.structs.replace(state, policies=tuple(caps)))[0]) == one
+
+
 def paid(per_day: str, spent: str, *, thresholds=(), others=2, jobs_pool="h100") -> PolicyState:
     spec = policy(per_day=per_day, scope=PolicyScope.ALL_GPU_PODS, namespaces=("ml",), thresholds=thresholds)
     account = Account(CeilingKind.DAY, NOW - 40_000.0, NOW + 46_400.0, Decimal(spent))

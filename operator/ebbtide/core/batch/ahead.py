@@ -12,7 +12,7 @@ from ebbtide.core.batch import need, price
 from ebbtide.core.batch.choose import Field, choose
 from ebbtide.core.batch.fit import RESERVED
 from ebbtide.core.batch.grid import Grid, grid
-from ebbtide.core.batch.lent import Lent
+from ebbtide.core.batch.lent import Lent, hangs
 from ebbtide.core.batch.nodes import Nodes
 from ebbtide.core.batch.price import Offer
 from ebbtide.core.batch.work import Holders, Item, Place
@@ -126,11 +126,11 @@ def _hold(item: Item, field: Field, slots: Grid) -> None:
 
 def _leave(item: Item, field: Field) -> None:
     """It was stopped: until its pods are gone they hold their GPUs."""
-    gpus = sum(pod.gpus for pod in item.job.pods)
-    field.offers[item.pool].take((0,), gpus, stays=False)
+    offer, pods = field.offers[item.pool], item.job.pods
+    offer.take((0,), sum(pod.gpus for pod in pods if not hangs(pod, offer.grid.now_s)), stays=False)
     holders = field.holders.get(item.job.policy)
     if holders is not None:
-        holders.take((0,), gpus)
+        holders.take((0,), sum(pod.gpus for pod in pods))
 
 
 def release(item: Item, field: Field) -> None:

@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ebbtide.core.work import PoolDraft
-from ebbtide.model.batch import BatchPolicyState, Intent, JobState
+from ebbtide.model.batch import BatchPolicyState, Intent, JobPod, JobState
 from ebbtide.model.snapshot import Snapshot
 from ebbtide.model.spec import PolicyScope, PolicySpec
 
 OURS = frozenset({Intent.HELD, Intent.RUNS, Intent.STOPPED})
 """Jobs that the plan starts and stops."""
+HANGS_S = 120.0  # after its grace a pod that is still there is one that nobody can count on to go
 
 
 @dataclass(slots=True)
@@ -53,6 +54,11 @@ class Lent:
         return job.grace_s if declared_s is None else declared_s
 
 
+def hangs(pod: JobPod, now_s: float) -> bool:
+    """Whether it should have been gone by now: a finalizer or a dead kubelet keeps it, and its GPUs are nobody's."""
+    return pod.terminating and pod.due_at is not None and now_s > pod.due_at + HANGS_S
+
+
 def look(snapshot: Snapshot, pools: Iterable[PoolDraft], now_s: float) -> Lent | None:
     """None where there are no Jobs. Notes in each pool what may be had back."""
     if not snapshot.jobs:
@@ -63,7 +69,7 @@ def look(snapshot: Snapshot, pools: Iterable[PoolDraft], now_s: float) -> Lent |
         back = lent.stoppable(job)
         for pod in job.pods:
             pool = of_node.get(pod.node)
-            if pool is None or not pod.gpus:
+            if pool is None or not pod.gpus or hangs(pod, now_s):
                 continue
             going = pod.terminating or job.suspended
             if going:
