@@ -9,7 +9,7 @@ from ebbtide.core.plan import plan
 from ebbtide.model.batch import Intent
 from ebbtide.model.plan import Outcome
 from ebbtide.model.reasons import Code
-from ebbtide.model.snapshot import POLICY_KIND, Account, Others, PolicyState, Unreadable
+from ebbtide.model.snapshot import BATCH_KIND, POLICY_KIND, Account, Others, PolicyState, Source, Unreadable
 from ebbtide.model.spec import (
     Billing,
     CapacityType,
@@ -212,6 +212,34 @@ def test_batch_gives_way_before_a_service_is_refused_a_raise():
     assert (found.outcome, found.reason.code) == (Outcome.STOPS, Code.STOPPED_FOR_MONEY), found.reason
     assert "batch work gives way first" in found.reason.text
     assert after.batch.short
+
+
+@pytest.mark.parametrize("cause", ["the first list is on its way", "its policy cannot be read"])
+def test_no_service_is_lowered_under_a_ceiling_because_jobs_cannot_be_seen(cause: str):
+    """Four GPUs to the day's end are 155 of 200 USD, of which 40 are spent; of Jobs that may be stopped it is minutes."""
+    runs = job("e", on=("n",) * 4, ran_h=2.0, restartable=True, hours=9.0)
+    spec = policy(per_day="200", scope=PolicyScope.ALL_GPU_PODS, namespaces=("ml",))
+    account = Account(CeilingKind.DAY, NOW - 40_000.0, NOW + 46_400.0, Decimal(40))
+    state = snapshot(
+        service(variant("h100", [pod(f"a-{i}", engine(24.0), node="n") for i in range(3)])),
+        pool("h100", [node("n", 8, 7)], provisioning=Provisioning.AUTOSCALED, billing=Billing.POD, max_gpus=16),
+        jobs=(runs,),
+        batch_policies=(batch_policy(),),
+        policies=(PolicyState(spec, (account,), NOW, others=(Others("h100", 4, 0),)),),
+    )
+    memory = settled(state, 300).memory
+    seen = plan(state, memory, NOW + 300.0)[0].services[0].variants[0].allowed
+    unseen = msgspec.structs.replace(state, jobs=(), batch_policies=())
+    if "list" in cause:
+        sick = tuple(Source(name, False) for name in ("batchpolicies", "jobs"))
+        unseen = msgspec.structs.replace(unseen, sources=(*state.sources, *sick))
+    else:
+        unseen = msgspec.structs.replace(
+            unseen, unreadable=(Unreadable(BATCH_KIND, "ml/night", "uid-night", 2, "odd"),)
+        )
+    for n in range(3):
+        decided, memory = plan(unseen, memory, NOW + 300.0 + 10.0 * n)
+        assert decided.services[0].variants[0].allowed == seen == 4, decided.services[0].reason
 
 
 def test_a_job_that_may_not_be_stopped_stays_under_a_ceiling_too():

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from ebbtide.core.work import PoolDraft
 from ebbtide.model.batch import BatchPolicyState, Intent, JobPod, JobState
-from ebbtide.model.snapshot import Snapshot
+from ebbtide.model.memory import BatchMemory
+from ebbtide.model.snapshot import BATCH_KIND, Snapshot
 from ebbtide.model.spec import PolicyScope, PolicySpec
 
 OURS = frozenset({Intent.HELD, Intent.RUNS, Intent.STOPPED})
@@ -59,9 +60,19 @@ def hangs(pod: JobPod, now_s: float) -> bool:
     return pod.terminating and pod.due_at is not None and now_s > pod.due_at + HANGS_S
 
 
-def look(snapshot: Snapshot, pools: Iterable[PoolDraft], now_s: float) -> Lent | None:
-    """None where there are no Jobs. Notes in each pool what may be had back."""
-    if not snapshot.jobs:
+def unseen(snapshot: Snapshot) -> bool:
+    """Whether there may be Jobs or BatchPolicies that cannot be seen just now."""
+    sick = any(not source.healthy and source.name in ("batchpolicies", "jobs") for source in snapshot.sources)
+    return sick or any(item.kind == BATCH_KIND for item in snapshot.unreadable)
+
+
+def look(snapshot: Snapshot, pools: Iterable[PoolDraft], before: BatchMemory, now_s: float) -> Lent | None:
+    """None where there are no Jobs. Notes in each pool what may be had back.
+
+    What cannot be seen just now is paid for as it was: else ceilings would lower services for Jobs that can be stopped.
+    """
+    known = {(space, name): gpus for space, name, gpus in before.back} if before.back and unseen(snapshot) else {}
+    if not snapshot.jobs and not known:
         return None
     lent = Lent({state.spec.key: state for state in snapshot.batch_policies})
     of_node = {node.name: pool for pool in pools for node in pool.state.nodes}
@@ -83,4 +94,6 @@ def look(snapshot: Snapshot, pools: Iterable[PoolDraft], now_s: float) -> Lent |
                 pool.lent[pod.node] = pool.lent.get(pod.node, 0) + pod.gpus
                 key = job.key.partition("/")[0], pool.name
                 lent.back[key] = lent.back.get(key, 0) + pod.gpus
+    for key, gpus in known.items():
+        lent.back[key] = max(gpus, lent.back.get(key, 0))
     return lent
