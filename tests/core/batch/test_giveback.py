@@ -216,7 +216,7 @@ def test_batch_gives_way_before_a_service_is_refused_a_raise():
 
 @pytest.mark.parametrize("cause", ["the first list is on its way", "its policy cannot be read"])
 def test_no_service_is_lowered_under_a_ceiling_because_jobs_cannot_be_seen(cause: str):
-    """Four GPUs to the day's end are 155 of 200 USD, of which 40 are spent; of Jobs that may be stopped it is minutes."""
+    """Four GPUs to the end of the day are 155 of 200 USD, of which 40 are spent; of Jobs that may be stopped less."""
     runs = job("e", on=("n",) * 4, ran_h=2.0, restartable=True, hours=9.0)
     spec = policy(per_day="200", scope=PolicyScope.ALL_GPU_PODS, namespaces=("ml",))
     account = Account(CeilingKind.DAY, NOW - 40_000.0, NOW + 46_400.0, Decimal(40))
