@@ -242,6 +242,25 @@ def test_no_service_is_lowered_under_a_ceiling_because_jobs_cannot_be_seen(cause
         assert decided.services[0].variants[0].allowed == seen == 4, decided.services[0].reason
 
 
+@pytest.mark.parametrize(("hours", "allowed"), [(1.0, 3), (12.0, 1)])
+def test_a_job_that_may_not_be_stopped_is_paid_as_long_as_it_runs_and_lowers_no_service(hours: float, allowed: int):
+    """30 of 200 USD are spent: four GPUs for another 1.8 h at most are 21 USD, to the end of the day they are 151."""
+    runs = job("e", on=("n",) * 4, hours=hours, ran_h=0.3, now_s=NOW + 300.0)
+    spec = policy(per_day="200", scope=PolicyScope.ALL_GPU_PODS, namespaces=("ml",))
+    account = Account(CeilingKind.DAY, NOW - 40_000.0, NOW + 46_400.0, Decimal(30))
+    state = snapshot(
+        service(variant("h100", [pod(f"a-{i}", engine(19.0), node="n") for i in range(3)])),
+        pool("h100", [node("n", 8, 7)], provisioning=Provisioning.AUTOSCALED, billing=Billing.POD, max_gpus=64),
+        jobs=(runs,),
+        batch_policies=(batch_policy(),),
+        policies=(PolicyState(spec, (account,), NOW + 300.0, others=(Others("h100", 4, 0),)),),
+        taken_at=NOW + 300.0,
+    )
+    memory = settled(msgspec.structs.replace(state, jobs=(), policies=(), taken_at=NOW), 300).memory
+    decided, _ = plan(state, memory, NOW + 300.0)
+    assert decided.services[0].variants[0].allowed == allowed, decided.services[0].reason
+
+
 def test_a_job_that_may_not_be_stopped_stays_under_a_ceiling_too():
     runs = job("e", on=("n", "n"), ran_h=1.0, hours=9.0)
     found = decide(cloud([runs], paid("100", "99.90")))[0].jobs[0]

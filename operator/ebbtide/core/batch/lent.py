@@ -4,11 +4,13 @@ A Job that may be stopped counts as free where services are placed: what is plac
 cycle. Pods of Jobs that were stopped already are about to go, so theirs count as free too.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from ebbtide.core.batch.duration import remaining
 from ebbtide.core.work import PoolDraft
-from ebbtide.model.batch import BatchPolicyState, Intent, JobPod, JobState
+from ebbtide.model.batch import DEFAULT_CONFIDENCE, BatchPolicyState, Intent, JobPod, JobState
 from ebbtide.model.memory import BatchMemory
 from ebbtide.model.snapshot import BATCH_KIND, Snapshot
 from ebbtide.model.spec import PolicyScope, PolicySpec
@@ -16,6 +18,14 @@ from ebbtide.model.spec import PolicyScope, PolicySpec
 OURS = frozenset({Intent.HELD, Intent.RUNS, Intent.STOPPED})
 """Jobs that the plan starts and stops."""
 HANGS_S = 120.0  # after its grace a pod that is still there is one that nobody can count on to go
+
+
+class Ending(NamedTuple):
+    """GPUs of a Job that Ebbtide started and may not stop: since when they are held, and for how long at most."""
+
+    gpus: int
+    since_s: float
+    for_s: float
 
 
 @dataclass(slots=True)
@@ -26,6 +36,7 @@ class Lent:
     held: dict[str, dict[str, int]] = field(default_factory=dict)
     leaving: dict[str, int] = field(default_factory=dict)  # of each node: GPUs of Jobs' pods that are on their way out
     back: dict[tuple[str, str], int] = field(default_factory=dict)  # by namespace and pool: GPUs that may be had back
+    ending: dict[tuple[str, str], list[Ending]] = field(default_factory=dict)  # of those that may not, by the same
 
     def policy(self, job: JobState) -> BatchPolicyState | None:
         """Its BatchPolicy; None where that is disputed or gone."""
@@ -48,11 +59,27 @@ class Lent:
             return 0
         return sum(gpus for (space, name), gpus in self.back.items() if name == pool and spec.selects(space, ()))
 
+    def endings(self, spec: PolicySpec, pool: str, before_s: float) -> list[Ending]:
+        """Of Jobs for which the CostPolicy pays, those on a pool that are held since `before_s` or longer."""
+        if spec.scope is not PolicyScope.ALL_GPU_PODS:
+            return []
+        mine = (each for (space, name), each in self.ending.items() if name == pool and spec.selects(space, ()))
+        return sorted(item for each in mine for item in each if item.since_s <= before_s)
+
     def grace_s(self, job: JobState) -> float:
         """By when its pods are gone once it was stopped."""
         policy = self.policy(job)
         declared_s = None if policy is None else policy.spec.grace_s
         return job.grace_s if declared_s is None else declared_s
+
+
+def _ends_within_s(job: JobState, lent: Lent, learnt: Mapping[str, tuple[float, ...]], now_s: float) -> float:
+    """As it was paid for when it was started: with the confidence of its policy, and until its pods are gone."""
+    policy = lent.policy(job)
+    spec = None if policy is None else policy.spec
+    owner = f"{job.key.partition('/')[0]}/{job.owner}"
+    left = remaining(job, spec, learnt.get(owner, ()), now_s)
+    return left.at(DEFAULT_CONFIDENCE if spec is None else spec.confidence) + lent.grace_s(job)
 
 
 def hangs(pod: JobPod, now_s: float) -> bool:
@@ -76,8 +103,9 @@ def look(snapshot: Snapshot, pools: Iterable[PoolDraft], before: BatchMemory, no
         return None
     lent = Lent({state.spec.key: state for state in snapshot.batch_policies})
     of_node = {node.name: pool for pool in pools for node in pool.state.nodes}
+    learnt = {memory.owner: memory.runs for memory in before.owners}
     for job in snapshot.jobs:
-        back = lent.stoppable(job)
+        back, for_s = lent.stoppable(job), None
         for pod in job.pods:
             pool = of_node.get(pod.node)
             if pool is None or not pod.gpus or hangs(pod, now_s):
@@ -90,6 +118,10 @@ def look(snapshot: Snapshot, pools: Iterable[PoolDraft], before: BatchMemory, no
             else:
                 holders = lent.held.setdefault(pod.node, {})
                 holders[job.uid] = holders.get(job.uid, 0) + pod.gpus
+                if not back and job.intent in OURS and job.started_at is not None:
+                    for_s = for_s or _ends_within_s(job, lent, learnt, now_s)
+                    ending = lent.ending.setdefault((job.key.partition("/")[0], pool.name), [])
+                    ending.append(Ending(pod.gpus, job.started_at, for_s))
             if going or back:
                 pool.lent[pod.node] = pool.lent.get(pod.node, 0) + pod.gpus
                 key = job.key.partition("/")[0], pool.name
