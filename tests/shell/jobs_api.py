@@ -47,7 +47,7 @@ class JobsApi(KubeClient):
             "namespace": "ml",
             "uid": f"uid-{name}-{self._version}",
             "resourceVersion": str(self._version),
-            "creationTimestamp": "2027-01-15T00:00:00Z",
+            "creationTimestamp": rfc3339(self.time_s),
             "labels": {"batch": "yes"} | more.pop("labels", {}),
             "annotations": more.pop("annotations", {}),
         }

@@ -1,5 +1,6 @@
 """What is written to Jobs: one guarded patch each, and none to a Job that is not Ebbtide's to change."""
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -326,6 +327,22 @@ async def test_stops_come_first_and_are_never_put_off(api: JobsApi) -> None:
     results = await writer(api, most=1).apply(world.plan(jobs=jobs), snapshot)
     assert [result.outcome for result in results] == [Outcome.DONE] * 5
     assert [name.partition("-")[0] for name, _ in api.written] == ["job"] * 4 + ["new"]
+
+
+async def test_services_do_not_wait_for_an_api_server_that_does_not_answer_of_jobs(api: JobsApi) -> None:
+    class Hanging(JobsApi):
+        async def request(self, method: str, path: str, **more: Any) -> bytes:
+            if path.endswith("hangs"):
+                await asyncio.sleep(60.0)
+            return await super().request(method, path, **more)
+
+    api = Hanging()
+    for name in ("eval", "hangs"):
+        api.submit(name)
+    snapshot = seen(api, policy())
+    results = await writer(api, within_s=0.05).apply(plan_of(snapshot, Does.STARTS), snapshot)
+    assert [result.outcome for result in results] == [Outcome.DONE, Outcome.RETRY]
+    assert "no answer within" in results[1].message
 
 
 async def test_of_more_starts_than_one_cycle_writes_the_most_urgent_come_first(api: JobsApi) -> None:

@@ -85,6 +85,14 @@ async def test_policies_with_their_hours_and_jobs_with_their_pods(tmp_path: Path
     assert node.allocated_gpus == 10, "two pods of the service with 4 each, and 2 of the Job"
 
 
+async def test_the_first_snapshot_knows_of_jobs_as_the_second_does(tmp_path: Path) -> None:
+    """Else each restart would lower services under a ceiling, for GPUs that Jobs would have given back."""
+    async with observing(with_batch(job()), tmp_path) as observer:
+        first = await observer.snapshot(WEDNESDAY_S, {})
+        assert (len(first.jobs), len(first.batch_policies)) == (1, 1)
+        assert first.jobs == (await observer.snapshot(WEDNESDAY_S, {})).jobs
+
+
 async def test_where_the_kind_is_not_served_no_job_is_watched(tmp_path: Path) -> None:
     cluster = usual()
     cluster.add(JOBS, job())

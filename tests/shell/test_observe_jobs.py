@@ -123,6 +123,41 @@ def test_the_annotation_and_suspend_together_say_whose_will_it_is(
     assert state.noted is (said is not None and read_note(said.text(), "uid-eval") is not None)
 
 
+LATE = SUSPENDED | {"lastTransitionTime": "2026-01-01T02:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("said", "condition", "intent"),
+    [
+        pytest.param(None, SUSPENDED, Intent.HELD, id="submitted suspended"),
+        pytest.param(None, LATE, Intent.SUSPENDED_BY_USER, id="ran for two hours before there was a policy"),
+        pytest.param(note(), LATE, Intent.SUSPENDED_BY_USER, id="its user resumed it, and suspended it again"),
+        pytest.param(note(Intent.STOPPED), LATE, Intent.STOPPED, id="Ebbtide started and stopped it"),
+    ],
+)
+def test_what_ran_before_anybody_held_it_was_suspended_by_its_user(
+    said: BatchNote | None, condition: dict[str, Any], intent: Intent
+) -> None:
+    assert one(job(status={"conditions": [condition]}, metadata=noted(said))).intent is intent
+
+
+@pytest.mark.parametrize("said", [None, note(), note(Intent.STOPPED)])
+def test_what_was_seen_running_by_its_users_will_is_suspended_by_its_user(said: BatchNote | None) -> None:
+    reader = JobReader(lambda _notes, _at: Asked())
+    before = one(job(suspend=False, metadata=noted(said)), reader=reader)
+    after = one(job(metadata=noted(said) | {"resourceVersion": "8"}), reader=reader)
+    assert before.intent in (Intent.STARTED_ANYWAY, Intent.RESUMED_BY_USER)
+    assert after.intent is Intent.SUSPENDED_BY_USER
+    assert one(job("another", metadata=noted(said)), reader=reader).intent is Intent.HELD
+
+
+def test_what_came_running_and_was_stopped_by_ebbtide_is_ebbtides_to_start_again() -> None:
+    reader = JobReader(lambda _notes, _at: Asked())
+    assert one(job(suspend=False), reader=reader).intent is Intent.STARTED_ANYWAY
+    stopped = job(metadata=noted(note(Intent.STOPPED)) | {"resourceVersion": "8"})
+    assert one(stopped, reader=reader).intent is Intent.STOPPED
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"state":"Runs"}', '{"state":"Flies","job":"uid-eval"}', "[" * 5000])
 def test_an_annotation_that_cannot_be_read_is_none(text: str) -> None:
     assert one(job(metadata={"annotations": {ANNOTATION: text}})).intent is Intent.HELD

@@ -70,6 +70,15 @@ async def test_an_operator_that_still_runs_holds_nothing_of_it_again(api: JobsAp
     assert suspended(api) == {"users", "kueues", "others"}
 
 
+async def test_what_its_user_suspended_before_ebbtide_saw_it_stays(api: JobsApi) -> None:
+    api.submit("before", suspend=False)
+    api.control()
+    api.time_s += 7200
+    api.set_suspend("before", True)
+    api.control()
+    assert (await release(api))["before"] is Fate.LEFT
+
+
 async def test_a_dry_run_changes_nothing(api: JobsApi) -> None:
     api.written.clear()
     said = {"users": Fate.LEFT, "stopped": Fate.WOULD, "held": Fate.WOULD, "new": Fate.WOULD}

@@ -16,7 +16,7 @@ from ebbtide.act.ownership import JOB_MANAGER
 from ebbtide.act.result import ActResult, Outcome, classify
 from ebbtide.api.annotations import asked
 from ebbtide.api.batch_note import ANNOTATION, intent_of, read_note
-from ebbtide.clock import unix_time_s
+from ebbtide.clock import monotonic_s, unix_time_s
 from ebbtide.errors import ConflictError
 from ebbtide.kube.client import MERGE_PATCH, KubeClient, resource_path
 from ebbtide.model.batch import BatchPolicySpec, Intent, JobState, Stray
@@ -32,7 +32,10 @@ _HOLD_AGAIN_S = 300.0
 
 
 class JobWriter:
-    """The only writer to Jobs. `most`: as many writes in one cycle at most, but for stops, which are never put off."""
+    """The only writer to Jobs. `most`: as many writes in one cycle at most, but for stops, which are never put off.
+
+    `within_s`: for giving back, and again for what is taken; services wait for both, also where a webhook hangs.
+    """
 
     def __init__(
         self,
@@ -41,12 +44,14 @@ class JobWriter:
         now: Callable[[], float] = unix_time_s,
         stray_for_s: float = 60.0,
         parallel: int = 8,
+        within_s: float = 5.0,
     ) -> None:
         self._client, self._now, self._left, self._most = client, now, most, most
         self._stray_for_s = stray_for_s
         self._strays: dict[str, float] = {}  # by uid, since when
         self._hold_at: dict[str, float] = {}  # by uid, of those whose note was refused: when it is tried again
         self._parallel = asyncio.Semaphore(parallel)
+        self._within_s, self._until = within_s, 0.0
 
     async def apply(self, plan: Plan, snapshot: Snapshot) -> list[ActResult]:
         """All of it."""
@@ -55,10 +60,12 @@ class JobWriter:
     async def give_back(self, plan: Plan, snapshot: Snapshot) -> list[ActResult]:
         """Stops Jobs and makes them narrower: before anything may need their GPUs."""
         self._left = self._most
+        self._until = monotonic_s() + self._within_s
         return await self._carry_out(plan, snapshot, Does.STOPS, Does.SHRINKS)
 
     async def take(self, plan: Plan, snapshot: Snapshot) -> list[ActResult]:
         """Starts Jobs and makes them wider, releases those that no policy selects any more, and notes those held."""
+        self._until = monotonic_s() + self._within_s
         started = await self._carry_out(plan, snapshot, Does.STARTS, Does.GROWS)
         released = await _all(self._release(stray) for stray in self._within(self._lasting(snapshot)))
         starting = {item.uid for item in plan.jobs if item.outcome is Does.STARTS}
@@ -120,7 +127,7 @@ class JobWriter:
         namespace, _, name = key.partition("/")
         path = resource_path("batch/v1", "jobs", namespace, name)
         try:
-            async with self._parallel:
+            async with asyncio.timeout(max(0.0, self._until - monotonic_s())), self._parallel:
                 for tries_left in reversed(range(_TRIES)):
                     try:
                         params = {"fieldManager": JOB_MANAGER}
@@ -133,6 +140,9 @@ class JobWriter:
                         version = live["metadata"]["resourceVersion"]
                         body = body | {"metadata": body["metadata"] | {"resourceVersion": version}}
             raise AssertionError("the last try returns or raises")
+        except TimeoutError:
+            why = f"no answer within the {self._within_s:.0f}s that a cycle has for Jobs; tried again in the next one"
+            return _result(key, Outcome.RETRY, f"not {said}: {why}")
         except Exception as error:  # one Job's fault must not keep the others from being started or stopped
             return _result(key, classify(error), f"not {said}: {error}")
 

@@ -19,7 +19,7 @@ from ebbtide.errors import ConfigurationError, ConflictError, EbbtideError, NotF
 from ebbtide.kube.client import MERGE_PATCH, ForbiddenError, KubeClient, resource_path
 from ebbtide.model.batch import BatchPolicySpec, Intent, Stray
 from ebbtide.observe.declared import API_VERSION
-from ebbtide.observe.jobs import foreign
+from ebbtide.observe.jobs import foreign, suspended_later
 from ebbtide.observe.projections import Job
 
 _TRIES = 3
@@ -137,6 +137,8 @@ def _held(job: Job, policies: list[BatchPolicySpec]) -> Release | None:
         return None
     note = read_note((meta.annotations or {}).get(ANNOTATION), meta.uid)
     if note is None:
+        if suspended_later(job, Intent.HELD):
+            return Release(meta.key, Fate.LEFT, "its user suspended it")
         selecting = [policy for policy in policies if policy.selects(meta.namespace, meta.labels or {})]
         why = f"submitted for BatchPolicy {selecting[0].key}" if selecting else ""
         return Release(meta.key, Fate.WOULD, why) if selecting else None

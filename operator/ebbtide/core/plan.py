@@ -143,7 +143,7 @@ def open_cycle(
     cycle = Cycle(snapshot, memory, now_s, parts)
     cycle.reaction_s = snapshot.cycle_s + 0.5 * snapshot.rate_window_s
     pools.open_pools(cycle)
-    cycle.lent = lent.look(snapshot, cycle.pools.values(), now_s)
+    cycle.lent = lent.look(snapshot, cycle.pools.values(), memory.batch, now_s)
     remembered = {service.key: service for service in memory.services}
     for state in sorted(snapshot.services, key=lambda service: service.spec.key):
         draft = _draft(state, remembered.get(state.spec.key) or ServiceMemory(state.spec.key), cycle)

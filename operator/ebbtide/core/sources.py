@@ -20,6 +20,7 @@ _FOLLOWS = {
     "costpolicies": "which ceilings hold may be unseen: nothing is raised",
     "gpupools": "services are planned with the pools and prices as last read",
 }
+_FOLLOWS |= dict.fromkeys(("batchpolicies", "jobs"), "no batch Job is started; services are planned as ever")
 _FOLLOWS |= dict.fromkeys(COUNTED, "what was last seen of them may be the past: nothing is lowered or learnt")
 _FOLLOWS |= dict.fromkeys(OBEYED, "another autoscaler, a pause or a switch to Off may be unseen: no target is scaled")
 _OF_A_KIND = "services whose targets are of this kind hold, the others are planned"

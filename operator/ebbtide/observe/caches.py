@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 SCALED_OBJECT: Kind = ("keda.sh/v1alpha1", "ScaledObject")
 BATCH_POLICY: Kind = (API_VERSION, "BatchPolicy")
 
-_FIRST_LIST_S = 5.0  # a cycle waits for this, once
+_FIRST_LIST_S, _LOOK_S = 5.0, 0.02  # a cycle waits for this, once
 
 
 class Caches:
@@ -195,6 +195,9 @@ class Caches:
             self.jobs = self._informer(path, Job, keep=self._slim.job, on_change=self._note_end)
             self._run("batchpolicies", self.batch_policies)
             self._run("jobs", self.jobs)
+            # a plan made before the first list would take Jobs' GPUs for somebody's for good, and lower services
+            # under a ceiling for them: after each restart
+            await _first_list(self.batch_policies, self.jobs)
         if self.jobs is not None:
             await self.server.refresh()
 
@@ -256,6 +259,14 @@ class Caches:
     def _note_gone_node(self, _change: Change, old: Node | None, new: Node | None) -> None:
         if new is None and old is not None and not self.nodes.comparing:
             self.departures.note_node(old, unix_time_s())
+
+
+async def _first_list(*informers: Informer[Any]) -> None:
+    """Wait until each is listed or says why not, for a few seconds at most."""
+    for _ in range(round(_FIRST_LIST_S / _LOOK_S)):
+        if all(each.synced or each.error for each in informers):
+            return
+        await asyncio.sleep(_LOOK_S)
 
 
 def _task(kind: Kind) -> str:

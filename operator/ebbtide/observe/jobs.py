@@ -24,6 +24,7 @@ KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 LEAST_PARALLELISM = "ebbtide.dev/min-parallelism"
 FAMILY = "app.kubernetes.io/name"
 PLACEABLE_AGAIN = 36  # minor from which on a Job that ran may get another place while it is suspended
+_LATER_S = 3600.0  # beyond all that a Job controller may be behind
 _OWN_MANAGER = "kubernetes.io/job-controller"
 _NEVER_ALIKE = ("controller-uid", "job-name", "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name")
 _COUNT = re.compile(r"[1-9][0-9]{0,8}")
@@ -70,6 +71,7 @@ class JobReader:
         self._asked = asked
         self._known: dict[str, _Known] = {}
         self._basis: tuple[Any, ...] = ()
+        self._ran: dict[str, BatchNote | None] = {}  # by uid: the note of Jobs seen running by their users' will
 
     def read(self, view: JobView, pods: Iterable[Pod], pools: Iterable[PoolState], places: Places) -> Jobs:
         """All Jobs of the view that a policy selects, with their pods; and those that are over or nobody's."""
@@ -95,6 +97,8 @@ class JobReader:
             own = by_job.get(job.metadata.uid, ())
             states.append(self._now(known[key].state, own))
         self._known = known
+        there = {job.metadata.uid for job in view.jobs.values()} if self._ran else ()
+        self._ran = {uid: note for uid, note in self._ran.items() if uid in there}
         finished = [self._finished(by_namespace, job, at) for job, at in view.ended]
         return Jobs(tuple(states), tuple(item for item in finished if item is not None), tuple(strays))
 
@@ -113,6 +117,10 @@ class JobReader:
         meta, spec, status, pod = job.metadata, job.spec, job.status, job.spec.template.spec
         note = _note(job)
         intent, why = _whose(job, note, policies)
+        if intent in (Intent.STARTED_ANYWAY, Intent.RESUMED_BY_USER):
+            self._ran[meta.uid] = note
+        elif intent in (Intent.HELD, Intent.STOPPED) and (self._again(meta.uid, note) or suspended_later(job, intent)):
+            intent = Intent.SUSPENDED_BY_USER
         suspended = bool(spec.suspend)
         placed = _placed(note, pod.node_selector)
         selector = tuple(pair for pair in sorted((pod.node_selector or {}).items()) if pair not in placed)
@@ -157,6 +165,10 @@ class JobReader:
             tolerations=tuple(text for text in tolerations if text not in ours),
             placed_tolerations=ours,
         )
+
+    def _again(self, uid: str, note: BatchNote | None) -> bool:
+        """Whether it was seen running and Ebbtide wrote nothing since: a stop of Ebbtide's comes with its note."""
+        return uid in self._ran and self._ran[uid] == note
 
     def _now(self, state: JobState, pods: Sequence[Pod]) -> JobState:
         """With what changes while the Job itself does not: its pods, and nodes."""
@@ -224,6 +236,17 @@ def foreign(job: Job) -> str:
         return f"JobSet {owners[0].name} owns it, and says when its Jobs run"
     manager = job.spec.managed_by
     return f"{manager} owns it: spec.managedBy" if manager not in (None, _OWN_MANAGER) else ""
+
+
+def suspended_later(job: Job, intent: Intent) -> bool:
+    """Whether a Job that Ebbtide never started ran before it was suspended: then it was its user who suspended it.
+
+    The Job controller says of one that is created suspended within seconds that it is; of one that ran for two hours
+    and was suspended then two hours after its creation.
+    """
+    condition = find_condition(job.status.conditions, "Suspended")
+    said = condition.last_transition_time if condition is not None and condition.status == "True" else None
+    return intent is Intent.HELD and bool(said) and parse_rfc3339(said or "") > job.metadata.created_at + _LATER_S
 
 
 def owner_of(job: Job) -> str:

@@ -9,7 +9,7 @@ from ebbtide.core.plan import plan
 from ebbtide.model.batch import Intent, Strategy
 from ebbtide.model.plan import Outcome
 from ebbtide.model.reasons import Code
-from ebbtide.model.snapshot import POLICY_KIND, Account, Others, PolicyState, Unreadable
+from ebbtide.model.snapshot import BATCH_KIND, POLICY_KIND, Account, Others, PolicyState, Source, Unreadable
 from ebbtide.model.spec import (
     Billing,
     CapacityType,
@@ -118,6 +118,19 @@ def test_an_elastic_job_is_made_smaller_where_that_is_enough():
     assert found.parallelism <= 6 - 1
 
 
+def test_gpus_are_given_back_also_where_the_plan_for_the_others_fails():
+    """Services were given them already. No float holds 10^400 GPUs."""
+    memory = settled(full_node((), rps=10.0, held=0), 300).memory
+    runs = job("e", on=("n",) * 6, ran_h=0.1, restartable=True, hours=9.0)
+    state = full_node([runs, job("odd", parallelism=10**400)], rps=24.0, held=6)
+    clouds = pool("cloud", (), provisioning=Provisioning.AUTOSCALED)
+    decided, after = plan(msgspec.structs.replace(state, pools=(*state.pools, clouds)), memory, NOW + 300.0)
+    assert [failure.service for failure in decided.failures] == ["batch Jobs"]
+    assert decided.services[0].variants[0].allowed > 2
+    assert [each.outcome for each in decided.jobs] == [Outcome.STOPS, Outcome.WAITS]
+    assert after.batch.planned_at == 0.0, "it is tried again in the next cycle"
+
+
 def test_what_a_stopped_job_still_holds_is_waited_for_and_stops_nobody_else():
     quiet = settled(full_node((), rps=10.0, held=0), 300).memory
     leaving = job("gone", on=("n",) * 3, ran_h=0.1, restartable=True, hours=9.0)
@@ -128,6 +141,35 @@ def test_what_a_stopped_job_still_holds_is_waited_for_and_stops_nobody_else():
     more = decided.services[0].variants[0].allowed - 2
     assert more > 0
     assert stopped(decided) == (set() if more <= 3 else {"ml/stays"})
+
+
+def test_a_pod_that_does_not_go_holds_up_no_service():
+    """Six GPUs of it are nobody's for two hours: the Job that runs gives way instead."""
+    quiet = settled(full_node((), rps=10.0, held=0), 300).memory
+    stuck = job("stuck", on=("n",) * 3, ran_h=0.1, restartable=True, hours=9.0)
+    pods = tuple(msgspec.structs.replace(each, terminating=True, due_at=NOW - 7200.0) for each in stuck.pods)
+    stuck = msgspec.structs.replace(stuck, suspended=True, pods=pods, intent=Intent.STOPPED)
+    runs = job("runs", on=("n",) * 3, ran_h=0.1, restartable=True, hours=9.0)
+    decided, _ = plan(full_node([stuck, runs], rps=24.0, held=6), quiet, NOW + 300.0)
+    assert decided.services[0].variants[0].allowed > 2
+    assert stopped(decided) == {"ml/runs"}
+
+
+def test_two_policies_that_are_short_stop_no_more_than_one_would():
+    """Either lacks about the price of one GPU of the four that run."""
+    jobs = [job(f"e{n}", on=("n",), ran_h=1.0, restartable=True, hours=9.0) for n in range(4)]
+    caps = [
+        PolicyState(
+            policy(name, per_hour="11.00", scope=PolicyScope.ALL_GPU_PODS, namespaces=("ml",)),
+            (),
+            NOW,
+            others=(Others("h100", 4, 0),),
+        )
+        for name in ("a", "b")
+    ]
+    state = cloud(jobs, caps[0], 4)
+    one = stopped(decide(state)[0])
+    assert one and stopped(decide(msgspec.structs.replace(state, policies=tuple(caps)))[0]) == one
 
 
 def paid(per_day: str, spent: str, *, thresholds=(), others=2, jobs_pool="h100") -> PolicyState:
@@ -198,6 +240,53 @@ def test_batch_gives_way_before_a_service_is_refused_a_raise():
     assert (found.outcome, found.reason.code) == (Outcome.STOPS, Code.STOPPED_FOR_MONEY), found.reason
     assert "batch work gives way first" in found.reason.text
     assert after.batch.short
+
+
+@pytest.mark.parametrize("cause", ["the first list is on its way", "its policy cannot be read"])
+def test_no_service_is_lowered_under_a_ceiling_because_jobs_cannot_be_seen(cause: str):
+    """Four GPUs to the end of the day are 155 of 200 USD, of which 40 are spent; of Jobs that may be stopped less."""
+    runs = job("e", on=("n",) * 4, ran_h=2.0, restartable=True, hours=9.0)
+    spec = policy(per_day="200", scope=PolicyScope.ALL_GPU_PODS, namespaces=("ml",))
+    account = Account(CeilingKind.DAY, NOW - 40_000.0, NOW + 46_400.0, Decimal(40))
+    state = snapshot(
+        service(variant("h100", [pod(f"a-{i}", engine(24.0), node="n") for i in range(3)])),
+        pool("h100", [node("n", 8, 7)], provisioning=Provisioning.AUTOSCALED, billing=Billing.POD, max_gpus=16),
+        jobs=(runs,),
+        batch_policies=(batch_policy(),),
+        policies=(PolicyState(spec, (account,), NOW, others=(Others("h100", 4, 0),)),),
+    )
+    memory = settled(state, 300).memory
+    seen = plan(state, memory, NOW + 300.0)[0].services[0].variants[0].allowed
+    unseen = msgspec.structs.replace(state, jobs=(), batch_policies=())
+    if "list" in cause:
+        sick = tuple(Source(name, False) for name in ("batchpolicies", "jobs"))
+        unseen = msgspec.structs.replace(unseen, sources=(*state.sources, *sick))
+    else:
+        unseen = msgspec.structs.replace(
+            unseen, unreadable=(Unreadable(BATCH_KIND, "ml/night", "uid-night", 2, "odd"),)
+        )
+    for n in range(3):
+        decided, memory = plan(unseen, memory, NOW + 300.0 + 10.0 * n)
+        assert decided.services[0].variants[0].allowed == seen == 4, decided.services[0].reason
+
+
+@pytest.mark.parametrize(("hours", "allowed"), [(1.0, 3), (12.0, 1)])
+def test_a_job_that_may_not_be_stopped_is_paid_as_long_as_it_runs_and_lowers_no_service(hours: float, allowed: int):
+    """30 of 200 USD are spent: four GPUs for another 1.8 h at most are 21 USD, to the end of the day they are 151."""
+    runs = job("e", on=("n",) * 4, hours=hours, ran_h=0.3, now_s=NOW + 300.0)
+    spec = policy(per_day="200", scope=PolicyScope.ALL_GPU_PODS, namespaces=("ml",))
+    account = Account(CeilingKind.DAY, NOW - 40_000.0, NOW + 46_400.0, Decimal(30))
+    state = snapshot(
+        service(variant("h100", [pod(f"a-{i}", engine(19.0), node="n") for i in range(3)])),
+        pool("h100", [node("n", 8, 7)], provisioning=Provisioning.AUTOSCALED, billing=Billing.POD, max_gpus=64),
+        jobs=(runs,),
+        batch_policies=(batch_policy(),),
+        policies=(PolicyState(spec, (account,), NOW + 300.0, others=(Others("h100", 4, 0),)),),
+        taken_at=NOW + 300.0,
+    )
+    memory = settled(msgspec.structs.replace(state, jobs=(), policies=(), taken_at=NOW), 300).memory
+    decided, _ = plan(state, memory, NOW + 300.0)
+    assert decided.services[0].variants[0].allowed == allowed, decided.services[0].reason
 
 
 def test_a_job_that_may_not_be_stopped_stays_under_a_ceiling_too():

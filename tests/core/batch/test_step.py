@@ -59,6 +59,13 @@ ONE_JOB = {
     "a deadline that nothing can keep starts at once and is said": (
         job(deadline_h=0.5, hours=2.0), batch_policy(), NIGHT_TARIFF,
         Outcome.STARTS, Code.JOB_STARTS, "later than its deadline"),
+    "a deadline beyond the days that are planned": (
+        job(hours=300.0, deadline_h=8784.0), batch_policy(), pool(), Outcome.STARTS, Code.JOB_STARTS, "within its"),
+    "a deadline beyond them, and a night that is cheaper": (
+        job(deadline_h=8784.0), batch_policy(), NIGHT_TARIFF,
+        Outcome.WAITS, Code.WAITS_FOR_CHEAPER_HOUR, "1.10 instead of 2.90"),
+    "no GPUs at all": (
+        job(gpus_per_pod=0), batch_policy(), pool(), Outcome.IMPOSSIBLE, Code.FITS_NOWHERE, "asks for no GPUs"),
     "more GPUs than there are": (
         job(parallelism=65), batch_policy(), pool(), Outcome.IMPOSSIBLE, Code.FITS_NOWHERE, "64 GPUs at most"),
     "a pod larger than every node": (
@@ -154,6 +161,20 @@ def test_a_policys_limit_holds_over_all_its_jobs():
     assert [each.outcome for each in decided.jobs].count(Outcome.STARTS) == 2
     waits = [each for each in decided.jobs if each.outcome is Outcome.WAITS]
     assert {each.reason.code for each in waits} == {Code.AT_MAX_GPUS}
+
+
+@pytest.mark.parametrize("limit", ["policy", "pool"])
+def test_what_a_stopped_job_still_holds_counts_against_limits_until_its_pods_are_gone(limit: str):
+    held = job("gone", on=("n",) * 4, hours=2.0, restartable=True)
+    pods = tuple(msgspec.structs.replace(each, terminating=True, due_at=NOW + 30.0) for each in held.pods)
+    gone = msgspec.structs.replace(held, suspended=True, intent=Intent.STOPPED, started_at=None, pods=pods)
+    pressed = job("pressed", parallelism=4, deadline_h=2.0)
+    policy = batch_policy(max_gpus=4 if limit == "policy" else None)
+    most = {"provisioning": Provisioning.AUTOSCALED, "max_gpus": 4} if limit == "pool" else {}
+    before = world([gone, pressed], [policy], pool(nodes=[node("n", 8, 4)], **most))
+    assert planned(decide(before)[0], "pressed").outcome is Outcome.WAITS
+    after = world([msgspec.structs.replace(gone, pods=()), pressed], [policy], pool(nodes=[node("n", 8)], **most))
+    assert planned(decide(after)[0], "pressed").outcome is Outcome.STARTS
 
 
 def test_the_job_that_is_pressed_goes_first():

@@ -12,7 +12,7 @@ from ebbtide.core.batch import need, price
 from ebbtide.core.batch.choose import Field, choose
 from ebbtide.core.batch.fit import RESERVED
 from ebbtide.core.batch.grid import Grid, grid
-from ebbtide.core.batch.lent import Lent
+from ebbtide.core.batch.lent import Lent, hangs
 from ebbtide.core.batch.nodes import Nodes
 from ebbtide.core.batch.price import Offer
 from ebbtide.core.batch.work import Holders, Item, Place
@@ -55,8 +55,11 @@ def open_field(items: Sequence[Item], lent: Lent, cycle: Cycle) -> Field:
     field = Field(offers, holders, max(UNPRICED, max(prices, default=0.0)))
     _open_windows(items, slots)
     for item in items:
-        if not item.job.suspended and item.pool in offers:
-            _hold(item, field, slots)
+        if item.pool in offers:
+            if item.job.suspended:
+                _leave(item, field)
+            else:
+                _hold(item, field, slots)
     return field
 
 
@@ -119,6 +122,15 @@ def _hold(item: Item, field: Field, slots: Grid) -> None:
     holders = field.holders.get(item.job.policy)
     if holders is not None:
         holders.take(runs, item.gpus)
+
+
+def _leave(item: Item, field: Field) -> None:
+    """It was stopped: until its pods are gone they hold their GPUs."""
+    offer, pods = field.offers[item.pool], item.job.pods
+    offer.take((0,), sum(pod.gpus for pod in pods if not hangs(pod, offer.grid.now_s)), stays=False)
+    holders = field.holders.get(item.job.policy)
+    if holders is not None:
+        holders.take((0,), sum(pod.gpus for pod in pods))
 
 
 def release(item: Item, field: Field) -> None:

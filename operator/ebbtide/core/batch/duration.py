@@ -70,7 +70,7 @@ def remaining(
     elapsed_s = job.ran_s + (max(0.0, now_s - job.started_at) if job.started_at is not None else 0.0)
     worked_off = job.completions is not None and job.completions > job.parallelism
     if worked_off and job.completions and job.succeeded >= FEWEST_DONE and elapsed_s > 0.0:
-        done = min(job.succeeded, job.completions - 1)
+        done = max(1, min(job.succeeded, job.completions - 1))
         said = f"{job.succeeded} of {job.completions} completions took {hours(elapsed_s)}"
         return Remaining(elapsed_s * job.completions / done, PROGRESS, elapsed_s, said)
     if job.asked.expected_duration_s:

@@ -8,7 +8,7 @@ Looked at are starts at which something changes: room or an idle GPU comes, the 
 rises, and the last slot by which the deadline is kept. Between them a later start is never cheaper.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 
 from ebbtide.core.batch.duration import RESTART_S, Remaining
@@ -142,8 +142,8 @@ def _starts(
     if item.deadline_s is not None:
         begins_s = clock.at(offer, item.deadline_s) - item.left.at(item.confidence)
         if begins_s > 0.0:
-            latest = bisect_left(clock.ran, begins_s)
-            found.add(min(grid.slots - 1, latest if clock.ran[latest] <= begins_s else max(0, latest - 1)))
+            # the last border by which it may begin; of a deadline weeks ahead the plan's last slot
+            found.add(min(grid.slots - 1, bisect_right(clock.ran, begins_s) - 1))
     able = sorted(slot for slot in found if slot < grid.slots and may[slot])
     if len(able) > MOST_STARTS:
         able = sorted({able[0], *sorted(able, key=lambda slot: (costs[slot], slot))[:MOST_STARTS]})

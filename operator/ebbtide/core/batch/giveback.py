@@ -209,7 +209,7 @@ def _spare(item: Item, opens_s: float | None, sure_s: float) -> str:
 def for_money(running: Sequence[Item], purses: Sequence[Purse], lent: Lent, nodes: Nodes, cycle: Cycle) -> set[str]:
     """Ceilings that bind: Jobs go until what services lack is free. The uids of policies for whose sake some do."""
     acted = set()
-    for purse in purses:
+    for index, purse in enumerate(purses):
         able = [
             item
             for item in running
@@ -224,10 +224,13 @@ def for_money(running: Sequence[Item], purses: Sequence[Purse], lent: Lent, node
         for item in sorted(able, key=lambda item: (loss(item, cycle), item.key)):
             if not purse.short:
                 break
-            text = purse.suspends or _short(purse)
+            text, stays = purse.suspends or _short(purse), item.parallelism * item.job.gpus_per_pod
+            purse.give(item.pool, item.gpus if item.outcome is Outcome.RUNS else stays)
+            for other in purses[index + 1 :]:
+                if other.pays(item.namespace):
+                    other.give(item.pool, item.gpus)
             stop(item, Code.STOPPED_FOR_MONEY, f"CostPolicy {purse.spec.name}: {text}; {lost(item, cycle)}")
             nodes.leave(item.job.uid)
-            purse.give(item.pool, item.gpus)
             acted.add(purse.spec.uid)
     return acted
 

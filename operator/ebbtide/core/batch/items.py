@@ -119,7 +119,7 @@ def _place(item: Item, policy: BatchPolicyState, cycle: Cycle) -> None:
     least = least_gpus(item)
     if job.fault:
         reasons, able = [job.fault], []
-    elif job.gpus_per_pod <= 0:
+    elif item.gpus <= 0:
         reasons, able = ["it asks for no GPUs that a GPUPool has"], []
     elif spec.max_gpus is not None and least > spec.max_gpus:
         text = f"it asks for {item.gpus} GPUs, and BatchPolicy {spec.key} allows {spec.max_gpus} (spec.maxGPUs)"

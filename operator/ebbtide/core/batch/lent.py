@@ -4,16 +4,28 @@ A Job that may be stopped counts as free where services are placed: what is plac
 cycle. Pods of Jobs that were stopped already are about to go, so theirs count as free too.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from ebbtide.core.batch.duration import remaining
 from ebbtide.core.work import PoolDraft
-from ebbtide.model.batch import BatchPolicyState, Intent, JobState
-from ebbtide.model.snapshot import Snapshot
+from ebbtide.model.batch import DEFAULT_CONFIDENCE, BatchPolicyState, Intent, JobPod, JobState
+from ebbtide.model.memory import BatchMemory
+from ebbtide.model.snapshot import BATCH_KIND, Snapshot
 from ebbtide.model.spec import PolicyScope, PolicySpec
 
 OURS = frozenset({Intent.HELD, Intent.RUNS, Intent.STOPPED})
 """Jobs that the plan starts and stops."""
+HANGS_S = 120.0  # after its grace a pod that is still there is one that nobody can count on to go
+
+
+class Ending(NamedTuple):
+    """GPUs of a Job that Ebbtide started and may not stop: since when they are held, and for how long at most."""
+
+    gpus: int
+    since_s: float
+    for_s: float
 
 
 @dataclass(slots=True)
@@ -24,6 +36,7 @@ class Lent:
     held: dict[str, dict[str, int]] = field(default_factory=dict)
     leaving: dict[str, int] = field(default_factory=dict)  # of each node: GPUs of Jobs' pods that are on their way out
     back: dict[tuple[str, str], int] = field(default_factory=dict)  # by namespace and pool: GPUs that may be had back
+    ending: dict[tuple[str, str], list[Ending]] = field(default_factory=dict)  # of those that may not, by the same
 
     def policy(self, job: JobState) -> BatchPolicyState | None:
         """Its BatchPolicy; None where that is disputed or gone."""
@@ -46,6 +59,13 @@ class Lent:
             return 0
         return sum(gpus for (space, name), gpus in self.back.items() if name == pool and spec.selects(space, ()))
 
+    def endings(self, spec: PolicySpec, pool: str, before_s: float) -> list[Ending]:
+        """Of Jobs for which the CostPolicy pays, those on a pool that are held since `before_s` or longer."""
+        if spec.scope is not PolicyScope.ALL_GPU_PODS:
+            return []
+        mine = (each for (space, name), each in self.ending.items() if name == pool and spec.selects(space, ()))
+        return sorted(item for each in mine for item in each if item.since_s <= before_s)
+
     def grace_s(self, job: JobState) -> float:
         """By when its pods are gone once it was stopped."""
         policy = self.policy(job)
@@ -53,17 +73,42 @@ class Lent:
         return job.grace_s if declared_s is None else declared_s
 
 
-def look(snapshot: Snapshot, pools: Iterable[PoolDraft], now_s: float) -> Lent | None:
-    """None where there are no Jobs. Notes in each pool what may be had back."""
-    if not snapshot.jobs:
+def _ends_within_s(job: JobState, lent: Lent, learnt: Mapping[str, tuple[float, ...]], now_s: float) -> float:
+    """As it was paid for when it was started: with the confidence of its policy, and until its pods are gone."""
+    policy = lent.policy(job)
+    spec = None if policy is None else policy.spec
+    owner = f"{job.key.partition('/')[0]}/{job.owner}"
+    left = remaining(job, spec, learnt.get(owner, ()), now_s)
+    return left.at(DEFAULT_CONFIDENCE if spec is None else spec.confidence) + lent.grace_s(job)
+
+
+def hangs(pod: JobPod, now_s: float) -> bool:
+    """Whether it should have been gone by now: a finalizer or a dead kubelet keeps it, and its GPUs are nobody's."""
+    return pod.terminating and pod.due_at is not None and now_s > pod.due_at + HANGS_S
+
+
+def unseen(snapshot: Snapshot) -> bool:
+    """Whether there may be Jobs or BatchPolicies that cannot be seen just now."""
+    sick = any(not source.healthy and source.name in ("batchpolicies", "jobs") for source in snapshot.sources)
+    return sick or any(item.kind == BATCH_KIND for item in snapshot.unreadable)
+
+
+def look(snapshot: Snapshot, pools: Iterable[PoolDraft], before: BatchMemory, now_s: float) -> Lent | None:
+    """None where there are no Jobs. Notes in each pool what may be had back.
+
+    What cannot be seen just now is paid for as it was: else ceilings would lower services for Jobs that can be stopped.
+    """
+    known = {(space, name): gpus for space, name, gpus in before.back} if before.back and unseen(snapshot) else {}
+    if not snapshot.jobs and not known:
         return None
     lent = Lent({state.spec.key: state for state in snapshot.batch_policies})
     of_node = {node.name: pool for pool in pools for node in pool.state.nodes}
+    learnt = {memory.owner: memory.runs for memory in before.owners}
     for job in snapshot.jobs:
-        back = lent.stoppable(job)
+        back, for_s = lent.stoppable(job), None
         for pod in job.pods:
             pool = of_node.get(pod.node)
-            if pool is None or not pod.gpus:
+            if pool is None or not pod.gpus or hangs(pod, now_s):
                 continue
             going = pod.terminating or job.suspended
             if going:
@@ -73,8 +118,14 @@ def look(snapshot: Snapshot, pools: Iterable[PoolDraft], now_s: float) -> Lent |
             else:
                 holders = lent.held.setdefault(pod.node, {})
                 holders[job.uid] = holders.get(job.uid, 0) + pod.gpus
+                if not back and job.intent in OURS and job.started_at is not None:
+                    for_s = for_s or _ends_within_s(job, lent, learnt, now_s)
+                    ending = lent.ending.setdefault((job.key.partition("/")[0], pool.name), [])
+                    ending.append(Ending(pod.gpus, job.started_at, for_s))
             if going or back:
                 pool.lent[pod.node] = pool.lent.get(pod.node, 0) + pod.gpus
                 key = job.key.partition("/")[0], pool.name
                 lent.back[key] = lent.back.get(key, 0) + pod.gpus
+    for key, gpus in known.items():
+        lent.back[key] = max(gpus, lent.back.get(key, 0))
     return lent

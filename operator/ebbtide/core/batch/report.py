@@ -10,6 +10,7 @@ from decimal import Decimal
 
 import msgspec
 
+from ebbtide.core.batch.lent import unseen
 from ebbtide.core.batch.price import paid_anyway
 from ebbtide.core.batch.words import clock
 from ebbtide.core.batch.work import Item
@@ -45,12 +46,18 @@ def remember(items: Sequence[Item], cycle: Cycle) -> BatchMemory:
         at=round(cycle.now_s, 1),
         jobs=tuple(jobs),
         owners=owners,
+        back=before.back if cycle.lent is None and unseen(cycle.snapshot) else _back(cycle),
         policies=tuple(
             memory
             for uid, memory in sorted(policies.items())
             if uid in known or uid in unread or "batchpolicies" in sick
         ),
     )
+
+
+def _back(cycle: Cycle) -> tuple[tuple[str, str, int], ...]:
+    found = {} if cycle.lent is None else cycle.lent.back
+    return tuple((space, name, gpus) for (space, name), gpus in sorted(found.items()))
 
 
 def _job(item: Item, policies: dict[str, BatchPolicyMemory], cycle: Cycle) -> JobMemory:

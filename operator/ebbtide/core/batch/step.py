@@ -2,7 +2,7 @@
 
 Order: room for services first, then ceilings, then windows; what still runs stays; then those that wait are planned
 anew or stand as they were planned. Must never move a Job that is its user's or another controller's, and an error here
-costs services nothing: no Job is then started or stopped.
+costs services nothing: no Job is then started, and those whose GPUs services were given still give them back.
 """
 
 import msgspec
@@ -17,6 +17,7 @@ from ebbtide.core.batch.nodes import Nodes
 from ebbtide.core.batch.price import Offer
 from ebbtide.core.batch.work import Holders, Item
 from ebbtide.core.work import Cycle
+from ebbtide.model.memory import PlannedJob
 from ebbtide.model.plan import Outcome
 from ebbtide.model.reasons import Code
 
@@ -56,6 +57,26 @@ def _decide(items: list[Item], lent: Lent, cycle: Cycle) -> None:
             item.planned = planned.get(item.job.uid)
         _keep(cycle, acted, cycle.batch_memory.next_at)
         return
+    before = [(item, item.outcome, item.why, item.parallelism) for item in items]
+    try:
+        planned_jobs = _plan_ahead(items, running, waiting, nodes, lent, cycle)
+        next_at = ahead.next_event(planned_jobs, cycle)
+    except Exception as error:  # services count on what was just given back: that stands, and nothing else changes
+        cycle.batch_failure = isolation.failure_of("batch Jobs", "batch", error)
+        for item, outcome, why, parallelism in before:
+            item.outcome, item.why, item.parallelism, item.planned = outcome, why, parallelism, None
+        _keep(cycle, acted, cycle.batch_memory.next_at)
+        return
+    cycle.batch_memory = msgspec.structs.replace(
+        cycle.batch_memory, planned=planned_jobs, planned_at=round(cycle.now_s, 1), planned_for=made_for
+    )
+    _keep(cycle, acted, next_at)
+
+
+def _plan_ahead(
+    items: list[Item], running: list[Item], waiting: list[Item], nodes: Nodes, lent: Lent, cycle: Cycle
+) -> tuple[PlannedJob, ...]:
+    """What is planned anew once a minute or when something happens."""
     field = ahead.open_field(items, lent, cycle)
     giveback.for_windows(running, field.offers, lent, cycle)
     _free(running, field)
@@ -71,11 +92,7 @@ def _decide(items: list[Item], lent: Lent, cycle: Cycle) -> None:
     ahead.plan_waiting(waiting, field, nodes, cycle)
     if not unseen and not cycle.ceilings_unknown:
         _grow(running, field, nodes, cycle)
-    planned_jobs = tuple(item.planned for item in waiting if item.planned is not None)
-    cycle.batch_memory = msgspec.structs.replace(
-        cycle.batch_memory, planned=planned_jobs, planned_at=round(cycle.now_s, 1), planned_for=made_for
-    )
-    _keep(cycle, acted, ahead.next_event(planned_jobs, cycle))
+    return tuple(item.planned for item in waiting if item.planned is not None)
 
 
 _SEEN = frozenset({"pods", "nodes", "jobs", "batchpolicies", "gpupools", "costpolicies"})

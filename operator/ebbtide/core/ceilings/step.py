@@ -139,6 +139,8 @@ def _bind_others(policy: PolicyDraft, cycle: Cycle, known: Known) -> None:
         stops = 0 if cycle.lent is None else cycle.lent.stoppable_gpus(policy.state.spec, item.pool)
         lasting = max(0, item.lasting - stops)
         passing = item.passing + item.lasting - lasting
+        ends = _ends(policy, item.pool, lasting, cycle)
+        lasting -= sum(count for count, _ in ends)
         idle, going = item.idle, 0
         if policy.comes_and_goes(pool):
             idle, going = policy.beside[item.pool], policy.empty[item.pool].going
@@ -156,9 +158,26 @@ def _bind_others(policy: PolicyDraft, cycle: Cycle, known: Known) -> None:
         policy.wants(pacing.OTHERS, gpus * now, gpus * now)
         for line in policy.lines_of_all:
             line.bound += lasting * line.takes(tariff, line.end_s - policy.now_s)
+            for count, for_s in ends:
+                line.bound += count * line.takes(tariff, min(line.end_s - policy.now_s, for_s))
             line.bound += (passing + idle - going) * line.takes(tariff, policy.reserve_s)
             line.passing += item.passing * line.takes(tariff, policy.reserve_s)
             line.bound += going * line.takes(tariff, stays_s)
+
+
+def _ends(policy: PolicyDraft, pool: str, lasting: int, cycle: Cycle) -> list[tuple[int, int]]:
+    """(GPUs, for how many seconds) of the lasting ones that Jobs hold which Ebbtide started and may not stop.
+
+    A Job of an hour is paid for an hour, as when it was started: to the end of the day it would lower services.
+    """
+    found = []
+    lent, spec = cycle.lent, policy.state.spec
+    for item in () if lent is None else lent.endings(spec, pool, policy.now_s - spec.outage_reserve_s):
+        count = min(item.gpus, lasting)
+        lasting -= count
+        if count:
+            found.append((count, max(policy.reserve_s, int(item.for_s) + 1)))
+    return found
 
 
 def _bind(stake: Stake, known: Known) -> None:
