@@ -83,6 +83,11 @@ def choose(items: Sequence[Item], field_: Field) -> None:
     late = _lateness(best)
     if late and len(items) <= MOST_TRIED:
         best = _otherwise(items, best, field_, saved)
+    elif late:
+        # far more than there is room for: whoever is not sure to be in time makes way for those who can be
+        field_.back(saved)
+        other = _greedy(_by_latest(items), field_, cheapest=True, hopeless=0.0)
+        best = other if _is_better(other, best) else best
     field_.back(saved)
     best = conflict.resolve(best, field_, _is_better)
     for item, place in best:
@@ -110,7 +115,7 @@ def _by_deadline(items: Sequence[Item]) -> list[Item]:
     return sorted(_by_latest(items), key=lambda item: math.inf if item.deadline_s is None else item.deadline_s)
 
 
-def _greedy(order: Sequence[Item], field_: Field, *, cheapest: bool) -> Placed:
+def _greedy(order: Sequence[Item], field_: Field, *, cheapest: bool, hopeless: float = HOPELESS) -> Placed:
     """Each in its turn; what is late anyway comes behind all others, so that it makes nobody else late.
 
     Three Jobs of 2 h on one GPU, to end within 1 h, 2.5 h and 4.5 h: the first is late anyway, and behind the other two
@@ -120,7 +125,7 @@ def _greedy(order: Sequence[Item], field_: Field, *, cheapest: bool) -> Placed:
     behind = []
     for item in order:
         place = _next(item, field_, cheapest=cheapest)
-        if place is not None and place.late > HOPELESS:
+        if place is not None and place.late > hopeless:
             behind.append(item)
             continue
         found.append((item, place))
