@@ -15,6 +15,14 @@ from ebbtide.model.spec import PolicyScope, PolicySpec
 OURS = frozenset({Intent.HELD, Intent.RUNS, Intent.STOPPED})
 """Jobs that the plan starts and stops."""
 
+_SEEN = frozenset({"pods", "nodes", "jobs", "batchpolicies", "gpupools", "costpolicies"})
+
+
+def unseen(snapshot: Snapshot) -> str:
+    """`pods cannot be watched`: why it is not known what is free; empty: it is."""
+    sick = (source.name for source in snapshot.sources if source.name in _SEEN and not source.healthy)
+    return "; ".join(f"{name} cannot be watched" for name in sick)
+
 
 @dataclass(slots=True)
 class Lent:
