@@ -394,6 +394,16 @@ SERVICES = (
         ("spec.variants", 'scaling.scaleToZero needs minReplicas 0 in every variant; it is more in ["h100"]'),
     ),
     Bad(
+        "a Background service that could not go to zero",
+        service(("spec.serviceClass", "Background")),
+        ("spec.serviceClass", "serviceClass Background needs scaling.scaleToZero", "activator tells the queue"),
+    ),
+    Bad(
+        "a class that there is not",
+        changed(TO_ZERO, ("spec.serviceClass", "Batch")),
+        ("spec.serviceClass", '"Batch"', '"Interactive", "Background"'),
+    ),
+    Bad(
         "scale to zero without an activator",
         changed(TO_ZERO, ("spec.scaling.scaleToZero.activator", REMOVED)),
         ("spec.scaling.scaleToZero.activator", "Required value"),

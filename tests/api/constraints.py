@@ -129,6 +129,7 @@ _MAKE_ROOM: dict[str, tuple[tuple[ValuePath, Any], ...]] = {
     "InferenceService spec.variants[0].minReplicas minimum": (
         ((*_SCALING, "scaleToZero"), REMOVED),
         ((*_SCALING, "minReplicas"), 1),
+        (("spec", "serviceClass"), "Interactive"),
     ),
 }
 

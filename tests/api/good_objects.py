@@ -23,6 +23,7 @@ SERVICE_DEFAULTS: dict[str, Any] = {
     "spec.mode": "Recommend",
     "spec.objectives": {"timeToFirstToken": "1s", "interTokenLatency": "50ms", "attainment": "99", "window": "24h"},
     "spec.priority": 100,
+    "spec.serviceClass": "Interactive",
     "spec.variants.0.minReplicas": 0,
     "spec.variants.0.maxReplicas": 100,
     "spec.scaling": {
@@ -62,6 +63,9 @@ GOOD = (
         "spec.scaling.scaleToZero.activator.metrics": [
             "llm_d_epp_flow_control_queue_size", "inference_extension_flow_control_queue_size",
         ],
+    }),
+    Good("a queue that batch work's hours work off", changed(TO_ZERO, ("spec.serviceClass", "Background")), {
+        "spec.serviceClass": "Background",
     }),
     Good("an empty pause pauses everything", service(("spec.scaling.pause", {})), {
         "spec.scaling.pause": {"direction": "All"},

@@ -50,6 +50,7 @@ FULL_SERVICE: Object = {
         "model": {"name": "meta-llama/Llama-3-8B", "parameters": "8B"},
         "objectives": {"timeToFirstToken": "500ms", "interTokenLatency": "50ms", "attainment": "99.9", "window": "12h"},
         "priority": 200,
+        "serviceClass": "Background",
         "variants": [
             {
                 "name": "h100",

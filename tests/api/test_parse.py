@@ -33,6 +33,7 @@ from ebbtide.model.spec import (
     Provisioning,
     ScaleToZero,
     Scaling,
+    ServiceClass,
     ServiceSpec,
     TargetRef,
     Tariff,
@@ -122,6 +123,13 @@ def test_a_service_with_every_field():
         pause=Pause(PauseDirection.ALL, replicas=3, until_unix_s=1798135200.0, reason="load test", by="ada"),
     )
     assert spec.alternative == Alternative("USD", Decimal("0.15"), Decimal("0.60"))
+    assert spec.background
+
+
+def test_services_are_interactive_unless_they_say_otherwise():
+    assert parse_service(service()).service_class is ServiceClass.INTERACTIVE
+    found = parse_service(changed(TO_ZERO, ("spec.serviceClass", "Background"), ("spec.priority", 1000)))
+    assert found.background and found.rank < parse_service(service(("spec.priority", 0))).rank
 
 
 def test_a_pool_with_every_field():
@@ -182,7 +190,7 @@ def test_parameters_in_millions():
 
 
 def test_fields_of_a_newer_version_are_ignored():
-    newer = service(("spec.serviceClass", "Background"), ("spec.variants.0.lowered", True))
+    newer = service(("spec.serviceGrade", "Background"), ("spec.variants.0.lowered", True))
     assert parse_service(newer) == parse_service(service())
 
 

@@ -291,6 +291,7 @@ def test_the_pipeline_is_a_list_of_named_steps():
         "sizing",
         "placement",
         "guardrails",
+        "background",
         "ceilings",
         "batch",
         "reasons",

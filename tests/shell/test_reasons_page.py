@@ -13,6 +13,7 @@ from ebbtide.model.reasons import Code
 from ebbtide.record.events import BY_CODE, BY_CONDITION
 from ebbtide.record.reasons import main, reference
 from ebbtide.record.view import (
+    BACKGROUND_CONDITIONS,
     BATCH_CONDITIONS,
     DEGRADED_CONDITIONS,
     ENGINE_CONDITIONS,
@@ -68,6 +69,7 @@ def test_every_place_is_a_condition_that_objects_have() -> None:
         *SERVICE_CONDITIONS,
         *ENGINE_CONDITIONS,
         *DEGRADED_CONDITIONS,
+        *BACKGROUND_CONDITIONS,
         "Paused",
         "Limited",
         *(f"GPUPool.{name}" for name in POOL_CONDITIONS),

@@ -84,8 +84,8 @@ class BatchPolicySpec(ApiModel, json_schema_extra=rules(_OPENS, _IN_TIME)):
     """Which Jobs wait, and for what."""
 
     selector: JobSelector
-    """Which Jobs of the policy's namespace are meant. Those with a queue of Kueue or another spec.managedBy are left
-    alone. Required."""
+    """Which Jobs of the policy's namespace are meant, and which InferenceServices with serviceClass Background. Jobs
+    with a queue of Kueue or another spec.managedBy are left alone. Required."""
     strategy: Strategy = Strategy.IDLE_OR_WINDOW
     """When Jobs may run. Window: in windows alone. IdleOrWindow: in windows, and at any time on GPUs that are paid for
     anyway and that no service will need. Cheapest: whenever it costs least, deadlines kept. Unset: IdleOrWindow."""
@@ -101,7 +101,8 @@ class BatchPolicySpec(ApiModel, json_schema_extra=rules(_OPENS, _IN_TIME)):
     """GPUPools on which Jobs may run, up to 32 with names of up to 253 characters. Unset: all that have the GPUs that a
     Job asks for."""
     max_gpus: Annotated[Annotated[int, Field(ge=0, le=1000000)] | None, Field(alias="maxGPUs")] = None
-    """Most GPUs that the policy's Jobs may hold at once, 0 to 1000000; 0 starts none. Unset: no limit of its own."""
+    """Most GPUs that the policy's Jobs and Background services may hold at once, 0 to 1000000; 0 starts none.
+    Unset: no limit of its own."""
     deadline: Annotated[str, duration("1m", LONGEST_DEADLINE, "8h or 24h")] | None = None
     """By when a Job is to end, as a duration from its creation, from 1m to 8784h; its annotation ebbtide.dev/deadline
     goes before. Unset: Jobs without that annotation have no deadline."""
@@ -125,7 +126,8 @@ class BatchPolicySpec(ApiModel, json_schema_extra=rules(_OPENS, _IN_TIME)):
     """Which Jobs go first where not all can run, 0 to 1000; higher ones first. Deadlines of lower ones are missed
     before those of higher ones. Unset: 100."""
     paused: bool = False
-    """True: Jobs are neither started nor stopped; those that wait go on waiting. Unset: false."""
+    """True: Jobs are neither started nor stopped, those that wait go on waiting, and Background services are neither
+    raised nor drained. Unset: false."""
 
 
 class Saved(ApiModel):
@@ -187,8 +189,8 @@ class BatchPolicyStatus(ApiModel):
     """Jobs whose deadline passed before they ended, ended ones included, since the policy was first seen. Unset: not
     looked at yet."""
     gpus: Count | None = None
-    """GPUs that pods of the policy's Jobs hold; those of a stopped Job count until its pods are gone. Unset: not looked
-    at yet."""
+    """GPUs that Background services of the policy have, and that pods of its Jobs hold; those of a stopped Job count
+    until its pods are gone. Unset: not looked at yet."""
     next_start: Timestamp | None = None
     """When the next Job is planned to start, as RFC 3339; it may move. Unset: none is planned."""
     next_window: Timestamp | None = None

@@ -61,6 +61,7 @@ def parse_service(obj: Mapping[str, Any], cost_labels: Collection[str] = COST_LA
         cost_labels=tuple((label, value) for label, value in labels if label in cost_labels and value),
         labels=labels,
         alternative=None if spec.alternative is None else _alternative(spec.alternative, where),
+        service_class=spec.service_class,
     )
 
 

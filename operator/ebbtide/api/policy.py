@@ -137,9 +137,9 @@ class Threshold(ApiModel):
     """What happens, 1 to 6. Notify: an Event, and a line in status. UseDegraded: services move to their degraded
     variants where these are cheaper. HoldScaleUp: nothing is raised above its declared minimum, degraded variants
     included, and no batch Job is started. LimitLowPriority: services with a priority below 100, the default, fall to
-    their declared minimums. SuspendBatch: of a policy with scope AllGPUPods; batch Jobs that say that they are
-    restartable are stopped, and none is started. Freeze: nothing is raised, minimums included, and no batch Job is
-    started. Required."""
+    their declared minimums. SuspendBatch: services of serviceClass Background have no replicas; of a policy with scope
+    AllGPUPods, batch Jobs that say that they are restartable are stopped, and none is started. Freeze: nothing is
+    raised, minimums included, and no batch Job is started. Required."""
 
 
 _RAISED = rule(

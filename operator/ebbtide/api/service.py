@@ -23,7 +23,7 @@ from ebbtide.api.fields import (
 from ebbtide.api.scaling import Scaling
 from ebbtide.api.service_status import InferenceServiceStatus
 from ebbtide.api.variant import Variant
-from ebbtide.model.spec import DEFAULT_PRIORITY, Mode
+from ebbtide.model.spec import DEFAULT_PRIORITY, Mode, ServiceClass
 
 
 class Model(ApiModel):
@@ -147,6 +147,11 @@ _SPEC_RULES = rules(
         ),
         field=".variants",
     ),
+    rule(
+        "self.serviceClass != 'Background' || has(self.scaling.scaleToZero)",
+        "serviceClass Background needs scaling.scaleToZero, whose activator tells the queue that waits at zero",
+        field=".serviceClass",
+    ),
 )
 
 
@@ -163,6 +168,12 @@ class InferenceServiceSpec(ApiModel, json_schema_extra=_SPEC_RULES):
     """Latency that requests should have. Unset: first token within 1s, 50ms between tokens, for 99 percent."""
     priority: Annotated[int, Field(ge=0, le=1000)] = DEFAULT_PRIORITY
     """Who gets GPUs first when they run short, 0 to 1000; the higher number wins. Unset: 100."""
+    service_class: ServiceClass = ServiceClass.INTERACTIVE
+    """Interactive: served within its objectives at any time. Background: nobody waits for its answers, so its queue is
+    worked off as batch work is, by the one BatchPolicy of its namespace whose selector its labels match: in that
+    policy's windows and on the GPUs that its strategy, pools and maxGPUs allow, beside what Interactive services may
+    need and behind Jobs; otherwise it has no replicas. Needs scaling.scaleToZero, whose activator tells the queue.
+    Unset: Interactive."""
     variants: Annotated[tuple[Variant, ...], Field(min_length=1, max_length=16, json_schema_extra=_VARIANTS)]
     """The ways to run this service, 1 to 16, unique by name; the cheapest mix that carries the load is used.
     Required."""

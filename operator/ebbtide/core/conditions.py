@@ -41,6 +41,7 @@ def of_service(draft: Draft, cycle: Cycle) -> tuple[Condition, ...]:
     facts: tuple[Condition, ...] = (_paused(draft, cycle), _limited(draft, cycle))
     degraded = stand_in.condition(draft)
     facts = facts if degraded is None else (*facts, degraded)
+    facts = facts if draft.lending is None else (*facts, draft.lending)
     return (_ready(draft, parts), *parts, *facts)
 
 

@@ -78,7 +78,7 @@ def components(
         seen.update(each.draft.state.spec.key for each in group)
         for each in group:
             each.kept = kept(each.draft)
-        groups.append(sorted(group, key=lambda m: (-m.draft.state.spec.priority, m.draft.state.spec.key)))
+        groups.append(sorted(group, key=lambda m: (-m.draft.state.spec.rank, m.draft.state.spec.key)))
     return groups
 
 
@@ -233,12 +233,11 @@ def decide(group: list[Member], rooms: Mapping[str, Room]) -> Decided:
 
 def _decide(group: list[Member], rooms: Mapping[str, Room]) -> Decided:
     rows = _rows(group, rooms)
-    priorities = sorted({member.draft.state.spec.priority for member in group}, reverse=True)
+    priorities = sorted({member.draft.state.spec.rank for member in group}, reverse=True)
     levels = {priority: level for level, priority in enumerate(priorities)}
     limit = max(FEWEST_EACH, min(MOST_EACH, MOST_CHOICES // len(group)))
     parties = [
-        _party(member, number, levels[member.draft.state.spec.priority], rows, limit)
-        for number, member in enumerate(group)
+        _party(member, number, levels[member.draft.state.spec.rank], rows, limit) for number, member in enumerate(group)
     ]
     outcome = programme.solve(parties, [row.room for row in rows])
     names = tuple(sorted({row.pool for row in rows}))

@@ -86,6 +86,17 @@ def _decide(draft: Draft, cycle: Cycle) -> tuple[Code, str]:
 
 _MONEY = frozenset({Code.CEILING_REACHED, Code.CEILING_PACED, Code.THRESHOLD_REACHED, Code.USES_DEGRADED})
 
+_LENT = frozenset(
+    {
+        Code.WAITS_FOR_WINDOW,
+        Code.WAITS_FOR_CHEAPER_HOUR,
+        Code.WAITS_FOR_GPUS,
+        Code.AT_MAX_GPUS,
+        Code.SELECTED_TWICE,
+        Code.NO_BATCH_POLICY,
+    }
+)
+
 
 def _moving(draft: Draft) -> tuple[Code, str]:
     old, new = draft.observed, draft.total
@@ -96,7 +107,7 @@ def _moving(draft: Draft) -> tuple[Code, str]:
     exchanged = _exchanging(draft, limit)
     if exchanged is not None:
         return exchanged
-    if new < old and draft.limits and draft.limits[-1][0] in _MONEY:
+    if new < old and draft.limits and draft.limits[-1][0] in _MONEY | _LENT:
         return draft.limits[-1][0], f"{move}: {draft.limits[-1][1]}"
     if old == 0 and draft.demand.queue > 0.0:
         return Code.FIRST_REQUEST, f"{move}: the gateway holds {draft.demand.queue:.0f} requests"

@@ -101,7 +101,7 @@ def _again(order: list[tuple[Draft, bool]], cycle: Cycle, start: Mapping[str, _S
 
 def _in_turn(cycle: Cycle) -> list[tuple[Draft, bool]]:
     """All services, highest priority first, and whether each may act."""
-    order = sorted(cycle.drafts, key=lambda draft: (-draft.state.spec.priority, draft.state.spec.key))
+    order = sorted(cycle.drafts, key=lambda draft: (-draft.state.spec.rank, draft.state.spec.key))
     return [(draft, draft.failure is None and not _stays(draft, cycle)) for draft in order]
 
 
@@ -113,7 +113,7 @@ def _place_all(order: list[tuple[Draft, bool]], cycle: Cycle) -> None:
         _may_claim(draft, yielded[draft.state.spec.key], 1.0)
     for draft, acts in order:
         if acts:
-            acting.setdefault(draft.state.spec.priority, []).append(draft)
+            acting.setdefault(draft.state.spec.rank, []).append(draft)
         else:
             draft.kept = _keep(draft)
     for group in acting.values():
@@ -155,7 +155,9 @@ def _unclaimable(draft: Draft, cycle: Cycle) -> list[int]:
     What has no node yet holds nothing that could be kept.
     """
     halt = pause.active(draft, cycle.now_s)
-    kept = (halt is not None and halt.direction is PauseDirection.DOWN) or staleness.holds(draft, cycle)
+    # what is lent is had back whatever is known of it
+    unknown = staleness.holds(draft, cycle) and not draft.state.spec.background
+    kept = (halt is not None and halt.direction is PauseDirection.DOWN) or unknown
     bound = [variant.bound_gpus // (variant.gpus or 1) for variant in draft.variants]
     least = [n if kept else min(n, v.spec.min_replicas) for n, v in zip(bound, draft.variants, strict=True)]
     more = bounds.minimum(draft) - sum(least)

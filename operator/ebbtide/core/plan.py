@@ -28,7 +28,7 @@ from ebbtide.core import (
     victims,
     watch,
 )
-from ebbtide.core.batch import lent
+from ebbtide.core.batch import background, lent
 from ebbtide.core.batch import step as batch
 from ebbtide.core.ceilings import step as ceilings
 from ebbtide.core.forecast import step as forecast
@@ -118,6 +118,7 @@ STEPS: tuple[tuple[str, _Work], ...] = (
     _each("sizing", sizing.step),
     ("placement", placement.step),
     _each("guardrails", _guard),
+    ("background", background.step),
     ("ceilings", ceilings.step),
     ("batch", batch.step),
     _each("reasons", _reasons),

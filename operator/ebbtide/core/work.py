@@ -291,6 +291,7 @@ class Draft:
     unplaced_text: str = ""
     unreached: tuple[Code, str] | None = None  # why a declared minimum is not reached, with the numbers
     gives_way: bool = False
+    lending: Condition | None = None  # of a Background service: whether GPUs are lent to it, and why not
     stand_ins: list[VariantDraft] = field(init=False)  # its degraded variants
     pressed: bool = False  # stand-ins may serve for want of money
     pressed_until: float | None = None  # as it will be remembered, and the policy's words
@@ -397,6 +398,7 @@ class Cycle:
     reaction_s: float = 40.0  # a rate over the last minute is half a minute old on average, and a cycle passes too
     lent: "Lent | None" = None  # what batch Jobs hold; None: there are none
     purses: "list[Purse]" = field(default_factory=list)  # what ceilings leave for batch Jobs
+    background: list[tuple[str, str, int]] = field(default_factory=list)  # (BatchPolicy, pool, GPUs) of such services
     ceilings_unknown: str = ""  # why nobody knows which ceilings hold; empty: they are known
     job_plans: tuple[JobPlan, ...] = ()
     batch_plans: tuple[BatchPolicyPlan, ...] = ()

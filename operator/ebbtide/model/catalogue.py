@@ -13,6 +13,7 @@ DEPLOYMENT = "deployment"  # an Event on Ebbtide's own Deployment, for what conc
 POLICY = "policy"  # an Event on the CostPolicy
 JOB = "job"  # why a batch Job waits, runs or is left alone: an Event on it
 _MOVE = (DECISION,)
+_LENT = (DECISION, "Limited", "GPUsLent")  # of a Background service
 _HELD = (DECISION, "Limited")
 _FAILING = (DECISION, "Limited", "Ready")
 _UNMEASURED = (DECISION, "Limited", "MetricsFresh", "Ready")
@@ -328,19 +329,21 @@ _POLICIES = {
 _JOB = (JOB,)
 _BATCH = {
     Code.WAITS_FOR_WINDOW: Entry(
-        (JOB, "BatchPolicy.Ready"),
-        "No window of the BatchPolicy is open, and its strategy lets the Job run nowhere else before one opens.",
+        (JOB, "BatchPolicy.Ready", *_LENT),
+        "No window of the BatchPolicy is open, and its strategy lets the Job or the Background service run nowhere "
+        "else before one opens.",
         "Nothing: the text has the moment. For sooner, widen `spec.windows` or choose another `spec.strategy`.",
     ),
     Code.WAITS_FOR_CHEAPER_HOUR: Entry(
-        _JOB,
-        "The Job would run now for more than it will cost later, and its deadline leaves the time.",
+        (JOB, *_LENT),
+        "The Job would run now for more than it will cost later, and its deadline leaves the time; or the Background "
+        "service would.",
         "Nothing: the text has both prices and the latest start. For sooner, set `ebbtide.dev/deadline` earlier.",
     ),
     Code.WAITS_FOR_GPUS: Entry(
-        _JOB,
-        "No pool that it may use has the GPUs free: they are taken, or services may need them before the Job could "
-        "give them back.",
+        (JOB, *_LENT),
+        "No pool that it may use has the GPUs free: they are taken, or Interactive services may need them before the "
+        "Job or the Background service could give them back.",
         "Nothing: the text says when they are expected. Add GPUs or pools (`spec.pools`), or say that the Job may be "
         "stopped (`ebbtide.dev/restartable`): those wait for less.",
     ),
@@ -350,8 +353,8 @@ _BATCH = {
         "Nothing; it starts once there is money. For sooner, raise the ceiling that the text names.",
     ),
     Code.AT_MAX_GPUS: Entry(
-        _JOB,
-        "The Jobs of its BatchPolicy hold as many GPUs as `spec.maxGPUs` allows.",
+        (JOB, *_LENT),
+        "The Jobs and Background services of its BatchPolicy hold as many GPUs as `spec.maxGPUs` allows.",
         "Nothing; it starts when others end. For sooner, raise `spec.maxGPUs`.",
     ),
     Code.FITS_NOWHERE: Entry(
@@ -407,9 +410,10 @@ _BATCH = {
         "the same owner are learnt from.",
     ),
     Code.SELECTED_TWICE: Entry(
-        (JOB, "BatchPolicy.Undisputed", "BatchPolicy.Ready"),
-        "Several BatchPolicies select the Job: it stays as it is, and none of them starts or stops it.",
-        "Change `spec.selector` of one of those that the text names, or the Job's labels.",
+        (JOB, "BatchPolicy.Undisputed", "BatchPolicy.Ready", *_LENT),
+        "Several BatchPolicies select the Job: it stays as it is, and none of them starts or stops it. Or they select "
+        "the Background service: none lends to it, so it has no replicas.",
+        "Change `spec.selector` of one of those that the text names, or the labels of the Job or the service.",
     ),
     Code.SELECTED_ONCE: Entry(("BatchPolicy.Undisputed",), "No Job is selected by another policy too.", "Nothing."),
     Code.SUSPENDED_BY_USER: Entry(
@@ -439,9 +443,28 @@ _BATCH = {
         "The text names the annotation, its value and what is allowed; `kubectl annotate --overwrite job`.",
     ),
     Code.BATCH_PAUSED: Entry(
-        (JOB, "BatchPolicy.Ready"),
-        "`spec.paused` of the BatchPolicy is true: its Jobs are neither started nor stopped.",
+        (JOB, "BatchPolicy.Ready", *_LENT),
+        "`spec.paused` of the BatchPolicy is true: its Jobs are neither started nor stopped, and its Background "
+        "services are neither raised nor drained.",
         "Set `spec.paused` to false.",
+    ),
+    Code.GPUS_LENT: Entry(
+        ("GPUsLent",),
+        "Its BatchPolicy lends GPUs to the Background service just now; it has what its queue needs of them.",
+        "Nothing.",
+    ),
+    Code.NO_BATCH_POLICY: Entry(
+        _LENT,
+        "No BatchPolicy of its namespace selects the Background service, so no GPUs are lent to it and it has no "
+        "replicas.",
+        "Give the service a label that the `spec.selector` of one BatchPolicy matches, or set `spec.serviceClass` to "
+        "Interactive.",
+    ),
+    Code.BATCH_POLICIES_UNKNOWN: Entry(
+        _LENT,
+        "The BatchPolicies of the Background service's namespace cannot be read, so nobody knows what is lent to it: "
+        "nothing is raised, and what runs goes on.",
+        "The text has the cause: correct the BatchPolicy, or Ebbtide's rights.",
     ),
     Code.JOBS_RUN: Entry(("BatchPolicy.Ready",), "Jobs of the policy run, or all that could start do.", "Nothing."),
     Code.JOBS_WAIT: Entry(

@@ -14,6 +14,13 @@ class Mode(StrEnum):
     AUTO = "Auto"
 
 
+class ServiceClass(StrEnum):
+    """Who waits for a service's answers."""
+
+    INTERACTIVE = "Interactive"  # people: within its objectives, whatever the hour
+    BACKGROUND = "Background"  # nobody: its queue is worked off in batch work's hours and on its GPUs
+
+
 class PauseDirection(StrEnum):
     """Which way a paused service may not move."""
 
@@ -156,6 +163,9 @@ class Alternative(Spec, frozen=True):
     per_million_output: Decimal
 
 
+BELOW_ALL = 2000  # more than priorities differ by
+
+
 class ServiceSpec(Spec, frozen=True):
     """One InferenceService. `key` is `namespace/name`."""
 
@@ -172,6 +182,17 @@ class ServiceSpec(Spec, frozen=True):
     cost_labels: tuple[tuple[str, str], ...] = ()  # sorted: those of `labels` that its cost is put down to
     labels: tuple[tuple[str, str], ...] = ()  # sorted: by them policies select
     alternative: Alternative | None = None
+    service_class: ServiceClass = ServiceClass.INTERACTIVE
+
+    @property
+    def background(self) -> bool:
+        """Whether it has GPUs only as far as they are lent to batch work."""
+        return self.service_class is ServiceClass.BACKGROUND
+
+    @property
+    def rank(self) -> int:
+        """Who goes first where GPUs or money run short: by priority, and every Background service comes last."""
+        return self.priority - BELOW_ALL if self.background else self.priority
 
     @property
     def namespace(self) -> str:

@@ -250,7 +250,8 @@ CATALOGUE: tuple[Described, ...] = (
         "ebbtide_batch_gpus",
         "plan",
         _BATCH,
-        "GPUs that Jobs of a BatchPolicy hold, those of stopped ones until their pods are gone.",
+        "GPUs that Background services of a BatchPolicy have and its Jobs hold, those of stopped Jobs until their pods "
+        "are gone.",
     ),
     Described(
         "ebbtide_batch_deadlines_missed",

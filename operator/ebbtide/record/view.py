@@ -63,6 +63,8 @@ SERVICE_CONDITIONS = (
 ENGINE_CONDITIONS = ("EngineDrains",)
 # Only on services with a degraded variant
 DEGRADED_CONDITIONS = ("Degraded",)
+# Only on Background services
+BACKGROUND_CONDITIONS = ("GPUsLent",)
 POOL_CONDITIONS = ("Ready", "PricesKnown")
 POLICY_CONDITIONS = ("Ready", "WithinCeilings", "PricesKnown", "Selects")
 BATCH_CONDITIONS = ("Ready", "DeadlinesKept", "Undisputed")

@@ -48,7 +48,7 @@ def open_field(items: Sequence[Item], lent: Lent, cycle: Cycle) -> Field:
     names = sorted({name for item in items for name in item.pools} | {item.pool for item in items if item.pool})
     slots = _grid(items, cycle)
     needs = need.needs(cycle, slots, names)
-    others = _others(cycle, lent)
+    others = others_hold(cycle, lent)
     offers = {name: price.offer(cycle.pools[name], needs[name], others.get(name, 0.0), slots, cycle) for name in names}
     holders = {state.spec.key: Holders(state.spec.max_gpus, [0.0] * slots.slots) for state in lent.policies.values()}
     prices = [each for offer in offers.values() for each in offer.price if each is not None]
@@ -61,6 +61,15 @@ def open_field(items: Sequence[Item], lent: Lent, cycle: Cycle) -> Field:
             else:
                 _hold(item, field, slots)
     return field
+
+
+def beside_background(field: Field, cycle: Cycle) -> None:
+    """What Background services have is not free just now; they make way for Jobs that are about to start."""
+    for policy, pool, gpus in cycle.background:
+        if pool in field.offers:
+            field.offers[pool].take((0,), gpus, stays=False)
+        if policy in field.holders:
+            field.holders[policy].take((0,), gpus)
 
 
 def _grid(items: Sequence[Item], cycle: Cycle) -> Grid:
@@ -87,7 +96,7 @@ def _open_windows(items: Iterable[Item], slots: Grid) -> None:
         item.open = known[key]
 
 
-def _others(cycle: Cycle, lent: Lent) -> dict[str, float]:
+def others_hold(cycle: Cycle, lent: Lent) -> dict[str, float]:
     """By pool: GPUs on nodes that count which neither services nor batch Jobs hold."""
     ours: dict[str, int] = {}
     for draft in cycle.drafts:

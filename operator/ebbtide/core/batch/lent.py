@@ -27,6 +27,14 @@ class Ending(NamedTuple):
     since_s: float
     for_s: float
 
+_SEEN = frozenset({"pods", "nodes", "jobs", "batchpolicies", "gpupools", "costpolicies"})
+
+
+def unseen(snapshot: Snapshot) -> str:
+    """`pods cannot be watched`: why it is not known what is free; empty: it is."""
+    sick = (source.name for source in snapshot.sources if source.name in _SEEN and not source.healthy)
+    return "; ".join(f"{name} cannot be watched" for name in sick)
+
 
 @dataclass(slots=True)
 class Lent:

@@ -1,4 +1,4 @@
-"""GPUs that interactive services will hold, by pool and slot: what is expected, and what is rarely exceeded.
+"""GPUs that Interactive services will hold, by pool and slot: what is expected, and what is rarely exceeded.
 
     load(t)     typical(t) x (now / typical(now)) ^ exp(-ahead / 6 h)
     typical(t)  the mean (of logarithms) of that moment a day before and a week before, as far as they were watched
@@ -55,7 +55,10 @@ def needs(cycle: Cycle, grid: Grid, names: Iterable[str]) -> dict[str, Need]:
     """Of each of these pools."""
     wanted = set(names)
     drafts = [
-        d for d in cycle.drafts if any(v.pool is not None and v.pool.name in wanted and v.gpus for v in d.variants)
+        d
+        for d in cycle.drafts
+        if not d.state.spec.background
+        and any(v.pool is not None and v.pool.name in wanted and v.gpus for v in d.variants)
     ]
     stride = 1 + len(drafts) // MANY
     chosen = sorted({*range(0, grid.slots + 1, stride), grid.slots})

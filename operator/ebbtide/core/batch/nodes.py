@@ -1,13 +1,14 @@
 """The nodes of the pools as pods are put on them: what is free, what is about to be, and what Jobs hold that may go.
 
 What services still lack of pods is put first, the largest pods first, each on the fullest node that has room. What
-finds none is what Jobs are stopped for (`giveback`).
+finds none is what Jobs are stopped for (`giveback`): never for Background services, which give way before Jobs do.
 """
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from ebbtide.core import pools
+from ebbtide.core import pools, victims
 from ebbtide.core.batch.lent import Lent
 from ebbtide.core.work import Cycle, Draft, VariantDraft
 from ebbtide.model.batch import JobState
@@ -62,9 +63,10 @@ class Nodes:
             for variant in draft.variants
             if variant.pool is not None and variant.gpus and (count := _missing(draft, variant))
         ]
-        for gpus, service, name, count in sorted(missing, key=lambda each: (-each[0], *each[1:])):
+        last = {draft.state.spec.key for draft in cycle.drafts if draft.state.spec.background}
+        for gpus, service, name, count in sorted(missing, key=lambda each: (each[1] in last, -each[0], *each[1:])):
             for _ in range(count):
-                if not self.put(name, gpus):
+                if not self.put(name, gpus) and service not in last:
                     self.asking.append(Asking(service, name, gpus))
 
     def put(self, pool: str, gpus: int) -> bool:
@@ -114,11 +116,23 @@ def _missing(draft: Draft, variant: VariantDraft) -> int:
 
 
 def _going(cycle: Cycle) -> dict[str, int]:
-    """By node: GPUs of services' pods that were told to go."""
+    """By node: GPUs of services' pods that were told to go, or are by this plan where they are lent."""
     found: dict[str, int] = defaultdict(int)
     for draft in cycle.drafts:
+        gives = draft.state.spec.background and draft.no_write is None
         for variant in draft.variants:
+            leaving = _leaving(variant) if gives else ()
             for pod in variant.state.pods:
-                if pod.node and pod.phase is PodPhase.TERMINATING:
+                if pod.node and (pod.phase is PodPhase.TERMINATING or pod.name in leaving):
                     found[pod.node] += pod.gpus
     return found
+
+
+def _leaving(variant: VariantDraft) -> Collection[str]:
+    """Pods that this plan takes away; where ordinals decide, those with the highest."""
+    fewer = (variant.observed - variant.count) * max(1, variant.state.target.pods_per_replica)
+    if fewer <= 0:
+        return ()
+    if variant.state.target.ordinal:
+        return sorted((pod.name for pod in variant.state.pods), key=lambda name: (len(name), name))[-fewer:]
+    return victims.choose(variant, fewer)

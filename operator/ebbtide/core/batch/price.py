@@ -128,10 +128,15 @@ def _idle(pool: PoolDraft, held: float, exists: float, size: int, begins_s: floa
         return max(0.0, exists - held)
     if not release.applies(pool.state):
         return 0.0  # each GPU is paid for as it is held
-    beside = math.ceil(held / size - 1e-9) * size - held
+    beside = beside_services(held, size)
     if begins_s < cycle.now_s + release.stays_s(pool.state, pool.memory):
         beside += release.leaving_gpus(pool, cycle.now_s)
     return max(0.0, beside)
+
+
+def beside_services(held: float, size: int) -> float:
+    """GPUs that nobody holds on the nodes of `size` that so many need: 3 beside 13 on nodes of 8."""
+    return math.ceil(held / size - 1e-9) * size - held
 
 
 def _prices(state: PoolState, grid: Grid) -> list[float | None]:

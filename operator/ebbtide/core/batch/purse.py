@@ -135,6 +135,8 @@ def _purse(
 ) -> Purse:
     refused: dict[int, Decimal] = {}
     for stake in stakes:
+        if stake.draft.state.spec.background:
+            continue  # gives way before Jobs do
         if stake.blocked is not None and stake.blocked.policy is policy and stake.blocked.is_of_all:
             count = stake.refused_by.get(policy.state.spec.name, 0)
             refused[id(stake.blocked)] = refused.get(id(stake.blocked), NOTHING) + count * stake.blocked_need

@@ -131,6 +131,10 @@ def _policy_plan(
     starts = [plan.starts_at for plan in queued if plan.starts_at is not None and plan.starts_at > now_s]
     both = [item for item in disputed.get(spec.namespace, ()) if spec.selects(item.namespace, dict(item.job.labels))]
     reason = _reason(state, queued, running, cycle)
+    served = _of_services(spec.key, cycle)
+    if served:
+        said = "1 GPU" if served == 1 else f"{served} GPUs"
+        reason = Reason(reason.code, f"{reason.text}; Background services have {said}")
     ready = reason.code in (Code.JOBS_RUN, Code.JOBS_WAIT, Code.NO_JOBS, Code.WAITS_FOR_WINDOW)
     return BatchPolicyPlan(
         key=spec.key,
@@ -140,7 +144,7 @@ def _policy_plan(
         suspended_by_users=sum(item.job.intent is Intent.SUSPENDED_BY_USER for item, _ in jobs),
         stopped=sum(item.job.intent is Intent.STOPPED or plan.outcome is Outcome.STOPS for item, plan in jobs),
         missed=memory.missed,
-        gpus=sum(plan.gpus for plan in running),
+        gpus=sum(plan.gpus for plan in running) + _of_services(spec.key, cycle),
         next_start_at=min(starts, default=None),
         next_window_at=next((begin for begin, _ in state.open if begin > now_s), None),
         reason=reason,
@@ -152,6 +156,10 @@ def _policy_plan(
         saved=Decimal(str(round(memory.saved, 2))) if memory.currency else None,
         currency=memory.currency,
     )
+
+
+def _of_services(policy: str, cycle: Cycle) -> int:
+    return sum(gpus for key, _, gpus in cycle.background if key == policy)
 
 
 def _runs_alone(item: Item, plan: JobPlan) -> bool:

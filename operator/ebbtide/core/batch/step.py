@@ -12,7 +12,7 @@ from ebbtide.core.batch import ahead, giveback, report, words
 from ebbtide.core.batch.choose import Field
 from ebbtide.core.batch.items import full
 from ebbtide.core.batch.items import items as all_items
-from ebbtide.core.batch.lent import Lent
+from ebbtide.core.batch.lent import Lent, unseen
 from ebbtide.core.batch.nodes import Nodes
 from ebbtide.core.batch.price import Offer
 from ebbtide.core.batch.work import Holders, Item
@@ -78,28 +78,20 @@ def _plan_ahead(
 ) -> tuple[PlannedJob, ...]:
     """What is planned anew once a minute or when something happens."""
     field = ahead.open_field(items, lent, cycle)
-    giveback.for_windows(running, field.offers, lent, cycle)
+    giveback.for_windows(running, field.offers, lent, cycle)  # no Job is stopped for a Background service
+    ahead.beside_background(field, cycle)
     _free(running, field)
     for item in items:
         if not item.job.suspended and item.outcome is not Outcome.STOPS and item.pool in nodes.of:
             nodes.waiting(item.job, item.pool)
-    unseen = "; ".join(
-        f"{source.name} cannot be watched" for source in cycle.snapshot.sources if _blinds(source.name, source.healthy)
-    )
-    if unseen:
+    blind = unseen(cycle.snapshot)
+    if blind:
         for item in waiting:
-            item.lacks = f"{unseen}: what is free is not known"
+            item.lacks = f"{blind}: what is free is not known"
     ahead.plan_waiting(waiting, field, nodes, cycle)
     if not unseen and not cycle.ceilings_unknown:
         _grow(running, field, nodes, cycle)
     return tuple(item.planned for item in waiting if item.planned is not None)
-
-
-_SEEN = frozenset({"pods", "nodes", "jobs", "batchpolicies", "gpupools", "costpolicies"})
-
-
-def _blinds(name: str, healthy: bool) -> bool:
-    return name in _SEEN and not healthy
 
 
 def _keep(cycle: Cycle, acted: set[str], next_at: float) -> None:

@@ -17,6 +17,7 @@ from ebbtide.core import release
 from ebbtide.core.ceilings import exchange
 from ebbtide.core.ceilings.lines import NOTHING, Line, PolicyDraft, Tariff
 from ebbtide.core.ceilings.nodes import Tier, replicas
+from ebbtide.core.ceilings.pacing import LEAST
 from ebbtide.core.ceilings.stake import Known, Part, Stake, exit_s, takes, tariff_for
 from ebbtide.model.reasons import Code
 from ebbtide.model.spec import DEFAULT_PRIORITY, ThresholdAction
@@ -93,7 +94,7 @@ def _note_freed(claims: Iterable[_Claim]) -> None:
 
 def _claims(stake: Stake, late: exchange.Late) -> list[_Claim]:
     """Its replicas, each with its share of all that are planned, so that equals shrink alike."""
-    behind = any(stake.priority <= late.get(id(policy), -1) for policy in stake.policies)
+    behind = any(stake.priority <= late.get(id(policy), LEAST) for policy in stake.policies)
     found, total, index = [], max(1, sum(part.floor + part.kept + part.raised for part in stake.parts)), 0
     for rises in (False, True):
         for part in stake.parts:
@@ -228,8 +229,8 @@ def _act(stake: Stake, policy: PolicyDraft) -> None:
     acts, name = policy.acting, policy.state.spec.name
     if ThresholdAction.FREEZE in acts:
         refuse_raises(stake, policy, stake.parts, _reached(name, acts[ThresholdAction.FREEZE]))
-    if ThresholdAction.LIMIT_LOW_PRIORITY in acts and stake.priority < DEFAULT_PRIORITY:
-        why = f"{acts[ThresholdAction.LIMIT_LOW_PRIORITY]}; a priority of {stake.priority} is below {DEFAULT_PRIORITY}"
+    why = limited(stake, policy)
+    if why:
         for part in stake.parts:
             least = max(0, part.spared - part.floor)
             if part.kept > least:
@@ -241,6 +242,16 @@ def _act(stake: Stake, policy: PolicyDraft) -> None:
     if ThresholdAction.HOLD_SCALE_UP in acts:
         why = acts[ThresholdAction.HOLD_SCALE_UP]
         refuse_raises(stake, policy, stake.parts, _reached(name, why), minimums=False)
+
+
+def limited(stake: Stake, policy: PolicyDraft) -> str:
+    """Why a threshold lets the service have its minimums alone; empty: it does not."""
+    acts, spec = policy.acting, stake.draft.state.spec
+    if ThresholdAction.SUSPEND_BATCH in acts and spec.background:
+        return f"{acts[ThresholdAction.SUSPEND_BATCH]}; its serviceClass is {spec.service_class.value}"
+    if ThresholdAction.LIMIT_LOW_PRIORITY in acts and spec.priority < DEFAULT_PRIORITY:
+        return f"{acts[ThresholdAction.LIMIT_LOW_PRIORITY]}; a priority of {spec.priority} is below {DEFAULT_PRIORITY}"
+    return ""
 
 
 def _unknown(why: str) -> tuple[Code, str]:

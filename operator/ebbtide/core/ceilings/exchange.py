@@ -25,7 +25,7 @@ def late(stakes: Iterable[Stake]) -> Late:
     for stake in stakes:
         if stake.draft.stand_ins and _exchanges(stake):
             for policy in stake.policies:
-                found[id(policy)] = max(found.get(id(policy), 0), stake.priority)
+                found[id(policy)] = max(found.get(id(policy), stake.priority), stake.priority)
     return found
 
 

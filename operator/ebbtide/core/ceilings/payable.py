@@ -13,12 +13,12 @@ from decimal import Decimal
 
 from ebbtide.core import isolation
 from ebbtide.core.ceilings import templates
-from ebbtide.core.ceilings.claims import retaken
+from ebbtide.core.ceilings.claims import limited, retaken
 from ebbtide.core.ceilings.lines import NOTHING, Line, PolicyDraft, Tariff, pod_gpus
 from ebbtide.core.ceilings.report import payable_words
 from ebbtide.core.ceilings.stake import Known, Part, Stake, takes, tariff_for
 from ebbtide.core.work import Draft, VariantDraft
-from ebbtide.model.spec import DEFAULT_PRIORITY, ThresholdAction
+from ebbtide.model.spec import ThresholdAction
 
 
 def note(stakes: list[Stake], known: Known) -> None:
@@ -112,10 +112,8 @@ def _stop(stake: Stake, policy: PolicyDraft) -> str:
     """Why the policy lets nothing of the service grow, whatever is left; empty: it does."""
     if policy.refuses:
         return f"{policy.refuses}: nothing under it is raised"
-    stopping = [ThresholdAction.HOLD_SCALE_UP, ThresholdAction.FREEZE]
-    if stake.priority < DEFAULT_PRIORITY:
-        stopping.append(ThresholdAction.LIMIT_LOW_PRIORITY)
-    why = next((policy.acting[action] for action in stopping if action in policy.acting), "")
+    stopping = (ThresholdAction.HOLD_SCALE_UP, ThresholdAction.FREEZE)
+    why = next((policy.acting[action] for action in stopping if action in policy.acting), limited(stake, policy))
     return f"CostPolicy {policy.state.spec.name}: {why}" if why else ""
 
 

@@ -50,7 +50,7 @@ def _paced_words(stake: Stake, line: Line, period: Line) -> str:
     of = f"{left} of {money(period.ceiling)} {spec.currency} {A_PERIOD[period.kind]}"
     until = f"so that {of} last until {moment(period.end_s)}"
     takes = f"{money(line.committed)} are in use and a replica takes {money(stake.blocked_need)}"
-    who = "" if line.is_of_all else f"services of priority {stake.priority} are "
+    who = "" if line.is_of_all else f"services of {stake.standing} are "
     takes += "" if line.is_of_all else "; what matters more is paid first"
     return f"CostPolicy {spec.name}: {who}paced to {rate} {spec.currency} an hour {until}; {takes}{_given_up(stake)}"
 

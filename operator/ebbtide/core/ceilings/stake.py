@@ -83,8 +83,14 @@ class Stake:
 
     @property
     def priority(self) -> int:
-        """As declared."""
-        return self.draft.state.spec.priority
+        """As declared, and of Background services below all others."""
+        return self.draft.state.spec.rank
+
+    @property
+    def standing(self) -> str:
+        """`priority 100`, or `serviceClass Background`."""
+        spec = self.draft.state.spec
+        return f"serviceClass {spec.service_class.value}" if spec.background else f"priority {spec.priority}"
 
 
 def stake_of(draft: Draft, policies: list[PolicyDraft], cycle: Cycle) -> Stake:

@@ -1,7 +1,7 @@
 """The guardrails in order, and the one place where they are run."""
 
 from ebbtide.core.guardrails import bounds, conflict, delay, fault, pause, rate, rollout, room, staleness, zero
-from ebbtide.core.guardrails.verdict import Guard
+from ebbtide.core.guardrails.verdict import Guard, Verdict
 from ebbtide.core.work import Cycle, Draft
 
 # Later ones are stronger: what pause holds, no delay can move; what staleness holds, nothing can lower; and
@@ -28,13 +28,17 @@ def step(draft: Draft, cycle: Cycle) -> None:
         variant.count = variant.wanted
     for name, guard in ORDER:
         verdict = guard(draft, cycle)
-        if verdict is None:
-            continue
-        for variant, count in zip(draft.variants, verdict.counts, strict=True):
-            if count != variant.count:
-                variant.count = count
-                if verdict.limits or count == variant.wanted:
-                    variant.limited_by = verdict.code.value if verdict.limits else ""
-        if verdict.limits:
-            draft.limits.append((verdict.code, verdict.text))
-        draft.note(name, draft.total, verdict.text)
+        if verdict is not None:
+            apply(draft, name, verdict)
+
+
+def apply(draft: Draft, name: str, verdict: Verdict) -> None:
+    """Set its counts, and leave its mark."""
+    for variant, count in zip(draft.variants, verdict.counts, strict=True):
+        if count != variant.count:
+            variant.count = count
+            if verdict.limits or count == variant.wanted:
+                variant.limited_by = verdict.code.value if verdict.limits else ""
+    if verdict.limits:
+        draft.limits.append((verdict.code, verdict.text))
+    draft.note(name, draft.total, verdict.text)
