@@ -145,7 +145,7 @@ POLICIES = (
         (
             "spec.thresholds[0].actions[0]",
             '"Page"',
-            '"Notify", "HoldScaleUp", "UseDegraded", "LimitLowPriority", "Freeze"',
+            '"Notify", "HoldScaleUp", "UseDegraded", "LimitLowPriority", "SuspendBatch", "Freeze"',
         ),
     ),
     Bad(

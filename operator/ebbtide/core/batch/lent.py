@@ -27,6 +27,7 @@ class Ending(NamedTuple):
     since_s: float
     for_s: float
 
+
 _SEEN = frozenset({"pods", "nodes", "jobs", "batchpolicies", "gpupools", "costpolicies"})
 
 
@@ -95,7 +96,7 @@ def hangs(pod: JobPod, now_s: float) -> bool:
     return pod.terminating and pod.due_at is not None and now_s > pod.due_at + HANGS_S
 
 
-def unseen(snapshot: Snapshot) -> bool:
+def hides_jobs(snapshot: Snapshot) -> bool:
     """Whether there may be Jobs or BatchPolicies that cannot be seen just now."""
     sick = any(not source.healthy and source.name in ("batchpolicies", "jobs") for source in snapshot.sources)
     return sick or any(item.kind == BATCH_KIND for item in snapshot.unreadable)
@@ -106,7 +107,7 @@ def look(snapshot: Snapshot, pools: Iterable[PoolDraft], before: BatchMemory, no
 
     What cannot be seen just now is paid for as it was: else ceilings would lower services for Jobs that can be stopped.
     """
-    known = {(space, name): gpus for space, name, gpus in before.back} if before.back and unseen(snapshot) else {}
+    known = {(space, name): gpus for space, name, gpus in before.back} if before.back and hides_jobs(snapshot) else {}
     if not snapshot.jobs and not known:
         return None
     lent = Lent({state.spec.key: state for state in snapshot.batch_policies})

@@ -10,7 +10,7 @@ from decimal import Decimal
 
 import msgspec
 
-from ebbtide.core.batch.lent import unseen
+from ebbtide.core.batch.lent import hides_jobs
 from ebbtide.core.batch.price import paid_anyway
 from ebbtide.core.batch.words import clock
 from ebbtide.core.batch.work import Item
@@ -46,7 +46,7 @@ def remember(items: Sequence[Item], cycle: Cycle) -> BatchMemory:
         at=round(cycle.now_s, 1),
         jobs=tuple(jobs),
         owners=owners,
-        back=before.back if cycle.lent is None and unseen(cycle.snapshot) else _back(cycle),
+        back=before.back if cycle.lent is None and hides_jobs(cycle.snapshot) else _back(cycle),
         policies=tuple(
             memory
             for uid, memory in sorted(policies.items())

@@ -89,7 +89,7 @@ def _plan_ahead(
         for item in waiting:
             item.lacks = f"{blind}: what is free is not known"
     ahead.plan_waiting(waiting, field, nodes, cycle)
-    if not unseen and not cycle.ceilings_unknown:
+    if not blind and not cycle.ceilings_unknown:
         _grow(running, field, nodes, cycle)
     return tuple(item.planned for item in waiting if item.planned is not None)
 
