@@ -131,6 +131,21 @@ def test_gpus_are_given_back_also_where_the_plan_for_the_others_fails():
     assert after.batch.planned_at == 0.0, "it is tried again in the next cycle"
 
 
+def test_outside_windows_the_next_cycle_stops_no_other_job_while_the_first_ones_pods_go():
+    quiet = settled(full_node((), rps=10.0, held=0), 300).memory
+    jobs = [job(f"j{n}", on=("n",), ran_h=0.1, restartable=True, hours=9.0) for n in range(6)]
+    idle = batch_policy(strategy=Strategy.IDLE_OR_WINDOW)
+    decided, memory = plan(full_node(jobs, rps=24.0, held=6, policies=[idle]), quiet, NOW + 300.0)
+    went = stopped(decided)
+    assert went
+    going = [
+        msgspec.structs.replace(each, suspended=True, intent=Intent.STOPPED) if each.key in went else each
+        for each in jobs
+    ]
+    again, _ = plan(full_node(going, rps=24.0, held=6, policies=[idle]), memory, NOW + 302.0)
+    assert stopped(again) == set()
+
+
 def test_what_a_stopped_job_still_holds_is_waited_for_and_stops_nobody_else():
     quiet = settled(full_node((), rps=10.0, held=0), 300).memory
     leaving = job("gone", on=("n",) * 3, ran_h=0.1, restartable=True, hours=9.0)

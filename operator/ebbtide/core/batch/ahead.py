@@ -136,7 +136,9 @@ def _hold(item: Item, field: Field, slots: Grid) -> None:
 def _leave(item: Item, field: Field) -> None:
     """It was stopped: until its pods are gone they hold their GPUs."""
     offer, pods = field.offers[item.pool], item.job.pods
-    offer.take((0,), sum(pod.gpus for pod in pods if not hangs(pod, offer.grid.now_s)), stays=False)
+    leaving = sum(pod.gpus for pod in pods if not hangs(pod, offer.grid.now_s))
+    offer.take((0,), leaving, stays=False)
+    offer.leaving += leaving
     holders = field.holders.get(item.job.policy)
     if holders is not None:
         holders.take((0,), sum(pod.gpus for pod in pods))

@@ -146,8 +146,8 @@ def lost(item: Item, cycle: Cycle) -> str:
 def for_windows(running: Sequence[Item], offers: Mapping[str, Offer], lent: Lent, cycle: Cycle) -> None:
     """Windows that have closed: a Job goes unless it ends soon, its deadline needs it, or it may not be stopped.
 
-    What services or ceilings took in this cycle is not asked for once more: 6 GPUs of 8, of which a service takes 3
-    back, leave 3 Jobs on GPUs that are idle.
+    What services or ceilings took, now or in a cycle before, is not asked for once more: 6 GPUs of 8, of which a
+    service takes 3 back, leave 3 Jobs on GPUs that are idle.
     """
     going: dict[str, int] = defaultdict(int)
     for item in running:
@@ -156,7 +156,8 @@ def for_windows(running: Sequence[Item], offers: Mapping[str, Offer], lent: Lent
         offer = offers.get(item.pool)
         if item.outcome is not Outcome.RUNS or offer is None or not item.open or item.open[0]:
             continue
-        if item.strategy is Strategy.IDLE_OR_WINDOW and offer.used[0] - going[item.pool] <= offer.idle[0] + 1e-9:
+        stays = offer.used[0] - offer.leaving - going[item.pool]
+        if item.strategy is Strategy.IDLE_OR_WINDOW and stays <= offer.idle[0] + 1e-9:
             continue
         opens_s = next((at_s for at_s, is_open in zip(offer.grid.edges, item.open, strict=False) if is_open), None)
         closed = _closed(item, opens_s)

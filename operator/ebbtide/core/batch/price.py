@@ -34,6 +34,7 @@ class Offer:
     most: float  # GPUs that there could ever be for one Job
     used: list[float] = field(init=False)
     firm: list[float] = field(init=False)  # of `used`, by Jobs that nobody may stop
+    leaving: float = 0.0  # of `used` in the first slot, by pods that were told to go in an earlier cycle
 
     def __post_init__(self) -> None:
         self.used, self.firm = [0.0] * self.grid.slots, [0.0] * self.grid.slots
