@@ -30,14 +30,19 @@ def calm_fleet(startup_s: float, hours: float) -> Fleet:
         pytest.param("in five, after one", 300.0, 1.0, marks=pytest.mark.xfail(reason=OVERRATED, strict=True)),
     ],
 )
-def test_four_times_the_load_starts_all_that_it_needs_in_one_cycle_and_none_for_a_second_time(
+def test_four_times_the_load_starts_all_that_it_needs_in_one_cycle_and_hardly_more_later(
     story: str, startup_s: float, hours: float
 ) -> None:
-    """Of 160 requests/s each replica carries 26: seven are needed, and until they come nothing changes."""
+    """Of 160 requests/s each replica carries 26: seven are needed.
+
+    Until they come nothing changes, but that the leap has widened what is foreseen: for 109 to 172 one more may be
+    worth having than for the 152 to 171 before.
+    """
     fleet = calm_fleet(startup_s, hours)
     fleet.run(160.0, startup_s, pools=ROOM)
     assert 7 <= fleet.history[0] <= 10, story
-    assert set(fleet.history) == {fleet.history[0]}, story
+    assert set(fleet.history[1:]) <= {fleet.history[0], fleet.history[0] + 1}, story
+    assert fleet.history == sorted(fleet.history), story
 
 
 @pytest.mark.parametrize(("story", "startup_s", "hours"), [("in a minute", 60.0, 1.0), ("in five", 300.0, 4.0)])

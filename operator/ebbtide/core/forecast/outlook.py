@@ -4,6 +4,7 @@ It is made from what a draft foresees and the service's memory when it is needed
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ebbtide.core.forecast import record
@@ -14,6 +15,7 @@ from ebbtide.core.work import Draft
 from ebbtide.model.memory import TrackMemory
 
 RANGE = 0.025  # of what came was below `low` of a forecast, and as much above `high`
+RARE = 0.999
 FINE = 0.01  # of a logarithm: no range is known better
 
 
@@ -112,10 +114,11 @@ class Outlook:
 def look(draft: Draft, misses: Misses, parts: Parts) -> Outlook:
     """What is foreseen, as distributions; `misses` says how they grow with load.
 
-    Arrivals above the range of what was to be expected now are taken for what comes, at once and at every horizon.
+    A leap of the load is taken for what comes, at once and at every horizon.
     """
     memory, now = draft.forecast_memory, draft.demand.work
-    loads = Spread(LOADS, LOADS.unpack(memory.loads), misses)
+    seen = LOADS.unpack(memory.loads)
+    loads = Spread(LOADS, seen, misses)
     kept = record.tracks_of(memory, len(draft.foreseen)) if parts.record else (TrackMemory(),) * len(draft.foreseen)
     tracks = [record.open_track(track) for track in kept]
     nearest_s, sure = draft.foreseen[0][0], record.deviation(tracks[0], draft.foreseen[0][1])
@@ -126,7 +129,20 @@ def look(draft: Draft, misses: Misses, parts: Parts) -> Outlook:
         chance = jumps if parts.record else 0.0
         horizons.append(Horizon(ahead_s, median, around, chance, loads, draft.demand.length))
     if_noise = horizons[1]
-    if horizons[0].below(now) > 1.0 - RANGE:
+    if _leapt(horizons[0], tracks[0], draft, seen):
         horizons = [horizon.raised(now) for horizon in horizons]
     nearest, main, far = horizons
     return Outlook(nearest, main, far, if_noise)
+
+
+def _leapt(nearest: Horizon, track: record.Track, draft: Draft, loads: Sequence[float]) -> bool:
+    """Whether what comes now is above the range of what was to be expected, and not for noise.
+
+    Noise is above the range once in 40 minutes: three replicas for such a minute come when it is over. So the record
+    must make a jump likelier, or what comes must be what noise brings once in a thousand.
+    """
+    below = nearest.below(draft.demand.work)
+    if below <= 1.0 - RANGE:
+        return False
+    load = draft.demand.work * draft.demand.length
+    return below > RARE or record.leapt(track, draft.foreseen[0][1], load, loads)

@@ -191,24 +191,16 @@ def predict(due_at: float, blended: float, said: Sequence[float]) -> bytes:
 def score(track: Track, row: Row, load: float, loads: Sequence[float], horizon_s: float, period_s: float) -> None:
     """Take in what came of one prediction. Each counts as the part of a horizon since the last."""
     weight = min(1.0, period_s / horizon_s)
-    truth = math.log(load + FLOOR)
-    error, by = truth - math.log(row[1] + FLOOR), _stretch(track, row[1])
+    error = math.log(load + FLOOR) - math.log(row[1] + FLOOR)
     keep = math.exp(-horizon_s * weight / MEMORY_S)
     off = [abs(load - said) for said in row[2:]]
     track.losses = [loss * keep + weight * by for loss, by in zip(track.losses, off, strict=True)]
     track.unforeseen = max(track.unforeseen * math.exp(-weight), min(off))
     track.scored = track.scored * keep + weight
-    total = sum(loads)
-    least = LOADS.next_above(math.log(row[1] + FLOOR))
-    above = sum(loads[least:]) / total if total > 0.0 else 0.0
+    above = _above(loads, row[1])
     jump = new = 0.0
-    if error > 0.0 and load > row[2 + LEVEL]:  # what is below the level then is no rise, but a fall that was overrated
-        doubt = _doubt(track)
-        near = ERRORS.density(track.errors, error / by) / by + doubt * ERRORS.density(PRIOR, error)
-        near *= (1.0 - track.jumps * above) / max(1e-9, track.counted - track.jumped + doubt) / ERRORS.step
-        back = (1.0 - SMOOTH) * LOADS.density(loads, truth, least) / total if above > 0.0 else 0.0
-        back *= track.jumps / LOADS.step
-        anywhere = SMOOTH / LOADS.count * track.jumps / LOADS.step
+    if load > row[2 + LEVEL] and error > 0.0:  # what is below the level then is no rise, but a fall that was overrated
+        near, back, anywhere = _ways(track, row[1], load, loads)
         if near < back + anywhere:
             near = 0.0  # wholly: the next error of the same leap would find a little of this one, and look usual
         ways = near + back + anywhere
@@ -221,6 +213,29 @@ def score(track: Track, row: Row, load: float, loads: Sequence[float], horizon_s
     track.counted = track.counted * keep + weight
     track.exposed = track.exposed * keep + weight * above
     track.jumped = track.jumped * keep + weight * jump
+
+
+def leapt(track: Track, said: float, load: float, loads: Sequence[float]) -> bool:
+    """Whether `load` tokens/s where `said` were forecast are likelier a jump than an error like others before."""
+    near, back, anywhere = _ways(track, said, load, loads)
+    return load > said and near < back + anywhere
+
+
+def _ways(track: Track, said: float, load: float, loads: Sequence[float]) -> tuple[float, float, float]:
+    """How well such a load is explained: by an error of the forecast, a jump to a load seen before, one anywhere."""
+    truth, total, above = math.log(load + FLOOR), sum(loads), _above(loads, said)
+    error, by, doubt = truth - math.log(said + FLOOR), _stretch(track, said), _doubt(track)
+    near = ERRORS.density(track.errors, error / by) / by + doubt * ERRORS.density(PRIOR, error)
+    near *= (1.0 - track.jumps * above) / max(1e-9, track.counted - track.jumped + doubt) / ERRORS.step
+    least = LOADS.next_above(math.log(said + FLOOR))
+    back = (1.0 - SMOOTH) * LOADS.density(loads, truth, least) / total if above > 0.0 else 0.0
+    return near, back * track.jumps / LOADS.step, SMOOTH / LOADS.count * track.jumps / LOADS.step
+
+
+def _above(loads: Sequence[float], said: float) -> float:
+    """The share of the loads seen before that is above a forecast."""
+    total = sum(loads)
+    return sum(loads[LOADS.next_above(math.log(said + FLOOR)) :]) / total if total > 0.0 else 0.0
 
 
 def _at_typical_volume(track: Track, said: float, keep: float, weight: float) -> None:
