@@ -49,6 +49,7 @@ TRAFFIC: dict[str, Shape] = {
     "another level every hour": RegimeChange(3.0, 40.0, 3600.0),
     "a random walk": Walk(20.0),
 }
+FOUR_HOURS_S = 4.0 * 3600.0
 FORESEEN = list(itertools.product([story for story in TRAFFIC if story != BURSTS], (60.0, 150.0, 400.0)))
 REAL = {
     "azure2024_conv_sun-wed.csv": None,
@@ -146,6 +147,33 @@ def test_another_regime_is_noticed_in_minutes(
 ) -> None:
     _, expected = watched(shape, 6 * 3600.0 + 60.0 * minutes)
     assert low <= expected <= high, f"{story}: {expected:.1f}"
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("story", "shape", "hours", "least", "most"),
+    [
+        (
+            "noise of ten requests/s for twelve hours, some 15 of whose minutes are above the range",
+            Constant(10.0),
+            12.0,
+            0,
+            2,
+        ),
+        ("after four calm hours four times as many: in that minute", Step(10.0, 40.0, FOUR_HOURS_S), 4.05, 1, 3),
+    ],
+)
+def test_noise_is_no_leap_and_a_leap_is_one(
+    story: str, shape: Shape, hours: float, least: int, most: int, seed: int
+) -> None:
+    forecaster, leaps = Forecaster(), list[float]()
+    for t_s, rate in rates(shape, hours * 3600.0, seed):
+        draft, turn = forecaster.see(t_s, rate)
+        outlook = look(draft, Misses(), ALL) if turn and t_s > 3600.0 else None
+        if outlook is not None and outlook.main is not outlook.if_noise:
+            leaps.append(t_s)
+    assert least <= len(leaps) <= most, f"{story}: {leaps}"
+    assert all(t_s >= FOUR_HOURS_S for t_s in leaps[:least]), f"{story}: {leaps}"
 
 
 def test_one_day_makes_yesterday_count() -> None:
