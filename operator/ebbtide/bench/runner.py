@@ -174,4 +174,5 @@ def policy_sources(name: str) -> str:
     if name in (HOLD, PATH):
         return ""
     make = ALL[name].make
-    return digest_of_sources(getattr(make, "func", make).__module__, _OF_THE_PLAN)  # a partial has that of functools
+    module = getattr(make, "func", make).__module__  # a partial has that of functools
+    return digest_of_sources(module, (*_OF_THE_PLAN, *_SHOWN_TO_EBBTIDE))
