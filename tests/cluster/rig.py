@@ -99,7 +99,7 @@ class Rig:
         self.operators.append(process)
         self.ports[process] = port
         ready = f"http://127.0.0.1:{port}/readyz"
-        self.sandbox.processes.wait_until(process, lambda: self._answers(ready), 30)  # shows its log if it ends
+        self.sandbox.processes.wait_until(process, lambda: self._answers(ready), 120)  # shows its log if it ends
         return process
 
     def operator_log(self, process: str) -> str:
