@@ -77,7 +77,7 @@ class Rig:
         argv += ["--port", str(self.gateway_port), "--seed", "1", "--dispatch", dispatch]
         self.sandbox.spawn(name, [sys.executable, *argv])
         healthy = f"http://127.0.0.1:{self.gateway_port}/healthz"
-        self.sandbox.processes.wait_until(name, lambda: self._answers(healthy), 30)
+        self.sandbox.processes.wait_until(name, lambda: self._answers(healthy), 120)
 
     def start_operator(self, name: str = "a", **settings: str) -> str:
         """An operator process for this namespace alone; `settings` are EBBTIDE_* in lower case."""
