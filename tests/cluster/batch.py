@@ -1,6 +1,8 @@
 """Batch work on the real control plane: BatchPolicies, Jobs whose pods run for a time, and what became of them."""
 
 import json
+import time
+from collections.abc import Collection
 from typing import Any
 
 from ebbtide.api.batch_note import ANNOTATION, BatchNote, intent_of, read_note
@@ -90,6 +92,42 @@ def told(rig: Rig, name: str, reason: str) -> str:
     """The newest Event of that reason on an object; empty: there is none."""
     found = [item for item in rig.events(reason) if item["involvedObject"]["name"] == name]
     return str(found[-1]["message"]) if found else ""
+
+
+def all_end(rig: Rig, names: Collection[str], quiet_s: float = 120.0) -> None:
+    """Waits until all are complete; fails, with what is known of each, once none started or ended for `quiet_s`.
+
+    How long ten Jobs take in all says how fast the machine is; that none of them moves for minutes says that nobody
+    will start them.
+    """
+    seen: tuple[int, int] | None = None
+    while True:
+        live = jobs(rig)
+        done = [name for name in names if name in live and ended(live[name]) == "Complete"]
+        if len(done) == len(names):
+            return
+        progress = len(done), sum(bool(moves(rig, name)) for name in names)
+        if progress != seen:
+            seen, since_s = progress, time.monotonic()
+        assert time.monotonic() < since_s + quiet_s, f"none of them moved for {quiet_s:.0f} s:\n{told_of(rig, names)}"
+        time.sleep(0.5)
+
+
+def told_of(rig: Rig, names: Collection[str]) -> str:
+    """One line for each Job: how it stands, what Ebbtide did with it so far, and why it does nothing more."""
+    listed = json.loads(rig.sandbox.kubectl("-n", rig.namespace, "get", "batchpolicies", "-o", "json"))["items"]
+    rows = {row["name"]: row for item in listed for row in item.get("status", {}).get("jobs", [])}
+    live, lines = jobs(rig), []
+    for name in names:
+        if name not in live:
+            lines.append(f"{name}: is not there")
+            continue
+        one, row = live[name], rows.get(name, {})
+        stands = ended(one) or whose(one).value
+        pods = {key: one["status"].get(key, 0) for key in ("active", "ready", "terminating", "failed")}
+        did = ["stop" if suspend else "start" for _, suspend in moves(rig, name)]
+        lines.append(f"{name}: {stands}, {pods}, {did}; {row.get('outcome', 'not in status')}: {row.get('reason', '')}")
+    return "\n".join(lines)
 
 
 def fail_pod(rig: Rig, name: str) -> bool:

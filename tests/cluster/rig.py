@@ -77,7 +77,7 @@ class Rig:
         argv += ["--port", str(self.gateway_port), "--seed", "1", "--dispatch", dispatch]
         self.sandbox.spawn(name, [sys.executable, *argv])
         healthy = f"http://127.0.0.1:{self.gateway_port}/healthz"
-        self.sandbox.processes.wait_until(name, lambda: self._answers(healthy), 30)
+        self.sandbox.processes.wait_until(name, lambda: self._answers(healthy), 120)
 
     def start_operator(self, name: str = "a", **settings: str) -> str:
         """An operator process for this namespace alone; `settings` are EBBTIDE_* in lower case."""
@@ -99,7 +99,7 @@ class Rig:
         self.operators.append(process)
         self.ports[process] = port
         ready = f"http://127.0.0.1:{port}/readyz"
-        self.sandbox.processes.wait_until(process, lambda: self._answers(ready), 30)  # shows its log if it ends
+        self.sandbox.processes.wait_until(process, lambda: self._answers(ready), 120)  # shows its log if it ends
         return process
 
     def operator_log(self, process: str) -> str:

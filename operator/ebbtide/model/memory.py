@@ -334,6 +334,7 @@ class BatchMemory(Spec, frozen=True):
     planned_at: float = 0.0
     planned_for: int = 0  # a sum over what was planned for: another one is an event
     next_at: float = 0.0  # when the first planned start comes, or a window or a price changes
+    free: tuple[tuple[str, int], ...] = ()  # (pool, GPUs that nobody held), the fewest since the plan was made
     back: tuple[tuple[str, str, int], ...] = ()  # (namespace, pool, GPUs that Jobs give back), as last seen
     short: tuple[tuple[str, float], ...] = ()  # CostPolicies for whose sake Jobs were stopped, and when that last was
 

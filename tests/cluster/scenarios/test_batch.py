@@ -15,6 +15,7 @@ from ebbtide.model.batch import Intent
 from ebbtide.sandbox.sandbox import Sandbox, SandboxConfig
 from tests.cluster.batch import (
     GRACE_S,
+    all_end,
     batch_policy,
     ended,
     fail_pod,
@@ -246,6 +247,7 @@ def test_an_api_server_that_restarts_moves_no_job(rig: Rig) -> None:
     assert [name for name in FILLS if moves(rig, name, killed_s)] == []
 
 
+@pytest.mark.timeout(900)  # it goes on for as long as Jobs end, however slow the machine is
 def test_an_operator_killed_at_any_moment_starts_no_job_twice_and_loses_none(rig: Rig) -> None:
     draw, brief = random.Random(7), list[str]()
     stays_on, *others = FILLS
@@ -258,8 +260,7 @@ def test_an_operator_killed_at_any_moment_starts_no_job_twice_and_loses_none(rig
         rig.kill(rig.operators[-1])
         start(rig)
     replicas(rig, 2)
-    until(lambda: all(ended(live) == "Complete" for name, live in jobs(rig).items() if name in brief), "all end", 120)
-    assert jobs(rig).keys() >= set(brief)
+    all_end(rig, brief)
     for name in (stays_on, *brief):
         turns = [suspend for _, suspend in moves(rig, name)]
         assert turns == [bool(n % 2) for n in range(len(turns))], f"{name}: a start, a stop, a start"

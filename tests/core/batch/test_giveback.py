@@ -304,6 +304,37 @@ def test_a_job_that_may_not_be_stopped_is_paid_as_long_as_it_runs_and_lowers_no_
     assert decided.services[0].variants[0].allowed == allowed, decided.services[0].reason
 
 
+NOT_STOPPED = {
+    "its policy is paused": (Intent.RUNS, True, True),
+    "its policy is paused, and it came running": (Intent.STARTED_ANYWAY, True, True),
+    "it came running, and does not say that it is restartable": (Intent.STARTED_ANYWAY, False, False),
+    "its user resumed it": (Intent.RESUMED_BY_USER, True, False),
+    "its user resumed it, and its policy is paused": (Intent.RESUMED_BY_USER, False, True),
+}
+
+
+@pytest.mark.parametrize("case", NOT_STOPPED)
+def test_a_job_that_nobody_stops_is_paid_until_its_end_whoever_started_it(case: str):
+    """An hour on four GPUs binds 20 USD of 200, not the 154 that they would cost to the end of the day."""
+    intent, restartable, paused = NOT_STOPPED[case]
+    now_s = NOW + 300.0
+    runs = job("e", on=("n",) * 4, ran_h=0.3, now_s=now_s, restartable=restartable, intent=intent)
+    spec = policy(per_day="200", scope=PolicyScope.ALL_GPU_PODS, namespaces=("ml",))
+    account = Account(CeilingKind.DAY, NOW - 40_000.0, NOW + 46_400.0, Decimal(30))
+    state = snapshot(
+        service(variant("h100", [pod(f"a-{i}", engine(19.0), node="n") for i in range(3)])),
+        pool("h100", [node("n", 8, 7)], provisioning=Provisioning.AUTOSCALED, billing=Billing.POD, max_gpus=64),
+        jobs=(runs,),
+        batch_policies=(batch_policy(paused=paused),),
+        policies=(PolicyState(spec, (account,), now_s, others=(Others("h100", 4, 0),)),),
+        taken_at=now_s,
+    )
+    memory = settled(msgspec.structs.replace(state, jobs=(), policies=(), taken_at=NOW), 300).memory
+    decided, _ = plan(state, memory, now_s)
+    assert decided.policies[0].ceilings[0].committed < 80
+    assert decided.services[0].variants[0].allowed == 3, decided.services[0].reason
+
+
 def test_a_job_that_may_not_be_stopped_stays_under_a_ceiling_too():
     runs = job("e", on=("n", "n"), ran_h=1.0, hours=9.0)
     found = decide(cloud([runs], paid("100", "99.90")))[0].jobs[0]

@@ -17,11 +17,12 @@ from ebbtide.model.spec import PolicyScope, PolicySpec
 
 OURS = frozenset({Intent.HELD, Intent.RUNS, Intent.STOPPED})
 """Jobs that the plan starts and stops."""
+_END = OURS | {Intent.RESUMED_BY_USER, Intent.STARTED_ANYWAY}  # by themselves, as is known of what they are
 HANGS_S = 120.0  # after its grace a pod that is still there is one that nobody can count on to go
 
 
 class Ending(NamedTuple):
-    """GPUs of a Job that Ebbtide started and may not stop: since when they are held, and for how long at most."""
+    """GPUs of a Job that runs and may not be stopped: since when they are held, and for how long at most."""
 
     gpus: int
     since_s: float
@@ -127,7 +128,7 @@ def look(snapshot: Snapshot, pools: Iterable[PoolDraft], before: BatchMemory, no
             else:
                 holders = lent.held.setdefault(pod.node, {})
                 holders[job.uid] = holders.get(job.uid, 0) + pod.gpus
-                if not back and job.intent in OURS and job.started_at is not None:
+                if not back and job.intent in _END and job.started_at is not None:
                     for_s = for_s or _ends_within_s(job, lent, learnt, now_s)
                     ending = lent.ending.setdefault((job.key.partition("/")[0], pool.name), [])
                     ending.append(Ending(pod.gpus, job.started_at, for_s))

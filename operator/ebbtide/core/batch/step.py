@@ -8,7 +8,7 @@ costs services nothing: no Job is then started, and those whose GPUs services we
 import msgspec
 
 from ebbtide.core import isolation
-from ebbtide.core.batch import ahead, giveback, report, words
+from ebbtide.core.batch import ahead, events, giveback, report, words
 from ebbtide.core.batch.choose import Field
 from ebbtide.core.batch.items import full
 from ebbtide.core.batch.items import items as all_items
@@ -50,8 +50,10 @@ def _decide(items: list[Item], lent: Lent, cycle: Cycle) -> None:
     nodes = Nodes(cycle, lent)
     giveback.for_services(running, nodes, lent, cycle)
     acted = giveback.for_money(running, cycle.purses, lent, nodes, cycle)
-    made_for = ahead.signature(cycle, items)
-    if not ahead.is_due(cycle, made_for):
+    made_for, free = ahead.signature(cycle, items), events.free_now(cycle)
+    if not ahead.is_due(cycle, made_for) and not events.moved(waiting, free, cycle):
+        fewest = events.least(cycle.memory.batch.free, free)
+        cycle.batch_memory = msgspec.structs.replace(cycle.batch_memory, free=fewest)
         planned = {job.uid: job for job in cycle.memory.batch.planned}
         for item in waiting:
             item.planned = planned.get(item.job.uid)
@@ -68,7 +70,7 @@ def _decide(items: list[Item], lent: Lent, cycle: Cycle) -> None:
         _keep(cycle, acted, cycle.batch_memory.next_at)
         return
     cycle.batch_memory = msgspec.structs.replace(
-        cycle.batch_memory, planned=planned_jobs, planned_at=round(cycle.now_s, 1), planned_for=made_for
+        cycle.batch_memory, planned=planned_jobs, planned_at=round(cycle.now_s, 1), planned_for=made_for, free=free
     )
     _keep(cycle, acted, next_at)
 

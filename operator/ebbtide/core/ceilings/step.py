@@ -166,7 +166,7 @@ def _bind_others(policy: PolicyDraft, cycle: Cycle, known: Known) -> None:
 
 
 def _ends(policy: PolicyDraft, pool: str, lasting: int, cycle: Cycle) -> list[tuple[int, int]]:
-    """(GPUs, for how many seconds) of the lasting ones that Jobs hold which Ebbtide started and may not stop.
+    """(GPUs, for how many seconds) of the lasting ones that Jobs hold which may not be stopped.
 
     A Job of an hour is paid for an hour, as when it was started: to the end of the day it would lower services.
     """
