@@ -104,7 +104,7 @@ def test_what_holds_gpus(story: str, each: Pod, payer: Payer | None) -> None:
 @pytest.mark.parametrize(
     ("story", "containers", "end_s"),
     [
-        ("when its last container ended", ["2026-01-01T00:03:00Z", "2026-01-01T00:05:00Z"], AT_S + 290),
+        ("the second in which its last container ended", ["2026-01-01T00:03:00Z", "2026-01-01T00:05:00Z"], AT_S + 291),
         ("where none says when, now", [None], world.NOW_S),
     ],
 )

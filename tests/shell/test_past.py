@@ -98,7 +98,7 @@ async def test_a_pod_is_told_by_its_requests_its_binding_and_when_it_was_seen_la
     [
         ({"last": 1170}, (0, 1230)),  # there before the hole, as far as is known
         ({"first": 60, "last": 1170}, (60, 1230)),
-        ({"first": 60, "last": 1170, "finished": 900}, (60, 900)),
+        ({"first": 60, "last": 1170, "finished": 900}, (60, 901)),  # it says in which second
         ({"bound": 100, "last": 1800}, (100, 1800)),
         ({"bound": 100}, (100, 163)),  # so short that it was there between two looks
         ({"bound": 100, "finished": 90}, (100, 100)),

@@ -149,12 +149,16 @@ def _of_pod(pod: Pod, place: _Place, gpus: int, payer: Payer, end_s: float | Non
 
 
 def _finished_s(pod: Pod, now_s: float) -> float | None:
-    """When its last container ended, at the latest now; None while it runs."""
+    """Until when it held them, at the latest now; None while it runs.
+
+    A kubelet says in which second its last container ended, and that second was begun: one that ended at 12:00:07.9
+    says 12:00:07 and is billed to 12:00:08.
+    """
     if not pod.finished:
         return None
     states = [status.state.terminated for status in pod.status.container_statuses or () if status.state]
     ends = [parse_rfc3339(state.finished_at) for state in states if state is not None and state.finished_at]
-    return min(now_s, max(ends, default=now_s))
+    return min(now_s, max(ends, default=now_s) + 1.0)
 
 
 def _keep(kept: dict[str, tuple[_Object, float]], uid: str, item: _Object, at_s: float) -> None:

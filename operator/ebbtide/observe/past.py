@@ -159,7 +159,7 @@ def _holding(
     last_s = pod.last_s if pod.last_s is not None else max(begin_s, from_s) + step_s  # between two looks
     end_s = min(last_s + max(LATE_S, step_s), float(to_s))
     if pod.finished_s is not None:
-        end_s = min(end_s, pod.finished_s)
+        end_s = min(end_s, pod.finished_s + 1.0)  # the second in which it ended was begun
     payer = msgspec.structs.replace(_payer(pod, services), pool=place.pool)
     return Holding(uid, payer, gpus, begin_s, max(begin_s, end_s), place.uid)
 

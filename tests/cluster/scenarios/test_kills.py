@@ -113,7 +113,7 @@ def written(rig: Rig, past_s: float) -> Bill:
 def clerks(rig: Rig, bill: Bill) -> list[Life]:
     """Pods that held GPUs in the time that the bill is of, by the audit log alone; the same ones as on the bill."""
     found = [life for life in pods(rig.sandbox.audit_log, rig.namespace) if life.began_s[1] < bill.until_s]
-    here = [life for life in found if life.end_s is None or life.end_s > bill.since_s]
+    here = [life for life in found if life.end_s is None or life.end_s[1] > bill.since_s]
     assert {life.uid for life in here} == set(bill.lives)
     return here
 
@@ -178,7 +178,7 @@ def test_killed_25_times_more_what_vanished_unseen_is_bounded_and_the_ceiling_ta
         if last.estimated:
             unseen += 1
             assert life.end_s is not None and last.end_s is not None
-            assert last.seen_s <= math.ceil(life.end_s) and math.floor(life.end_s) <= last.end_s
+            assert last.seen_s <= math.ceil(life.end_s[1]) and math.floor(life.end_s[0]) <= last.end_s
             assert bill.seconds(life.uid) >= least_s, "the upper bound counts"
         else:
             assert least_s <= bill.seconds(life.uid) <= most_s, life
