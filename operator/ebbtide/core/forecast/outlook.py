@@ -145,4 +145,4 @@ def _leapt(nearest: Horizon, track: record.Track, draft: Draft, loads: Sequence[
     if below <= 1.0 - RANGE:
         return False
     load = draft.demand.work * draft.demand.length
-    return below > RARE or record.leapt(track, draft.foreseen[0][1], load, loads)
+    return below > RARE or record.leapt(track, draft.foreseen[0][1], load, loads, nearest.ahead_s)

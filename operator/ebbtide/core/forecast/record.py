@@ -44,7 +44,7 @@ PRIOR_SIGMA, LEAST_SIGMA, PRIOR_COUNT = (
     0.05,
     4.0,
 )  # a forecaster without a record is doubted; soon only the record speaks
-JUMPS, JUMP_COUNT = 0.004, 20.0  # one in 250 to begin with
+JUMPS, JUMPS_WITHIN_S, JUMP_COUNT = 0.004, 60.0, 20.0  # one in 250 minutes to begin with
 MOST_JUMPS = 0.9
 SMOOTH = 0.03  # of jumps go anywhere: to loads never seen before. They teach neither where to nor what errors are
 _DUE = struct.Struct("<d")
@@ -200,7 +200,7 @@ def score(track: Track, row: Row, load: float, loads: Sequence[float], horizon_s
     above = _above(loads, row[1])
     jump = new = 0.0
     if load > row[2 + LEVEL] and error > 0.0:  # what is below the level then is no rise, but a fall that was overrated
-        near, back, anywhere = _ways(track, row[1], load, loads)
+        near, back, anywhere = _ways(track, row[1], load, loads, horizon_s)
         if near < back + anywhere:
             near = 0.0  # wholly: the next error of the same leap would find a little of this one, and look usual
         ways = near + back + anywhere
@@ -215,13 +215,15 @@ def score(track: Track, row: Row, load: float, loads: Sequence[float], horizon_s
     track.jumped = track.jumped * keep + weight * jump
 
 
-def leapt(track: Track, said: float, load: float, loads: Sequence[float]) -> bool:
+def leapt(track: Track, said: float, load: float, loads: Sequence[float], horizon_s: float) -> bool:
     """Whether `load` tokens/s where `said` were forecast are likelier a jump than an error like others before."""
-    near, back, anywhere = _ways(track, said, load, loads)
+    near, back, anywhere = _ways(track, said, load, loads, horizon_s)
     return load > said and near < back + anywhere
 
 
-def _ways(track: Track, said: float, load: float, loads: Sequence[float]) -> tuple[float, float, float]:
+def _ways(
+    track: Track, said: float, load: float, loads: Sequence[float], horizon_s: float
+) -> tuple[float, float, float]:
     """How well such a load is explained: by an error of the forecast, a jump to a load seen before, one anywhere."""
     truth, total, above = math.log(load + FLOOR), sum(loads), _above(loads, said)
     error, by, doubt = truth - math.log(said + FLOOR), _stretch(track, said), _doubt(track)
@@ -229,7 +231,10 @@ def _ways(track: Track, said: float, load: float, loads: Sequence[float]) -> tup
     near *= (1.0 - track.jumps * above) / max(1e-9, track.counted - track.jumped + doubt) / ERRORS.step
     least = LOADS.next_above(math.log(said + FLOOR))
     back = (1.0 - SMOOTH) * LOADS.density(loads, truth, least) / total if above > 0.0 else 0.0
-    return near, back * track.jumps / LOADS.step, SMOOTH / LOADS.count * track.jumps / LOADS.step
+    # a minute brings a leap that nobody knows once in 250, five minutes once in 50: few errors of theirs are no reason
+    # to take the first leap for one more of them, and to hold fleets for another
+    jumps = max(track.jumps, -math.expm1(-JUMPS * horizon_s / JUMPS_WITHIN_S))
+    return near, back * track.jumps / LOADS.step, SMOOTH / LOADS.count * jumps / LOADS.step
 
 
 def _above(loads: Sequence[float], said: float) -> float:
