@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -219,3 +220,12 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (ProcessLookupError, FileNotFoundError):
         return False
+
+
+def test_of_a_trace_that_few_replicas_carry_no_large_fleet_is_measured(tmp_path: Path) -> None:
+    """A hundredth of the hump is one replica's work: three may run, for the room that a peak has."""
+    run = folder(tmp_path).run("--scale", "0.01", "--seeds", "1", "--policies", "static-peak")
+    assert run.returncode == 0, run.stderr
+    lonely = {25}  # on which is measured what no replicas can buy
+    assert {int(n) for n in re.findall(r"measuring (\d+) replicas", run.stderr)} <= {1, 2, 3} | lonely
+    assert "1 to 3 replicas" in run.stderr

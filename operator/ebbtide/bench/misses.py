@@ -4,6 +4,7 @@ The table is what the clairvoyant and the fluid bound plan with; no policy sees 
 replica of the case's own mix of lengths, with its bursts inside a minute.
 """
 
+import functools
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
@@ -133,8 +134,8 @@ def measure_misses(
     def run(setting: tuple[int, float]) -> tuple[int, int]:
         return _steady(simulator, case, source, *setting, seed)
 
-    allowed = max(1.0 - case.attainment, 2 * p0)
-    one = _carried(case, lambda load: run((1, load)), allowed, _first_guess(case, source))
+    allowed = _missable(case, p0)
+    one = carried_alone(simulator, case, source, seed, p0)
     loads = tuple(one * factor for factor in LOADS)
     counts = list(each(run, [(n, load) for n in fleets for load in loads]))
     rows = [counts[begin : begin + len(loads)] for begin in range(0, len(counts), len(loads))]
@@ -148,6 +149,17 @@ def measure_misses(
         return one / _bisected(missed, one, 2 * one)
 
     return msgspec.structs.replace(table, work=work_of(source, halved))
+
+
+def carried_alone(simulator: Simulator, case: Case, source: Sequence[Request], seed: int, p0: float = 0.0) -> float:
+    """Requests/s of one replica by itself at the case's attainment; ConfigurationError where nothing can be told."""
+    _require_reachable(case, p0)
+    run = functools.partial(_steady, simulator, case, source, 1, seed=seed)
+    return _carried(case, run, _missable(case, p0), _first_guess(case, source))
+
+
+def _missable(case: Case, p0: float) -> float:
+    return max(1.0 - case.attainment, 2 * p0)
 
 
 def work_of(source: Sequence[Request], halved: Callable[[Sequence[Request]], float]) -> Work:

@@ -45,6 +45,10 @@ def prepare(question: Question, span: Span, runner: Runner, name: str) -> Stage:
     _require_cache(question, case, span)
     probe(runner, case)
     p0 = misses.unbuyable(runner, case, span.lengths, seed=1).share
+    if question.peak_replicas is None and question.max_replicas is None:  # of a small trace no table of 16 replicas
+        alone = misses.carried_alone(runner, case, span.lengths, 1, p0)
+        need = (question.scale or 1.0) * span.peak_per_s / alone
+        case = msgspec.structs.replace(case, max_replicas=min(case.max_replicas, _with_room(need)))
     table = misses.measure_misses(runner, case, span.lengths, 1, p0, runner.side_by_side)
     missable = max(1.0 - question.attainment, 2 * p0)  # as the table does where the target cannot be bought
     one = table.capacity(table.replicas[-1], missable) or table.loads[0]
