@@ -1,7 +1,7 @@
 """The standard set of comparisons: `ebbtide bench replay` over classes of traffic, and one page about all of them.
 
-    python -m benchmarks.decisions --traces ../shared/traces            # about an hour on 2 cores
-    python -m benchmarks.decisions --quick                              # under ten minutes
+    python -m benchmarks.decisions --traces ../shared/traces            # an hour and a half on 2 cores
+    python -m benchmarks.decisions --quick                              # the two short cases
     python -m benchmarks.decisions --full --slice 2/8                   # a part of the whole grid, beside the others
     python -m benchmarks.decisions --held-out                           # six cases that nothing was designed with
     python -m benchmarks.decisions --frozen                             # also rivals as tuned on an earlier span

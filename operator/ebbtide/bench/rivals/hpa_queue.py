@@ -36,6 +36,8 @@ RIVALS = (
         "hpa-queue",
         sensitivity(0.03, 32.0),
         HpaQueue,
-        "the simulators have no queue in the router: requests waiting in the engines stand in for it",
+        "the simulators have no queue in the router: requests waiting in the engines stand in for it; llm-d's form "
+        "(one waiting, 16 running, every 15 s) with the case's bounds; other ones (5 waiting every 30 s, 70 % of a "
+        "utilisation) are what its knob is tuned over, not policies of their own",
     ),
 )

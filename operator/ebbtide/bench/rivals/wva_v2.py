@@ -132,7 +132,10 @@ def _corrected(case: Case, knob: float) -> WvaV2:
     return WvaV2(case, knob, corrected=True)
 
 
-NOTE = "mean lengths are the fleet's, not each replica's; no queue in the router, so its term of demand is 0"
+NOTE = (
+    "mean lengths are the fleet's, not each replica's; no queue in the router, so its term of demand is 0; of its "
+    "analyzers the one of saturation alone: that of throughput, and the vote over both, are left out"
+)
 RIVALS = (
     Rival("wva-v2", sensitivity(0.3, 40.0), WvaV2, NOTE),
     Rival(
