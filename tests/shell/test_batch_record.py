@@ -57,7 +57,7 @@ def test_a_full_status_is_what_the_api_declares() -> None:
     assert (status["missed"], status["gpus"]) == (1, 24)
     assert (status["nextStart"], status["nextWindow"]) == ("2027-01-15T08:10:00Z", "2027-01-15T09:00:00Z")
     assert status["saved"] == {"amount": "12.40", "currency": "USD"}
-    assert [each["type"] for each in status["conditions"]] == ["DeadlinesKept", "Ready", "Undisputed"]
+    assert [each["type"] for each in status["conditions"]] == ["DeadlinesKept", "Placeable", "Ready", "Undisputed"]
     assert status["conditions"][0]["status"] == "Unknown", "what nobody decided is not known"
 
 

@@ -15,6 +15,7 @@ from ebbtide.api.batch_note import ANNOTATION, BatchNote, intent_of, read_note
 from ebbtide.clock import parse_rfc3339
 from ebbtide.model.batch import Asked, BatchPolicySpec, FinishedJob, Intent, JobPod, JobState, Stray
 from ebbtide.model.snapshot import PoolState
+from ebbtide.observe.jobfit import Wants, wants
 from ebbtide.observe.jobplace import Places, asks_for
 from ebbtide.observe.projections import Job, Pod, find_condition, selects
 
@@ -62,6 +63,7 @@ class _Known(NamedTuple):
     uid: str
     version: str
     state: JobState
+    wants: Wants = Wants()
 
 
 class JobReader:
@@ -95,7 +97,7 @@ class JobReader:
                 continue
             known[key] = self._one(key, job, policies)
             own = by_job.get(job.metadata.uid, ())
-            states.append(self._now(known[key].state, own))
+            states.append(self._now(known[key], own))
         self._known = known
         there = {job.metadata.uid for job in view.jobs.values()} if self._ran else ()
         self._ran = {uid: note for uid, note in self._ran.items() if uid in there}
@@ -108,7 +110,8 @@ class JobReader:
         if known is not None and known[:2] == version:
             return known
         try:
-            return _Known(*version, self._state(job, policies))
+            state = self._state(job, policies)
+            return _Known(*version, state, wants(job.spec.template.spec, state.node_selector, state.tolerations))
         except Exception as error:  # one odd Job must not hide the others
             log.exception("Job %s cannot be read", key)
             return _Known(*version, _unreadable(job, error))
@@ -170,13 +173,17 @@ class JobReader:
         """Whether it was seen running and Ebbtide wrote nothing since: a stop of Ebbtide's comes with its note."""
         return uid in self._ran and self._ran[uid] == note
 
-    def _now(self, state: JobState, pods: Sequence[Pod]) -> JobState:
+    def _now(self, known: _Known, pods: Sequence[Pod]) -> JobState:
         """With what changes while the Job itself does not: its pods, and nodes."""
+        state = known.state
         own = tuple(sorted((_pod(pod, state.resource) for pod in pods), key=lambda pod: pod.name))
         pool = state.pool or self._places.bound(state.node_selector)
         if not pool and not state.suspended:
             pool = self._places.of_nodes(pod.node for pod in own)
-        return state if not own and pool == state.pool else msgspec.structs.replace(state, pods=own, pool=pool)
+        misfits = self._places.fits.misfits(known.wants)
+        if not own and not misfits and pool == state.pool:
+            return state
+        return msgspec.structs.replace(state, pods=own, pool=pool, misfits=misfits)
 
     def _stray(self, job: Job) -> tuple[Stray, ...]:
         """Empty where it is its user's, or may yet be somebody's."""
