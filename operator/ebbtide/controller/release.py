@@ -19,7 +19,7 @@ from ebbtide.errors import ConfigurationError, ConflictError, EbbtideError, NotF
 from ebbtide.kube.client import MERGE_PATCH, ForbiddenError, KubeClient, resource_path
 from ebbtide.model.batch import BatchPolicySpec, Intent, Stray
 from ebbtide.observe.declared import API_VERSION
-from ebbtide.observe.jobs import foreign, suspended_later
+from ebbtide.observe.jobs import foreign, suspended_again, suspended_later
 from ebbtide.observe.projections import Job
 
 _TRIES = 3
@@ -142,7 +142,7 @@ def _held(job: Job, policies: list[BatchPolicySpec]) -> Release | None:
         selecting = [policy for policy in policies if policy.selects(meta.namespace, meta.labels or {})]
         why = f"submitted for BatchPolicy {selecting[0].key}" if selecting else ""
         return Release(meta.key, Fate.WOULD, why) if selecting else None
-    if note.intent is Intent.RUNS:
+    if note.intent is Intent.RUNS or suspended_later(job, note.intent) or suspended_again(job, note):
         return Release(meta.key, Fate.LEFT, "its user suspended it")
     return Release(
         meta.key, Fate.WOULD, "held" if note.intent is Intent.HELD else f"stopped on {note.pool or 'any node'}"

@@ -120,6 +120,8 @@ class JobState(Spec, frozen=True):
     placed: tuple[tuple[str, str], ...] = ()  # pairs that Ebbtide added to its node selector; not in `node_selector`
     tolerations: tuple[str, ...] = ()  # of its template, without those that Ebbtide added; each as JSON
     placed_tolerations: tuple[str, ...] = ()  # that Ebbtide added
+    generation: int = 0  # counts changes of its spec
+    stopped_at: float | None = None  # since when it is suspended, as far as anybody said; None: it runs, or nobody did
     misfits: tuple[tuple[str, str], ...] = ()  # (pool, why none of its nodes could ever take its pods)
 
 

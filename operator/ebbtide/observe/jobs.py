@@ -26,6 +26,7 @@ LEAST_PARALLELISM = "ebbtide.dev/min-parallelism"
 FAMILY = "app.kubernetes.io/name"
 PLACEABLE_AGAIN = 36  # minor from which on a Job that ran may get another place while it is suspended
 _LATER_S = 3600.0  # beyond all that a Job controller may be behind
+_SOON_S = 5.0  # in which it mostly says that a Job is suspended
 _OWN_MANAGER = "kubernetes.io/job-controller"
 _NEVER_ALIKE = ("controller-uid", "job-name", "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name")
 _COUNT = re.compile(r"[1-9][0-9]{0,8}")
@@ -122,7 +123,9 @@ class JobReader:
         intent, why = _whose(job, note, policies)
         if intent in (Intent.STARTED_ANYWAY, Intent.RESUMED_BY_USER):
             self._ran[meta.uid] = note
-        elif intent in (Intent.HELD, Intent.STOPPED) and (self._again(meta.uid, note) or suspended_later(job, intent)):
+        elif intent in (Intent.HELD, Intent.STOPPED) and (
+            self._again(meta.uid, note) or suspended_later(job, intent) or suspended_again(job, note)
+        ):
             intent = Intent.SUSPENDED_BY_USER
         suspended = bool(spec.suspend)
         placed = _placed(note, pod.node_selector)
@@ -167,6 +170,8 @@ class JobReader:
             placed=tuple(sorted(placed)),
             tolerations=tuple(text for text in tolerations if text not in ours),
             placed_tolerations=ours,
+            generation=meta.generation,
+            stopped_at=_stopped_at(job, note),
         )
 
     def _again(self, uid: str, note: BatchNote | None) -> bool:
@@ -251,9 +256,19 @@ def suspended_later(job: Job, intent: Intent) -> bool:
     The Job controller says of one that is created suspended within seconds that it is; of one that ran for two hours
     and was suspended then two hours after its creation.
     """
-    condition = find_condition(job.status.conditions, "Suspended")
-    said = condition.last_transition_time if condition is not None and condition.status == "True" else None
-    return intent is Intent.HELD and bool(said) and parse_rfc3339(said or "") > job.metadata.created_at + _LATER_S
+    said_s = _suspended_at(job)
+    return intent is Intent.HELD and said_s is not None and said_s > job.metadata.created_at + _LATER_S
+
+
+def suspended_again(job: Job, note: BatchNote | None) -> bool:
+    """Whether its user resumed and suspended it since Ebbtide wrote its note, faster than anybody looked.
+
+    Then its spec was changed twice at least, and the Job controller says of it once more that it is suspended.
+    """
+    said_s = _suspended_at(job)
+    if note is None or not note.gen or said_s is None:
+        return False
+    return job.metadata.generation >= note.gen + 2 and said_s > note.since + _SOON_S
 
 
 def owner_of(job: Job) -> str:
@@ -323,12 +338,28 @@ def _started_at(job: Job, note: BatchNote | None) -> float | None:
     return max(said, seen) if said is not None and seen is not None else (said if seen is None else seen)
 
 
+def _suspended_at(job: Job) -> float | None:
+    """When the Job controller saw that it is suspended; None: it has not said so."""
+    condition = find_condition(job.status.conditions, "Suspended")
+    if condition is None or condition.status != "True" or not condition.last_transition_time:
+        return None
+    return parse_rfc3339(condition.last_transition_time)
+
+
+def _stopped_at(job: Job, note: BatchNote | None) -> float | None:
+    if not job.spec.suspend:
+        return None
+    seen_s = _suspended_at(job)
+    if note is None or note.intent is not Intent.STOPPED:
+        return seen_s
+    return note.since if seen_s is None else max(seen_s, note.since)  # of a run that nobody saw the old one stands
+
+
 def _ran_s(job: Job, note: BatchNote | None, intent: Intent) -> float:
     ran_s = note.ran if note else 0.0
-    condition = find_condition(job.status.conditions, "Suspended")
-    if intent is not Intent.SUSPENDED_BY_USER or note is None or condition is None or condition.status != "True":
+    at = _suspended_at(job)
+    if intent is not Intent.SUSPENDED_BY_USER or note is None or note.intent is not Intent.RUNS or at is None:
         return ran_s
-    at = parse_rfc3339(condition.last_transition_time) if condition.last_transition_time else note.since
     return ran_s + max(0.0, at - note.since)  # its user stopped the run that the note tells of
 
 
