@@ -139,6 +139,13 @@ def test_why_a_job_waits_or_is_left_alone_is_told_on_the_job(outcome: Outcome, c
     assert note.text == "waits for 22:00: 1.10 instead of 2.90 USD per GPU-hour"
 
 
+def test_of_a_job_set_it_is_told_on_the_job_set() -> None:
+    jobs = (batch_world.job_plan("jobset/embed", outcome=Outcome.WAITS, code=Code.WAITS_FOR_WINDOW),)
+    (note,) = cycle_events(batch_world.cycle(jobs=jobs), batch_world.seen(), [])
+    assert (note.subject.api_version, note.subject.kind) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert (note.subject.namespace, note.subject.name) == ("team", "embed")
+
+
 def test_that_it_goes_on_running_is_no_news() -> None:
     assert told(batch_world.cycle(jobs=(batch_world.job_plan(outcome=Outcome.RUNS, code=Code.JOB_RUNS),))) == []
 

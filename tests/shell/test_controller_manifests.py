@@ -26,6 +26,7 @@ ACTING = {
     ("leaderworkerset.x-k8s.io", "leaderworkersets/scale", "patch"),
     ("", "pods", "patch"),
     ("batch", "jobs", "patch"),
+    ("jobset.x-k8s.io", "jobsets", "patch"),
     ("apps", "deployments", "create"),
     ("apps", "deployments", "patch"),
     ("apps", "deployments", "delete"),

@@ -5,6 +5,8 @@ from enum import StrEnum
 from ebbtide.model.spec import Spec
 
 DEFAULT_CONFIDENCE = 0.99
+GANG = "jobset/"
+"""What the name of a JobSet begins with in keys: `ml/jobset/eval` is JobSet eval, `ml/eval` Job eval."""
 
 
 class Strategy(StrEnum):
