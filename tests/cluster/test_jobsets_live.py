@@ -94,7 +94,7 @@ async def test_its_user_is_obeyed_and_a_change_meanwhile_is_a_conflict(live: Liv
     await live.admin.request("PATCH", sets, body={"metadata": {"labels": {"seen": "yes"}}}, content_type=MERGE_PATCH)
     start = JobPlan(seen.key, seen.uid, seen.policy, Does.STARTS, REASON, resource_version=seen.resource_version)
     results = await live.writer.apply(Plan(at=0.0, jobs=(start,)), snapshot)
-    assert [result.outcome for result in results] == [Outcome.RETRY], results
+    assert [result.outcome for result in results] == [Outcome.CONFLICT], results
     assert (await live.admin.get(sets))["spec"]["suspend"] is True
     assert await live.act(Does.STARTS, KEY, pool=H100) == [Outcome.DONE]
     await user_suspends(live.admin, sets, True)

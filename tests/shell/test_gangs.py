@@ -59,11 +59,11 @@ def child(name: str, owner: str = "uid-set") -> Raw:
     return {"metadata": meta, "spec": {"suspend": False}}
 
 
-def pod(name: str, job: str) -> Pod:
+def pod(name: str, job: str, **container: Any) -> Pod:
     owners = [{"kind": "Job", "name": job, "uid": f"uid-{job}", "controller": True}]
     raw = {
         "metadata": {"name": name, "namespace": "ml", "ownerReferences": owners},
-        "spec": {"nodeName": "n1", "containers": [{"resources": {"limits": {GPU: "2"}}}]},
+        "spec": {"nodeName": "n1", "containers": [{"resources": {"limits": {GPU: "2"}}} | container]},
         "status": {},
     }
     return Slim().pod(msgspec.convert(raw, Pod))
@@ -99,7 +99,8 @@ def test_its_jobs_are_not_counted_beside_it_and_their_pods_are_its_own() -> None
     runs = job_set(meta=noted(Intent.RUNS, pool="h100"), suspend=False)
     children = child("eval-workers-0"), child("eval-workers-1")
     pods = pod("a", "eval-workers-0"), pod("b", "eval-workers-1")
-    (gang,) = read(runs, *children, pods=pods)
+    bare = pod("c", "eval-workers-1", resources={})
+    (gang,) = read(runs, *children, pods=(*pods, bare))
     assert (gang.intent, [each.name for each in gang.pods], gang.pool) == (Intent.RUNS, ["a", "b"], "h100")
     assert gang.started_at == CREATED_S
 

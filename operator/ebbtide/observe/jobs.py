@@ -201,7 +201,9 @@ class JobReader:
     def _now(self, known: _Known, pods: Sequence[Pod]) -> JobState:
         """With what changes while the Job itself does not: its pods, and nodes."""
         state = known.state
-        own = tuple(sorted((_pod(pod, state.resource) for pod in pods), key=lambda pod: pod.name))
+        # of a gang some may have no GPUs: they are not placed, and hold up nobody
+        mine = (_pod(pod, state.resource) for pod in pods)
+        own = tuple(sorted((pod for pod in mine if pod.gpus or not state.gpus_per_pod), key=lambda pod: pod.name))
         pool = state.pool or self._places.bound(state.node_selector)
         if not pool and not state.suspended:
             pool = self._places.of_nodes(pod.node for pod in own)
