@@ -16,6 +16,7 @@ from tests.api.samples import Object, batch_policy, changed
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 REFUSES = MANIFESTS / "admission" / "batch.yaml"
 SUSPENDS = MANIFESTS / "admission" / "batch-suspend.yaml"
+CLASSIFIES = MANIFESTS / "admission" / "batch-priority.yaml"
 TEAM, OTHERS = "batch-team", "batch-others"  # namespaces: policies are in the first alone
 LABEL = {"ebbtide.dev/batch": "nightly"}
 OWNER = {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "name": "set", "uid": "u-1"}
@@ -152,10 +153,11 @@ def test_the_api_server_finds_nothing_wrong_with_the_policy(refusing: Sandbox) -
     assert status().get("typeChecking", {}).get("expressionWarnings", []) == []
 
 
-def test_both_policies_mean_the_same_jobs() -> None:
-    rules = [next(iter(yaml.safe_load_all(path.read_text())))["spec"] for path in (REFUSES, SUSPENDS)]
+def test_all_policies_mean_the_same_jobs() -> None:
+    rules = [next(iter(yaml.safe_load_all(path.read_text())))["spec"] for path in (REFUSES, SUSPENDS, CLASSIFIES)]
+    assert rules[2]["matchConditions"].pop(0)["name"] == "without-a-class"
     for part in ("paramKind", "matchConstraints", "matchConditions", "failurePolicy"):
-        assert rules[0][part] == rules[1][part], part
+        assert rules[0][part] == rules[1][part] == rules[2][part], part
     assert rules[0]["failurePolicy"] == "Ignore"
 
 
@@ -181,3 +183,21 @@ def test_from_1_36_on_selected_jobs_are_made_suspended_and_no_other_is_changed(s
     found = json.loads(suspending.kubectl("-n", TEAM, "get", "job", "changing", "-o", "json"))
     assert found["spec"]["suspend"] is False, "who resumes it may"
     suspending.kubectl("-n", TEAM, "delete", "job", "changing")
+
+
+def test_from_1_36_on_selected_jobs_get_the_class_of_batch_work_unless_they_name_one(team: Sandbox) -> None:
+    def of(obj: Object) -> str:
+        return str(
+            created(team, changed(obj, ("spec.suspend", True)))["spec"]["template"]["spec"].get("priorityClassName", "")
+        )
+
+    team.apply(MANIFESTS / "priority-classes.yaml")
+    team.apply(CLASSIFIES)
+    eventually(lambda: of(job(LABEL)) == "ebbtide-batch", "the policy takes no effect")
+    for selected in SELECTED:
+        assert of(selected.values[0]) == "ebbtide-batch", selected.id
+    for other in LEFT_ALONE:
+        assert of(other.values[0]) == "", other.id
+    assert of(changed(job(LABEL), ("spec.template.spec.priorityClassName", "ebbtide-serving"))) == "ebbtide-serving"
+    team.kubectl("delete", "-f", str(CLASSIFIES))
+    eventually(lambda: of(job(LABEL)) == "", "the policy does not end")

@@ -23,7 +23,10 @@ def batch_policy(rig: Rig, name: str, pool_name: str, **spec: Any) -> Json:
 
 
 def job_spec(runs_for: str = "15m", at_most: str = "", **spec: Any) -> Json:
-    """Suspended, one pod of one GPU; its pods end between `runs_for` and `at_most` after they are ready."""
+    """Suspended, one pod of one GPU; its pods end between `runs_for` and `at_most` after they are ready.
+
+    `pod` is of their spec.
+    """
     annotations = {"sandbox.ebbtide.dev/run-for": runs_for}
     if at_most:
         annotations["sandbox.ebbtide.dev/run-for-at-most"] = at_most
@@ -31,6 +34,7 @@ def job_spec(runs_for: str = "15m", at_most: str = "", **spec: Any) -> Json:
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": int(GRACE_S),
         "containers": [{"name": "work", "image": "work", "resources": {"limits": {"nvidia.com/gpu": "1"}}}],
+        **spec.pop("pod", {}),
     }
     return {"suspend": True, "template": {"metadata": {"annotations": annotations}, "spec": pod}, **spec}
 

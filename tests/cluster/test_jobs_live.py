@@ -16,7 +16,7 @@ import pytest
 
 from ebbtide.act.jobs import JobWriter
 from ebbtide.act.result import Outcome
-from ebbtide.api.batch_note import ANNOTATION
+from ebbtide.api.batch_note import ANNOTATION, read_note
 from ebbtide.clock import unix_time_s
 from ebbtide.errors import NotFoundError
 from ebbtide.kube.client import MERGE_PATCH, KubeClient
@@ -185,6 +185,31 @@ async def test_a_job_that_its_user_suspended_stays_so_until_they_resume_it(live:
     assert await live.act(Does.STARTS, pool=H100) == [Outcome.REFUSED]
     await live.set_suspend(False)
     await live.until(lambda job: job.intent is Intent.RUNS)
+
+
+async def test_a_user_who_resumes_and_suspends_while_nobody_looks_is_obeyed(live: Live) -> None:
+    """The API server counts changes of a Job's spec, and Ebbtide's note says at which it left it."""
+    await live.submit()
+    await until_selected(live)
+    await live.start()
+    stopped = await live.stop()
+    noted = read_note((await live.live())["metadata"]["annotations"][ANNOTATION], stopped.uid)
+    assert noted is not None
+    assert noted.gen == (await live.live())["metadata"]["generation"] == stopped.generation
+
+    async def said(status: str) -> bool:
+        found = (await live.live())["status"].get("conditions", [])
+        return any(each["type"] == "Suspended" and each["status"] == status for each in found)
+
+    await asyncio.sleep(6.0)  # the controller tells whole seconds, and may be some late
+    for suspend in (False, True):
+        await live.set_suspend(suspend)
+        for _ in range(400):
+            if await said(str(suspend)):
+                break
+            await asyncio.sleep(0.05)
+    await live.until(lambda job: job.intent is Intent.SUSPENDED_BY_USER and not job.pods)
+    assert await live.act(Does.STARTS, pool=H100) == [Outcome.REFUSED]
 
 
 async def test_a_job_that_its_user_resumed_against_the_plan_is_not_fought_over(live: Live) -> None:

@@ -47,6 +47,7 @@ class JobsApi(KubeClient):
             "namespace": "ml",
             "uid": f"uid-{name}-{self._version}",
             "resourceVersion": str(self._version),
+            "generation": 1,
             "creationTimestamp": rfc3339(self.time_s),
             "labels": {"batch": "yes"} | more.pop("labels", {}),
             "annotations": more.pop("annotations", {}),
@@ -88,6 +89,8 @@ class JobsApi(KubeClient):
             if wanted.get(key, live["metadata"][key]) != live["metadata"][key]:
                 raise ConflictError(f"PATCH {name}: HTTP 409: {key} is {live['metadata'][key]}")
         new = _merged(live, body)
+        if new["spec"] != live["spec"]:
+            new["metadata"]["generation"] += 1
         suspended = live["spec"]["suspend"] and not live["status"].get("active")
         if new["spec"]["template"] != live["spec"]["template"] and not suspended:
             raise InvalidError(f"PATCH {name}: HTTP 422: spec.template: field is immutable")

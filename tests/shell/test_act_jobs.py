@@ -66,7 +66,7 @@ async def test_a_job_that_came_suspended_is_noted_once_and_nothing_else_of_it_ch
     assert await act(api, Does.WAITS) == [(Outcome.DONE, "Job ml/eval: held for ml/nights")]
     live = api.jobs["eval"]
     assert live["spec"] == spec
-    assert noted(live) == BatchNote(Intent.HELD, live["metadata"]["uid"], "uid-nights", since=api.time_s)
+    assert noted(live) == BatchNote(Intent.HELD, live["metadata"]["uid"], "uid-nights", since=api.time_s, gen=1)
     assert await act(api, Does.WAITS) == []
 
 
@@ -159,6 +159,42 @@ async def test_a_restartable_job_that_came_running_is_stopped_and_started_again(
     assert (noted(api.jobs["eval"]).state, noted(api.jobs["eval"]).ran) == ("Stopped", 60)
     api.control()
     assert await act(api, Does.STARTS, **ON_H100) == [(Outcome.DONE, "Job ml/eval: started on h100")]
+
+
+@pytest.mark.parametrize("was", [Intent.HELD, Intent.STOPPED])
+async def test_a_user_who_resumes_and_suspends_between_two_looks_is_still_its_user(api: JobsApi, was: Intent) -> None:
+    raw = await held(api, annotations=RESTARTABLE)
+    if was is Intent.STOPPED:
+        for step in (Does.STARTS, Does.STOPS):
+            await act(api, step)
+            api.control()
+    (state,) = seen(api, policy()).jobs
+    assert state.intent is was
+    api.time_s += 20.0
+    for suspend in (False, True):
+        api.set_suspend("eval", suspend)
+        api.control()
+    (state,) = seen(api, policy()).jobs
+    assert state.intent is Intent.SUSPENDED_BY_USER
+    assert [result for result, _ in await act(api, Does.STARTS)] == [Outcome.REFUSED]
+    api.set_suspend("eval", False)
+    (state,) = seen(api, policy()).jobs
+    assert (state.intent, raw["metadata"]["uid"]) == (Intent.RESUMED_BY_USER, state.uid)
+
+
+async def test_a_user_who_changes_what_waits_does_not_take_it_away(api: JobsApi) -> None:
+    """Neither one change nor two of what is not `suspend`, nor a Job controller that comes late."""
+    await held(api)
+    api.time_s += 20.0
+    for parallelism in (2, 3, 4):
+        api.patch("eval", {"spec": {"parallelism": parallelism}})
+        api.control()
+        assert seen(api, policy()).jobs[0].intent is Intent.HELD
+    late = api.submit("late")["metadata"]["name"]
+    await act(api, Does.WAITS)
+    api.time_s += 300.0
+    api.control()
+    assert {job.key: job.intent for job in seen(api, policy()).jobs}[f"ml/{late}"] is Intent.HELD
 
 
 async def test_a_start_from_an_old_view_is_a_conflict_and_planned_again(api: JobsApi) -> None:

@@ -57,7 +57,7 @@ def test_a_full_status_is_what_the_api_declares() -> None:
     assert (status["missed"], status["gpus"]) == (1, 24)
     assert (status["nextStart"], status["nextWindow"]) == ("2027-01-15T08:10:00Z", "2027-01-15T09:00:00Z")
     assert status["saved"] == {"amount": "12.40", "currency": "USD"}
-    assert [each["type"] for each in status["conditions"]] == ["DeadlinesKept", "Ready", "Undisputed"]
+    assert [each["type"] for each in status["conditions"]] == ["DeadlinesKept", "Placeable", "Ready", "Undisputed"]
     assert status["conditions"][0]["status"] == "Unknown", "what nobody decided is not known"
 
 
@@ -137,6 +137,13 @@ def test_why_a_job_waits_or_is_left_alone_is_told_on_the_job(outcome: Outcome, c
     (note,) = cycle_events(plan, batch_world.seen(), [])
     assert (note.subject.api_version, note.subject.namespace, note.subject.uid) == ("batch/v1", "team", "uid-of-embed")
     assert note.text == "waits for 22:00: 1.10 instead of 2.90 USD per GPU-hour"
+
+
+def test_of_a_job_set_it_is_told_on_the_job_set() -> None:
+    jobs = (batch_world.job_plan("jobset/embed", outcome=Outcome.WAITS, code=Code.WAITS_FOR_WINDOW),)
+    (note,) = cycle_events(batch_world.cycle(jobs=jobs), batch_world.seen(), [])
+    assert (note.subject.api_version, note.subject.kind) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert (note.subject.namespace, note.subject.name) == ("team", "embed")
 
 
 def test_that_it_goes_on_running_is_no_news() -> None:

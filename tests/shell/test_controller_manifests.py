@@ -26,6 +26,7 @@ ACTING = {
     ("leaderworkerset.x-k8s.io", "leaderworkersets/scale", "patch"),
     ("", "pods", "patch"),
     ("batch", "jobs", "patch"),
+    ("jobset.x-k8s.io", "jobsets", "patch"),
     ("apps", "deployments", "create"),
     ("apps", "deployments", "patch"),
     ("apps", "deployments", "delete"),
@@ -120,6 +121,30 @@ def test_the_operators_pod_keeps_the_restricted_standard_and_has_probes():
     assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert set(container["resources"]["limits"]) == {"memory"}
+
+
+def test_the_job_before_an_uninstall_is_the_operator_image_with_its_account_and_waits_for_its_pods():
+    (job,) = documents("uninstall.yaml")
+    deployment = next(item for item in documents("operator.yaml") if item["kind"] == "Deployment")
+    of_job, of_operator = job["spec"]["template"], deployment["spec"]["template"]
+    (release,), (operator,) = of_job["spec"]["containers"], of_operator["spec"]["containers"]
+    assert (release["image"], release["securityContext"]) == (operator["image"], operator["securityContext"])
+    assert of_job["spec"]["serviceAccountName"] == of_operator["spec"]["serviceAccountName"]
+    meta, selector = deployment["metadata"], deployment["spec"]["selector"]["matchLabels"]
+    assert release["args"] == ["release", f"--operator={meta['namespace']}/{meta['name']}"]
+    assert not selector.items() <= of_job["metadata"]["labels"].items(), "or it would wait for itself"
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete"
+
+
+def test_batch_takes_gpus_from_nobody_and_serving_from_batch():
+    classes = {item["metadata"]["name"].removeprefix("ebbtide-"): item for item in documents("priority-classes.yaml")}
+    order = sorted(classes, key=lambda name: classes[name]["value"])
+    assert order == ["background", "batch", "serving"]
+    assert classes["batch"]["value"] < 0 < classes["serving"]["value"], "pods without a class stand between"
+    takes = {name for name, item in classes.items() if item["preemptionPolicy"] != "Never"}
+    assert takes == {"serving"}
+    (mutation,) = documents("admission/batch-priority.yaml")[0]["spec"]["mutations"]
+    assert f"'{classes['batch']['metadata']['name']}'" in mutation["applyConfiguration"]["expression"]
 
 
 def test_the_admission_policy_lets_the_operators_own_account_through_and_asks_every_service_of_a_namespace():

@@ -79,6 +79,14 @@ async def test_what_its_user_suspended_before_ebbtide_saw_it_stays(api: JobsApi)
     assert (await release(api))["before"] is Fate.LEFT
 
 
+async def test_what_its_user_resumed_and_suspended_again_stays(api: JobsApi) -> None:
+    api.time_s += 60
+    for suspend in (False, True):
+        api.set_suspend("stopped", suspend)
+        api.control()
+    assert (await release(api))["stopped"] is Fate.LEFT
+
+
 async def test_a_dry_run_changes_nothing(api: JobsApi) -> None:
     api.written.clear()
     said = {"users": Fate.LEFT, "stopped": Fate.WOULD, "held": Fate.WOULD, "new": Fate.WOULD}

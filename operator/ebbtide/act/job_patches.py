@@ -92,6 +92,8 @@ def _note(job: JobState, state: Intent, policy: str, ran: float, since: float) -
 
 
 def _body(job: JobState, note: BatchNote, spec: Body | None = None) -> Body:
+    # the API server counts each change of a spec: who finds more changes later knows that somebody else was there
+    note = msgspec.structs.replace(note, gen=job.generation + bool(spec) if job.generation else 0)
     metadata = {"uid": job.uid, "resourceVersion": job.resource_version, "annotations": {ANNOTATION: note.text()}}
     return {"metadata": metadata, **({"spec": spec} if spec else {})}
 

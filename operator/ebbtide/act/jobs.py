@@ -12,13 +12,14 @@ from typing import Any
 import msgspec
 
 from ebbtide.act import job_patches as patches
+from ebbtide.act.gangs import is_gang, path_of, placed
 from ebbtide.act.ownership import JOB_MANAGER
 from ebbtide.act.result import ActResult, Outcome, classify
 from ebbtide.api.annotations import asked
 from ebbtide.api.batch_note import ANNOTATION, intent_of, read_note
 from ebbtide.clock import monotonic_s, unix_time_s
 from ebbtide.errors import ConflictError
-from ebbtide.kube.client import MERGE_PATCH, KubeClient, resource_path
+from ebbtide.kube.client import MERGE_PATCH, KubeClient
 from ebbtide.model.batch import BatchPolicySpec, Intent, JobState, Stray
 from ebbtide.model.plan import JobPlan, Plan
 from ebbtide.model.plan import Outcome as Does
@@ -110,7 +111,8 @@ class JobWriter:
                 body = patches.resize(job, item.parallelism, policy.uid)
                 said = f"parallelism {job.parallelism} -> {item.parallelism}"
         again = None if item.outcome is Does.STARTS else job
-        return await self._patch(job.key, body, said, again)
+        resource = job.resource if is_gang(job.key) and item.outcome is Does.STARTS else ""
+        return await self._patch(job.key, body, said, again, resource)
 
     async def _hold(self, job: JobState, policy: BatchPolicySpec, at_s: float) -> ActResult:
         result = await self._patch(job.key, patches.hold(job, policy.uid, self._now()), f"held for {policy.key}")
@@ -121,13 +123,18 @@ class JobWriter:
     async def _release(self, stray: Stray) -> ActResult:
         return await self._patch(stray.key, patches.release(stray), "released: no BatchPolicy selects it any more")
 
-    async def _patch(self, key: str, body: patches.Body, said: str, again: JobState | None = None) -> ActResult:
-        """`again`: the status of a Job that runs changes with every pod, so its resourceVersion is soon old; then it is
+    async def _patch(
+        self, key: str, body: patches.Body, said: str, again: JobState | None = None, resource: str = ""
+    ) -> ActResult:
+        """`resource`: of a JobSet that is started: its templates are read first, for a patch has all of them.
+
+        `again`: the status of a Job that runs changes with every pod, so its resourceVersion is soon old; then it is
         read again and tried with the new one, if nobody changed what was decided from."""
-        namespace, _, name = key.partition("/")
-        path = resource_path("batch/v1", "jobs", namespace, name)
+        path = path_of(key)
         try:
             async with asyncio.timeout(max(0.0, self._until - monotonic_s())), self._parallel:
+                if resource:  # the version that was planned from stays the condition, whatever is read now
+                    body = placed(await self._client.get(path), body, resource)
                 for tries_left in reversed(range(_TRIES)):
                     try:
                         params = {"fieldManager": JOB_MANAGER}
@@ -219,7 +226,8 @@ def _unchanged(live: dict[str, Any], seen: JobState) -> bool:
     metadata, spec = live["metadata"], live["spec"]
     annotations = metadata.get("annotations") or {}
     note = read_note(annotations.get(ANNOTATION), seen.uid)
-    suspended, parallelism = bool(spec.get("suspend")), spec.get("parallelism", 1)
+    suspended = bool(spec.get("suspend"))
+    parallelism = seen.parallelism if is_gang(seen.key) else spec.get("parallelism", 1)
     return (
         metadata["uid"] == seen.uid
         and not metadata.get("deletionTimestamp")

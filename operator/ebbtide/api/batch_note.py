@@ -18,7 +18,10 @@ _MOST = 1e11  # seconds or pods: what is more was not written by Ebbtide
 
 
 class BatchNote(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`since`: unix seconds at which `state` began; `ran`: seconds in the runs before it."""
+    """`since`: unix seconds at which `state` began; `ran`: seconds in the runs before it.
+
+    `gen`: the Job's metadata.generation as this very patch left it; 0: not known.
+    """
 
     state: str
     job: str  # uid
@@ -26,6 +29,7 @@ class BatchNote(msgspec.Struct, frozen=True, omit_defaults=True):
     pool: str = ""  # that it was last started on
     ran: float = 0.0
     since: float = 0.0
+    gen: int = 0
     size: int = 0  # parallelism as its user declared it, while it is smaller; 0: it is not
     selector: dict[str, str] = {}  # what Ebbtide added to the node selector of its template
     tolerations: tuple[dict[str, Any], ...] = ()  # and to its tolerations
@@ -48,7 +52,7 @@ def read_note(text: str | None, uid: str) -> BatchNote | None:
         note = msgspec.json.decode(text, type=BatchNote)
     except (msgspec.MsgspecError, RecursionError):
         return None
-    numbers = all(0 <= number < _MOST for number in (note.ran, note.since, note.size))
+    numbers = all(0 <= number < _MOST for number in (note.ran, note.since, note.size, note.gen))
     return note if note.state in _STATES and note.job == uid and numbers else None
 
 

@@ -5,13 +5,16 @@ the Jobs themselves and nothing that Ebbtide kept, so that it works where only t
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Generic, TypeVar
 
 import msgspec
 
 from ebbtide.act import job_patches
+from ebbtide.act.gangs import SETS, is_gang, path_of
 from ebbtide.act.ownership import JOB_MANAGER
 from ebbtide.api import parse_batch_policy
 from ebbtide.api.batch_note import ANNOTATION, read_note
@@ -19,7 +22,8 @@ from ebbtide.errors import ConfigurationError, ConflictError, EbbtideError, NotF
 from ebbtide.kube.client import MERGE_PATCH, ForbiddenError, KubeClient, resource_path
 from ebbtide.model.batch import BatchPolicySpec, Intent, Stray
 from ebbtide.observe.declared import API_VERSION
-from ebbtide.observe.jobs import foreign, suspended_later
+from ebbtide.observe.gangs import JobSet, gang_of
+from ebbtide.observe.jobs import foreign, suspended_again, suspended_later
 from ebbtide.observe.projections import Job
 
 _TRIES = 3
@@ -45,13 +49,19 @@ class Release:
     why: str
 
 
+_Item = TypeVar("_Item")
+
+
 class _Continue(msgspec.Struct, rename="camel"):
     continue_: str = msgspec.field(name="continue", default="")
 
 
-class _Page(msgspec.Struct):
+class _Rest(msgspec.Struct):
     metadata: _Continue
-    items: list[Job] | None = None
+
+
+class _Page(msgspec.Struct, Generic[_Item]):
+    items: list[_Item] | None = None
 
 
 async def release_jobs(
@@ -78,14 +88,28 @@ async def release_jobs(
 
 
 async def _pages(client: KubeClient) -> AsyncIterator[list[Job]]:
+    """Jobs, and JobSets where they are served and may be read."""
+    async for body in _bodies(client, resource_path("batch/v1", "jobs")):
+        yield msgspec.json.decode(body, type=_Page[Job]).items or []
+    with contextlib.suppress(NotFoundError, ForbiddenError):
+        async for body in _bodies(client, resource_path(SETS, "jobsets")):
+            yield [gang_of(item, frozenset()) for item in msgspec.json.decode(body, type=_Page[JobSet]).items or ()]
+
+
+async def _bodies(client: KubeClient, path: str) -> AsyncIterator[bytes]:
     params = {"limit": _PAGE}
     while True:
-        body = await client.request("GET", resource_path("batch/v1", "jobs"), params=params)
-        page = msgspec.json.decode(body, type=_Page)
-        yield page.items or []
-        if not page.metadata.continue_:
+        body = await client.request("GET", path, params=params)
+        yield body
+        params["continue"] = msgspec.json.decode(body, type=_Rest).metadata.continue_
+        if not params["continue"]:
             return
-        params["continue"] = page.metadata.continue_
+
+
+def _read(body: bytes, *, gang: bool) -> Job:
+    if gang:
+        return gang_of(msgspec.json.decode(body, type=JobSet), frozenset())
+    return msgspec.json.decode(body, type=Job)
 
 
 async def _policies(client: KubeClient) -> list[BatchPolicySpec]:
@@ -108,7 +132,7 @@ async def _release(client: KubeClient, job: Job, policies: list[BatchPolicySpec]
     meta, said = job.metadata, _held(job, policies)
     if said is None or said.fate is Fate.LEFT or dry_run:
         return said
-    path = resource_path("batch/v1", "jobs", meta.namespace, meta.name)
+    path = path_of(meta.key)
     try:
         for tries_left in reversed(range(_TRIES)):
             try:
@@ -119,7 +143,7 @@ async def _release(client: KubeClient, job: Job, policies: list[BatchPolicySpec]
             except ConflictError:
                 if not tries_left:
                     raise
-                job = msgspec.json.decode(await client.request("GET", path), type=Job)
+                job = _read(await client.request("GET", path), gang=is_gang(meta.key))
                 said = _held(job, policies)
                 if job.metadata.uid != meta.uid or said is None or said.fate is Fate.LEFT:
                     return said or Release(meta.key, Fate.GONE, "it is not held any more")
@@ -142,7 +166,7 @@ def _held(job: Job, policies: list[BatchPolicySpec]) -> Release | None:
         selecting = [policy for policy in policies if policy.selects(meta.namespace, meta.labels or {})]
         why = f"submitted for BatchPolicy {selecting[0].key}" if selecting else ""
         return Release(meta.key, Fate.WOULD, why) if selecting else None
-    if note.intent is Intent.RUNS:
+    if note.intent is Intent.RUNS or suspended_later(job, note.intent) or suspended_again(job, note):
         return Release(meta.key, Fate.LEFT, "its user suspended it")
     return Release(
         meta.key, Fate.WOULD, "held" if note.intent is Intent.HELD else f"stopped on {note.pool or 'any node'}"

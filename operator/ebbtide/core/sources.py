@@ -18,6 +18,7 @@ _FOLLOWS = {
     "discovery": "services whose targets' kinds are not known yet hold, the others are planned",
     "scales": "services whose targets' scale cannot be read hold, the others are planned",
     "costpolicies": "which ceilings hold may be unseen: nothing is raised",
+    "jobsets": "JobSets are planned as last read, those never read left alone; Jobs and services are planned as ever",
     "gpupools": "services are planned with the pools and prices as last read",
 }
 _FOLLOWS |= dict.fromkeys(("batchpolicies", "jobs"), "no batch Job is started; services are planned as ever")

@@ -5,6 +5,8 @@ from enum import StrEnum
 from ebbtide.model.spec import Spec
 
 DEFAULT_CONFIDENCE = 0.99
+GANG = "jobset/"
+"""What the name of a JobSet begins with in keys: `ml/jobset/eval` is JobSet eval, `ml/eval` Job eval."""
 
 
 class Strategy(StrEnum):
@@ -120,6 +122,9 @@ class JobState(Spec, frozen=True):
     placed: tuple[tuple[str, str], ...] = ()  # pairs that Ebbtide added to its node selector; not in `node_selector`
     tolerations: tuple[str, ...] = ()  # of its template, without those that Ebbtide added; each as JSON
     placed_tolerations: tuple[str, ...] = ()  # that Ebbtide added
+    generation: int = 0  # counts changes of its spec
+    stopped_at: float | None = None  # since when it is suspended, as far as anybody said; None: it runs, or nobody did
+    misfits: tuple[tuple[str, str], ...] = ()  # (pool, why none of its nodes could ever take its pods)
 
 
 class FinishedJob(Spec, frozen=True):

@@ -358,11 +358,14 @@ _BATCH = {
         "Nothing; it starts when others end. For sooner, raise `spec.maxGPUs`.",
     ),
     Code.FITS_NOWHERE: Entry(
-        _JOB,
+        (JOB, "BatchPolicy.Placeable"),
         "No pool that it may use could ever run it: it asks for more GPUs than there are or than `spec.maxGPUs` "
-        "allows, or for nodes of another kind.",
-        "Lower what the Job asks for, correct its nodeSelector, or allow more (`spec.pools`, `spec.maxGPUs`).",
+        "allows, or for nodes of another kind. The text has the term of its nodeSelector, its nodeAffinity or its "
+        "tolerations that fits no node.",
+        "Lower what the Job asks for, correct its nodeSelector, affinity or tolerations, or allow more (`spec.pools`, "
+        "`spec.maxGPUs`; `spec.tolerations` of the GPUPool).",
     ),
+    Code.JOBS_FIT: Entry(("BatchPolicy.Placeable",), "Each Job could run on a pool that it may use.", "Nothing."),
     Code.JOB_STARTS: Entry(_JOB, "Ebbtide starts the Job; the text has the pool and the price.", "Nothing."),
     Code.JOB_RUNS: Entry(_JOB, "It runs, and may go on.", "Nothing."),
     Code.JOB_RESIZED: Entry(
@@ -633,7 +636,7 @@ _CONFIGURATION = {
         _FAULT, "Two variants name one target: neither may write.", "Point one of them elsewhere, or delete it."
     ),
     Code.POOL_NOT_FOUND: Entry(
-        (*_FAULT, JOB, "BatchPolicy.Ready"),
+        (*_FAULT, JOB, "BatchPolicy.Ready", "BatchPolicy.Placeable"),
         "There is no GPUPool of that name.",
         "Create it, or correct `spec.variants[].pool`; of a BatchPolicy `spec.pools`.",
     ),

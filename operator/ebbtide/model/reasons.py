@@ -71,6 +71,7 @@ class Code(StrEnum):
     WAITS_FOR_MONEY = "WaitsForMoney"
     AT_MAX_GPUS = "AtMaxGPUs"
     FITS_NOWHERE = "FitsNowhere"
+    JOBS_FIT = "JobsFit"
     JOB_STARTS = "JobStarts"
     JOB_RUNS = "JobRuns"
     JOB_RESIZED = "JobResized"

@@ -55,6 +55,7 @@ class BatchWork:
         jobs = JobView(
             policies=policies,
             jobs=dict(caches.jobs.items) if caches.jobs is not None else {},
+            sets=dict(caches.job_sets.items) if caches.job_sets is not None else {},
             ended=caches.endings.lately(now_s),
             minor=caches.server.minor,
             certain=self._certain and caches.batch_is_certain,
@@ -71,7 +72,7 @@ class BatchWork:
         self, view: BatchView, pods: Mapping[str, Pod], pools: tuple[PoolState, ...], nodes: Mapping[str, Node]
     ) -> Jobs:
         """What batch work there is."""
-        if not view.jobs.jobs and not view.jobs.ended:
+        if not view.jobs.jobs and not view.jobs.sets and not view.jobs.ended:
             return Jobs()
         try:
             return self._reader.read(view.jobs, pods.values(), pools, Places(pools, nodes))

@@ -19,6 +19,7 @@ from ebbtide.observe.build import DEPLOYMENT, STATEFUL_SET, Kind
 from ebbtide.observe.declared import API_VERSION
 from ebbtide.observe.discovery import Discovery, KindInfo
 from ebbtide.observe.endings import Endings
+from ebbtide.observe.gangs import JobSet, gang_of
 from ebbtide.observe.holdings import Departures
 from ebbtide.observe.informer import Change, Informer
 from ebbtide.observe.projections import Autoscaler, Job, Node, Opaque, Pod, Workload, detached, packed
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 SCALED_OBJECT: Kind = ("keda.sh/v1alpha1", "ScaledObject")
 BATCH_POLICY: Kind = (API_VERSION, "BatchPolicy")
+JOB_SET: Kind = ("jobset.x-k8s.io/v1alpha2", "JobSet")
 
 _FIRST_LIST_S, _LOOK_S = 5.0, 0.02  # a cycle waits for this, once
 
@@ -55,6 +57,7 @@ class Caches:
         self.endings = Endings()
         self.batch_policies: Informer[Opaque] | None = None  # with `jobs`, or neither
         self.jobs: Informer[Job] | None = None
+        self.job_sets: Informer[JobSet] | None = None  # beside `jobs`, where the API server serves them
         self._slim = slim = Slim()
         self.pods = self._informer(resource_path("v1", "pods"), Pod, keep=slim.pod, on_change=self._note_ready)
         self.nodes = self._informer(resource_path("v1", "nodes"), Node, keep=slim.node, on_change=self._note_gone_node)
@@ -146,6 +149,8 @@ class Caches:
             informers["scaledobjects"] = self.scaled_objects
         if self.batch_policies is not None and self.jobs is not None:
             informers |= {"batchpolicies": self.batch_policies, "jobs": self.jobs}
+        if self.job_sets is not None:
+            informers["jobsets"] = self.job_sets
         return tuple(_source(name, informer) for name, informer in informers.items())
 
     async def _follow_kind(self, kind: Kind) -> None:
@@ -200,6 +205,22 @@ class Caches:
             await _first_list(self.batch_policies, self.jobs)
         if self.jobs is not None:
             await self.server.refresh()
+        await self._follow_sets()
+
+    async def _follow_sets(self) -> None:
+        try:
+            info = await self.discovery.find(*JOB_SET) if self.jobs is not None else None
+        except EbbtideError as error:
+            self.discovery_error = str(error)
+            return
+        if info is None and self.job_sets is not None:
+            self.job_sets = None
+            self._end("jobsets")
+        elif info is not None and self.job_sets is None:
+            path = resource_path(info.api_version, info.plural)
+            self.job_sets = self._informer(path, JobSet, on_change=self._note_end_of_set)
+            self._run("jobsets", self.job_sets)
+            await _first_list(self.job_sets)
 
     @property
     def batch_is_certain(self) -> bool:
@@ -255,6 +276,10 @@ class Caches:
 
     def _note_end(self, _change: Change, old: Job | None, new: Job | None) -> None:
         self.endings.note(old, new, unix_time_s())
+
+    def _note_end_of_set(self, _change: Change, old: JobSet | None, new: JobSet | None) -> None:
+        before, now = (gang_of(item, frozenset()) if item is not None else None for item in (old, new))
+        self.endings.note(before, now, unix_time_s())
 
     def _note_gone_node(self, _change: Change, old: Node | None, new: Node | None) -> None:
         if new is None and old is not None and not self.nodes.comparing:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from ebbtide.model.snapshot import PoolState
+from ebbtide.observe.jobfit import Fits
 from ebbtide.observe.projections import JobPodSpec, Node, quantity, selects
 
 _GPU_WORDS = ("gpu", "mig-", "gaudi", "tpu", "neuron")
@@ -14,6 +15,7 @@ class Places:
     def __init__(self, pools: Iterable[PoolState], nodes: Mapping[str, Node]) -> None:
         self._pools = tuple(pools)
         self._nodes = nodes
+        self.fits = Fits(self._pools, nodes)
         self._bound: dict[tuple[tuple[str, str], ...], str] = {(): ""}
         self._pool_of: dict[str, str] = {}
         for pool in self._pools:

@@ -5,8 +5,8 @@ A Job of 5,000 that wait is read once for each resourceVersion; what stays the s
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import msgspec
@@ -15,6 +15,8 @@ from ebbtide.api.batch_note import ANNOTATION, BatchNote, intent_of, read_note
 from ebbtide.clock import parse_rfc3339
 from ebbtide.model.batch import Asked, BatchPolicySpec, FinishedJob, Intent, JobPod, JobState, Stray
 from ebbtide.model.snapshot import PoolState
+from ebbtide.observe.gangs import OWNER, Gang, JobSet, gang_of
+from ebbtide.observe.jobfit import Wants, wants
 from ebbtide.observe.jobplace import Places, asks_for
 from ebbtide.observe.projections import Job, Pod, find_condition, selects
 
@@ -25,6 +27,7 @@ LEAST_PARALLELISM = "ebbtide.dev/min-parallelism"
 FAMILY = "app.kubernetes.io/name"
 PLACEABLE_AGAIN = 36  # minor from which on a Job that ran may get another place while it is suspended
 _LATER_S = 3600.0  # beyond all that a Job controller may be behind
+_SOON_S = 5.0  # in which it mostly says that a Job is suspended
 _OWN_MANAGER = "kubernetes.io/job-controller"
 _NEVER_ALIKE = ("controller-uid", "job-name", "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name")
 _COUNT = re.compile(r"[1-9][0-9]{0,8}")
@@ -48,6 +51,7 @@ class JobView:
     minor: int = 0  # of the API server
     certain: bool = False
     unread: frozenset[str] = frozenset()
+    sets: Mapping[str, JobSet] = field(default_factory=dict)
 
 
 class Jobs(NamedTuple):
@@ -62,6 +66,7 @@ class _Known(NamedTuple):
     uid: str
     version: str
     state: JobState
+    wants: tuple[Wants, ...] = ()
 
 
 class JobReader:
@@ -71,23 +76,28 @@ class JobReader:
         self._asked = asked
         self._known: dict[str, _Known] = {}
         self._basis: tuple[Any, ...] = ()
+        self._gangs: dict[str, Gang] = {}
         self._ran: dict[str, BatchNote | None] = {}  # by uid: the note of Jobs seen running by their users' will
 
     def read(self, view: JobView, pods: Iterable[Pod], pools: Iterable[PoolState], places: Places) -> Jobs:
         """All Jobs of the view that a policy selects, with their pods; and those that are over or nobody's."""
         basis = (dict(view.policies), view.minor, tuple(pool.spec for pool in pools))
         if basis != self._basis:
-            self._known, self._basis = {}, basis
+            self._known, self._gangs, self._basis = {}, {}, basis
         self._view, self._places = view, places
-        by_job = _by_job(pods)
+        self._gangs = {key: self._gang(key, found) for key, found in view.sets.items()}
+        jobs = {**view.jobs, **{gang.metadata.key: gang for gang in self._gangs.values()}}
         by_namespace: dict[str, list[BatchPolicySpec]] = {}
         for policy in sorted(view.policies.values(), key=lambda policy: policy.key):
             by_namespace.setdefault(policy.namespace, []).append(policy)
+        gangs = {gang.metadata.uid for gang in self._gangs.values() if _selecting(by_namespace, gang)}
+        of_gang = _members(view.jobs.values(), gangs) if gangs else {}
+        by_job = _by_job(pods, of_gang)
         known: dict[str, _Known] = {}
         states: list[JobState] = []
         strays: list[Stray] = []
-        for key, job in sorted(view.jobs.items()):
-            if job.metadata.deletion_timestamp or job.end is not None:
+        for key, job in sorted(jobs.items()):
+            if job.metadata.deletion_timestamp or job.end is not None or job.metadata.uid in of_gang:
                 continue
             policies = _selecting(by_namespace, job)
             if not policies:
@@ -95,9 +105,9 @@ class JobReader:
                 continue
             known[key] = self._one(key, job, policies)
             own = by_job.get(job.metadata.uid, ())
-            states.append(self._now(known[key].state, own))
+            states.append(self._now(known[key], own))
         self._known = known
-        there = {job.metadata.uid for job in view.jobs.values()} if self._ran else ()
+        there = {job.metadata.uid for job in jobs.values()} if self._ran else ()
         self._ran = {uid: note for uid, note in self._ran.items() if uid in there}
         finished = [self._finished(by_namespace, job, at) for job, at in view.ended]
         return Jobs(tuple(states), tuple(item for item in finished if item is not None), tuple(strays))
@@ -108,7 +118,10 @@ class JobReader:
         if known is not None and known[:2] == version:
             return known
         try:
-            return _Known(*version, self._state(job, policies))
+            state = self._state(job, policies)
+            templates = job.templates if isinstance(job, Gang) else (job.spec.template.spec,)
+            asked = (wants(pod, state.node_selector, map(_json, pod.tolerations or ())) for pod in templates)
+            return _Known(*version, state, tuple(dict.fromkeys(asked)))
         except Exception as error:  # one odd Job must not hide the others
             log.exception("Job %s cannot be read", key)
             return _Known(*version, _unreadable(job, error))
@@ -119,7 +132,9 @@ class JobReader:
         intent, why = _whose(job, note, policies)
         if intent in (Intent.STARTED_ANYWAY, Intent.RESUMED_BY_USER):
             self._ran[meta.uid] = note
-        elif intent in (Intent.HELD, Intent.STOPPED) and (self._again(meta.uid, note) or suspended_later(job, intent)):
+        elif intent in (Intent.HELD, Intent.STOPPED) and (
+            self._again(meta.uid, note) or suspended_later(job, intent) or suspended_again(job, note)
+        ):
             intent = Intent.SUSPENDED_BY_USER
         suspended = bool(spec.suspend)
         placed = _placed(note, pod.node_selector)
@@ -157,26 +172,45 @@ class JobReader:
             started_at=None if suspended else _started_at(job, note),
             ran_s=_ran_s(job, note, intent),
             asked=asked,
-            fault=fault or ("parallelism is 0: it has no pods to run" if parallelism == 0 else ""),
+            fault=(job.fault if isinstance(job, Gang) else "")
+            or fault
+            or ("parallelism is 0: it has no pods to run" if parallelism == 0 else ""),
             noted=note is not None,
             full_parallelism=note.size if note else 0,
             least_parallelism=least or 1,
             placed=tuple(sorted(placed)),
             tolerations=tuple(text for text in tolerations if text not in ours),
             placed_tolerations=ours,
+            generation=meta.generation,
+            stopped_at=_stopped_at(job, note),
         )
+
+    def _gang(self, key: str, found: JobSet) -> Gang:
+        known, meta = self._gangs.get(key), found.metadata
+        if known is not None and (known.metadata.uid, known.metadata.resource_version) == (
+            meta.uid,
+            meta.resource_version,
+        ):
+            return known
+        return gang_of(found, self._places.resources)
 
     def _again(self, uid: str, note: BatchNote | None) -> bool:
         """Whether it was seen running and Ebbtide wrote nothing since: a stop of Ebbtide's comes with its note."""
         return uid in self._ran and self._ran[uid] == note
 
-    def _now(self, state: JobState, pods: Sequence[Pod]) -> JobState:
+    def _now(self, known: _Known, pods: Sequence[Pod]) -> JobState:
         """With what changes while the Job itself does not: its pods, and nodes."""
-        own = tuple(sorted((_pod(pod, state.resource) for pod in pods), key=lambda pod: pod.name))
+        state = known.state
+        # of a gang some may have no GPUs: they are not placed, and hold up nobody
+        mine = (_pod(pod, state.resource) for pod in pods)
+        own = tuple(sorted((pod for pod in mine if pod.gpus or not state.gpus_per_pod), key=lambda pod: pod.name))
         pool = state.pool or self._places.bound(state.node_selector)
         if not pool and not state.suspended:
             pool = self._places.of_nodes(pod.node for pod in own)
-        return state if not own and pool == state.pool else msgspec.structs.replace(state, pods=own, pool=pool)
+        misfits = tuple(pair for asked in known.wants for pair in self._places.fits.misfits(asked))
+        if not own and not misfits and pool == state.pool:
+            return state
+        return msgspec.structs.replace(state, pods=own, pool=pool, misfits=misfits)
 
     def _stray(self, job: Job) -> tuple[Stray, ...]:
         """Empty where it is its user's, or may yet be somebody's."""
@@ -232,8 +266,8 @@ def foreign(job: Job) -> str:
     if queue is not None:
         return f"Kueue owns it: label {KUEUE_QUEUE}={queue}"
     owners = job.metadata.owner_references
-    if owners and owners[0].kind == "JobSet":
-        return f"JobSet {owners[0].name} owns it, and says when its Jobs run"
+    if owners and (owners[0].kind == OWNER or isinstance(job, Gang)):
+        return f"{owners[0].kind} {owners[0].name} owns it, and says when it runs"
     manager = job.spec.managed_by
     return f"{manager} owns it: spec.managedBy" if manager not in (None, _OWN_MANAGER) else ""
 
@@ -244,9 +278,19 @@ def suspended_later(job: Job, intent: Intent) -> bool:
     The Job controller says of one that is created suspended within seconds that it is; of one that ran for two hours
     and was suspended then two hours after its creation.
     """
-    condition = find_condition(job.status.conditions, "Suspended")
-    said = condition.last_transition_time if condition is not None and condition.status == "True" else None
-    return intent is Intent.HELD and bool(said) and parse_rfc3339(said or "") > job.metadata.created_at + _LATER_S
+    said_s = _suspended_at(job)
+    return intent is Intent.HELD and said_s is not None and said_s > job.metadata.created_at + _LATER_S
+
+
+def suspended_again(job: Job, note: BatchNote | None) -> bool:
+    """Whether its user resumed and suspended it since Ebbtide wrote its note, faster than anybody looked.
+
+    Then its spec was changed twice at least, and the Job controller says of it once more that it is suspended.
+    """
+    said_s = _suspended_at(job)
+    if note is None or not note.gen or said_s is None:
+        return False
+    return job.metadata.generation >= note.gen + 2 and said_s > note.since + _SOON_S
 
 
 def owner_of(job: Job) -> str:
@@ -291,6 +335,8 @@ def _placeable(job: Job, note: BatchNote | None, minor: int) -> bool:
     """Whether the API server lets the place of its pods change."""
     if not job.spec.suspend:
         return False
+    if isinstance(job, Gang):  # its controller made its Jobs of the templates of the first start
+        return note is None or note.intent is Intent.HELD
     if minor >= PLACEABLE_AGAIN:
         condition = find_condition(job.status.conditions, "Suspended")
         return job.status.active == 0 and (
@@ -316,12 +362,28 @@ def _started_at(job: Job, note: BatchNote | None) -> float | None:
     return max(said, seen) if said is not None and seen is not None else (said if seen is None else seen)
 
 
+def _suspended_at(job: Job) -> float | None:
+    """When the Job controller saw that it is suspended; None: it has not said so."""
+    condition = find_condition(job.status.conditions, "Suspended")
+    if condition is None or condition.status != "True" or not condition.last_transition_time:
+        return None
+    return parse_rfc3339(condition.last_transition_time)
+
+
+def _stopped_at(job: Job, note: BatchNote | None) -> float | None:
+    if not job.spec.suspend:
+        return None
+    seen_s = _suspended_at(job)
+    if note is None or note.intent is not Intent.STOPPED:
+        return seen_s
+    return note.since if seen_s is None else max(seen_s, note.since)  # of a run that nobody saw the old one stands
+
+
 def _ran_s(job: Job, note: BatchNote | None, intent: Intent) -> float:
     ran_s = note.ran if note else 0.0
-    condition = find_condition(job.status.conditions, "Suspended")
-    if intent is not Intent.SUSPENDED_BY_USER or note is None or condition is None or condition.status != "True":
+    at = _suspended_at(job)
+    if intent is not Intent.SUSPENDED_BY_USER or note is None or note.intent is not Intent.RUNS or at is None:
         return ran_s
-    at = parse_rfc3339(condition.last_transition_time) if condition.last_transition_time else note.since
     return ran_s + max(0.0, at - note.since)  # its user stopped the run that the note tells of
 
 
@@ -343,12 +405,19 @@ def _least(job: Job, parallelism: int) -> tuple[int, str]:
     return int(text), ""
 
 
-def _by_job(pods: Iterable[Pod]) -> dict[str, list[Pod]]:
+def _members(jobs: Iterable[Job], gangs: Collection[str]) -> dict[str, str]:
+    """By the uid of each Job that a JobSet made the uid of the JobSet."""
+    owned = ((job.metadata.uid, (job.metadata.owner_references or ())[:1]) for job in jobs)
+    return {uid: owner.uid for uid, owners in owned for owner in owners if owner.kind == OWNER and owner.uid in gangs}
+
+
+def _by_job(pods: Iterable[Pod], of_gang: Mapping[str, str]) -> dict[str, list[Pod]]:
+    """By uid of the Job, of those of a gang by the gang's."""
     found: dict[str, list[Pod]] = {}
     for pod in pods:
         owners = pod.metadata.owner_references
         if owners and owners[0].kind == "Job" and owners[0].controller and not pod.finished:
-            found.setdefault(owners[0].uid, []).append(pod)
+            found.setdefault(of_gang.get(owners[0].uid, owners[0].uid), []).append(pod)
     return found
 
 

@@ -56,7 +56,12 @@ def _node_state(spec: PoolSpec, node: Node, allocation: Allocation) -> NodeState
 
 def interrupted(spec: PoolSpec, node: Node) -> bool:
     """Whether the node carries one of the pool's interruption taints."""
-    return any(_is(wanted, taint) for wanted in spec.interruption_taints for taint in node.spec.taints or ())
+    return any(is_interruption(spec, taint) for taint in node.spec.taints or ())
+
+
+def is_interruption(spec: PoolSpec, taint: Taint) -> bool:
+    """Whether that taint announces the end of a node of the pool."""
+    return any(_is(wanted, taint) for wanted in spec.interruption_taints)
 
 
 def _is(wanted: InterruptionTaint, taint: Taint) -> bool:

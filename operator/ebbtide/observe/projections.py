@@ -368,10 +368,36 @@ class JobMeta(LabelledMeta, frozen=True, gc=False):
     annotations: dict[str, str] | None = None
 
 
+class NodeSelectorTerm(Wire, frozen=True, gc=False):
+    """All of it must hold."""
+
+    match_expressions: tuple[SelectorRequirement, ...] | None = None
+    match_fields: tuple[SelectorRequirement, ...] | None = None
+
+
+class NodeSelector(Wire, frozen=True, gc=False):
+    """One of the terms must hold."""
+
+    node_selector_terms: tuple[NodeSelectorTerm, ...] | None = None
+
+
+class NodeAffinity(Wire, frozen=True, gc=False):
+    """What is only preferred decides nothing here."""
+
+    required_during_scheduling_ignored_during_execution: NodeSelector | None = None
+
+
+class Affinity(Wire, frozen=True, gc=False):
+    """Of a pod to nodes."""
+
+    node_affinity: NodeAffinity | None = None
+
+
 class JobPodSpec(Wire, frozen=True, gc=False):
     """The part of a Job's pod template that its place and its stopping depend on."""
 
     node_selector: dict[str, str] | None = None
+    affinity: Affinity | None = None
     tolerations: tuple[dict[str, Any], ...] | None = None
     containers: tuple[Container, ...] | None = None
     init_containers: tuple[Container, ...] | None = None

@@ -121,6 +121,7 @@ class Slim:
         pod = spec.template.spec
         slim = JobPodSpec(
             node_selector=pod.node_selector,
+            affinity=pod.affinity,
             tolerations=pod.tolerations,
             containers=self._shared(pod.containers),
             init_containers=self._shared(pod.init_containers),

@@ -6,7 +6,7 @@ queue are as many Events, and they must not hold back what is news.
 
 from collections.abc import Collection, Iterator, Mapping
 
-from ebbtide.model.batch import JobState
+from ebbtide.model.batch import GANG, JobState
 from ebbtide.model.plan import BatchPolicyPlan, ConditionStatus, JobPlan, Outcome, Plan
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import Snapshot
@@ -78,4 +78,6 @@ def _of_policy(plan: BatchPolicyPlan) -> Iterator[Note]:
 
 def _job(key: str, uid: str) -> Subject:
     namespace, _, name = key.partition("/")
+    if name.startswith(GANG):
+        return Subject("jobset.x-k8s.io/v1alpha2", "JobSet", namespace, name.removeprefix(GANG), uid)
     return Subject("batch/v1", "Job", namespace, name, uid)

@@ -67,7 +67,7 @@ DEGRADED_CONDITIONS = ("Degraded",)
 BACKGROUND_CONDITIONS = ("GPUsLent",)
 POOL_CONDITIONS = ("Ready", "PricesKnown")
 POLICY_CONDITIONS = ("Ready", "WithinCeilings", "PricesKnown", "Selects")
-BATCH_CONDITIONS = ("Ready", "DeadlinesKept", "Undisputed")
+BATCH_CONDITIONS = ("Ready", "DeadlinesKept", "Placeable", "Undisputed")
 _KNOWN = {
     SERVICE_KIND: SERVICE_CONDITIONS,
     POOL_KIND: POOL_CONDITIONS,

@@ -71,6 +71,12 @@ def objects(rig: Rig, at: datetime) -> list[Json]:
     ]
 
 
+def in_zone(zone: str) -> Json:
+    asked = {"key": "topology.kubernetes.io/zone", "operator": "In", "values": [zone]}
+    terms = {"nodeSelectorTerms": [{"matchExpressions": [asked]}]}
+    return {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}}
+
+
 def work(rig: Rig) -> list[Json]:
     queue = {"kueue.x-k8s.io/queue-name": "team"}
     every_minute = {"suspend": True, "ttlSecondsAfterFinished": 600}
@@ -94,6 +100,7 @@ def work(rig: Rig) -> list[Json]:
         job(rig, "in-window", "window", asks=RESTARTABLE),
         job(rig, "anyway", "far"),
         job(rig, "left", "leaving"),
+        job(rig, "nowhere", "side", pod=in_zone("atlantis")),
         {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": meta, "spec": cron},
     ]
 
@@ -194,6 +201,14 @@ def test_users_are_obeyed_and_what_is_kueues_is_not_touched(rig: Rig) -> None:
     assert (whose(live["theirs"]), whose(live["anyway"])) == (Intent.SUSPENDED_BY_USER, Intent.RESUMED_BY_USER)
     assert live["queued"]["spec"]["suspend"] is True and note(live["queued"]) is None
     assert rig.writes("jobs", name="queued") == []
+
+
+def test_a_job_that_fits_no_node_is_said_with_the_term_and_is_not_started(rig: Rig) -> None:
+    assert "has topology.kubernetes.io/zone in (atlantis)" in told(rig, "nowhere", "FitsNowhere")
+    conditions = {each["type"]: each for each in rig.get("batchpolicy", "side")["status"]["conditions"]}
+    assert (conditions["Placeable"]["status"], conditions["Placeable"]["reason"]) == ("False", "FitsNowhere")
+    assert conditions["Placeable"]["message"].startswith("nowhere: ")
+    assert moves(rig, "nowhere") == []
 
 
 def test_a_job_that_fails_goes_on_as_its_backoff_says_and_is_not_started_again(rig: Rig) -> None:

@@ -5,8 +5,11 @@ from decimal import Decimal
 import msgspec
 import pytest
 
+from ebbtide.core.batch.lent import look
 from ebbtide.core.plan import plan
+from ebbtide.core.work import PoolDraft
 from ebbtide.model.batch import Intent, Strategy
+from ebbtide.model.memory import BatchMemory, PoolMemory
 from ebbtide.model.plan import Outcome
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import BATCH_KIND, POLICY_KIND, Account, Others, PolicyState, Source, Unreadable
@@ -21,7 +24,7 @@ from ebbtide.model.spec import (
     ThresholdBasis,
 )
 from tests.builders import NOW, engine, node, pod, pool, service, settled, snapshot, variant
-from tests.core.batch.test_step import decide
+from tests.core.batch.test_step import decide, world
 from tests.core.purse import policy
 from tests.jobs import batch_policy, job
 
@@ -158,16 +161,48 @@ def test_what_a_stopped_job_still_holds_is_waited_for_and_stops_nobody_else():
     assert stopped(decided) == (set() if more <= 3 else {"ml/stays"})
 
 
-def test_a_pod_that_does_not_go_holds_up_no_service():
-    """Six GPUs of it are nobody's for two hours: the Job that runs gives way instead."""
+@pytest.mark.parametrize("told", [True, False])
+def test_a_pod_that_does_not_go_holds_up_no_service(told: bool):
+    """Three GPUs of it are nobody's for two hours: the Job that runs gives way instead.
+
+    Its node died, or its Job was suspended and nothing ever told it to go.
+    """
     quiet = settled(full_node((), rps=10.0, held=0), 300).memory
     stuck = job("stuck", on=("n",) * 3, ran_h=0.1, restartable=True, hours=9.0)
     pods = tuple(msgspec.structs.replace(each, terminating=True, due_at=NOW - 7200.0) for each in stuck.pods)
-    stuck = msgspec.structs.replace(stuck, suspended=True, pods=pods, intent=Intent.STOPPED)
+    pods = pods if told else stuck.pods
+    stuck = msgspec.structs.replace(
+        stuck, suspended=True, pods=pods, intent=Intent.STOPPED, stopped_at=NOW - 7230.0, started_at=None
+    )
     runs = job("runs", on=("n",) * 3, ran_h=0.1, restartable=True, hours=9.0)
     decided, _ = plan(full_node([stuck, runs], rps=24.0, held=6), quiet, NOW + 300.0)
     assert decided.services[0].variants[0].allowed > 2
     assert stopped(decided) == {"ml/runs"}
+
+
+@pytest.mark.parametrize(
+    ("stopped_ago_s", "told", "until_s"),
+    [
+        pytest.param(10.0, True, 20.0, id="told to go"),
+        pytest.param(10.0, False, 20.0, id="stopped just now, and not told yet"),
+        pytest.param(100.0, False, -70.0, id="should have been told long ago"),
+        pytest.param(None, False, None, id="suspended by somebody, and nobody knows when"),
+    ],
+)
+def test_a_replica_waits_for_pods_that_go_until_they_should_be_gone(
+    stopped_ago_s: float | None, told: bool, until_s: float | None
+):
+    """With a grace of 30 s; and not for ever for those that nobody tells to go."""
+    leaving = job("gone", on=("n",), restartable=True, grace_s=30.0)
+    pods = tuple(
+        msgspec.structs.replace(each, terminating=told, due_at=NOW + 20.0 if told else None) for each in leaving.pods
+    )
+    stopped_at = None if stopped_ago_s is None else NOW - stopped_ago_s
+    leaving = msgspec.structs.replace(leaving, suspended=True, pods=pods, intent=Intent.STOPPED, stopped_at=stopped_at)
+    draft = PoolDraft(pool(nodes=[node("n", 8, 3)]), PoolMemory("h100"))
+    look(world([leaving]), [draft], BatchMemory(), NOW)
+    assert draft.given_back_by == (None if until_s is None else NOW + until_s)
+    assert draft.lent == {"n": 1}
 
 
 def test_two_policies_that_are_short_stop_no_more_than_one_would():

@@ -82,6 +82,15 @@ ONE_JOB = {
     "bound by its own node selector to a dearer pool": (
         job(pool="h100"), batch_policy(), [pool(), pool("cheap", price="1.00")],
         Outcome.STARTS, Code.JOB_STARTS, "starts on h100"),
+    "its own words fit no node of the only pool": (
+        job(misfits=(("h100", "h100: none of the 2 nodes has disk=ssd"),)), batch_policy(), pool(),
+        Outcome.IMPOSSIBLE, Code.FITS_NOWHERE, "none of the 2 nodes has disk=ssd"),
+    "its own words leave it one pool of two": (
+        job(misfits=(("cheap", "cheap: no"),)), batch_policy(), [pool(), pool("cheap", price="1.00")],
+        Outcome.STARTS, Code.JOB_STARTS, "h100"),
+    "its pods were started where none of them finds a node": (
+        job(intent=Intent.RUNS, suspended=False, started_at=NOW, pool="h100", misfits=(("h100", "h100: no disk=ssd"),)),
+        batch_policy(), pool(), Outcome.RUNS, Code.FITS_NOWHERE, "never comes: h100: no disk=ssd"),
     "bound to where it ran, and its policy allows other pools by now": (
         job(pool="h100", placeable=False, intent=Intent.STOPPED), batch_policy(pools=("cheap",)),
         [pool(), pool("cheap", price="1.00")], Outcome.IMPOSSIBLE, Code.FITS_NOWHERE, "bound to h100, and"),
@@ -113,6 +122,16 @@ def test_one_job(case: str):
     found = decided.jobs[0]
     assert (found.outcome, found.reason.code) == (outcome, code), found
     assert said in found.reason.text, found.reason.text
+
+
+def test_a_policy_says_which_of_its_jobs_fit_nowhere():
+    misfits = (("h100", "h100: none of the 2 nodes has zone in (a)"),)
+    decided, _ = decide(world([job("fits"), job("odd", misfits=misfits), job("queer", misfits=misfits)]))
+    said = {each.type: each for each in decided.batch[0].conditions}["Placeable"]
+    assert (said.status.value, said.reason) == ("False", "FitsNowhere")
+    assert said.message == "odd: h100: none of the 2 nodes has zone in (a); and 1 more"
+    decided, _ = decide(world([job("fits")]))
+    assert {each.type: each.reason for each in decided.batch[0].conditions}["Placeable"] == "JobsFit"
 
 
 def test_pools_of_two_currencies_are_not_compared():

@@ -136,7 +136,7 @@ def _hold(item: Item, field: Field, slots: Grid) -> None:
 def _leave(item: Item, field: Field) -> None:
     """It was stopped: until its pods are gone they hold their GPUs."""
     offer, pods = field.offers[item.pool], item.job.pods
-    leaving = sum(pod.gpus for pod in pods if not hangs(pod, offer.grid.now_s))
+    leaving = sum(pod.gpus for pod in pods if not hangs(item.job, pod, item.stop_s, offer.grid.now_s))
     offer.take((0,), leaving, stays=False)
     offer.leaving += leaving
     holders = field.holders.get(item.job.policy)

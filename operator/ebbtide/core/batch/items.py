@@ -149,6 +149,9 @@ def _unable(item: Item, pool: PoolDraft) -> str:
     differs = [key for key, value in state.spec.node_selector if wanted.get(key, value) != value]
     if differs:
         return f"{pool.name} has other nodes than its nodeSelector asks for ({differs[0]}: {wanted[differs[0]]})"
+    misfit = next((why for name, why in job.misfits if name == pool.name), "")
+    if misfit:
+        return misfit
     elastic = state.spec.provisioning is Provisioning.AUTOSCALED
     there = [node.gpus for node in state.nodes if pools.counts(node)]
     largest = max(there, default=0) or (node_gpus(pool) if elastic else 0)

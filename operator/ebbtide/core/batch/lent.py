@@ -92,9 +92,23 @@ def _ends_within_s(job: JobState, lent: Lent, learnt: Mapping[str, tuple[float, 
     return left.at(DEFAULT_CONFIDENCE if spec is None else spec.confidence) + lent.grace_s(job)
 
 
-def hangs(pod: JobPod, now_s: float) -> bool:
-    """Whether it should have been gone by now: a finalizer or a dead kubelet keeps it, and its GPUs are nobody's."""
-    return pod.terminating and pod.due_at is not None and now_s > pod.due_at + HANGS_S
+def due_s(job: JobState, pod: JobPod, grace_s: float) -> float | None:
+    """By when a pod should be gone; of one that nobody told to go, though its Job is suspended, by when it should have
+
+    been told and gone. None: it stays, or nobody knows.
+    """
+    if pod.terminating or not job.suspended:
+        return pod.due_at if pod.terminating else None
+    return None if job.stopped_at is None else job.stopped_at + grace_s
+
+
+def hangs(job: JobState, pod: JobPod, grace_s: float, now_s: float) -> bool:
+    """Whether it should have been gone by now: a finalizer, a dead kubelet or a Job controller that does nothing keeps
+
+    it, and its GPUs are nobody's.
+    """
+    due = due_s(job, pod, grace_s)
+    return due is not None and now_s > due + HANGS_S
 
 
 def hides_jobs(snapshot: Snapshot) -> bool:
@@ -118,13 +132,14 @@ def look(snapshot: Snapshot, pools: Iterable[PoolDraft], before: BatchMemory, no
         back, for_s = lent.stoppable(job), None
         for pod in job.pods:
             pool = of_node.get(pod.node)
-            if pool is None or not pod.gpus or hangs(pod, now_s):
+            if pool is None or not pod.gpus or hangs(job, pod, lent.grace_s(job), now_s):
                 continue
             going = pod.terminating or job.suspended
             if going:
                 lent.leaving[pod.node] = lent.leaving.get(pod.node, 0) + pod.gpus
-                by_s = pod.due_at if pod.due_at is not None else now_s + lent.grace_s(job)
-                pool.given_back_by = max(by_s, pool.given_back_by or by_s)
+                by_s = due_s(job, pod, lent.grace_s(job))
+                if by_s is not None:
+                    pool.given_back_by = max(by_s, pool.given_back_by or by_s)
             else:
                 holders = lent.held.setdefault(pod.node, {})
                 holders[job.uid] = holders.get(job.uid, 0) + pod.gpus

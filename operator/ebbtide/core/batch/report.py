@@ -151,6 +151,7 @@ def _policy_plan(
         conditions=(
             Condition("Ready", _status(ready), reason.code.value, reason.text),
             _deadlines([plan for _, plan in jobs]),
+            _placeable([plan for _, plan in jobs]),
             _undisputed(both),
         ),
         saved=Decimal(str(round(memory.saved, 2))) if memory.currency else None,
@@ -215,6 +216,16 @@ def _deadlines(plans: Sequence[JobPlan]) -> Condition:
     more = f"; and {len(late) - 1} more" if len(late) > 1 else ""
     text = f"{first.key.partition('/')[2]}: {first.reason.text}{more}"
     return Condition("DeadlinesKept", ConditionStatus.FALSE, code.value, text)
+
+
+def _placeable(plans: Sequence[JobPlan]) -> Condition:
+    nowhere = [plan for plan in plans if plan.reason.code in (Code.FITS_NOWHERE, Code.POOL_NOT_FOUND)]
+    if not nowhere:
+        text = "each Job could run on a pool that it may use"
+        return Condition("Placeable", ConditionStatus.TRUE, Code.JOBS_FIT.value, text)
+    first, more = nowhere[0], f"; and {len(nowhere) - 1} more" if len(nowhere) > 1 else ""
+    text = f"{first.key.partition('/')[2]}: {first.reason.text}{more}"
+    return Condition("Placeable", ConditionStatus.FALSE, first.reason.code.value, text)
 
 
 def _undisputed(both: Sequence[Item]) -> Condition:

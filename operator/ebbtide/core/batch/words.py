@@ -99,6 +99,10 @@ def running(item: Item, cycle: Cycle) -> Reason:
     """Of a Job that goes on."""
     if item.why is not None:
         return Reason(*item.why)
+    if not any(pod.node for pod in item.job.pods):
+        misfit = next((why for name, why in item.job.misfits if name == item.pool), "")
+        if misfit:
+            return Reason(Code.FITS_NOWHERE, f"its pods wait for a node that never comes: {misfit}")
     ends_s = cycle.now_s + item.left.at(0.5)
     text = f"runs on {item.pool or 'no pool'}, until {clock(ends_s, cycle.now_s)} as expected ({item.left.source})"
     code = Code.JOB_RUNS
