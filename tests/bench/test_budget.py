@@ -45,8 +45,13 @@ DEFAULTS = {
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    out = tmp_path_factory.mktemp("budget")
-    found = command.answer(command.ask(DEFAULTS), out, "ebbtide bench budget --days 2", lambda line: None)
+    out, kept, said = tmp_path_factory.mktemp("budget"), tmp_path_factory.mktemp("kept"), []
+    asked, text = command.ask(DEFAULTS), "ebbtide bench budget --days 2"
+    found = command.answer(asked, out, text, lambda line: None, kept)
+    assert command.answer(asked, out, text, said.append, kept) == found, (
+        "what was interrupted goes on from what is kept"
+    )
+    assert not [line for line in said if "lead-in" in line]
     assert msgspec.json.decode((out / "results.json").read_bytes(), type=Results) == found
     for name in ("budget.svg", "budget-money.svg"):
         assert ET.fromstring((out / name).read_text(encoding="utf-8")).tag.endswith("svg")

@@ -115,6 +115,24 @@ STORIES: list[tuple[str, Sequence[Shown], str]] = [
 ]  # fmt: skip
 
 
+def test_the_second_in_which_a_pod_goes_is_paid_also_where_nobody_tells_of_it_again() -> None:
+    """Cycles are woken by it, and the ledger has it before the next one."""
+    there = holding("a", NOON)
+    went = msgspec.structs.replace(shown(NOON, there, gone={"a": NOON + 10.4}), now_s=NOON + 10.7)
+    accounts = run(shown(NOON, there), went, shown(NOON + 20), shown(NOON + 30))
+    assert spent(accounts) == Decimal("0.011")
+
+
+def test_so_is_the_second_in_which_a_node_goes() -> None:
+    state, all_pods = autoscaled(), policy(per_day="100", scope=PolicyScope.ALL_GPU_PODS)
+    there = (node(NOON, gpus=2), holding("a", NOON))
+    went = msgspec.structs.replace(
+        shown(NOON, *there, state=state, gone={"a": NOON + 10.4, "n": NOON + 10.6}), now_s=NOON + 10.7
+    )
+    counts = shown(NOON, *there, state=state), went, shown(NOON + 20, state=state), shown(NOON + 30, state=state)
+    assert spent(run(*counts, spec=all_pods)) == Decimal("0.022")
+
+
 @pytest.mark.parametrize(("story", "counts", "want"), STORIES, ids=[story for story, _, _ in STORIES])
 def test_a_day(story: str, counts: Sequence[Shown], want: str) -> None:
     del story

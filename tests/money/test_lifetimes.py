@@ -31,7 +31,7 @@ def running(begin_s: int = 100, seen_s: int = 200, payer: Payer = CHAT) -> Lifet
         ("it was seen to go: that second is its last", [running()], [], {"a": 204.2}, True, [],
          [(100, 205, 205, False)]),
         ("it went while nobody watched: now counts, and is marked", [running()], [], {}, True, [],
-         [(100, 200, 210, True)]),
+         [(100, 200, 211, True)]),
         ("a list with holes ends nothing", [running()], [], {}, False, [(100, 200)], []),
         ("but what was seen to go has gone", [running()], [], {"a": 204.0}, False, [], [(100, 204, 204, False)]),
         ("it finished, and is still shown", [running()], [pod(end_s=180.1)], {}, True, [], [(100, 181, 181, False)]),

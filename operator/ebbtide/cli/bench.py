@@ -113,7 +113,7 @@ month is full; FILE:COLUMN takes one of several columns. Of each service it sets
   ebbtide bench budget --out out/budget
   ebbtide bench budget --traces week.csv,tiers.csv:prod,tiers.csv:dev --days 7
 \b
-Exit codes: 0 done, 2 wrong input, 130 interrupted.""",
+Exit codes: 0 done, 2 wrong input, 130 interrupted; the same command goes on from where it was.""",
 )
 @click.option("--days", type=int, default=30, show_default=True, help="The last so many of a month of 30 days.")
 @click.option("--traces", metavar="FILE,FILE,FILE", help="Load of chat, code, summaries.  [default: built-in shapes]")
@@ -135,7 +135,7 @@ def budget(**options: Any) -> None:
     except ConfigurationError as error:
         _refuse(error)
     except KeyboardInterrupt:
-        click.echo("interrupted: nothing was written", err=True)
+        click.echo("interrupted: what ran is kept, the same command goes on from there", err=True)
         sys.exit(INTERRUPTED)
     click.echo(encode(results) if options["as_json"] else summary(results), nl=not options["as_json"])
     if not options["as_json"]:

@@ -92,6 +92,7 @@ class Accounts:
         self._ran: dict[str, Holding] = {}  # pods that ran at the last count
         self._away: dict[str, int] = {}  # uids that are not shown any more: until when they were counted
         self._owing: dict[str, tuple[Holder, ...]] = {}  # by node that nobody holds: who held it last
+        self._ending: tuple[Holding, ...] = ()  # what ended within the second of the last count, which is not over then
         self._labels: dict[str, Labels] = {}  # of services that cannot be read now, as last read
         self._listed: dict[str, Decimal] = {}  # by pool: the last price that its source knew
         self._pools: dict[str, PoolState] = {}  # as of the last count: from then on a new price holds
@@ -103,6 +104,7 @@ class Accounts:
         at_s = max(math.floor(shown.now_s), self.through_s)  # a clock that was set back moves nothing backwards
         before_s = self.through_s or at_s
         known = {pool.spec.name: pool for pool in shown.pools}
+        shown = self._with_ending(shown)
         self._listed = dict(shown.listed) | self._listed
         for pool in shown.pools:
             if pool.price_per_gpu_hour is not None:
@@ -261,14 +263,21 @@ class Accounts:
         # most pods of a pool were counted last at the same second, so a policy pays for them as one
         held: dict[tuple[str, Place, int, int], int] = defaultdict(int)
         runs: dict[tuple[str, str], int] = defaultdict(int)
+        ending: list[Holding] = []
         listed = {item.uid for item in shown.holdings}
         # what went while nobody watched ran until now, and goes on where the list may lack it
-        vanished = [item for uid, item in self._ran.items() if uid not in listed]
+        missed_s = max(shown.now_s, at_s) if shown.complete else None
+        vanished = [
+            msgspec.structs.replace(item, end_s=shown.gone.get(uid, missed_s))
+            for uid, item in self._ran.items()
+            if uid not in listed
+        ]
         for each in (*shown.holdings, *vanished):
             item = self._as_it_ran(each, shown)
             ends = [end for end in (_end_of(item, shown.gone), node_ends.get(item.node)) if end is not None]
             if ends:
                 until_s = min([at_s, *map(math.ceil, ends)])
+                ending += _still_due(item, min(ends), at_s)
             else:  # by a clock that is ahead of ours it may begin in a moment
                 until_s = max(at_s, self._counted(item.uid, math.floor(item.begin_s)))
             until[item.uid] = until_s
@@ -283,7 +292,7 @@ class Accounts:
                 if not ends:
                     runs[book.spec.uid, item.payer.pool] += item.gpus
                     _run_beside(book, item, at_s, _key(item.payer) in shown.unread)
-            if not ends and (item.uid in listed or not shown.complete):
+            if not ends:
                 ran[item.uid] = item
         for (uid, place, from_s, until_s), gpus in held.items():
             _add(self._books[uid], gpus, place, from_s, until_s, costs)
@@ -292,8 +301,17 @@ class Accounts:
             book.rate += gpus * (costs.now(pool, book.spec, at_s) or _NOTHING)
         gone = {uid: end_s for uid, end_s in self._until.items() if uid not in until}
         self._away = {uid: end_s for uid, end_s in (self._away | gone).items() if end_s > at_s - _AWAY_S}
-        self._until, self._ran = until, ran
+        self._until, self._ran, self._ending = until, ran, tuple(ending)
         return books, on_node
+
+    def _with_ending(self, shown: Shown) -> Shown:
+        """And what had ended within the second of the last count: by now it may be forgotten, and that second is due.
+
+        A pod that went at 12:00:10.4 and is seen to by 12:00:10.7 has cost 10 s then, and 11 s in the end.
+        """
+        listed = {item.uid for item in shown.holdings} if self._ending else ()
+        due = tuple(item for item in self._ending if item.uid not in listed)
+        return msgspec.structs.replace(shown, holdings=(*shown.holdings, *due)) if due else shown
 
     def _counted(self, uid: str, begin_s: int) -> int:
         """Until when it is counted; of one that is new, from when it is to be."""
@@ -529,6 +547,11 @@ def _fill_in(book: _Book, at_s: int) -> None:
 
 def _end_of(item: Holding, gone: Mapping[str, float]) -> float | None:
     return item.end_s if item.end_s is not None else gone.get(item.uid)
+
+
+def _still_due(item: Holding, end_s: float, at_s: int) -> list[Holding]:
+    """It, where it ended within the second `at_s`: that one is not over, and is billed."""
+    return [msgspec.structs.replace(item, end_s=end_s)] if end_s > at_s else []
 
 
 def _faults(book: _Book) -> tuple[tuple[str, str], ...]:

@@ -62,7 +62,8 @@ def advance(
         if uid in gone:
             changed.append(_ended(old, math.ceil(gone[uid])))
         elif complete:
-            changed.append(_ended(old, max(at_s, old.seen_s), estimated=at_s > old.seen_s))
+            missed_s = max(math.ceil(now_s), old.seen_s)
+            changed.append(_ended(old, missed_s, estimated=missed_s > old.seen_s))
         else:
             after[uid] = old
     return after, changed

@@ -1,6 +1,6 @@
 """`ebbtide bench budget` behind its options: reads them, runs the month, writes what it found.
 
-Files in the output folder appear at the end, all together.
+Files in the output folder appear at the end, all together; what ran is kept meanwhile.
 """
 
 import platform
@@ -18,10 +18,10 @@ from ebbtide.bench.budget.demand import BUILT_IN, Source, members, sources
 from ebbtide.bench.budget.member import MEMBERS
 from ebbtide.bench.budget.pictures import attained_for_bill, money_over_time
 from ebbtide.bench.budget.report import ATTAINED_PICTURE, MONEY_PICTURE, report
-from ebbtide.bench.budget.results import Load, Results
-from ebbtide.bench.budget.runner import Say, compare
+from ebbtide.bench.budget.results import Load, Results, Spent, UnderCeiling
+from ebbtide.bench.budget.runner import ALERT, CLAIRVOYANT, Say, compare
 from ebbtide.bench.budget.world import Stage
-from ebbtide.clock import monotonic_s
+from ebbtide.bench.store import cache_root
 from ebbtide.errors import ConfigurationError
 from ebbtide.units import format_duration
 
@@ -57,11 +57,14 @@ def ask(options: Mapping[str, Any]) -> Asked:
     return Asked(stage, tuple(one.name for one in traces) or (BUILT_IN,) * len(MEMBERS), o["seed"], jobs)
 
 
-def answer(asked: Asked, out: Path, command: str, say: Say) -> Results:
-    """Runs it and writes results.json, report.md and the pictures to `out`. Raises what stands in the way."""
-    question_s, stage = monotonic_s(), asked.stage
+def answer(asked: Asked, out: Path, command: str, say: Say, kept: Path | None = None) -> Results:
+    """Runs it and writes results.json, report.md and the pictures to `out`. Raises what stands in the way.
+
+    Runs are kept below `kept`, by default in the cache folder.
+    """
+    stage = asked.stage
     writable(out)
-    alone, under = compare(stage, asked.jobs, say)
+    alone, under = compare(stage, asked.jobs, kept or cache_root(), say)
     results = Results(
         days=stage.days,
         lead_in_days=stage.lead_in_s // DAY_S,
@@ -75,7 +78,7 @@ def answer(asked: Asked, out: Path, command: str, say: Say) -> Results:
         ceilings=under,
         command=command,
         versions={"ebbtide": __version__, "python": platform.python_version()},
-        wall_s=round(monotonic_s() - question_s, 1),
+        wall_s=round(sum(one.wall_s for one in (alone, *(one for each in under for one in _ran(each)))), 1),
     )
     pictures = {ATTAINED_PICTURE: attained_for_bill(results), MONEY_PICTURE: money_over_time(results)}
     for name, text in pictures.items():
@@ -83,8 +86,13 @@ def answer(asked: Asked, out: Path, command: str, say: Say) -> Results:
             (out / name).write_text(text, encoding="utf-8")
     (out / "results.json").write_bytes(encode(results))
     (out / "report.md").write_text(report(results), encoding="utf-8")
-    say(f"{format_duration(results.wall_s)} in all")
+    say(f"runs of {format_duration(results.wall_s)} in all")
     return results
+
+
+def _ran(under: UnderCeiling) -> list[Spent]:
+    """Those that were played: the alert is the run without a ceiling, the clairvoyant is no run."""
+    return [one for one in under.spenders if one.spender not in (ALERT, CLAIRVOYANT)]
 
 
 def encode(results: Results) -> bytes:

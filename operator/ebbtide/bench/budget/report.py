@@ -160,4 +160,4 @@ def _money(results: Results) -> str:
 
 def _how(results: Results) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
-    return f"## Again\n\n```\n{results.command}\n```\n\n{versions}; {format_duration(results.wall_s)} in all."
+    return f"## Again\n\n```\n{results.command}\n```\n\n{versions}; runs of {format_duration(results.wall_s)} in all."
