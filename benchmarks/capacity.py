@@ -20,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.kept import commit_now
 from benchmarks.replays import runner, say
 from ebbtide.bench.case import Case, EngineLimits, fleet
 from ebbtide.bench.faults import NONE, Faults
@@ -298,13 +299,13 @@ def measure(simulator: str, jobs: int, chosen: Sequence[Combination]) -> list[Fo
         return [each for found in replays.side_by_side(one, shipped) for each in found]
 
 
-def page(found: Sequence[Found], command: str, picture: str) -> str:
+def page(found: Sequence[Found], command: str, commit: str, picture: str) -> str:
     """The tables and what follows from them."""
     calm = [one for one in found if one.trouble == CALM.name]
     troubled = [one for one in found if one.combination.name in TROUBLED]
     parts = [
         "# Does Ebbtide know what a replica carries?",
-        f"Written by `{command}`. A fleet that cannot change gets {LENGTH_S / 60:g} minutes of Poisson arrivals that "
+        f"Written by `{command}` on commit {commit}. A fleet that cannot change gets {LENGTH_S / 60:g} minutes of Poisson arrivals that "
         f"swing every {SWING_S / 60:g} minutes between {LEAST:.0%} and {MOST:.0%} of what it carries; Ebbtide starts "
         "without any memory and is not told what the fleet carries. True is the highest constant rate of the same "
         "lengths on the same fleet at which the declared share of requests meets both objectives, by bisection (some "
@@ -386,7 +387,7 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--only", type=lambda text: text.split(","), help="names of combinations")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--page", type=Path, default=PAGE)
-    options = parser.parse_args(given)
+    options, commit = parser.parse_args(given), commit_now()
     chosen = [one for one in COMBINATIONS if not options.only or one.name in options.only]
     if not chosen:
         parser.error(f"--only: there are {', '.join(one.name for one in COMBINATIONS)}")
@@ -395,7 +396,7 @@ def main(given: list[str] | None = None) -> int:
     options.page.parent.mkdir(parents=True, exist_ok=True)
     picture.write_text(picture_of(found))
     words = shlex.join(["python", "-m", "benchmarks.capacity", *(sys.argv[1:] if given is None else given)])
-    options.page.write_text(page(found, words, picture.name))
+    options.page.write_text(page(found, words, commit, picture.name))
     print(options.page)
     return 0 if all(one.kept for one in found) else 1
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.kept import commit_now
 from benchmarks.replays import runner
 from ebbtide.bench.case import Case, EngineLimits, fleet
 from ebbtide.bench.run import EBBTIDE, HOLD, RunResult
@@ -100,7 +101,7 @@ def own(declared: float) -> str:
     return f"{EBBTIDE}, {100 * declared:g} % declared"
 
 
-def page(found: dict[str, list[Outcome]], command: str, simulator: str) -> str:
+def page(found: dict[str, list[Outcome]], command: str, commit: str, simulator: str) -> str:
     """The table and what follows from it."""
     rows = [
         "| policy | their scorer | worst seed | strict | worst seed | replicas | from | to |",
@@ -114,7 +115,7 @@ def page(found: dict[str, list[Outcome]], command: str, simulator: str) -> str:
     stages = "-".join(str(per_s) for per_s, _ in STAGES)
     parts = (
         "# llm-d's ramp",
-        f"Written by `{command}` in simulator `{simulator}`: {CASE.model} on {CASE.tensor_parallel} x {CASE.system}, "
+        f"Written by `{command}` on commit {commit} in simulator `{simulator}`: {CASE.model} on {CASE.tensor_parallel} x {CASE.system}, "
         f"{PROMPT} prompt and {OUTPUT} output tokens, {stages} requests/s, first token within {CASE.ttft_s:g} s and "
         f"gaps within {1000 * CASE.itl_s:g} ms, {CASE.min_replicas} to {CASE.max_replicas} replicas, ready after "
         f"{CASE.startup_s[0]:g} s; {len(found[LAW])} seeds.",
@@ -162,12 +163,12 @@ def options_from(given: list[str] | None) -> argparse.Namespace:
 
 def main(given: list[str] | None = None) -> int:
     """Returns 0; what stands in the way is raised."""
-    options = options_from(given)
+    options, commit = options_from(given), commit_now()
     with runner(options.simulator, options.jobs) as replays:
         found = measure(replays, range(1, options.seeds + 1))
     options.page.parent.mkdir(parents=True, exist_ok=True)
     words = shlex.join(["python", "-m", "benchmarks.ramp", *(sys.argv[1:] if given is None else given)])
-    options.page.write_text(page(found, words, options.simulator))
+    options.page.write_text(page(found, words, commit, options.simulator))
     print(options.page)
     return 0
 

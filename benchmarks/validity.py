@@ -22,6 +22,7 @@ from typing import Any
 
 from benchmarks.cases import Together, write_shape
 from benchmarks.decisions import slice_of
+from benchmarks.kept import commit_now
 from benchmarks.replays import runner, say
 from ebbtide.bench.command import ask
 from ebbtide.bench.loads import span_of
@@ -139,7 +140,7 @@ def measure(replays: Runner, one: Day, target: float, hours: float, out: Path) -
     return found
 
 
-def page(found: Sequence[Kept], command: str) -> str:
+def page(found: Sequence[Kept], command: str, commit: str) -> str:
     """What was kept and what not, then every day."""
     head = (
         "| target | days | pooled | misses of allowed | worst day | worst day without surprises | unbuyable | verdict |"
@@ -152,7 +153,7 @@ def page(found: Sequence[Kept], command: str) -> str:
     days += [_day_row(seed, targets, found) for seed in dict.fromkeys(one.day.seed for one in found)]
     parts = (
         "# Is what is declared kept?",
-        f"Written by `{command}`. Ebbtide at its default in simulator `ebbtide`, each on its second day; misses "
+        f"Written by `{command}` on commit {commit}. Ebbtide at its default in simulator `ebbtide`, each on its second day; misses "
         "are of submitted requests, over those that the target allows. Days, sizes and start-ups follow from seeds "
         "that were fixed before the first run.",
         "\n".join(rows),
@@ -235,7 +236,7 @@ def options_from(given: list[str] | None) -> argparse.Namespace:
 
 def main(given: list[str] | None = None) -> int:
     """Returns 1 when something that is promised was not kept."""
-    options = options_from(given)
+    options, commit = options_from(given), commit_now()
     seeds = HELD_OUT if options.held_out else SEEDS
     options.out.mkdir(parents=True, exist_ok=True)
     part, parts = options.slice
@@ -244,7 +245,7 @@ def main(given: list[str] | None = None) -> int:
         found = replays.side_by_side(lambda one: measure(replays, *one, options.hours, options.out), days)
     options.page.parent.mkdir(parents=True, exist_ok=True)
     words = shlex.join(["python", "-m", "benchmarks.validity", *(sys.argv[1:] if given is None else given)])
-    options.page.write_text(page(found, words))
+    options.page.write_text(page(found, words, commit))
     print(options.page)
     by_target = [[one for one in found if one.target == target] for target in {one.target for one in found}]
     return 1 if any(kept(some) for some in by_target) else 0

@@ -163,7 +163,7 @@ def test_what_is_kept_and_since_when(found: Found, kept: bool, settled_s: float 
 
 def test_the_page_says_what_was_kept_and_what_not() -> None:
     found = [known(0.96), known(1.2, name="alone"), known(0.97, trouble="metrics 15 s late")]
-    text = page(found, "capacity", "capacity.svg")
+    text = page(found, "capacity", "abc", "capacity.svg")
     assert "| chat: 8B on a100_sxm, 500 in and 150 out | ebbtide | 4 | 99 %: 1000 ms, 50 ms | 1 | 0.96 | 0.96 |" in text
     assert "Kept in 1 of 2; not: alone in `ebbtide` (nothing) at 1.20." in text
     assert "| chat: metrics 15 s late |" in text and "Kept in 2 of 2." in text

@@ -36,7 +36,9 @@ def test_their_scorer_counts_both_misses_and_no_request_that_never_began() -> No
 
 
 def told(law: Outcome, *mine: Outcome) -> str:
-    return page({**{own(share): [one] for share, one in zip(DECLARED, mine, strict=True)}, LAW: [law]}, "ramp", "fake")
+    return page(
+        {**{own(share): [one] for share, one in zip(DECLARED, mine, strict=True)}, LAW: [law]}, "ramp", "abc", "fake"
+    )
 
 
 def test_the_page_says_whether_the_comparison_holds_and_who_is_better_on_which_axis() -> None:

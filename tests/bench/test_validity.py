@@ -61,7 +61,7 @@ def test_what_was_not_kept_is_named(found: list[Kept], said: list[str]) -> None:
 
 def test_the_page_has_a_row_a_target_and_a_row_a_day() -> None:
     found = [*days(0.99, 0.5, 1.4), *days(0.999, 0.6), *days(0.999, 4.0, surprise=True)]
-    text = page(found, "validity")
+    text = page(found, "validity", "abc")
     assert "| 99 % | 2 | 99.0500% | 0.95 | 1.40 | 1.40 | 0.000% | kept |" in text
     assert "| 99.9 % | 2 | 99.7700% | 2.30 | 4.00 | 0.60 | 0.000% | target missed |" in text
     assert "| 101 | two-peaks |" in text
