@@ -305,7 +305,8 @@ def page(found: Sequence[Found], command: str, commit: str, picture: str) -> str
     troubled = [one for one in found if one.combination.name in TROUBLED]
     parts = [
         "# Does Ebbtide know what a replica carries?",
-        f"Written by `{command}` on commit {commit}. A fleet that cannot change gets {LENGTH_S / 60:g} minutes of Poisson arrivals that "
+        f"Written by `{command}` on commit {commit}. "
+        f"A fleet that cannot change gets {LENGTH_S / 60:g} minutes of Poisson arrivals that "
         f"swing every {SWING_S / 60:g} minutes between {LEAST:.0%} and {MOST:.0%} of what it carries; Ebbtide starts "
         "without any memory and is not told what the fleet carries. True is the highest constant rate of the same "
         "lengths on the same fleet at which the declared share of requests meets both objectives, by bisection (some "

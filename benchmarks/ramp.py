@@ -115,7 +115,8 @@ def page(found: dict[str, list[Outcome]], command: str, commit: str, simulator: 
     stages = "-".join(str(per_s) for per_s, _ in STAGES)
     parts = (
         "# llm-d's ramp",
-        f"Written by `{command}` on commit {commit} in simulator `{simulator}`: {CASE.model} on {CASE.tensor_parallel} x {CASE.system}, "
+        f"Written by `{command}` on commit {commit} in simulator `{simulator}`: "
+        f"{CASE.model} on {CASE.tensor_parallel} x {CASE.system}, "
         f"{PROMPT} prompt and {OUTPUT} output tokens, {stages} requests/s, first token within {CASE.ttft_s:g} s and "
         f"gaps within {1000 * CASE.itl_s:g} ms, {CASE.min_replicas} to {CASE.max_replicas} replicas, ready after "
         f"{CASE.startup_s[0]:g} s; {len(found[LAW])} seeds.",

@@ -153,7 +153,8 @@ def page(found: Sequence[Kept], command: str, commit: str) -> str:
     days += [_day_row(seed, targets, found) for seed in dict.fromkeys(one.day.seed for one in found)]
     parts = (
         "# Is what is declared kept?",
-        f"Written by `{command}` on commit {commit}. Ebbtide at its default in simulator `ebbtide`, each on its second day; misses "
+        f"Written by `{command}` on commit {commit}. "
+        "Ebbtide at its default in simulator `ebbtide`, each on its second day; misses "
         "are of submitted requests, over those that the target allows. Days, sizes and start-ups follow from seeds "
         "that were fixed before the first run.",
         "\n".join(rows),
