@@ -151,8 +151,9 @@ def run(case: Case, options: argparse.Namespace, call: Callable[[list[str]], int
         return Done(case, why_not=f"it ended with status {status}: ebbtide {shlex.join(typed)}")
     results = read(out / "results.json")
     _keep(case.name, results, options)
-    again = [word.removesuffix(PARTS_TOO) for word in typed if word not in ("--peak-replicas", str(case.peak))]
-    again = [*again[: again.index("--out")], "--scale", repr(results.case.traffic.scale)]
+    again = [word.removesuffix(PARTS_TOO) for word in typed[: typed.index("--out")]]
+    peak = again.index("--peak-replicas")
+    again[peak : peak + 2] = ["--scale", repr(results.case.traffic.scale)]
     earlier = span_before(case, again) if options.frozen else None
     if earlier is None:
         return Done(case, results, commit=options.commit)

@@ -187,6 +187,10 @@ def test_the_full_grid_also_freezes_settings_on_the_same_hours_of_the_day_before
     assert before[before.index("--train-until") + 1] == "2d6h"
     assert before[before.index("--scale") + 1] == frozen[frozen.index("--scale") + 1] == "1.5", "as the test was"
     assert "--peak-replicas" not in before
+    for typed in (before, frozen):
+        assert typed[typed.index("--tp") + 1] == test[test.index("--tp") + 1] == "4", (
+            "as many GPUs as replicas, by chance"
+        )
     out = before[before.index("--out") + 1]
     assert frozen[frozen.index("--tune") + 1] == f"frozen:{out}/results.json"
     assert "## Rivals with the settings of an earlier span" in page
