@@ -12,6 +12,7 @@ import yaml
 from ebbtide.errors import SandboxError
 from ebbtide.sandbox.sandbox import Sandbox
 from tests.api.samples import Object, batch_policy, changed
+from tests.cluster.jobset_crd import CRD
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 REFUSES = MANIFESTS / "admission" / "batch.yaml"
@@ -155,10 +156,44 @@ def test_the_api_server_finds_nothing_wrong_with_the_policy(refusing: Sandbox) -
 
 def test_all_policies_mean_the_same_jobs() -> None:
     rules = [next(iter(yaml.safe_load_all(path.read_text())))["spec"] for path in (REFUSES, SUSPENDS, CLASSIFIES)]
-    assert rules[2]["matchConditions"].pop(0)["name"] == "without-a-class"
     for part in ("paramKind", "matchConstraints", "matchConditions", "failurePolicy"):
-        assert rules[0][part] == rules[1][part] == rules[2][part], part
+        assert rules[0][part] == rules[1][part], part
+    # the third is of Jobs alone: a JobSet has a class in each of its templates
+    assert rules[2]["matchConditions"][0]["name"] == "without-a-class"
+    names = [[each["name"] for each in rule["matchConditions"]] for rule in rules]
+    assert names[2][1:] == names[0]
+    assert rules[2]["matchConditions"][-1] == rules[0]["matchConditions"][-1]
     assert rules[0]["failurePolicy"] == "Ignore"
+
+
+@pytest.fixture(scope="module")
+def sets(refusing: Sandbox) -> Iterator[Sandbox]:
+    """JobSets are served too, and asked as Jobs are as soon as the API server has noticed."""
+    refusing.apply(CRD)
+    eventually(lambda: bool(refused(refusing, job_set(LABEL))), "JobSets are not asked")
+    yield refusing
+    refusing.kubectl("delete", "crd", CRD["metadata"]["name"], "--wait=false")
+
+
+def job_set(labels: dict[str, str], **spec: Any) -> Object:
+    meta = {"name": "gang", "namespace": TEAM, "labels": labels}
+    body = {"replicatedJobs": [{"name": "workers", "template": {}}], **spec}
+    return {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "metadata": meta, "spec": body}
+
+
+def test_job_sets_are_asked_as_jobs_are(sets: Sandbox) -> None:
+    assert "BatchPolicy nightly selects this JobSet by its labels" in refused(sets, job_set(LABEL))
+    own = {"managedBy": "jobset.sigs.k8s.io/jobset-controller"}
+    assert "selects this JobSet" in refused(sets, job_set(LABEL, **own))
+    train = {"apiVersion": "trainer.kubeflow.org/v1alpha1", "kind": "TrainJob", "name": "train", "uid": "u-2"}
+    for accepted in (
+        job_set(LABEL, suspend=True),
+        job_set({"app": "embed"}),
+        job_set({**LABEL, "kueue.x-k8s.io/queue-name": "users"}),
+        job_set(LABEL, managedBy="kueue.x-k8s.io/multikueue"),
+        changed(job_set(LABEL), ("metadata.ownerReferences", [train])),
+    ):
+        assert refused(sets, accepted) == ""
 
 
 @pytest.fixture
@@ -183,6 +218,12 @@ def test_from_1_36_on_selected_jobs_are_made_suspended_and_no_other_is_changed(s
     found = json.loads(suspending.kubectl("-n", TEAM, "get", "job", "changing", "-o", "json"))
     assert found["spec"]["suspend"] is False, "who resumes it may"
     suspending.kubectl("-n", TEAM, "delete", "job", "changing")
+
+
+def test_from_1_36_on_selected_job_sets_are_made_suspended_too(suspending: Sandbox, sets: Sandbox) -> None:
+    eventually(lambda: not refused(suspending, job_set(LABEL)), "JobSets are not suspended")
+    assert created(suspending, job_set(LABEL))["spec"]["suspend"] is True
+    assert "suspend" not in created(suspending, job_set({"app": "embed"}))["spec"]
 
 
 def test_from_1_36_on_selected_jobs_get_the_class_of_batch_work_unless_they_name_one(team: Sandbox) -> None:

@@ -23,7 +23,7 @@ from ebbtide.kube.client import MERGE_PATCH, ForbiddenError, KubeClient, resourc
 from ebbtide.model.batch import BatchPolicySpec, Intent, Stray
 from ebbtide.observe.declared import API_VERSION
 from ebbtide.observe.gangs import JobSet, gang_of
-from ebbtide.observe.jobs import foreign, suspended_again, suspended_later
+from ebbtide.observe.jobwill import foreign, suspended_again, suspended_later
 from ebbtide.observe.projections import Job
 
 _TRIES = 3

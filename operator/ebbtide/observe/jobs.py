@@ -11,24 +11,21 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ebbtide.api.batch_note import ANNOTATION, BatchNote, intent_of, read_note
+from ebbtide.api.batch_note import BatchNote
 from ebbtide.clock import parse_rfc3339
 from ebbtide.model.batch import Asked, BatchPolicySpec, FinishedJob, Intent, JobPod, JobState, Stray
 from ebbtide.model.snapshot import PoolState
 from ebbtide.observe.gangs import OWNER, Gang, JobSet, gang_of
 from ebbtide.observe.jobfit import Wants, wants
 from ebbtide.observe.jobplace import Places, asks_for
+from ebbtide.observe.jobwill import foreign, note_of, stopped_at, suspended_again, suspended_at, suspended_later, whose
 from ebbtide.observe.projections import Job, Pod, find_condition, selects
 
 log = logging.getLogger(__name__)
 
-KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 LEAST_PARALLELISM = "ebbtide.dev/min-parallelism"
 FAMILY = "app.kubernetes.io/name"
 PLACEABLE_AGAIN = 36  # minor from which on a Job that ran may get another place while it is suspended
-_LATER_S = 3600.0  # beyond all that a Job controller may be behind
-_SOON_S = 5.0  # in which it mostly says that a Job is suspended
-_OWN_MANAGER = "kubernetes.io/job-controller"
 _NEVER_ALIKE = ("controller-uid", "job-name", "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name")
 _COUNT = re.compile(r"[1-9][0-9]{0,8}")
 _GENERATED = re.compile(r"([-.][0-9]+)+$")
@@ -128,8 +125,8 @@ class JobReader:
 
     def _state(self, job: Job, policies: list[BatchPolicySpec]) -> JobState:
         meta, spec, status, pod = job.metadata, job.spec, job.status, job.spec.template.spec
-        note = _note(job)
-        intent, why = _whose(job, note, policies)
+        note = note_of(job)
+        intent, why = whose(job, note, policies)
         if intent in (Intent.STARTED_ANYWAY, Intent.RESUMED_BY_USER):
             self._ran[meta.uid] = note
         elif intent in (Intent.HELD, Intent.STOPPED) and (
@@ -182,7 +179,7 @@ class JobReader:
             tolerations=tuple(text for text in tolerations if text not in ours),
             placed_tolerations=ours,
             generation=meta.generation,
-            stopped_at=_stopped_at(job, note),
+            stopped_at=stopped_at(job, note),
         )
 
     def _gang(self, key: str, found: JobSet) -> Gang:
@@ -214,7 +211,7 @@ class JobReader:
 
     def _stray(self, job: Job) -> tuple[Stray, ...]:
         """Empty where it is its user's, or may yet be somebody's."""
-        note, view = _note(job), self._view
+        note, view = note_of(job), self._view
         held = bool(job.spec.suspend) and note is not None and note.intent in (Intent.HELD, Intent.STOPPED)
         if not held or not view.certain or job.metadata.namespace in view.unread or foreign(job):
             return ()
@@ -227,7 +224,7 @@ class JobReader:
         policies = _selecting(by_namespace, job)
         if len(policies) != 1 or foreign(job):
             return None
-        meta, spec, note, end = job.metadata, job.spec, _note(job), job.end
+        meta, spec, note, end = job.metadata, job.spec, note_of(job), job.end
         started_at = _started_at(job, note)
         parallelism = 1 if spec.parallelism is None else spec.parallelism
         return FinishedJob(
@@ -260,39 +257,6 @@ def _unreadable(job: Job, error: Exception) -> JobState:
     )
 
 
-def foreign(job: Job) -> str:
-    """Whose the Job is, in words, if Ebbtide must never touch it."""
-    queue = (job.metadata.labels or {}).get(KUEUE_QUEUE)
-    if queue is not None:
-        return f"Kueue owns it: label {KUEUE_QUEUE}={queue}"
-    owners = job.metadata.owner_references
-    if owners and (owners[0].kind == OWNER or isinstance(job, Gang)):
-        return f"{owners[0].kind} {owners[0].name} owns it, and says when it runs"
-    manager = job.spec.managed_by
-    return f"{manager} owns it: spec.managedBy" if manager not in (None, _OWN_MANAGER) else ""
-
-
-def suspended_later(job: Job, intent: Intent) -> bool:
-    """Whether a Job that Ebbtide never started ran before it was suspended: then it was its user who suspended it.
-
-    The Job controller says of one that is created suspended within seconds that it is; of one that ran for two hours
-    and was suspended then two hours after its creation.
-    """
-    said_s = _suspended_at(job)
-    return intent is Intent.HELD and said_s is not None and said_s > job.metadata.created_at + _LATER_S
-
-
-def suspended_again(job: Job, note: BatchNote | None) -> bool:
-    """Whether its user resumed and suspended it since Ebbtide wrote its note, faster than anybody looked.
-
-    Then its spec was changed twice at least, and the Job controller says of it once more that it is suspended.
-    """
-    said_s = _suspended_at(job)
-    if note is None or not note.gen or said_s is None:
-        return False
-    return job.metadata.generation >= note.gen + 2 and said_s > note.since + _SOON_S
-
-
 def owner_of(job: Job) -> str:
     """What is run again and again: its owner, else its label `app.kubernetes.io/name`, else what its name begins with.
 
@@ -310,20 +274,6 @@ def owner_of(job: Job) -> str:
     # a date or a time stamp has six digits at least; `llama-3` is a name
     stamped = tail is not None and sum(sign.isdigit() for sign in tail[0]) >= 6 and tail.start() > 0
     return meta.name[: tail.start()] if tail is not None and stamped else meta.name
-
-
-def _note(job: Job) -> BatchNote | None:
-    return read_note((job.metadata.annotations or {}).get(ANNOTATION), job.metadata.uid)
-
-
-def _whose(job: Job, note: BatchNote | None, policies: list[BatchPolicySpec]) -> tuple[Intent, str]:
-    other = foreign(job)
-    if other:
-        return Intent.FOREIGN, other
-    if len(policies) > 1:
-        names = " and ".join(policy.key.partition("/")[2] for policy in policies)
-        return Intent.DISPUTED, f"BatchPolicies {names} select it"
-    return intent_of(note, bool(job.spec.suspend)), ""
 
 
 def _selecting(by_namespace: Mapping[str, list[BatchPolicySpec]], job: Job) -> list[BatchPolicySpec]:
@@ -362,26 +312,9 @@ def _started_at(job: Job, note: BatchNote | None) -> float | None:
     return max(said, seen) if said is not None and seen is not None else (said if seen is None else seen)
 
 
-def _suspended_at(job: Job) -> float | None:
-    """When the Job controller saw that it is suspended; None: it has not said so."""
-    condition = find_condition(job.status.conditions, "Suspended")
-    if condition is None or condition.status != "True" or not condition.last_transition_time:
-        return None
-    return parse_rfc3339(condition.last_transition_time)
-
-
-def _stopped_at(job: Job, note: BatchNote | None) -> float | None:
-    if not job.spec.suspend:
-        return None
-    seen_s = _suspended_at(job)
-    if note is None or note.intent is not Intent.STOPPED:
-        return seen_s
-    return note.since if seen_s is None else max(seen_s, note.since)  # of a run that nobody saw the old one stands
-
-
 def _ran_s(job: Job, note: BatchNote | None, intent: Intent) -> float:
     ran_s = note.ran if note else 0.0
-    at = _suspended_at(job)
+    at = suspended_at(job)
     if intent is not Intent.SUSPENDED_BY_USER or note is None or note.intent is not Intent.RUNS or at is None:
         return ran_s
     return ran_s + max(0.0, at - note.since)  # its user stopped the run that the note tells of
