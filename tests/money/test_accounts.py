@@ -658,6 +658,19 @@ def test_who_held_a_node_last_pays_for_it_for_an_hour_and_not_once_it_is_taken()
     assert spent(run(first, taken)) == Decimal("4.80")
 
 
+def test_who_held_a_node_last_is_told_to_the_next_leader_by_the_ledger() -> None:
+    """A pod of 5 GPUs went at noon, another operator leads a minute later; until one o'clock it owes for all 8."""
+    there = node(NOON - 900)
+    accounts, spec, state = Accounts(), policy(per_day="100"), autoscaled()
+    accounts.count([spec], lambda _: NOTHING, shown(NOON + 60, there, state=state))
+    accounts.recall(
+        [Lifetime("a", CHAT, 5, NOON - 600, NOON, NOON, "n"), Lifetime("b", OTHER, 1, NOON - 900, 0, NOON - 9, "n")]
+    )
+    accounts.count([spec], lambda _: NOTHING, shown(NOON + 1860, there, state=state))
+    accounts.count([spec], lambda _: NOTHING, shown(NOON + 9000, there, state=state))
+    assert spent(accounts) == 8 * Decimal("3.60") * (3600 - 60) / 3600
+
+
 def test_another_currency_counts_by_the_stated_rate_and_without_one_not_at_all() -> None:
     counts = [shown(NOON, state=priced(currency="EUR")), shown(HOUR, holding("a", NOON), state=priced(currency="EUR"))]
     stated = policy(per_day="100", exchange_rates=(("EUR", Decimal("1.10")),))

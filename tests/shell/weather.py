@@ -382,18 +382,13 @@ class Weather:
         """No ceiling is crossed by what Ebbtide may reduce."""
         for item in self.policies:
             for kind, ceiling in item.ceilings:
-                if kind is CeilingKind.HOUR and not self._beside_others(item):
+                if kind is CeilingKind.HOUR:
                     rate = self.rate(item) - self.rate(item, spared=True)
                     assert rate <= ceiling, (self.seed, self.now_s - self.began_s, item.name, kind, rate, ceiling)
         for (name, kind, begin), book in self.books.items():
             ceiling = dict(next(each for each in self.policies if each.name == name).ceilings)[kind]
             paid = (book.spent - book.spared) / 3600
             assert paid <= ceiling, (self.seed, self.now_s - self.began_s, name, kind, begin, paid, ceiling)
-
-    def _beside_others(self, item: PolicySpec) -> bool:
-        """Whether its services may be on nodes with others: as these leave, its share becomes more for a moment."""
-        others = any(item.namespaces and service.namespace not in item.namespaces for service in self.services)
-        return others and any(pool.by_node for pool in self.pools)
 
     # --- pods and nodes ---------------------------------------------------------------------------------------------
 

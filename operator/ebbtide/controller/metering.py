@@ -36,6 +36,7 @@ from ebbtide.model.snapshot import POLICY_KIND, LedgerState, PoolState, Snapshot
 from ebbtide.model.spec import PolicySpec
 from ebbtide.money.accounts import Key, Labels, pays
 from ebbtide.money.bill import HOUR_S
+from ebbtide.money.idle import OWED_S
 from ebbtide.money.lifetimes import Holding, advance
 from ebbtide.money.selections import Labelled, changes, new_offers
 from ebbtide.money.unseen import nodes_known
@@ -175,6 +176,12 @@ class Metering:
                 if not known:
                     unsure[spec.uid, key] = unpriced
         return found, through_s, since_s, unsure
+
+    def departed(self) -> tuple[Lifetime, ...]:
+        """Pods that went lately, and may owe for nodes that nobody holds since (`money.idle`); blocks."""
+        if self._ledger is None or not self._epoch:
+            return ()
+        return self._ledger.departed(self._ledger.watermark_s - OWED_S)
 
     def _count(self, snapshot: Snapshot, held: Held, plan: Plan | None, memory: Memory | None) -> None:
         ledger, now_s = self._opened(snapshot.taken_at), snapshot.taken_at

@@ -22,6 +22,7 @@ from ebbtide.clock import parse_rfc3339
 from ebbtide.core.ceilings.overrun import last_held
 from ebbtide.errors import EbbtideError
 from ebbtide.kube.client import KubeClient, resource_path
+from ebbtide.model.money import Lifetime
 from ebbtide.model.plan import Plan, PolicyPlan, ScaleAction
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import (
@@ -134,14 +135,21 @@ class Policies:
         with self._lock:
             self._accounts.ask_again()
 
-    def settle(self, spent: Spent, labels: Mapping[str, Labels]) -> list[str]:
-        """Ask the ledger what new policies, and all after a start, have spent; what was mended, in words. Blocks."""
+    def settle(
+        self, spent: Spent, labels: Mapping[str, Labels], departed: Callable[[], Iterable[Lifetime]] = tuple
+    ) -> list[str]:
+        """Ask the ledger what new policies, and all after a start, have spent; what was mended, in words. Blocks.
+
+        `departed`: the ledger's pods that went lately, of which a new leader or a new policy saw nothing.
+        """
         with self._lock:
             unsettled = self._accounts.unsettled()
         if not unsettled:
             return []
         found, through_s, since_s, unsure = spent(unsettled, labels)
+        went = departed()
         with self._lock:
+            self._accounts.recall(went)
             asked = [(spec, found[spec.uid]) for spec, _ in unsettled if spec.uid in found]
             said = []
             for spec, amounts in asked:

@@ -273,7 +273,9 @@ class Wiring:
                 self.observer.counted(held)
                 self._look_back(finished.snapshot)
                 labels = labels_of(finished.snapshot)
-                mended = await asyncio.to_thread(self._policies.settle, self._metering.spent, labels)
+                mended = await asyncio.to_thread(
+                    self._policies.settle, self._metering.spent, labels, self._metering.departed
+                )
                 for text in mended:
                     log.warning("%s", text)
                 await asyncio.to_thread(self._month.ask, self._metering.ledger, finished.snapshot.taken_at)

@@ -123,6 +123,12 @@ class Ledger:
             alive = (table.begin_s < to_s) & (table.end_s.is_(None) | (table.end_s > from_s))
             return tuple(_lifetimes(connection, alive))
 
+    def departed(self, from_s: int) -> tuple[Lifetime, ...]:
+        """Pods that ended after `from_s`."""
+        table = schema.lifetime.c
+        with self._transaction(reads=True) as connection:
+            return tuple(item for item in _lifetimes(connection, table.end_s > from_s) if not item.is_node)
+
     @property
     def raw_s(self) -> int:
         """Unix second before which lifetimes that ended are no longer kept; 0: all are."""

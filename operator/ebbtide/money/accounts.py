@@ -19,7 +19,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from ebbtide.model.money import Payer, PriceStep
+from ebbtide.model.money import Lifetime, Payer, PriceStep
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import Account, Compared, Others, PolicyState, PoolState
 from ebbtide.model.spec import Billing, CeilingKind, PolicyScope, PolicySpec, Spec
@@ -158,6 +158,14 @@ class Accounts:
         ]
         for _, book in sorted(due, key=lambda item: item[0])[:_COMPARED]:
             book.settled, book.marks = False, {}
+
+    def recall(self, departed: Iterable[Lifetime]) -> None:
+        """Pods that went lately, as the ledger has them: who held a node last pays for it, also after a restart."""
+        found: dict[str, list[Holder]] = defaultdict(list)
+        for item in departed:
+            if item.node and item.node not in self._owing:
+                found[item.node].append(Holder(item.uid, item.payer, item.gpus, item.begin_s, item.end_s))
+        self._owing |= {node: _last(pods, self.through_s) for node, pods in found.items()}
 
     def unsettled(self) -> list[tuple[PolicySpec, tuple[Key, ...]]]:
         """Policies of which the ledger was not asked yet what they have spent, and their periods."""

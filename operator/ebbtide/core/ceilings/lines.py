@@ -94,6 +94,9 @@ class Line:
     bound: Decimal = NOTHING  # what may not be reduced, and what others hold
     leaving: Decimal = NOTHING  # what was told to go
     kept: Decimal = NOTHING  # what runs and may be reduced
+    grows: Decimal = (
+        NOTHING  # of a rate: what nodes may take more than now, once neighbours have left: none is raised on it
+    )
     paced: "Line | None" = None  # the period whose money this rate spreads
     least: int = pacing.LEAST  # of services of this priority and more
     below: float = math.inf  # and of less than this
@@ -116,7 +119,8 @@ class Line:
     @property
     def fits(self) -> bool:
         """Whether all that is planned may be."""
-        return self.spent + self.planned <= self.ceiling + (NOTHING if self.raised else self.slack)
+        room = self.ceiling - self.grows if self.raised else self.ceiling + self.slack
+        return self.spent + self.planned <= room
 
     @property
     def is_of_all(self) -> bool:
@@ -141,7 +145,7 @@ class Line:
     def open(self) -> None:
         """Begin to choose. Of a rate nobody need go for what is on its way out; raises wait for it."""
         self.left = self.ceiling + self.slack - self.spent - self.bound
-        self.free = self.left - self.slack - self.leaving - self.kept
+        self.free = self.left - self.slack - self.leaving - self.kept - self.grows
         self.left -= NOTHING if self.kind is CeilingKind.HOUR else self.leaving
 
     def extra(self, keep: Decimal, rise: Decimal) -> Decimal:

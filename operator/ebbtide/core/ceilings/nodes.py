@@ -155,6 +155,8 @@ def bind(stakes: list[Stake], known: Known) -> None:
             policy.leaving_rate += now if tier is Tier.LEAVING else 0
             for line in policy.lines_of(stake.priority):
                 _bind_to(line, machine.takes(rate=line.is_rate), tariff, tier, part)
+                if line.is_rate:
+                    line.grows += (machine.most - machine.now) * line.takes(tariff, policy.reserve_s)
 
 
 def _bind_to(line: Line, gpus: int, tariff: Tariff, tier: Tier, part: Part) -> None:
