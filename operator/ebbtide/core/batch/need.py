@@ -147,13 +147,18 @@ def _beside(draft: Draft, unit: float, now: int) -> float:
 
 
 def _spread_over(draft: Draft, replicas: float, now: int) -> list[float]:
-    """The replicas by variant: as they are mixed now, and what is more on the cheapest that may grow."""
-    if replicas <= now:
-        return [variant.count * replicas / now if now else 0.0 for variant in draft.variants]
+    """The replicas by variant: what is more on the cheapest that may grow, what is fewer from the dearest.
+
+    Of 16 reserved ones and 6 on demand, 13 are 13 reserved ones at night.
+    """
     found = [float(variant.count) for variant in draft.variants]
     more = replicas - now
-    for variant in sorted(draft.variants, key=dearness):
-        if not variant.rests and variant.fault is None and variant.pool is not None:
+    for variant in sorted(draft.variants, key=dearness, reverse=more < 0):
+        if more < 0:
+            fewer = clip(found[variant.index] - variant.spec.min_replicas, 0.0, -more)
+            found[variant.index] -= fewer
+            more += fewer
+        elif not variant.rests and variant.fault is None and variant.pool is not None:
             extra = clip(variant.spec.max_replicas - found[variant.index], 0.0, more)
             found[variant.index] += extra
             more -= extra
