@@ -10,6 +10,7 @@ from zlib import crc32
 from ebbtide.core import pools
 from ebbtide.core.batch import need, price
 from ebbtide.core.batch.choose import Field, choose
+from ebbtide.core.batch.duration import RESTART_S
 from ebbtide.core.batch.fit import RESERVED
 from ebbtide.core.batch.grid import Grid, grid
 from ebbtide.core.batch.lent import Lent, hangs
@@ -47,7 +48,8 @@ def open_field(items: Sequence[Item], lent: Lent, cycle: Cycle) -> Field:
     """The pools that any of the Jobs may use or uses, with what runs already."""
     names = sorted({name for item in items for name in item.pools} | {item.pool for item in items if item.pool})
     slots = _grid(items, cycle)
-    needs = need.needs(cycle, slots, names)
+    alone_s = max((item.stop_s for item in items), default=0.0) + RESTART_S
+    needs = need.needs(cycle, slots, names, alone_s)
     others = others_hold(cycle, lent)
     offers = {name: price.offer(cycle.pools[name], needs[name], others.get(name, 0.0), slots, cycle) for name in names}
     holders = {state.spec.key: Holders(state.spec.max_gpus, [0.0] * slots.slots) for state in lent.policies.values()}
@@ -250,7 +252,7 @@ def _why_later(item: Item, place: Place, field: Field) -> tuple[Code, str]:
 
 
 def _free(item: Item, offer: Offer, gpus: int) -> str:
-    left = max(0.0, (offer.safe[0] if offer.safe[0] < offer.room[0] else offer.room[0]) - offer.used[0])
+    left = max(0.0, min(offer.soon, offer.room[0]) - offer.used[0])
     return f"it asks for {gpus} GPUs, {left:.0f} are free beside what services may need ({offer.name})"
 
 

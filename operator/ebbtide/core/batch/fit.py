@@ -134,6 +134,7 @@ def _starts(
             continue
         if slot == 0 or not may[slot - 1] or costs[slot] < costs[slot - 1]:
             found.add(slot)
+    found.update(slot for slot in offer.comings.eases(offer.used) if may[slot])
     for slot in range(1, grid.slots):
         if costs[slot] > costs[slot - 1] or (fits[slot - 1] and not fits[slot]):
             begins_s = clock.ran[slot] - middle_s
@@ -173,6 +174,7 @@ def _place(
         beyond_s += weight * outside
         ran_s += weight * seconds
     slot, share = clock.after(start, middle_s)
+    empties = offer.empties(start, slot, gpus)
     ends_s = edges[slot] + min(1.0, share) * (edges[slot + 1] - edges[slot]) + max(0.0, share - 1.0)
     last, share = clock.after(start, left.at(RESERVED))
     late = 0.0
@@ -186,7 +188,7 @@ def _place(
         edges[start],
         ends_s,
         cost,
-        cost + sooner + BEYOND * dearest * gpus * beyond_s / HOUR_S,
+        cost + empties + sooner + BEYOND * dearest * gpus * beyond_s / HOUR_S,
         late,
         tuple(each for each in range(start, last + 1) if clock.ran[each + 1] > clock.ran[each]),
         gpus,

@@ -41,6 +41,7 @@ class Need:
 
     expected: list[float]
     upper: list[float]
+    soon: float = 0.0  # what services may come to hold before a Job that starts now could be gone again
 
 
 @dataclass(slots=True)
@@ -51,8 +52,8 @@ class _Path:
     spread: list[float]
 
 
-def needs(cycle: Cycle, grid: Grid, names: Iterable[str]) -> dict[str, Need]:
-    """Of each of these pools."""
+def needs(cycle: Cycle, grid: Grid, names: Iterable[str], soon_s: float = 0.0) -> dict[str, Need]:
+    """Of each of these pools. `soon_s`: for how long what starts now must at least be left alone."""
     wanted = set(names)
     drafts = [
         d
@@ -62,7 +63,7 @@ def needs(cycle: Cycle, grid: Grid, names: Iterable[str]) -> dict[str, Need]:
     ]
     stride = 1 + len(drafts) // MANY
     chosen = sorted({*range(0, grid.slots + 1, stride), grid.slots})
-    moments = [grid.edges[index] for index in chosen]
+    moments = [*(grid.edges[index] for index in chosen), grid.now_s + soon_s]
     sums = {name: ([0.0] * len(moments), [0.0] * len(moments), [0.0] * len(moments)) for name in sorted(wanted)}
     for draft in drafts:
         for name, expected, upper in _of_service(draft, moments, cycle):
@@ -81,9 +82,9 @@ def _by_slot(grid: Grid, chosen: list[int], total: list[float], differs: list[fl
         low + math.sqrt((1.0 - TOGETHER) * square + TOGETHER * together * together)
         for low, together, square in zip(total, differs, squares, strict=True)
     ]
-    need, at = Need([], []), 0
+    need, at = Need([], [], upper[-1]), 0
     for slot in range(grid.slots):
-        while at + 1 < len(chosen) - 1 and chosen[at + 1] <= slot:
+        while at + 2 < len(chosen) and chosen[at + 1] <= slot:
             at += 1
         need.expected.append(max(total[at], total[at + 1]))
         need.upper.append(max(upper[at], upper[at + 1]))
@@ -181,7 +182,8 @@ def _path(draft: Draft, moments: list[float], cycle: Cycle) -> _Path | None:
     for at_s in moments:
         ahead_s = at_s - now_s
         typical = None if then is None else _typical(packed, at_s, now_s)
-        walked = near * math.sqrt(max(1.0, ahead_s / horizon_s))
+        # of the forecast's own horizon, and of any part of it: 10 % within 450 s are 3 % within 40 s
+        walked = near * math.sqrt(ahead_s / horizon_s)
         if typical is None:
             path.middle.append(level)
             path.spread.append(min(walked, max(near, BLIND_SPREAD)))

@@ -19,7 +19,7 @@ class Place:
     starts_s: float
     ends_s: float  # by the median
     cost: float  # money, by probability
-    worth: float  # what places are compared by: the cost, time beyond its windows, and a little for each hour
+    worth: float  # what places are compared by: cost, nodes that come and go, time beyond windows, a little for hours
     late: float  # the chance that it ends after its deadline, as far as that is more than may be; else 0
     runs: tuple[int, ...]  # slots in which it holds its GPUs with some probability
     gpus: int
