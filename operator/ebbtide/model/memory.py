@@ -231,6 +231,7 @@ class PoolMemory(Spec, frozen=True):
     empty_since: tuple[tuple[str, float], ...] = ()  # where nodes go by themselves: those without pods, since when
     empties_at: float = 0.0  # when that was last looked at
     release_times_s: tuple[float, ...] = ()  # from the last pod until the node was gone
+    node_gpus: int = 0  # where nodes go by themselves: of the largest that was there when one last was; 0: none was
 
 
 class OutlookMemory(Spec, frozen=True, array_like=True):

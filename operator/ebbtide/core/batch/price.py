@@ -117,7 +117,7 @@ def offer(pool: PoolDraft, need: Need, others: float, grid: Grid, cycle: Cycle) 
     price = _prices(state, grid)
     until = pool.memory.backoff_until
     elastic = spec.provisioning is Provisioning.AUTOSCALED
-    size, exists = node_gpus(pool), float(sum(there))
+    exists = float(sum(there))
     most = ANY if spec.max_gpus is None else float(spec.max_gpus)
     room, safe, idle = [], [], []
     soon = 0.0
@@ -129,24 +129,29 @@ def offer(pool: PoolDraft, need: Need, others: float, grid: Grid, cycle: Cycle) 
             soon = max(0.0, math.floor(total - others - need.soon + 1e-9))
         room.append(max(0.0, math.floor(total - others - need.expected[slot] + 1e-9)))
         safe.append(max(0.0, math.floor(total - others - need.upper[slot] + 1e-9)))
-        idle.append(min(room[-1], _idle(pool, need.expected[slot] + others, exists, size, begins_s, cycle)))
-    largest = max(there, default=size if elastic else 0)
+        idle.append(min(room[-1], _idle(pool, need.expected[slot] + others, exists, begins_s, cycle)))
+    largest = max(there, default=node_gpus(pool) if elastic else 0)
     level = [held + others for held in need.expected]
-    coming = comings.of(pool, level, exists, size, grid)
+    coming = comings.of(pool, level, exists, node_size(pool), grid)
     most = most if elastic else min(exists, most)
     return Offer(pool, grid, price, room, safe, idle, soon, coming, largest, most - others)
 
 
-def _idle(pool: PoolDraft, held: float, exists: float, size: int, begins_s: float, cycle: Cycle) -> float:
+def _idle(pool: PoolDraft, held: float, exists: float, begins_s: float, cycle: Cycle) -> float:
     """GPUs that are paid for and that services and others leave."""
     if paid_anyway(pool.state):
         return max(0.0, exists - held)
     if not release.applies(pool.state):
         return 0.0  # each GPU is paid for as it is held
-    beside = beside_services(held, size)
+    beside = beside_services(held, node_size(pool))
     if begins_s < cycle.now_s + release.stays_s(pool.state, pool.memory):
         beside += release.leaving_gpus(pool, cycle.now_s)
     return max(0.0, beside)
+
+
+def node_size(pool: PoolDraft) -> int:
+    """GPUs of its nodes, also while none is there; 1 before any was seen, so that nothing is idle that may never be."""
+    return max((node.gpus for node in pool.state.nodes), default=0) or pool.memory.node_gpus or 1
 
 
 def beside_services(held: float, size: int) -> float:
