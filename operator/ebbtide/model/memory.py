@@ -290,6 +290,8 @@ class JobMemory(Spec, frozen=True, array_like=True):
     running: bool = False  # when last seen
     at_once: float = 0.0  # price of a GPU-hour when it was first seen; 0: not known
     missed: bool = False  # its deadline has passed
+    start_s: float = 0.0  # from its last start, at `began_at`, until all its pods were ready; 0: not seen
+    began_at: float = 0.0
 
 
 class PlannedJob(Spec, frozen=True, array_like=True):

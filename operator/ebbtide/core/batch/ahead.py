@@ -10,7 +10,6 @@ from zlib import crc32
 from ebbtide.core import pools
 from ebbtide.core.batch import need, price
 from ebbtide.core.batch.choose import Field, choose
-from ebbtide.core.batch.duration import RESTART_S
 from ebbtide.core.batch.fit import RESERVED
 from ebbtide.core.batch.grid import Grid, grid
 from ebbtide.core.batch.lent import Lent, hangs
@@ -48,7 +47,9 @@ def open_field(items: Sequence[Item], lent: Lent, cycle: Cycle) -> Field:
     """The pools that any of the Jobs may use or uses, with what runs already."""
     names = sorted({name for item in items for name in item.pools} | {item.pool for item in items if item.pool})
     slots = _grid(items, cycle)
-    alone_s = max((item.stop_s for item in items), default=0.0) + RESTART_S
+    # within its stopping time a Job must not be asked to go, and within that of its start it has done nothing yet
+    starts = [item for item in items if item.outcome is Outcome.WAITS and item.restartable]
+    alone_s = max((item.stop_s + item.restart_s for item in starts), default=0.0)
     needs = need.needs(cycle, slots, names, alone_s)
     others = others_hold(cycle, lent)
     offers = {name: price.offer(cycle.pools[name], needs[name], others.get(name, 0.0), slots, cycle) for name in names}

@@ -11,7 +11,7 @@ rises, and the last slot by which the deadline is kept. Between them a later sta
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 
-from ebbtide.core.batch.duration import RESTART_S, Remaining
+from ebbtide.core.batch.duration import Remaining
 from ebbtide.core.batch.price import Offer
 from ebbtide.core.batch.work import Holders, Item, Place
 from ebbtide.model.batch import Strategy
@@ -97,7 +97,7 @@ def _clock(item: Item, offer: Offer, fits: list[bool], welcome: list[bool], cost
     before, per_s = True, gpus / HOUR_S
     for seconds, fit, good, cost in zip(offer.grid.lengths, fits, welcome, costs, strict=True):
         if fit or not may_rest:
-            ran_s += seconds if before else max(0.0, seconds - RESTART_S)
+            ran_s += seconds if before else max(0.0, seconds - item.restart_s)
             money += cost * per_s * seconds
             beyond_s += 0.0 if good else seconds
             before = True

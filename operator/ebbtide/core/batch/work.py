@@ -44,6 +44,7 @@ class Item:
     deadline_s: float | None
     restartable: bool
     stop_s: float  # how long it takes to be gone
+    restart_s: float  # until it works again, once it is started again
     latest_s: float | None = None  # the latest start by which its deadline is kept with the confidence asked for
     pool: str = ""  # where it runs
     pools: tuple[str, ...] = ()  # that could run it
