@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 
 from ebbtide.core import isolation, release
 from ebbtide.core.batch import need, price
-from ebbtide.core.batch.ahead import CENT, others_hold
+from ebbtide.core.batch.ahead import others_hold
 from ebbtide.core.batch.grid import DAY_S, Grid
 from ebbtide.core.batch.items import full
 from ebbtide.core.batch.lent import Lent, unseen
+from ebbtide.core.batch.why import CENT
 from ebbtide.core.batch.words import clock
 from ebbtide.core.guardrails import chain, pause
 from ebbtide.core.guardrails.verdict import Verdict, dearness

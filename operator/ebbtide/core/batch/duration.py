@@ -14,8 +14,8 @@ from ebbtide.core.numeric import clip
 from ebbtide.model.batch import BatchPolicySpec, JobState
 
 # Until a Job that is started (again) does work, before that was seen: pods bound, image there, model loaded. That is a
-# part of how long it runs: of three minutes a tenth.
-RESTART_S, RESTART_SHARE = 120.0, 0.1
+# part of how long it runs: of three minutes half of one.
+RESTART_S, RESTART_SHARE = 120.0, 1.0 / 6.0
 LONGEST_RESTART_S = 3600.0
 SAID, DEFAULTED = 0.3, 0.5  # deviation of the logarithm of what an annotation, a policy's default says
 UNKNOWN_S, UNKNOWN = 3600.0, 1.2  # one hour, and from 4 minutes to 16 hours in 98 of 100 cases

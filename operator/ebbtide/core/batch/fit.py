@@ -194,6 +194,7 @@ def _place(
         gpus,
         parallelism,
         cost * HOUR_S / (gpus * ran_s) if gpus and ran_s else 0.0,
+        empties,
     )
 
 

@@ -25,6 +25,7 @@ class Place:
     gpus: int
     parallelism: int
     price: float  # of a GPU-hour, on average
+    empties: float = 0.0  # money for nodes that come for it, and stay after it
 
     @property
     def order(self) -> tuple[float, float, float, str]:
