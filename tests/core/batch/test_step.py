@@ -355,22 +355,6 @@ def test_where_no_node_is_nothing_idles_beside_services_that_may_come():
         assert price.beside_services(3.0, price.node_size(draft)) == 0.0
 
 
-def test_gpus_that_become_free_are_an_event():
-    full = world([job()], pools=[pool(nodes=[node("n", 8, 8)])])
-    _, memory = decide(full)
-    _, same = decide(full, memory, NOW + 10.0)
-    assert same.batch.planned_at == NOW
-    found, _ = decide(world([job()], pools=[pool(nodes=[node("n", 8, 7)])]), same, NOW + 20.0)
-    assert found.jobs[0].outcome is Outcome.STARTS
-
-
-def test_gpus_that_become_free_and_are_too_few_are_none():
-    jobs = [job(parallelism=4)]
-    _, memory = decide(world(jobs, pools=[pool(nodes=[node("n", 8, 8)])]))
-    _, after = decide(world(jobs, pools=[pool(nodes=[node("n", 8, 6)])]), memory, NOW + 10.0)
-    assert after.batch.planned_at == NOW
-
-
 def test_what_a_start_took_is_remembered_once():
     one = job(on=("n",), ran_h=1.0, restartable=True)
     began_s = one.started_at or 0.0
