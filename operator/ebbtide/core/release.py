@@ -35,7 +35,7 @@ def stays_s(state: PoolState, memory: PoolMemory) -> float:
 
 
 def learn(pool: PoolDraft, cycle: Cycle) -> None:
-    """Note which nodes are empty, and what it took those that have gone."""
+    """Note which nodes are empty, what it took those that have gone, and how large they are."""
     memory, now_s = pool.memory, round(cycle.now_s, 1)
     if not applies(pool.state) or cycle.unwatched:
         return
@@ -50,6 +50,7 @@ def learn(pool: PoolDraft, cycle: Cycle) -> None:
         memory,
         empty_since=tuple(empty),
         empties_at=now_s,
+        node_gpus=max((node.gpus for node in there.values()), default=0) or memory.node_gpus,
         release_times_s=(*memory.release_times_s, *(round(each, 1) for each in sorted(gone)))[-KEPT:],
     )
 

@@ -231,6 +231,7 @@ class PoolMemory(Spec, frozen=True):
     empty_since: tuple[tuple[str, float], ...] = ()  # where nodes go by themselves: those without pods, since when
     empties_at: float = 0.0  # when that was last looked at
     release_times_s: tuple[float, ...] = ()  # from the last pod until the node was gone
+    node_gpus: int = 0  # where nodes go by themselves: of the largest that was there when one last was; 0: none was
 
 
 class OutlookMemory(Spec, frozen=True, array_like=True):
@@ -289,6 +290,8 @@ class JobMemory(Spec, frozen=True, array_like=True):
     running: bool = False  # when last seen
     at_once: float = 0.0  # price of a GPU-hour when it was first seen; 0: not known
     missed: bool = False  # its deadline has passed
+    start_s: float = 0.0  # from its last start, at `began_at`, until all its pods were ready; 0: not seen
+    began_at: float = 0.0
 
 
 class PlannedJob(Spec, frozen=True, array_like=True):

@@ -1,10 +1,12 @@
 """How long Jobs still run."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebbtide.core.batch.duration import Remaining, remaining
+from ebbtide.core.batch.duration import Remaining, remaining, restart_s, started_within_s
+from ebbtide.model.batch import JobPod
 from tests.builders import NOW
 from tests.jobs import HOUR_S, batch_policy, job
 
@@ -43,3 +45,33 @@ def test_quantiles_rise_and_say_the_chance(middle_s, spread, elapsed_s, one, oth
     low, high = sorted((one, other))
     assert 0.0 < left.at(low) <= left.at(high)
     assert left.runs_beyond(left.at(high)) <= 1.0 - high + 0.02 or left.at(high) <= 1.0
+
+
+STARTS = {
+    "before it ever started, two minutes": (job(hours=2.0), 0.0, 120.0),
+    "of three minutes half of one": (job(hours=0.05), 0.0, 30.0),
+    "longer ones, as seen": (job(hours=2.0), 400.0, 400.0),
+    "what it loads once its pods are ready is not seen": (job(hours=2.0), 3.0, 120.0),
+}
+
+
+@pytest.mark.parametrize("case", STARTS)
+def test_what_a_new_start_costs(case: str):
+    one, seen_s, takes_s = STARTS[case]
+    found = restart_s(remaining(one, batch_policy().spec, (), NOW), seen_s)
+    assert found == pytest.approx(takes_s)
+
+
+def test_a_start_is_over_when_all_pods_are_ready():
+    one = job(on=("n", "m"), ran_h=0.5)
+    began_s = one.started_at
+    assert began_s is not None
+
+    def with_pods(*ready_s: float | None):
+        pods = tuple(JobPod(f"p-{n}", "n", 1, started_at=at) for n, at in enumerate(ready_s))
+        return msgspec.structs.replace(one, pods=pods)
+
+    assert started_within_s(with_pods(began_s + 20.0, began_s + 90.0)) == 90.0
+    assert started_within_s(with_pods(began_s + 20.0, None)) is None
+    assert started_within_s(with_pods(began_s + 20.0)) is None
+    assert started_within_s(with_pods(began_s - 5.0, began_s - 5.0)) == 0.0

@@ -100,3 +100,28 @@ def test_the_range_of_many_is_narrower_than_their_ranges_added_up():
     slots = grid(NOW, NOW + DAY_S, ())
     found = need._by_slot(slots, [0, slots.slots], total, apart, squares)
     assert found.upper[0] == 16.0 + math.sqrt(0.5 * 16.0 + 0.5 * 64.0)
+
+
+def test_what_a_service_does_not_need_it_leaves_on_the_dearest_pool_first():
+    """Of two bought and four rented at a third of the load, the two that are bought stay."""
+    pods = [pod(f"a-{i}", engine(20.0), node="n") for i in range(2)]
+    rented = [pod(f"b-{i}", engine(20.0), node="m") for i in range(4)]
+    declared = spec("ml/chat", [variant_spec("h100", "h100"), variant_spec("cloud", "cloud")])
+    where = [pool(nodes=[node("n", 2, 2)], price="1.00"), pool("cloud", nodes=[node("m", 8, 4)], price="4.00")]
+    state = snapshot(service((variant("h100", pods), variant("cloud", rented)), declared), where)
+    memory = with_days(settled(state, 300).memory, lambda hours: 1.0 if abs(hours % 24.0 - 12.0) > 6.0 else 0.3)
+    cycle = cycle_of(state, memory)
+    slots = grid(cycle.now_s, cycle.now_s + DAY_S, ())
+    found = need.needs(cycle, slots, ["h100", "cloud"])
+    noon = slots.slot(cycle.now_s + 11.5 * HOUR_S)
+    assert found["h100"].expected[noon] == 2.0
+    assert found["cloud"].expected[noon] <= 1.0 < found["cloud"].expected[0]
+
+
+def test_the_sooner_the_less_may_be_needed():
+    cycle = cycle_of(serving(6, 20.0))
+    slots = grid(cycle.now_s, cycle.now_s + DAY_S, ())
+    within = [need.needs(cycle, slots, ["h100"], soon_s)["h100"].soon for soon_s in (0.0, 40.0, 160.0, 900.0, 7200.0)]
+    assert within == sorted(within)
+    assert within[0] >= sum(variant.count for draft in cycle.drafts for variant in draft.variants)
+    assert within[2] < need.needs(cycle, slots, ["h100"])["h100"].upper[8]

@@ -5,14 +5,15 @@ from decimal import Decimal
 import msgspec
 import pytest
 
-from ebbtide.core.plan import plan
-from ebbtide.model.batch import FinishedJob, Intent, Strategy
+from ebbtide.core.batch import price
+from ebbtide.core.plan import open_cycle, plan
+from ebbtide.model.batch import FinishedJob, Intent, JobPod, Strategy
 from ebbtide.model.catalogue import CATALOGUE, JOB
-from ebbtide.model.memory import Memory
+from ebbtide.model.memory import Memory, PoolMemory
 from ebbtide.model.plan import Outcome, Plan
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import BATCH_KIND, Snapshot, Source, Unreadable
-from ebbtide.model.spec import Provisioning
+from ebbtide.model.spec import Billing, Provisioning
 from tests.builders import NOW, node, pool, snapshot
 from tests.jobs import HOUR_S, batch_policy, job, planned, steps
 
@@ -322,3 +323,48 @@ def test_a_deadline_that_passes_is_counted_once():
         decided, memory = decide(state, memory, NOW + 10.0 * n)
     assert decided.batch[0].missed == 1
     assert decided.jobs[0].reason.code is Code.DEADLINE_MISSED and decided.jobs[0].late
+
+
+RENTED = pool("cloud", (), "2.00", provisioning=Provisioning.AUTOSCALED, max_gpus=64, billing=Billing.NODE)
+
+
+def test_jobs_that_have_time_follow_each_other_on_the_same_nodes():
+    jobs = [job(f"j{n}", hours=1.0, deadline_h=12.0, restartable=True, parallelism=4) for n in range(3)]
+    decided, _ = decide(world(jobs, pools=[RENTED]))
+    first, *others = sorted(decided.jobs, key=lambda each: each.starts_at or NOW)
+    assert first.outcome is Outcome.STARTS
+    assert first.starts_at is not None and {each.outcome for each in others} == {Outcome.WAITS}
+    assert all(each.reason.code is Code.WAITS_FOR_CHEAPER_HOUR for each in others), [e.reason.text for e in others]
+    assert all("would stand empty for 2.53 USD" in each.reason.text for each in others), [e.reason.text for e in others]
+    begins = [each.starts_at for each in others]
+    assert begins[0] != begins[1]
+
+
+def test_jobs_that_have_no_time_run_beside_each_other():
+    jobs = [job(f"j{n}", hours=1.0, deadline_h=2.5, restartable=True, parallelism=4) for n in range(3)]
+    decided, _ = decide(world(jobs, pools=[RENTED]))
+    assert [each.outcome for each in decided.jobs] == [Outcome.STARTS] * 3
+
+
+def test_where_no_node_is_nothing_idles_beside_services_that_may_come():
+    """Nodes of one GPU, as those seen before, have no rest that is paid for; before any was seen nothing is known."""
+    for known in (0, 1):
+        memory = Memory(pools=(PoolMemory("cloud", node_gpus=known),))
+        draft = open_cycle(world([job()], pools=[RENTED]), memory, NOW).pools["cloud"]
+        assert price.node_size(draft) == 1
+        assert price.beside_services(3.0, price.node_size(draft)) == 0.0
+
+
+def test_what_a_start_took_is_remembered_once():
+    one = job(on=("n",), ran_h=1.0, restartable=True)
+    began_s = one.started_at or 0.0
+
+    def at(ready_s: float, memory: Memory | None, now_s: float) -> Memory:
+        pods = (JobPod("p", "n", 1, started_at=ready_s),)
+        runs = msgspec.structs.replace(one, pods=pods)
+        return decide(world([runs], pools=[pool(nodes=[node("n", 8, 1)])]), memory, now_s)[1]
+
+    memory = at(began_s + 75.0, None, NOW)
+    assert memory.batch.jobs[0].start_s == 75.0
+    evicted = at(began_s + 3000.0, memory, NOW + 10.0)
+    assert evicted.batch.jobs[0].start_s == 75.0

@@ -123,7 +123,8 @@ class View:
     def snapshot(self, world: World, receipts: dict[str, WriteReceipt]) -> Snapshot:
         """Of this second."""
         now_s = world.now_s
-        engine = readings(CHAT, world.per_s / max(1, world.ready(now_s)))
+        # by those that were there in the last minute: one that became ready in this second has served nothing yet
+        engine = readings(CHAT, world.per_s / max(1, world.ready(now_s - 1)))
         variants = tuple(self._variant(world, spec, receipts.get(spec.name), engine) for spec in self._spec.variants)
         jobs = tuple(
             job_state(job, world)
@@ -198,7 +199,6 @@ def _pod(pod: Pod, engine: EngineReadings, startup_s: int, now_s: int) -> PodSta
         gpus=pod.gpus,
         ready_at=float(ready_s) if phase is PodPhase.READY else None,
         scheduled_at=float(pod.bound_s) if bound else None,
-        # one that became ready in this very second has served nothing yet
         engine=engine if phase is PodPhase.READY and ready_s < now_s else None,
         due_at=None if pod.gone_s is None else float(pod.gone_s),
     )

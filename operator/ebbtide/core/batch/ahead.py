@@ -15,6 +15,7 @@ from ebbtide.core.batch.grid import Grid, grid
 from ebbtide.core.batch.lent import Lent, hangs
 from ebbtide.core.batch.nodes import Nodes
 from ebbtide.core.batch.price import Offer
+from ebbtide.core.batch.why import CENT, note
 from ebbtide.core.batch.work import Holders, Item, Place
 from ebbtide.core.work import Cycle
 from ebbtide.model.batch import Strategy
@@ -23,7 +24,6 @@ from ebbtide.model.plan import Outcome
 from ebbtide.model.reasons import Code
 
 EVERY_S = 60.0
-CENT = 0.01  # so much cheaper per GPU-hour is cheaper
 UNPRICED = 0.01  # where GPUs cost nothing, an hour's earlier end is still worth something
 
 
@@ -47,7 +47,10 @@ def open_field(items: Sequence[Item], lent: Lent, cycle: Cycle) -> Field:
     """The pools that any of the Jobs may use or uses, with what runs already."""
     names = sorted({name for item in items for name in item.pools} | {item.pool for item in items if item.pool})
     slots = _grid(items, cycle)
-    needs = need.needs(cycle, slots, names)
+    # within its stopping time a Job must not be asked to go, and within that of its start it has done nothing yet
+    starts = [item for item in items if item.outcome is Outcome.WAITS and item.restartable]
+    alone_s = max((item.stop_s + item.restart_s for item in starts), default=0.0)
+    needs = need.needs(cycle, slots, names, alone_s)
     others = others_hold(cycle, lent)
     offers = {name: price.offer(cycle.pools[name], needs[name], others.get(name, 0.0), slots, cycle) for name in names}
     holders = {state.spec.key: Holders(state.spec.max_gpus, [0.0] * slots.slots) for state in lent.policies.values()}
@@ -162,7 +165,7 @@ def plan_waiting(waiting: Sequence[Item], field: Field, nodes: Nodes, cycle: Cyc
         if item.place is not None and item.place.slot == 0 and not blind:
             _start(item, item.place, field.offers[item.place.pool], nodes, cycle)
         if item.outcome is Outcome.WAITS:
-            item.planned = _note(item, field, cycle)
+            item.planned = note(item, field, cycle)
 
 
 def _start(item: Item, place: Place, offer: Offer, nodes: Nodes, cycle: Cycle) -> None:
@@ -189,89 +192,6 @@ def _start(item: Item, place: Place, offer: Offer, nodes: Nodes, cycle: Cycle) -
         purse.take(place.pool, place.gpus, idle, for_s, item.stop_s)
     nodes.take(place.pool, job.gpus_per_pod, place.parallelism)
     item.outcome, item.parallelism = Outcome.STARTS, place.parallelism
-
-
-def _note(item: Item, field: Field, cycle: Cycle) -> PlannedJob:
-    """Why it waits, and until when."""
-    place, latest = item.place, round(item.latest_s or 0.0, 1)
-    if place is None:
-        code, text = _no_place(item, field)
-        late = item.deadline_s is not None
-        if late and code is Code.WAITS_FOR_GPUS:
-            passed = item.deadline_s is not None and item.deadline_s <= cycle.now_s
-            code = Code.DEADLINE_MISSED if passed else Code.DEADLINE_UNREACHABLE
-        return PlannedJob(item.job.uid, code.value, latest=latest, late=late, detail=text)
-    offer = field.offers[place.pool]
-    now_price = offer.price[0] or 0.0
-    code, detail = _why_later(item, place, field)
-    if item.why is not None:
-        code, detail = item.why
-    elif item.deadline_s is not None and item.deadline_s <= cycle.now_s:
-        code = Code.DEADLINE_MISSED
-    elif place.late:
-        code = Code.DEADLINE_UNREACHABLE if item.left.known else Code.DURATION_UNKNOWN
-    starts_s = place.starts_s if place.slot else 0.0
-    return PlannedJob(
-        item.job.uid,
-        code.value,
-        place.pool,
-        round(starts_s, 1),
-        round(place.ends_s, 1),
-        latest,
-        bool(place.late) and item.left.known,
-        round(place.price, 4),
-        round(_price_now(item, offer, now_price), 4),
-        detail,
-    )
-
-
-def _price_now(item: Item, offer: Offer, listed: float) -> float:
-    return offer.costs(0, item.gpus) if item.gpus and offer.price[0] is not None else listed
-
-
-def _why_later(item: Item, place: Place, field: Field) -> tuple[Code, str]:
-    offer, limit = field.offers[place.pool], field.holders.get(item.job.policy)
-    if item.lacks:
-        return Code.WAITS_FOR_GPUS, item.lacks
-    gpus = place.gpus
-    mine = gpus if 0 in place.runs else 0
-    if limit is not None and limit.most is not None and limit.used[0] - mine + gpus > limit.most:
-        return (
-            Code.AT_MAX_GPUS,
-            f"{limit.used[0] - mine:.0f} of {limit.most} GPUs of its policy are taken (spec.maxGPUs)",
-        )
-    if item.open and not item.open[0] and not (item.strategy is Strategy.IDLE_OR_WINDOW and offer.is_idle(0, gpus)):
-        return Code.WAITS_FOR_WINDOW, "no window of its policy is open"
-    if not offer.has_room(0, gpus, stays=not item.restartable, first=True):
-        return Code.WAITS_FOR_GPUS, _free(item, offer, gpus)
-    if _price_now(item, offer, 0.0) > place.price + CENT:
-        return Code.WAITS_FOR_CHEAPER_HOUR, ""
-    return Code.WAITS_FOR_GPUS, _until_its_end(item, offer, gpus)
-
-
-def _free(item: Item, offer: Offer, gpus: int) -> str:
-    left = max(0.0, (offer.safe[0] if offer.safe[0] < offer.room[0] else offer.room[0]) - offer.used[0])
-    return f"it asks for {gpus} GPUs, {left:.0f} are free beside what services may need ({offer.name})"
-
-
-def _until_its_end(item: Item, offer: Offer, gpus: int) -> str:
-    if item.restartable:
-        return (
-            f"its {gpus} GPUs are taken by Jobs that come first, or are needed by services before long ({offer.name})"
-        )
-    text = f"its {gpus} GPUs must stay free until it ends, for it may not be stopped"
-    return f"{text}; services may need them ({offer.name})"
-
-
-def _no_place(item: Item, field: Field) -> tuple[Code, str]:
-    """Nothing within the plan."""
-    offers = [field.offers[name] for name in item.pools]
-    if not any(item.open) and item.strategy is Strategy.WINDOW:
-        return Code.WAITS_FOR_WINDOW, "no window of its policy opens within the days that are planned"
-    days = (offers[0].grid.end_s - offers[0].grid.now_s) / 86_400.0 if offers else 1.0
-    where = ", ".join(item.pools)
-    text = f"its {item.gpus} GPUs are not free for long enough on {where} within {days:.3g} days"
-    return Code.WAITS_FOR_GPUS, f"{text}: services may need them, or Jobs come first"
 
 
 def next_event(planned: Iterable[PlannedJob], cycle: Cycle) -> float:

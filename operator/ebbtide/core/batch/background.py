@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 
 from ebbtide.core import isolation, release
 from ebbtide.core.batch import need, price
-from ebbtide.core.batch.ahead import CENT, others_hold
+from ebbtide.core.batch.ahead import others_hold
 from ebbtide.core.batch.grid import DAY_S, Grid
 from ebbtide.core.batch.items import full
 from ebbtide.core.batch.lent import Lent, unseen
+from ebbtide.core.batch.why import CENT
 from ebbtide.core.batch.words import clock
-from ebbtide.core.ceilings.lines import node_gpus
 from ebbtide.core.guardrails import chain, pause
 from ebbtide.core.guardrails.verdict import Verdict, dearness
 from ebbtide.core.work import Cycle, Draft, PoolDraft, VariantDraft
@@ -298,7 +298,7 @@ def _room(
         return _Room(more, keep, more, keep)
     if not release.applies(pool.state):
         return _Room(more, keep, 0.0, 0.0)  # each GPU is paid for as it is held
-    size = node_gpus(pool)
+    size = price.node_size(pool)
     idle = price.beside_services(wanted.expected[0] + others + jobs, size)
     return _Room(more, keep, idle, price.beside_services(serving + others + jobs, size))
 

@@ -118,7 +118,7 @@ def _uses(
         if not item.restartable:
             limits.append(("safe", place.pool, offer.safe[slot] - offer.firm[slot]))
         elif slot == 0:
-            limits.append(("first", place.pool, offer.safe[slot] - offer.used[slot]))
+            limits.append(("first", place.pool, offer.soon - offer.used[slot]))
         if holders is not None and holders.most is not None:
             limits.append(("policy", item.job.policy, holders.most - holders.used[slot]))
         for kind, name, left in limits:

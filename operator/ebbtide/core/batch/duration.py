@@ -10,9 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
+from ebbtide.core.numeric import clip
 from ebbtide.model.batch import BatchPolicySpec, JobState
 
-RESTART_S = 120.0  # until a Job that is started (again) does work: pods bound, image there, model loaded
+# Until a Job that is started (again) does work, before that was seen: pods bound, image there, model loaded. That is a
+# part of how long it runs: of three minutes half of one.
+RESTART_S, RESTART_SHARE = 120.0, 1.0 / 6.0
+LONGEST_RESTART_S = 3600.0
 SAID, DEFAULTED = 0.3, 0.5  # deviation of the logarithm of what an annotation, a policy's default says
 UNKNOWN_S, UNKNOWN = 3600.0, 1.2  # one hour, and from 4 minutes to 16 hours in 98 of 100 cases
 BELIEF = 3.0  # earlier runs that the prior deviation weighs as
@@ -61,6 +65,25 @@ class Remaining:
         if seconds <= 0.0:
             return 1.0
         return 1.0 - _NORMAL.cdf((math.log(seconds) - math.log(self.middle_s)) / self.spread)
+
+
+def started_within_s(job: JobState) -> float | None:
+    """Seconds from its present start until all its pods were ready; None while some are not.
+
+    To be asked once for each start: a pod that was evicted comes anew hours after it.
+    """
+    pods = [pod for pod in job.pods if not pod.terminating]
+    if job.started_at is None or len(pods) < job.parallelism:
+        return None
+    ready = [pod.started_at for pod in pods]
+    if not ready or None in ready:
+        return None
+    return clip(max(at_s for at_s in ready if at_s is not None) - job.started_at, 0.0, LONGEST_RESTART_S)
+
+
+def restart_s(left: Remaining, seen_s: float) -> float:
+    """What a new start costs. `seen_s`: of its last one; what a pod loads once it is ready is seen by nobody."""
+    return max(seen_s, min(RESTART_S, RESTART_SHARE * left.middle_s))
 
 
 def remaining(

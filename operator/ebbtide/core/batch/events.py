@@ -2,7 +2,7 @@
 
 A Job that waits and of which the plan says nothing: it was to be started, and that was never written, because the
 operator was killed at that moment, or somebody changed the Job. And GPUs that came free where somebody waits. A plan
-takes about half a millisecond of CPU a Job, so with many it is not made for each GPU that a service gives up: of 1,000
+takes about a millisecond of CPU a Job, so with many it is not made for each GPU that a service gives up: of 1,000
 Jobs every 10 s at most.
 """
 
@@ -12,7 +12,7 @@ from ebbtide.core import pools
 from ebbtide.core.batch.work import Item
 from ebbtide.core.work import Cycle
 
-SPACING_S = 0.01  # for each Job that waits: so a twentieth of a core plans at most
+SPACING_S = 0.01  # for each Job that waits: so a tenth of a core plans at most
 
 Free = tuple[tuple[str, int], ...]
 

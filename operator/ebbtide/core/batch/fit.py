@@ -11,7 +11,7 @@ rises, and the last slot by which the deadline is kept. Between them a later sta
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 
-from ebbtide.core.batch.duration import RESTART_S, Remaining
+from ebbtide.core.batch.duration import Remaining
 from ebbtide.core.batch.price import Offer
 from ebbtide.core.batch.work import Holders, Item, Place
 from ebbtide.model.batch import Strategy
@@ -97,7 +97,7 @@ def _clock(item: Item, offer: Offer, fits: list[bool], welcome: list[bool], cost
     before, per_s = True, gpus / HOUR_S
     for seconds, fit, good, cost in zip(offer.grid.lengths, fits, welcome, costs, strict=True):
         if fit or not may_rest:
-            ran_s += seconds if before else max(0.0, seconds - RESTART_S)
+            ran_s += seconds if before else max(0.0, seconds - item.restart_s)
             money += cost * per_s * seconds
             beyond_s += 0.0 if good else seconds
             before = True
@@ -134,6 +134,7 @@ def _starts(
             continue
         if slot == 0 or not may[slot - 1] or costs[slot] < costs[slot - 1]:
             found.add(slot)
+    found.update(slot for slot in offer.comings.eases(offer.used) if may[slot])
     for slot in range(1, grid.slots):
         if costs[slot] > costs[slot - 1] or (fits[slot - 1] and not fits[slot]):
             begins_s = clock.ran[slot] - middle_s
@@ -173,6 +174,7 @@ def _place(
         beyond_s += weight * outside
         ran_s += weight * seconds
     slot, share = clock.after(start, middle_s)
+    empties = offer.empties(start, slot, gpus)
     ends_s = edges[slot] + min(1.0, share) * (edges[slot + 1] - edges[slot]) + max(0.0, share - 1.0)
     last, share = clock.after(start, left.at(RESERVED))
     late = 0.0
@@ -186,12 +188,13 @@ def _place(
         edges[start],
         ends_s,
         cost,
-        cost + sooner + BEYOND * dearest * gpus * beyond_s / HOUR_S,
+        cost + empties + sooner + BEYOND * dearest * gpus * beyond_s / HOUR_S,
         late,
         tuple(each for each in range(start, last + 1) if clock.ran[each + 1] > clock.ran[each]),
         gpus,
         parallelism,
         cost * HOUR_S / (gpus * ran_s) if gpus and ran_s else 0.0,
+        empties,
     )
 
 

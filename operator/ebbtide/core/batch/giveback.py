@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ebbtide.core.batch.duration import RESTART_S, hours
+from ebbtide.core.batch.duration import hours
 from ebbtide.core.batch.lent import OURS, Lent
 from ebbtide.core.batch.nodes import Asking, Node, Nodes
 from ebbtide.core.batch.price import Offer
@@ -23,7 +23,7 @@ from ebbtide.model.plan import Outcome
 from ebbtide.model.reasons import Code
 
 HOUR_S = 3600.0
-ENDS_SOON_S = 2 * RESTART_S  # what ends so soon costs less than to start it again
+ENDS_SOON = 2.0  # times what a new start takes: what ends so soon costs less than that
 _NO_PRICE = 1e-6  # GPUs without a price: the work lost decides
 
 
@@ -128,7 +128,7 @@ def loss(item: Item, cycle: Cycle) -> float:
     """Money's worth of what would have to be done again at worst: the present run."""
     pool = cycle.pools.get(item.pool)
     price = pool.price if pool is not None and pool.price else _NO_PRICE
-    return item.gpus * price * (_ran_s(item, cycle) + RESTART_S) / HOUR_S
+    return item.gpus * price * (_ran_s(item, cycle) + item.restart_s) / HOUR_S
 
 
 def _ran_s(item: Item, cycle: Cycle) -> float:
@@ -164,12 +164,12 @@ def for_windows(running: Sequence[Item], offers: Mapping[str, Offer], lent: Lent
         sure_s = item.left.at(item.confidence)
         if not lent.stoppable(item.job):
             item.why = Code.OUTSIDE_WINDOW, f"{closed}, and it may not be stopped: it goes on"
-        elif item.left.at(0.5) <= ENDS_SOON_S:
+        elif item.left.at(0.5) <= ENDS_SOON * item.restart_s:
             ends = hours(item.left.at(0.5))
             item.why = Code.OUTSIDE_WINDOW, f"{closed}; it goes on, for it ends within {ends}"
         elif (
             item.deadline_s is not None
-            and (opens_s is None or opens_s + sure_s + RESTART_S > item.deadline_s)
+            and (opens_s is None or opens_s + sure_s + item.restart_s > item.deadline_s)
             and _payable(item, offer, cycle.purses)
         ):
             text = f"{closed}; it goes on, for its deadline at {moment(item.deadline_s)}"
@@ -202,7 +202,7 @@ def _payable(item: Item, offer: Offer, purses: Sequence[Purse]) -> bool:
 def _spare(item: Item, opens_s: float | None, sure_s: float) -> str:
     if item.deadline_s is None:
         return "it has no deadline"
-    if opens_s is None or opens_s + sure_s + RESTART_S > item.deadline_s:
+    if opens_s is None or opens_s + sure_s + item.restart_s > item.deadline_s:
         return "its deadline will be missed, for there is no money to go on"
     return f"from then on it still ends by {moment(item.deadline_s)} with {item.confidence:.0%}"
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 
+import msgspec
+
 from ebbtide.core import pools
-from ebbtide.core.batch.duration import remaining
+from ebbtide.core.batch.duration import remaining, restart_s, started_within_s
 from ebbtide.core.batch.lent import OURS, Lent
 from ebbtide.core.batch.work import Item
 from ebbtide.core.ceilings.lines import node_gpus
@@ -53,6 +55,10 @@ def _item(
     policy = lent.policy(job)
     spec = None if policy is None else policy.spec
     memory = memory or JobMemory(job.uid, spec.uid if spec is not None else "", owner_of(job))
+    began_s = round(job.started_at or 0.0, 1)
+    took_s = started_within_s(job) if began_s != memory.began_at else None
+    if took_s is not None:
+        memory = msgspec.structs.replace(memory, start_s=round(took_s, 1), began_at=began_s)
     scale = full(job) / job.parallelism if job.parallelism else 1.0
     left = remaining(job, spec, runs.get(memory.owner, ()), cycle.now_s, scale)
     deadline_s = job.asked.deadline_at
@@ -67,6 +73,7 @@ def _item(
         deadline_s,
         lent.may_stop(job),
         lent.grace_s(job) + cycle.snapshot.cycle_s,
+        restart_s(left, memory.start_s),
     )
     item.latest_s = None if deadline_s is None else deadline_s - left.at(item.confidence)
     item.pool = (

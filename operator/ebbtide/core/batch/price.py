@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ebbtide.core import pools, release
+from ebbtide.core.batch import comings
+from ebbtide.core.batch.comings import Comings
 from ebbtide.core.batch.grid import Grid
 from ebbtide.core.batch.need import Need
 from ebbtide.core.ceilings.lines import node_gpus
@@ -30,6 +32,8 @@ class Offer:
     room: list[float]  # GPUs beside what services are expected to need
     safe: list[float]  # GPUs beside what they rarely exceed
     idle: list[float]  # of `room`, GPUs that are paid for anyway
+    soon: float  # GPUs beside what services may come to need before what starts now could be gone again
+    comings: Comings
     node: int  # GPUs of its largest node
     most: float  # GPUs that there could ever be for one Job
     used: list[float] = field(init=False)
@@ -45,15 +49,15 @@ class Offer:
         return self.pool.name
 
     def has_room(self, slot: int, gpus: int, *, stays: bool, first: bool) -> bool:
-        """Whether so many more may be used: of a Job that `stays`, whatever services come to need; in the first slot
+        """Whether so many more may be used: of a Job that `stays`, whatever services come to need; of others that
 
-        also of others, for they are there until they have stopped.
+        start now, beside what services may need before they could be gone again.
         """
         if self.price[slot] is None or self.used[slot] + gpus > self.room[slot]:
             return False
         if stays:
             return self.firm[slot] + gpus <= self.safe[slot]
-        return not first or self.used[slot] + gpus <= self.safe[slot]
+        return not first or self.used[slot] + gpus <= self.soon
 
     def fitting(self, gpus: int, *, stays: bool) -> list[bool]:
         """`has_room` of every slot at once."""
@@ -61,7 +65,7 @@ class Offer:
         found = [price is not None and used + gpus <= room for price, used, room in known]
         if stays:
             return [fit and firm + gpus <= safe for fit, firm, safe in zip(found, self.firm, self.safe, strict=True)]
-        found[0] = found[0] and self.used[0] + gpus <= self.safe[0]
+        found[0] = found[0] and self.used[0] + gpus <= self.soon
         return found
 
     def costing(self, gpus: int) -> list[float]:
@@ -70,6 +74,10 @@ class Offer:
             0.0 if used + gpus <= idle else (price or 0.0) * min(float(gpus), used + gpus - idle) / gpus
             for price, used, idle in zip(self.price, self.used, self.idle, strict=True)
         ]
+
+    def empties(self, start: int, last: int, gpus: int) -> float:
+        """Money for nodes that stand empty because of so many more GPUs from slot `start` to `last`."""
+        return self.comings.costs(start, last, gpus, self.used, self.price)
 
     def take(self, slots: Iterable[int], gpus: int, *, stays: bool) -> None:
         """So many more are used."""
@@ -109,35 +117,47 @@ def offer(pool: PoolDraft, need: Need, others: float, grid: Grid, cycle: Cycle) 
     price = _prices(state, grid)
     until = pool.memory.backoff_until
     elastic = spec.provisioning is Provisioning.AUTOSCALED
-    size, exists = node_gpus(pool), float(sum(there))
+    exists = float(sum(there))
     most = ANY if spec.max_gpus is None else float(spec.max_gpus)
     room, safe, idle = [], [], []
+    soon = 0.0
     for slot in range(grid.slots):
         begins_s = grid.edges[slot]
         waits = until is not None and begins_s < until
         total = most if elastic and not waits else min(exists, most)
+        if not slot:
+            soon = max(0.0, math.floor(total - others - need.soon + 1e-9))
         room.append(max(0.0, math.floor(total - others - need.expected[slot] + 1e-9)))
         safe.append(max(0.0, math.floor(total - others - need.upper[slot] + 1e-9)))
-        idle.append(min(room[-1], _idle(pool, need.expected[slot] + others, exists, size, begins_s, cycle)))
-    largest = max(there, default=size if elastic else 0)
-    return Offer(pool, grid, price, room, safe, idle, largest, (most if elastic else min(exists, most)) - others)
+        idle.append(min(room[-1], _idle(pool, need.expected[slot] + others, exists, begins_s, cycle)))
+    largest = max(there, default=node_gpus(pool) if elastic else 0)
+    level = [held + others for held in need.expected]
+    coming = comings.of(pool, level, exists, node_size(pool), grid)
+    most = most if elastic else min(exists, most)
+    return Offer(pool, grid, price, room, safe, idle, soon, coming, largest, most - others)
 
 
-def _idle(pool: PoolDraft, held: float, exists: float, size: int, begins_s: float, cycle: Cycle) -> float:
+def _idle(pool: PoolDraft, held: float, exists: float, begins_s: float, cycle: Cycle) -> float:
     """GPUs that are paid for and that services and others leave."""
     if paid_anyway(pool.state):
         return max(0.0, exists - held)
     if not release.applies(pool.state):
         return 0.0  # each GPU is paid for as it is held
-    beside = beside_services(held, size)
+    beside = beside_services(held, node_size(pool))
     if begins_s < cycle.now_s + release.stays_s(pool.state, pool.memory):
         beside += release.leaving_gpus(pool, cycle.now_s)
     return max(0.0, beside)
 
 
+def node_size(pool: PoolDraft) -> int:
+    """GPUs of its nodes, also while none is there; 1 before any was seen, so that nothing is idle that may never be."""
+    return max((node.gpus for node in pool.state.nodes), default=0) or pool.memory.node_gpus or 1
+
+
 def beside_services(held: float, size: int) -> float:
     """GPUs that nobody holds on the nodes of `size` that so many need: 3 beside 13 on nodes of 8."""
-    return math.ceil(held / size - 1e-9) * size - held
+    held = math.ceil(held - 1e-9)  # whole GPUs: 2.4 that are expected hold 3
+    return math.ceil(held / size) * size - held
 
 
 def _prices(state: PoolState, grid: Grid) -> list[float | None]:

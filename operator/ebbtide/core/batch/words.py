@@ -49,7 +49,7 @@ def waiting(item: Item, planned: PlannedJob, cycle: Cycle) -> Reason:
     text = planned.detail
     if code is Code.WAITS_FOR_CHEAPER_HOUR:
         price = f"{planned.price:.2f} instead of {planned.price_now:.2f} {currency} per GPU-hour on {planned.pool}"
-        text = f"waits {when}: {price}"
+        text = f"waits {when}: {planned.detail or price}"
     elif code is Code.WAITS_FOR_WINDOW and planned.starts_at:
         text = f"waits {when}, in a window of its policy, on {planned.pool}"
     elif code in (Code.WAITS_FOR_GPUS, Code.AT_MAX_GPUS, Code.DURATION_UNKNOWN) and planned.starts_at > now_s:

@@ -19,12 +19,13 @@ class Place:
     starts_s: float
     ends_s: float  # by the median
     cost: float  # money, by probability
-    worth: float  # what places are compared by: the cost, time beyond its windows, and a little for each hour
+    worth: float  # what places are compared by: cost, nodes that come and go, time beyond windows, a little for hours
     late: float  # the chance that it ends after its deadline, as far as that is more than may be; else 0
     runs: tuple[int, ...]  # slots in which it holds its GPUs with some probability
     gpus: int
     parallelism: int
     price: float  # of a GPU-hour, on average
+    empties: float = 0.0  # money for nodes that come for it, and stay after it
 
     @property
     def order(self) -> tuple[float, float, float, str]:
@@ -44,6 +45,7 @@ class Item:
     deadline_s: float | None
     restartable: bool
     stop_s: float  # how long it takes to be gone
+    restart_s: float  # until it works again, once it is started again
     latest_s: float | None = None  # the latest start by which its deadline is kept with the confidence asked for
     pool: str = ""  # where it runs
     pools: tuple[str, ...] = ()  # that could run it
