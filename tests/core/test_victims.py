@@ -1,7 +1,8 @@
 import pytest
 
+from ebbtide.core.pool_draft import PoolDraft
 from ebbtide.core.victims import choose
-from ebbtide.core.work import PoolDraft, VariantDraft
+from ebbtide.core.work import VariantDraft
 from ebbtide.model.memory import PoolMemory, VariantMemory
 from ebbtide.model.snapshot import PodPhase
 from tests.builders import engine, node, pod, pool, variant, variant_spec

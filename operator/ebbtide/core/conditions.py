@@ -3,8 +3,9 @@
 from ebbtide.core import balance, drain, fullness, pools, shortage, silence, sources, stand_in
 from ebbtide.core.guardrails.pause import active, describe
 from ebbtide.core.guardrails.staleness import describe as describe_metrics
+from ebbtide.core.pool_draft import PoolDraft
 from ebbtide.core.replicas import describe_failing
-from ebbtide.core.work import Cycle, Draft, PoolDraft, VariantDraft
+from ebbtide.core.work import Cycle, Draft, VariantDraft
 from ebbtide.model.plan import Condition, ConditionStatus, UnreadablePlan
 from ebbtide.model.reasons import Code, Reason
 from ebbtide.model.snapshot import (

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 
 from ebbtide.core import mix, pools, programme, replicas
 from ebbtide.core.cover import Option
+from ebbtide.core.pool_draft import PoolDraft
 from ebbtide.core.programme import Choice, Outcome, Party
-from ebbtide.core.work import Asked, Draft, PoolDraft, VariantDraft
+from ebbtide.core.work import Asked, Draft, VariantDraft
 from ebbtide.model.plan import PlacementPlan
 
 MOST_CHOICES = 60_000  # of a component, for all its services together

@@ -11,7 +11,8 @@ from ebbtide.core import balance, coupling, mix, pools, sizing
 from ebbtide.core.guardrails import bounds, pause, staleness
 from ebbtide.core.isolation import attempt
 from ebbtide.core.numeric import clip
-from ebbtide.core.work import Cycle, Draft, PoolDraft, VariantDraft
+from ebbtide.core.pool_draft import PoolDraft
+from ebbtide.core.work import Cycle, Draft, VariantDraft
 from ebbtide.model.spec import PauseDirection
 
 

@@ -8,7 +8,8 @@ import msgspec
 
 from ebbtide.core import release, spot
 from ebbtide.core.numeric import median
-from ebbtide.core.work import Cycle, Draft, PoolDraft, VariantDraft
+from ebbtide.core.pool_draft import PoolDraft
+from ebbtide.core.work import Cycle, Draft, VariantDraft
 from ebbtide.model.memory import PoolMemory
 from ebbtide.model.snapshot import NodeState, PodPhase, PoolState
 from ebbtide.model.spec import Provisioning

@@ -9,7 +9,8 @@ import math
 
 import msgspec
 
-from ebbtide.core.work import Cycle, PoolDraft
+from ebbtide.core.pool_draft import PoolDraft
+from ebbtide.core.work import Cycle
 from ebbtide.model.memory import PoolMemory
 from ebbtide.model.snapshot import PoolState
 from ebbtide.model.spec import Billing, Provisioning

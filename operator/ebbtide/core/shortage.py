@@ -4,7 +4,8 @@ Only explains what placement and the declared minimums found; never changes a co
 """
 
 from ebbtide.core import pools
-from ebbtide.core.work import Cycle, Draft, PoolDraft, VariantDraft
+from ebbtide.core.pool_draft import PoolDraft
+from ebbtide.core.work import Cycle, Draft, VariantDraft
 from ebbtide.model.reasons import Code
 
 _SAID_ELSEWHERE = 9  # rank of what is no limit but a fault, with a condition of its own

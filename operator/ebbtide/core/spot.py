@@ -13,7 +13,8 @@ import math
 import msgspec
 
 from ebbtide.core.numeric import clip
-from ebbtide.core.work import Cycle, Draft, PoolDraft, VariantDraft
+from ebbtide.core.pool_draft import PoolDraft
+from ebbtide.core.work import Cycle, Draft, VariantDraft
 from ebbtide.model.memory import PoolMemory
 from ebbtide.model.spec import CapacityType
 

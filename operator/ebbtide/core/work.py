@@ -1,4 +1,4 @@
-"""The working state of one call of `plan`: one `Draft` a service, one `PoolDraft` a pool, filled in step by step.
+"""The working state of one call of `plan`: one `Draft` a service, one `PoolDraft` a pool (core/pool_draft).
 
 It lives for one call only. What is remembered goes through `ebbtide.model.memory`, what is decided through
 `ebbtide.model.plan`.
@@ -6,18 +6,20 @@ It lives for one call only. What is remembered goes through `ebbtide.model.memor
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from ebbtide.core.batch.lent import Lent
+from ebbtide.core.batch.purse import Purse
+from ebbtide.core.ceilings.lines import PolicyDraft
 from ebbtide.core.edge import MISS_EXPONENT
 from ebbtide.core.latency import LatencyLine
 from ebbtide.core.parts import ALL, Parts
+from ebbtide.core.pool_draft import PoolDraft
 from ebbtide.model.memory import (
     BatchMemory,
     BudgetMemory,
     ForecastMemory,
     Memory,
     PolicyMemory,
-    PoolMemory,
     Recommendation,
     ServiceMemory,
     VariantMemory,
@@ -36,13 +38,8 @@ from ebbtide.model.plan import (
     Step,
 )
 from ebbtide.model.reasons import Code
-from ebbtide.model.snapshot import PoolState, ServiceState, Snapshot, VariantState
+from ebbtide.model.snapshot import ServiceState, Snapshot, VariantState
 from ebbtide.model.spec import VariantSpec
-
-if TYPE_CHECKING:
-    from ebbtide.core.batch.lent import Lent
-    from ebbtide.core.batch.purse import Purse
-    from ebbtide.core.ceilings.lines import PolicyDraft
 
 MOST_CHANGE = 1.2  # of the logarithm of a load within a horizon, that a slope is believed to bring: a factor of 3.3
 
@@ -349,39 +346,6 @@ class Draft:
 
 
 @dataclass(slots=True)
-class PoolDraft:
-    """One pool's GPUs while services are placed."""
-
-    state: PoolState
-    memory: PoolMemory
-    price: float | None = None
-    gpus: int = 0  # of nodes that count: ready, not cordoned, not about to go
-    allocated: int = 0  # on all nodes, and on those that count
-    allocated_counting: int = 0
-    budget: float = 0.0  # GPUs left for services that are still to be placed
-    free: dict[int, int] = field(default_factory=dict)  # free GPUs of a node -> number of such nodes
-    taken: int = 0  # GPUs of those nodes that new replicas were given
-    capped: bool = False  # its declared limit binds before the GPUs that there are
-    elastic: bool = False  # nodes may come: packing is not bound to those that exist
-    held: float = 0.0  # GPUs of services of the same priority that are still to be placed
-    lower: float = 0.0  # GPUs of services of lower priority, and of those, what they may be made to give up
-    yields: float = 0.0
-    waiting: int = 0  # pods of ours that wait for a node
-    hosts: set[str] = field(default_factory=set)  # nodes with pods of ours
-    stuck: float = 0.0  # GPUs of our pods on nodes that take nothing new: theirs to keep, nobody else's to claim
-    conditions: list[Condition] = field(default_factory=list)
-    lent: dict[str, int] = field(
-        default_factory=dict
-    )  # by node: GPUs that batch Jobs give back when they are asked for
-    given_back_by: float | None = None  # until when pods of Jobs that were stopped may still hold GPUs
-
-    @property
-    def name(self) -> str:
-        """The GPUPool's name."""
-        return self.state.spec.name
-
-
-@dataclass(slots=True)
 class Cycle:
     """Everything one call of `plan` works on."""
 
@@ -392,12 +356,12 @@ class Cycle:
     drafts: list[Draft] = field(default_factory=list)
     pools: dict[str, PoolDraft] = field(default_factory=dict)
     placements: list[PlacementPlan] = field(default_factory=list)
-    policies: "list[PolicyDraft]" = field(default_factory=list)
+    policies: list[PolicyDraft] = field(default_factory=list)
     policy_plans: tuple[PolicyPlan, ...] = ()
     policy_memories: list[PolicyMemory] | None = None  # None: as before
     reaction_s: float = 40.0  # a rate over the last minute is half a minute old on average, and a cycle passes too
-    lent: "Lent | None" = None  # what batch Jobs hold; None: there are none
-    purses: "list[Purse]" = field(default_factory=list)  # what ceilings leave for batch Jobs
+    lent: Lent | None = None  # what batch Jobs hold; None: there are none
+    purses: list[Purse] = field(default_factory=list)  # what ceilings leave for batch Jobs
     background: list[tuple[str, str, int]] = field(default_factory=list)  # (BatchPolicy, pool, GPUs) of such services
     ceilings_unknown: str = ""  # why nobody knows which ceilings hold; empty: they are known
     job_plans: tuple[JobPlan, ...] = ()

@@ -7,7 +7,7 @@ import pytest
 
 from ebbtide.core.batch.lent import look
 from ebbtide.core.plan import plan
-from ebbtide.core.work import PoolDraft
+from ebbtide.core.pool_draft import PoolDraft
 from ebbtide.model.batch import Intent, Strategy
 from ebbtide.model.memory import BatchMemory, PoolMemory
 from ebbtide.model.plan import Outcome

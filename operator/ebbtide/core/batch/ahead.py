@@ -9,7 +9,8 @@ from zlib import crc32
 
 from ebbtide.core import pools
 from ebbtide.core.batch import need, price
-from ebbtide.core.batch.choose import Field, choose
+from ebbtide.core.batch.choose import choose
+from ebbtide.core.batch.field import Field
 from ebbtide.core.batch.fit import RESERVED
 from ebbtide.core.batch.grid import Grid, grid
 from ebbtide.core.batch.lent import Lent, hangs

@@ -24,7 +24,8 @@ from ebbtide.core.batch.why import CENT
 from ebbtide.core.batch.words import clock
 from ebbtide.core.guardrails import chain, pause
 from ebbtide.core.guardrails.verdict import Verdict, dearness
-from ebbtide.core.work import Cycle, Draft, PoolDraft, VariantDraft
+from ebbtide.core.pool_draft import PoolDraft
+from ebbtide.core.work import Cycle, Draft, VariantDraft
 from ebbtide.model.batch import BatchPolicyState, Strategy
 from ebbtide.model.plan import Condition, ConditionStatus
 from ebbtide.model.reasons import Code

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ebbtide.core import pools, release
 from ebbtide.core.batch.grid import Grid
-from ebbtide.core.work import PoolDraft
+from ebbtide.core.pool_draft import PoolDraft
 
 HOUR_S = 3600.0
 

@@ -6,14 +6,11 @@ fallback, and what comes back is put together once more here: it stands only if 
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from ebbtide.core import programme
+from ebbtide.core.batch.field import Field
 from ebbtide.core.batch.work import Item, Place
 from ebbtide.core.programme import Choice, Party
-
-if TYPE_CHECKING:
-    from ebbtide.core.batch.choose import Field
 
 MOST_PARTIES = 40
 MOST_ASKED = 400  # waiting Jobs, above which nobody asks who would have been where alone
@@ -24,7 +21,7 @@ _LEAST = 1e-6
 Placed = list[tuple[Item, Place | None]]
 
 
-def resolve(placed: Placed, field_: "Field", is_better: Callable[[Placed, Placed], bool]) -> Placed:
+def resolve(placed: Placed, field_: Field, is_better: Callable[[Placed, Placed], bool]) -> Placed:
     """The same, or better. `field_` is without any of them, before and after."""
     if len(placed) < 2 or len(placed) > MOST_ASKED:
         return placed
@@ -49,7 +46,7 @@ def resolve(placed: Placed, field_: "Field", is_better: Callable[[Placed, Placed
     return found if found is not placed and is_better(found, placed) else placed
 
 
-def _best(item: Item, field_: "Field") -> Place | None:
+def _best(item: Item, field_: Field) -> Place | None:
     found = field_.look(item)
     return found[0] if found else None
 
@@ -77,7 +74,7 @@ def _group(placed: Placed, alone: Sequence[Place | None], unlucky: Sequence[int]
 
 
 def _parties(
-    members: Sequence[tuple[Item, Place | None]], field_: "Field"
+    members: Sequence[tuple[Item, Place | None]], field_: Field
 ) -> tuple[list[Party], list[list[Place | None]], list[int]]:
     """Each Job's choices with what they take of rows: a pool's GPUs, those that services rarely need, a policy's."""
     rows: dict[tuple[str, str, int], int] = {}
@@ -107,7 +104,7 @@ def _parties(
 
 
 def _uses(
-    item: Item, place: Place | None, field_: "Field", rows: dict[tuple[str, str, int], int], rooms: list[int]
+    item: Item, place: Place | None, field_: Field, rows: dict[tuple[str, str, int], int], rooms: list[int]
 ) -> tuple[tuple[int, int], ...]:
     if place is None:
         return ()
@@ -130,7 +127,7 @@ def _uses(
     return tuple(sorted(found))
 
 
-def _again(placed: Placed, members: Sequence[int], chosen: Sequence[Place | None], field_: "Field") -> Placed:
+def _again(placed: Placed, members: Sequence[int], chosen: Sequence[Place | None], field_: Field) -> Placed:
     """With those places, each looked up anew beside those before it, so that room and costs are as they would be."""
     found = list(placed)
     for index, place in sorted(zip(members, chosen, strict=True), key=lambda pair: _first(pair[1])):

@@ -9,7 +9,8 @@ from ebbtide.core.batch.duration import remaining, restart_s, started_within_s
 from ebbtide.core.batch.lent import OURS, Lent
 from ebbtide.core.batch.work import Item
 from ebbtide.core.ceilings.lines import node_gpus
-from ebbtide.core.work import Cycle, PoolDraft
+from ebbtide.core.pool_draft import PoolDraft
+from ebbtide.core.work import Cycle
 from ebbtide.model.batch import BatchPolicyState, Intent, JobState
 from ebbtide.model.memory import JobMemory
 from ebbtide.model.plan import Outcome

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ebbtide.core.batch.duration import remaining
-from ebbtide.core.work import PoolDraft
+from ebbtide.core.pool_draft import PoolDraft
 from ebbtide.model.batch import DEFAULT_CONFIDENCE, BatchPolicyState, Intent, JobPod, JobState
 from ebbtide.model.memory import BatchMemory
 from ebbtide.model.snapshot import BATCH_KIND, Snapshot

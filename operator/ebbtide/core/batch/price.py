@@ -15,7 +15,8 @@ from ebbtide.core.batch.comings import Comings
 from ebbtide.core.batch.grid import Grid
 from ebbtide.core.batch.need import Need
 from ebbtide.core.ceilings.lines import node_gpus
-from ebbtide.core.work import Cycle, PoolDraft
+from ebbtide.core.pool_draft import PoolDraft
+from ebbtide.core.work import Cycle
 from ebbtide.model.snapshot import PoolState
 from ebbtide.model.spec import Billing, CapacityType, Provisioning
 

@@ -9,7 +9,7 @@ import msgspec
 
 from ebbtide.core import isolation
 from ebbtide.core.batch import ahead, events, giveback, report, words
-from ebbtide.core.batch.choose import Field
+from ebbtide.core.batch.field import Field
 from ebbtide.core.batch.items import full
 from ebbtide.core.batch.items import items as all_items
 from ebbtide.core.batch.lent import Lent, unseen

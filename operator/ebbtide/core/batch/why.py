@@ -1,6 +1,6 @@
 """Why a Job waits and until when, from the plan that it was given no place in just now."""
 
-from ebbtide.core.batch.choose import Field
+from ebbtide.core.batch.field import Field
 from ebbtide.core.batch.price import Offer
 from ebbtide.core.batch.work import Item, Place
 from ebbtide.core.work import Cycle

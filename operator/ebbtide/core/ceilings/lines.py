@@ -27,7 +27,7 @@ from msgspec.structs import replace
 from ebbtide.core import turns
 from ebbtide.core.ceilings import outlook, pacing
 from ebbtide.core.ceilings.room import Room
-from ebbtide.core.work import PoolDraft
+from ebbtide.core.pool_draft import PoolDraft
 from ebbtide.model.memory import OutlookMemory, PolicyMemory
 from ebbtide.model.plan import NextThreshold
 from ebbtide.model.snapshot import PolicyState, Reached

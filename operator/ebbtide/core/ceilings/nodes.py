@@ -18,7 +18,8 @@ from ebbtide.core import release, victims
 from ebbtide.core.ceilings.lines import Line, Machine, PolicyDraft, Tariff, node_gpus, pod_gpus
 from ebbtide.core.ceilings.room import Room
 from ebbtide.core.ceilings.stake import Known, Part, Stake, exit_s, tariff_for, tariff_in
-from ebbtide.core.work import Cycle, PoolDraft, VariantDraft
+from ebbtide.core.pool_draft import PoolDraft
+from ebbtide.core.work import Cycle, VariantDraft
 from ebbtide.model.snapshot import NodeState, PodPhase, PodState
 
 Held = dict[str, list[int]]

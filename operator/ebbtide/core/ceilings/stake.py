@@ -8,7 +8,8 @@ from ebbtide.core import release
 from ebbtide.core.ceilings.lines import NOTHING, Line, PolicyDraft, Tariff, tariff_of
 from ebbtide.core.guardrails import bounds, pause, staleness
 from ebbtide.core.guardrails.verdict import dearness
-from ebbtide.core.work import Cycle, Draft, PoolDraft, VariantDraft
+from ebbtide.core.pool_draft import PoolDraft
+from ebbtide.core.work import Cycle, Draft, VariantDraft
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import PodPhase
 from ebbtide.model.spec import ExternalScale, Floor, PauseDirection, PolicySpec

@@ -7,7 +7,7 @@ fixed: what nobody may reduce is paid first, and said where it alone crosses a c
 from collections.abc import Sequence
 
 from ebbtide.core import isolation, release
-from ebbtide.core.batch import purse
+from ebbtide.core.batch import purses
 from ebbtide.core.ceilings import lines as money
 from ebbtide.core.ceilings import nodes, outlook, pacing, payable, pressure, thresholds
 from ebbtide.core.ceilings.claims import decide
@@ -73,7 +73,7 @@ def _hold(cycle: Cycle) -> None:
     payable.note(stakes, known)
     for stake in stakes:
         _note(stake, known)
-    purse.note(stakes, cycle, known)
+    purses.fill(stakes, cycle, known)
     cycle.policy_plans = policy_plans(cycle.policies)
     cycle.policy_memories = [_noted(policy) for policy in cycle.policies]
 
