@@ -1,4 +1,4 @@
-"""Fills the purses of a cycle: what CostPolicies leave for batch Jobs, by their lines and what services were refused."""
+"""Fills the purses of a cycle: what CostPolicies leave for batch Jobs, by their lines and by what services lack."""
 
 from collections.abc import Iterable
 from decimal import Decimal
