@@ -239,3 +239,21 @@ def test_who_stays_pays_for_what_a_neighbour_leaves_and_what_it_held_last_until_
     world.goes("chat")
     states = world._with_nodes(world.snapshot()).policies
     assert [each.per_hour for each in states] == [24, 0], "its last holder"
+
+
+@pytest.mark.parametrize("spreads", [False, True])
+def test_a_rate_holds_also_when_neighbours_under_another_policy_leave_the_nodes(spreads):
+    """Under 80 USD an hour are three nodes of 24: while neighbours pay for parts of them, it is not raised beyond."""
+    code = Member("code", 120.0, least=1, gpus=2, namespace="dev")
+    chat = Member("chat", 15.0, least=0, gpus=1)
+    caps = [policy("one", per_hour="80", namespaces=("ml",), floor=Floor.ALLOW_ZERO)]
+    world = Nodes([code, chat], caps, spreads=spreads)
+    world.run(300)
+    beside = sum(any(pod.owner == "code" for pod in each.pods) for each in world.machines)
+    assert beside >= 3
+    chat.load = 400.0
+    world.run(300)
+    code.load = 1.0
+    for _ in range(120):
+        world.cycle()
+        assert world.dearest["one"] <= 80

@@ -96,7 +96,9 @@ class Bill:
 
 def written(rig: Rig, past_s: float) -> Bill:
     """Once the ledger is written past a moment."""
-    ledger = Ledger(rig.data / "a" / "ledger.sqlite", read_only=True)
+    path = rig.data / "a" / "ledger.sqlite"
+    until(path.exists, "a first process lived long enough to begin a ledger", 60)
+    ledger = Ledger(path, read_only=True)
     try:
         until(lambda: ledger.watermark_s > past_s, "the ledger goes on", 60)
         since_s, until_s = ledger.since_s, ledger.watermark_s
