@@ -237,8 +237,13 @@ def _decide(group: list[Member], rooms: Mapping[str, Room]) -> Decided:
     priorities = sorted({member.draft.state.spec.rank for member in group}, reverse=True)
     levels = {priority: level for level, priority in enumerate(priorities)}
     limit = max(FEWEST_EACH, min(MOST_EACH, MOST_CHOICES // len(group)))
+    terms: list[list[tuple[int, int, int]]] = [[] for _ in group]  # of each member: (row, variant, GPUs of one)
+    for position, row in enumerate(rows):
+        for (number, index), gpus in row.terms.items():
+            terms[number].append((position, index, gpus))
     parties = [
-        _party(member, number, levels[member.draft.state.spec.rank], rows, limit) for number, member in enumerate(group)
+        _party(member, levels[member.draft.state.spec.rank], own, limit)
+        for member, own in zip(group, terms, strict=True)
     ]
     outcome = programme.solve(parties, [row.room for row in rows])
     names = tuple(sorted({row.pool for row in rows}))
@@ -316,7 +321,7 @@ def _new(variant: VariantDraft) -> int:
     return max(0, variant.charged - variant.observed)
 
 
-def _party(member: Member, number: int, level: int, rows: Sequence[_Row], limit: int) -> Party:
+def _party(member: Member, level: int, terms: Sequence[tuple[int, int, int]], limit: int) -> Party:
     draft, asked = member.draft, member.asked
     options = mix.options_of(draft, asked, member.wide)
     now = _placed(draft)
@@ -324,12 +329,6 @@ def _party(member: Member, number: int, level: int, rows: Sequence[_Row], limit:
     mixes = _Mixes(draft, asked, options)
     least = tuple(min(each, count) for each, count in zip(member.kept, now, strict=True))
     vectors = mixes.vectors(now, least if gives else None, draft.state.spec.scaling.max_replicas, limit)
-    terms = [
-        (position, index, row.terms[number, index])
-        for position, row in enumerate(rows)
-        for index in range(len(now))
-        if (number, index) in row.terms
-    ]
     choices = tuple(
         Choice(
             counts,
@@ -368,12 +367,18 @@ class _Mixes:
         self._draft, self._asked = draft, asked
         self._shares: dict[int, list[tuple[int, float]]] = {}
         self._stays = {option.index for option in options if option.firm}
+        self._needed = [(o.index, min(o.low, o.running)) for o in options if min(o.low, o.running) > 0]
+        self._bits = [(option.index, 1 << option.index) for option in options]
         most = sum(option.high * option.share for option in options if option.firm)
         self._firm = min(draft.firm, most / asked.need) if asked.need > 0.0 else 0.0
 
     def price(self, counts: Sequence[int]) -> float:
         """Money an hour."""
-        return sum(option.price(counts[option.index]) for option in self.options)
+        total = 0.0
+        for option in self.options:
+            if count := counts[option.index]:
+                total += option.price(count)
+        return total
 
     def unwelcome(self, counts: Sequence[int]) -> float:
         """Of the price, what stand-ins count beyond their money."""
@@ -385,7 +390,9 @@ class _Mixes:
     def missed(self, counts: Sequence[int]) -> float:
         """Share of the need, 0..1, with a little for what should not run on spot alone."""
         need, shares = self._asked.need, self._of(counts)
-        carried = sum(share * counts[index] for index, share in shares)
+        carried = 0.0
+        for index, share in shares:
+            carried += share * counts[index]
         missed = (need - carried) / need if carried < need - EPSILON else 0.0
         if self._firm <= 0.0:
             return missed
@@ -396,7 +403,7 @@ class _Mixes:
         """It gives up what runs and is needed."""
         if not self._asked.short:
             return missed > EPSILON
-        return any(counts[option.index] < min(option.low, option.running) for option in self.options)
+        return any(counts[index] < least for index, least in self._needed)
 
     def weight(self, choices: Iterable[Choice]) -> float:
         """Money an hour that carrying the need costs: the cheapest choice that does, or what comes nearest to it."""
@@ -408,7 +415,10 @@ class _Mixes:
         )
 
     def _of(self, counts: Sequence[int], also: Option | None = None) -> list[tuple[int, float]]:
-        mask = sum(1 << option.index for option in self.options if counts[option.index] > 0 or option is also)
+        mask = 0 if also is None else 1 << also.index
+        for index, bit in self._bits:
+            if counts[index] > 0:
+                mask |= bit
         known = self._shares.get(mask)
         if known is None:
             members = [option for option in self.options if mask >> option.index & 1]
@@ -462,14 +472,18 @@ class _Mixes:
 
     def _completing(self, main: Option, counts: Sequence[int], low: int, top: int) -> int:
         """So many of `main` that the need is carried, as far as `top` goes."""
-        shares = dict(self._of(counts, main))
-        rest = self._asked.need - sum(share * counts[index] for index, share in shares.items() if index != main.index)
+        shares, own, rest = self._of(counts, main), 0.0, self._asked.need
+        for index, share in shares:
+            if index == main.index:
+                own = share
+            else:
+                rest -= share * counts[index]
         if main.firm and self._firm > 0.0:
-            kept = sum(share * counts[i] for i, share in shares.items() if i != main.index and i in self._stays)
+            kept = sum(share * counts[i] for i, share in shares if i != main.index and i in self._stays)
             rest = max(rest, self._firm * self._asked.need - kept)
         if rest <= EPSILON:
             return low
-        return max(low, min(top, math.ceil(rest / shares[main.index] - EPSILON)))
+        return max(low, min(top, math.ceil(rest / own - EPSILON)))
 
 
 def _levels(low: int, top: int, first: Iterable[int], width: int) -> list[int]:

@@ -266,7 +266,8 @@ def _reserve_minimums(group: list[_Turn], cycle: Cycle) -> None:
 
 
 def _reserve_minimum(draft: Draft, cycle: Cycle) -> None:
-    if all(more <= 0 for more in _lifted(draft, cycle)):
+    reached = all(variant.wanted >= variant.spec.min_replicas for variant in draft.variants)
+    if (reached and draft.wanted >= bounds.minimum(draft)) or all(more <= 0 for more in _lifted(draft, cycle)):
         return
     up = _paused_upwards(draft, cycle)
     for variant in draft.variants:
