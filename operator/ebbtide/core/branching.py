@@ -42,12 +42,19 @@ class _Relaxed:
     margins: list[float]  # of each column over the cheapest of its owner, at the prices
 
 
-def choose(columns: Sequence[Column], present: Sequence[int], rooms: Sequence[int], most_nodes: int) -> Found | None:
+def choose(
+    columns: Sequence[Column],
+    present: Sequence[int],
+    rooms: Sequence[int],
+    most_nodes: int,
+    *,
+    sample: int = SAMPLE,
+) -> Found | None:
     """The best choice of each owner; None where nothing fits or nothing was found.
 
-    Columns come sorted by owner; `present` are the choices as they are, from which a sample of owners may go.
+    Columns come sorted by owner; `present` are the choices as they are: a sample of owners may have what those take.
     """
-    relaxed = _relaxed(columns, present, rooms)
+    relaxed = _relaxed(columns, present, rooms, sample)
     if relaxed is None:
         return None
     whole = _whole(columns, relaxed.used)
@@ -86,10 +93,10 @@ def _some(positions: Iterable[int], values: Iterable[float]) -> dict[int, float]
     return {position: value for position, value in zip(positions, values, strict=True) if value > WHOLE}
 
 
-def _relaxed(columns: Sequence[Column], present: Sequence[int], rooms: Sequence[int]) -> _Relaxed | None:
+def _relaxed(columns: Sequence[Column], present: Sequence[int], rooms: Sequence[int], sample: int) -> _Relaxed | None:
     """The relaxation over all columns, or over ever more of those of small margin; None where nothing fits."""
     owners = columns[-1][0] + 1
-    every = owners // SAMPLE if owners > 2 * SAMPLE else 1
+    every = owners // sample if owners > 2 * sample else 1
     kept = set(range(len(columns)))
     if every > 1:
         asked = _solved([column for column in columns if column[0] % every == 0], _part(columns, present, rooms, every))
