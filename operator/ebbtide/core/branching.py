@@ -99,8 +99,9 @@ def _relaxed(columns: Sequence[Column], present: Sequence[int], rooms: Sequence[
     every = owners // sample if owners > 2 * sample else 1
     kept = set(range(len(columns)))
     if every > 1:
-        asked = _solved([column for column in columns if column[0] % every == 0], _part(columns, present, rooms, every))
         kept = {position for position, column in enumerate(columns) if column[1] == present[column[0]]}
+        part = _part([columns[position] for position in kept], rooms, every)
+        asked = _solved([column for column in columns if column[0] % every == 0], part)
         if asked is not None:
             kept |= _nearest(_margins(columns, rooms, asked.prices)[0], owners + owners // 2)
     for _ in range(ROUNDS):
@@ -115,14 +116,13 @@ def _relaxed(columns: Sequence[Column], present: Sequence[int], rooms: Sequence[
     return None
 
 
-def _part(columns: Sequence[Column], present: Sequence[int], rooms: Sequence[int], every: int) -> list[float]:
+def _part(present: Iterable[Column], rooms: Sequence[int], every: int) -> list[float]:
     """What each `every`th owner may have: what these take at present, and their part of what nobody does."""
     left, taken = [float(room) for room in rooms], [0.0] * len(rooms)
-    for owner, choice, _, uses in columns:
-        if choice == present[owner]:
-            for row, units in uses:
-                left[row] -= units
-                taken[row] += units if owner % every == 0 else 0
+    for owner, _, _, uses in present:
+        for row, units in uses:
+            left[row] -= units
+            taken[row] += units if owner % every == 0 else 0
     return [units + rest / every for units, rest in zip(taken, left, strict=True)]
 
 

@@ -7,7 +7,7 @@ nothing is solved for it. Must never count GPUs that do not exist, nor those of 
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ebbtide.core import mix, pools, programme, replicas
@@ -32,13 +32,13 @@ class Member:
     wide: list[int]  # the most of each variant wherever its pool had room
     kept: list[int] = field(default_factory=list)  # replicas of each that no higher priority may claim
     pools: set[str] = field(default_factory=set)  # finite ones that it holds GPUs of, or was given some of
+    most: list[int] = field(default_factory=list)  # of each variant that any mix could use
     before: tuple[int, ...] = ()  # its mix one after the other, and what that left of the need
     unplaced: float = 0.0
 
     def wish(self, variant: VariantDraft) -> int:
         """GPUs that it could at most want for the variant beyond those it was given."""
-        most = min(self.wide[variant.index], most_useful(variant, self.asked))
-        return max(0, most - variant.placed) * (variant.gpus or 0)
+        return (self.most[variant.index] - variant.placed) * (variant.gpus or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +51,18 @@ class Room:
     free: Mapping[int, int]
 
 
-def components(
-    drafts: Sequence[Draft], rooms: Mapping[str, Room], kept: Callable[[Draft], list[int]]
-) -> list[list[Member]]:
+def components(movable: Sequence[tuple[Draft, list[int]]], rooms: Mapping[str, Room]) -> list[list[Member]]:
     """The services that pools couple, in groups that share none; none where everybody has the mix it would have alone.
 
-    `drafts` are those that may be moved, as they were placed one after the other; `kept` says how many replicas of each
-    variant no higher priority may claim.
+    `movable` are those for which another mix could be prescribed, as they were placed one after the other, and how many
+    replicas of each variant no higher priority may claim.
     """
     first = next(
-        (each for each in drafts if each.asked is not None and _tight(each) and _binds(each, each.asked)), None
+        (each for each, _ in movable if each.asked is not None and _tight(each) and _binds(each, each.asked)), None
     )
     if first is None:
         return []
-    members = [_member(draft, asked, rooms) for draft in drafts if (asked := draft.asked) is not None]
+    members = [_member(draft, asked, kept, rooms) for draft, kept in movable if (asked := draft.asked) is not None]
     by_pool: dict[str, list[Member]] = {}
     for member in members:
         for name in member.pools:
@@ -77,14 +75,16 @@ def components(
             continue
         group = [each for each in _closure(member, by_pool, rooms) if each.draft.state.spec.key not in seen]
         seen.update(each.draft.state.spec.key for each in group)
-        for each in group:
-            each.kept = kept(each.draft)
         groups.append(sorted(group, key=lambda m: (-m.draft.state.spec.rank, m.draft.state.spec.key)))
     return groups
 
 
-def _member(draft: Draft, asked: Asked, rooms: Mapping[str, Room]) -> Member:
-    member = Member(draft, asked, _wide(draft), before=_placed(draft), unplaced=draft.unplaced)
+def _member(draft: Draft, asked: Asked, kept: list[int], rooms: Mapping[str, Room]) -> Member:
+    member = Member(draft, asked, _wide(draft), kept, before=_placed(draft), unplaced=draft.unplaced)
+    member.most = [
+        max(variant.placed, min(wide, most_useful(variant, asked)))
+        for variant, wide in zip(draft.variants, member.wide, strict=True)
+    ]
     for variant in draft.variants:
         if variant.pool is not None and variant.pool.name in rooms and (variant.placed or variant.observed):
             member.pools.add(variant.pool.name)
@@ -285,12 +285,7 @@ def _rows(group: Sequence[Member], rooms: Mapping[str, Room]) -> list[_Row]:
 
 def _most(row: _Row, group: Sequence[Member]) -> int:
     """Units that all its users together could ever take."""
-    total = 0
-    for (number, index), gpus in row.terms.items():
-        member = group[number]
-        variant = member.draft.variants[index]
-        total += gpus * max(variant.placed, min(member.wide[index], most_useful(variant, member.asked)))
-    return total
+    return sum(gpus * group[number].most[index] for (number, index), gpus in row.terms.items())
 
 
 def _budget(room: Room, used: list[tuple[int, VariantDraft]]) -> _Row:

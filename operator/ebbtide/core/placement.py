@@ -29,7 +29,7 @@ def step(cycle: Cycle) -> None:
     order = _in_turn(cycle)
     _place_all(order, cycle)
     rooms = _rooms(cycle, start)
-    groups = coupling.components(_movable(order), rooms, lambda draft: _unclaimable(draft, cycle))
+    groups = coupling.components([(turn.draft, turn.kept) for turn in order if _is_movable(turn)], rooms)
     if groups:
         _improve(groups, rooms, order, cycle, start)
     still = [turn for turn in order if not turn.acts and turn.draft.failure is None]
@@ -42,16 +42,14 @@ def step(cycle: Cycle) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """One service, and what placing everybody does not change, as (pool, GPUs): what it holds, and may be made to give.
-
-    `acts`: what is planned for it comes about.
-    """
+    """One service, and what stays the same whoever is placed."""
 
     draft: Draft
-    acts: bool
-    held: list[tuple[PoolDraft, float]]
-    yields: list[tuple[PoolDraft, float]]
+    acts: bool  # what is planned for it comes about
     up: bool  # paused upwards: nothing may be added to it
+    held: list[tuple[PoolDraft, float]]  # (pool, GPUs)
+    kept: list[int]  # replicas of each variant that no higher priority may claim; none are counted where it may not act
+    yields: list[tuple[PoolDraft, float]]  # the GPUs of all others
 
 
 class _Start:
@@ -73,16 +71,12 @@ def _rooms(cycle: Cycle, start: Mapping[str, _Start]) -> dict[str, coupling.Room
     return {name: coupling.Room(pool, pool.budget, pool.taken, start[name].free) for name, pool in finite.items()}
 
 
-def _movable(order: list[_Turn]) -> list[Draft]:
-    """Those for which another mix could be prescribed."""
-    acting = (turn.draft for turn in order if turn.acts and not turn.up)
-    return [
-        draft
-        for draft in acting
-        if draft.failure is None
-        and draft.asked is not None
-        and sum(variant.placed for variant in draft.variants) <= draft.state.spec.scaling.max_replicas
-    ]
+def _is_movable(turn: _Turn) -> bool:
+    """Another mix could be prescribed to it."""
+    draft = turn.draft
+    if not turn.acts or turn.up or draft.failure is not None or draft.asked is None:
+        return False
+    return sum(variant.placed for variant in draft.variants) <= draft.state.spec.scaling.max_replicas
 
 
 def _improve(
@@ -117,16 +111,18 @@ def _again(order: list[_Turn], cycle: Cycle, start: Mapping[str, _Start]) -> Non
 def _in_turn(cycle: Cycle) -> list[_Turn]:
     """All services, highest priority first."""
     order = sorted(cycle.drafts, key=lambda draft: (-draft.state.spec.rank, draft.state.spec.key))
-    return [
-        _Turn(
-            draft,
-            draft.failure is None and not _stays(draft, cycle),
-            pools.held(draft),
-            _yielded(draft, cycle),
-            _paused_upwards(draft, cycle),
-        )
-        for draft in order
+    return [_turn(draft, cycle) for draft in order]
+
+
+def _turn(draft: Draft, cycle: Cycle) -> _Turn:
+    acts = draft.failure is None and not _stays(draft, cycle)
+    kept = _unclaimable(draft, cycle) if acts else []
+    yields = [
+        (variant.pool, float(max(0, variant.holding - least) * variant.gpus))
+        for variant, least in zip(draft.variants, kept, strict=False)  # none where it may not act
+        if variant.pool is not None and variant.gpus
     ]
+    return _Turn(draft, acts, _paused_upwards(draft, cycle), pools.held(draft), kept, yields)
 
 
 def _place_all(order: list[_Turn], cycle: Cycle) -> None:
@@ -158,17 +154,6 @@ def _stays(draft: Draft, cycle: Cycle) -> bool:
     halt = pause.active(draft, cycle.now_s)
     halted = halt is not None and halt.direction is PauseDirection.ALL
     return halted or draft.no_write is not None
-
-
-def _yielded(draft: Draft, cycle: Cycle) -> list[tuple[PoolDraft, float]]:
-    """(pool, GPUs) that a higher priority may claim: none that a guardrail would keep where it is."""
-    if draft.failure is not None or _stays(draft, cycle):
-        return []
-    return [
-        (variant.pool, float(max(0, variant.holding - least) * variant.gpus))
-        for variant, least in zip(draft.variants, _unclaimable(draft, cycle), strict=True)
-        if variant.pool is not None and variant.gpus
-    ]
 
 
 def _unclaimable(draft: Draft, cycle: Cycle) -> list[int]:
