@@ -20,7 +20,7 @@ Column = tuple[int, int, float, tuple[tuple[int, int], ...]]  # owner (0, 1, ...
 WHOLE = 1e-6
 SOLVER_GAP = 1e-4
 CLOSE = 5e-4  # a gap at which no more columns are looked at
-COLUMNS = (400, 1_500)  # that branching looks at beside the relaxation's: few, and where those do not do many
+COLUMNS = (300, 1_500)  # that branching looks at beside the relaxation's: few, and where those do not do many
 SAMPLE = 1_000  # owners that are asked for prices first, where there are more than twice as many
 ROUNDS = 20
 MET = 1e-6  # relaxation and bound, as a share of the cost
@@ -103,7 +103,7 @@ def _relaxed(columns: Sequence[Column], present: Sequence[int], rooms: Sequence[
         part = _part([columns[position] for position in kept], rooms, every)
         asked = _solved([column for column in columns if column[0] % every == 0], part)
         if asked is not None:
-            kept |= _nearest(_margins(columns, rooms, asked.prices)[0], owners + owners // 2)
+            kept |= _nearest(_margins(columns, rooms, asked.prices)[0], owners + owners // 4)
     for _ in range(ROUNDS):
         positions = sorted(kept)
         solved = _solved([columns[position] for position in positions], rooms)
@@ -112,7 +112,7 @@ def _relaxed(columns: Sequence[Column], present: Sequence[int], rooms: Sequence[
         margins, bound = _margins(columns, rooms, solved.prices)
         if len(kept) == len(columns) or solved.bound - bound <= MET * abs(solved.bound):
             return _Relaxed(bound, _some(positions, solved.values), margins) if solved.beyond <= WHOLE else None
-        kept |= _nearest(margins, owners + owners // 2)
+        kept |= _nearest(margins, owners + owners // 4)
     return None
 
 
