@@ -487,10 +487,15 @@ def _levels(low: int, top: int, first: Iterable[int], width: int) -> list[int]:
         return list(range(low, top + 1))
     if width == 1:
         return [low]
-    wanted = dict.fromkeys(count for count in (low, *first) if low <= count <= top)
+    wanted = {low: None}
+    for count in first:
+        if low <= count <= top:
+            wanted[count] = None
+    if len(wanted) >= width:
+        return list(wanted)[:width]
     near = (count + step for count in tuple(wanted) for step in (1, -1))
     spread = (low + (top - low) * step // (width - 1) for step in range(width))
-    for count in (*near, *spread) if width > len(wanted) else ():
+    for count in (*near, *spread):
         if low <= count <= top:
             wanted[count] = None
     return list(wanted)[:width]
