@@ -103,10 +103,14 @@ USED, EMPTY = node("a", allocated=8), node("a")
     ("story", "steps", "times"),
     [
         ("its last pod goes, and ten minutes later the node", [(0, [USED]), (10, [EMPTY]), (310, [EMPTY]),
-         (600, [EMPTY]), (610, [])], (600.0,)),
-        ("it is used again meanwhile", [(0, [EMPTY]), (60, [USED]), (70, [EMPTY]), (80, [])], (10.0,)),
+         (600, [EMPTY]), (610, [])], (610.0,)),
+        ("its pods went while nobody looked for a minute", [(0, [USED]), (60, [EMPTY]), (130, [])], (130.0,)),
+        ("it was empty when it was looked at first", [(0, [EMPTY]), (10, [EMPTY]), (70, [])], ()),
+        ("the same after an hour", [(0, [USED]), (3600, [EMPTY]), (3610, [])], ()),
+        ("it is used again meanwhile", [(0, [EMPTY]), (60, [USED]), (70, [EMPTY]), (80, [])], (20.0,)),
         ("it is taken away with its pods", [(0, [USED]), (10, [])], ()),
-        ("nodes could not be watched meanwhile", [(0, [EMPTY]), (10, None), (20, None), (30, [])], (30.0,)),
+        ("nodes could not be watched meanwhile", [(0, [USED]), (10, [EMPTY]), (20, None), (30, [])],
+         (30.0,)),
         ("it went while nobody looked for an hour", [(0, [EMPTY]), (3600, [])], ()),
         ("a clock that was set back", [(600, [EMPTY]), (0, [])], ()),
         ("it stays", [(0, [EMPTY]), (10, [EMPTY])], ()),
@@ -140,7 +144,8 @@ def test_where_nodes_stay_whoever_leaves_or_are_not_paid_nothing_is_learnt_or_re
 
 def test_what_a_pools_nodes_take_to_go_is_said_once_it_was_seen():
     loop = Loop(Memory())
-    loop.run(state(loop.now_s, EMPTY))
-    assert loop.plan.pools[0].release_s is None
+    for nodes in ([USED], [EMPTY]):
+        loop.run(state(loop.now_s, *nodes))
+        assert loop.plan.pools[0].release_s is None
     loop.run(state(loop.now_s))
-    assert loop.plan.pools[0].release_s == CYCLE_S
+    assert loop.plan.pools[0].release_s == 2 * CYCLE_S

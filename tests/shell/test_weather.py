@@ -24,7 +24,7 @@ def test_no_ceiling_is_crossed_in_much_weather(seed: int) -> None:
 
 @pytest.mark.parametrize("kind", [Nodes.PACKED, Nodes.SCATTERED])
 @pytest.mark.parametrize("managed", [True, False], ids=["managed", "everything"])
-@pytest.mark.parametrize("seed", [pytest.param(seed, marks=[] if seed < 2 else pytest.mark.slow) for seed in range(18)])
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=[] if seed < 2 else pytest.mark.slow) for seed in range(24)])
 def test_no_ceiling_is_crossed_where_nodes_come_and_go(seed: int, managed: bool, kind: Nodes) -> None:
     """Paid whole, empty for a while before they go, and shared with services of other policies."""
     Weather(seed, kind, managed=managed).story(CYCLES)

@@ -7,7 +7,7 @@ nothing is solved for it. Must never count GPUs that do not exist, nor those of 
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ebbtide.core import mix, pools, programme, replicas
@@ -32,13 +32,13 @@ class Member:
     wide: list[int]  # the most of each variant wherever its pool had room
     kept: list[int] = field(default_factory=list)  # replicas of each that no higher priority may claim
     pools: set[str] = field(default_factory=set)  # finite ones that it holds GPUs of, or was given some of
+    most: list[int] = field(default_factory=list)  # of each variant that any mix could use
     before: tuple[int, ...] = ()  # its mix one after the other, and what that left of the need
     unplaced: float = 0.0
 
     def wish(self, variant: VariantDraft) -> int:
         """GPUs that it could at most want for the variant beyond those it was given."""
-        most = min(self.wide[variant.index], most_useful(variant, self.asked))
-        return max(0, most - variant.placed) * (variant.gpus or 0)
+        return (self.most[variant.index] - variant.placed) * (variant.gpus or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +51,18 @@ class Room:
     free: Mapping[int, int]
 
 
-def components(
-    drafts: Sequence[Draft], rooms: Mapping[str, Room], kept: Callable[[Draft], list[int]]
-) -> list[list[Member]]:
+def components(movable: Sequence[tuple[Draft, list[int]]], rooms: Mapping[str, Room]) -> list[list[Member]]:
     """The services that pools couple, in groups that share none; none where everybody has the mix it would have alone.
 
-    `drafts` are those that may be moved, as they were placed one after the other; `kept` says how many replicas of each
-    variant no higher priority may claim.
+    `movable` are those for which another mix could be prescribed, as they were placed one after the other, and how many
+    replicas of each variant no higher priority may claim.
     """
     first = next(
-        (each for each in drafts if each.asked is not None and _tight(each) and _binds(each, each.asked)), None
+        (each for each, _ in movable if each.asked is not None and _tight(each) and _binds(each, each.asked)), None
     )
     if first is None:
         return []
-    members = [_member(draft, asked, rooms) for draft in drafts if (asked := draft.asked) is not None]
+    members = [_member(draft, asked, kept, rooms) for draft, kept in movable if (asked := draft.asked) is not None]
     by_pool: dict[str, list[Member]] = {}
     for member in members:
         for name in member.pools:
@@ -77,14 +75,16 @@ def components(
             continue
         group = [each for each in _closure(member, by_pool, rooms) if each.draft.state.spec.key not in seen]
         seen.update(each.draft.state.spec.key for each in group)
-        for each in group:
-            each.kept = kept(each.draft)
         groups.append(sorted(group, key=lambda m: (-m.draft.state.spec.rank, m.draft.state.spec.key)))
     return groups
 
 
-def _member(draft: Draft, asked: Asked, rooms: Mapping[str, Room]) -> Member:
-    member = Member(draft, asked, _wide(draft), before=_placed(draft), unplaced=draft.unplaced)
+def _member(draft: Draft, asked: Asked, kept: list[int], rooms: Mapping[str, Room]) -> Member:
+    member = Member(draft, asked, _wide(draft), kept, before=_placed(draft), unplaced=draft.unplaced)
+    member.most = [
+        max(variant.placed, min(wide, most_useful(variant, asked)))
+        for variant, wide in zip(draft.variants, member.wide, strict=True)
+    ]
     for variant in draft.variants:
         if variant.pool is not None and variant.pool.name in rooms and (variant.placed or variant.observed):
             member.pools.add(variant.pool.name)
@@ -237,8 +237,13 @@ def _decide(group: list[Member], rooms: Mapping[str, Room]) -> Decided:
     priorities = sorted({member.draft.state.spec.rank for member in group}, reverse=True)
     levels = {priority: level for level, priority in enumerate(priorities)}
     limit = max(FEWEST_EACH, min(MOST_EACH, MOST_CHOICES // len(group)))
+    terms: list[list[tuple[int, int, int]]] = [[] for _ in group]  # of each member: (row, variant, GPUs of one)
+    for position, row in enumerate(rows):
+        for (number, index), gpus in row.terms.items():
+            terms[number].append((position, index, gpus))
     parties = [
-        _party(member, number, levels[member.draft.state.spec.rank], rows, limit) for number, member in enumerate(group)
+        _party(member, levels[member.draft.state.spec.rank], own, limit)
+        for member, own in zip(group, terms, strict=True)
     ]
     outcome = programme.solve(parties, [row.room for row in rows])
     names = tuple(sorted({row.pool for row in rows}))
@@ -280,12 +285,7 @@ def _rows(group: Sequence[Member], rooms: Mapping[str, Room]) -> list[_Row]:
 
 def _most(row: _Row, group: Sequence[Member]) -> int:
     """Units that all its users together could ever take."""
-    total = 0
-    for (number, index), gpus in row.terms.items():
-        member = group[number]
-        variant = member.draft.variants[index]
-        total += gpus * max(variant.placed, min(member.wide[index], most_useful(variant, member.asked)))
-    return total
+    return sum(gpus * group[number].most[index] for (number, index), gpus in row.terms.items())
 
 
 def _budget(room: Room, used: list[tuple[int, VariantDraft]]) -> _Row:
@@ -316,7 +316,7 @@ def _new(variant: VariantDraft) -> int:
     return max(0, variant.charged - variant.observed)
 
 
-def _party(member: Member, number: int, level: int, rows: Sequence[_Row], limit: int) -> Party:
+def _party(member: Member, level: int, terms: Sequence[tuple[int, int, int]], limit: int) -> Party:
     draft, asked = member.draft, member.asked
     options = mix.options_of(draft, asked, member.wide)
     now = _placed(draft)
@@ -324,12 +324,6 @@ def _party(member: Member, number: int, level: int, rows: Sequence[_Row], limit:
     mixes = _Mixes(draft, asked, options)
     least = tuple(min(each, count) for each, count in zip(member.kept, now, strict=True))
     vectors = mixes.vectors(now, least if gives else None, draft.state.spec.scaling.max_replicas, limit)
-    terms = [
-        (position, index, row.terms[number, index])
-        for position, row in enumerate(rows)
-        for index in range(len(now))
-        if (number, index) in row.terms
-    ]
     choices = tuple(
         Choice(
             counts,
@@ -368,12 +362,18 @@ class _Mixes:
         self._draft, self._asked = draft, asked
         self._shares: dict[int, list[tuple[int, float]]] = {}
         self._stays = {option.index for option in options if option.firm}
+        self._needed = [(o.index, min(o.low, o.running)) for o in options if min(o.low, o.running) > 0]
+        self._bits = [(option.index, 1 << option.index) for option in options]
         most = sum(option.high * option.share for option in options if option.firm)
         self._firm = min(draft.firm, most / asked.need) if asked.need > 0.0 else 0.0
 
     def price(self, counts: Sequence[int]) -> float:
         """Money an hour."""
-        return sum(option.price(counts[option.index]) for option in self.options)
+        total = 0.0
+        for option in self.options:
+            if count := counts[option.index]:
+                total += option.price(count)
+        return total
 
     def unwelcome(self, counts: Sequence[int]) -> float:
         """Of the price, what stand-ins count beyond their money."""
@@ -385,7 +385,9 @@ class _Mixes:
     def missed(self, counts: Sequence[int]) -> float:
         """Share of the need, 0..1, with a little for what should not run on spot alone."""
         need, shares = self._asked.need, self._of(counts)
-        carried = sum(share * counts[index] for index, share in shares)
+        carried = 0.0
+        for index, share in shares:
+            carried += share * counts[index]
         missed = (need - carried) / need if carried < need - EPSILON else 0.0
         if self._firm <= 0.0:
             return missed
@@ -396,7 +398,7 @@ class _Mixes:
         """It gives up what runs and is needed."""
         if not self._asked.short:
             return missed > EPSILON
-        return any(counts[option.index] < min(option.low, option.running) for option in self.options)
+        return any(counts[index] < least for index, least in self._needed)
 
     def weight(self, choices: Iterable[Choice]) -> float:
         """Money an hour that carrying the need costs: the cheapest choice that does, or what comes nearest to it."""
@@ -408,7 +410,10 @@ class _Mixes:
         )
 
     def _of(self, counts: Sequence[int], also: Option | None = None) -> list[tuple[int, float]]:
-        mask = sum(1 << option.index for option in self.options if counts[option.index] > 0 or option is also)
+        mask = 0 if also is None else 1 << also.index
+        for index, bit in self._bits:
+            if counts[index] > 0:
+                mask |= bit
         known = self._shares.get(mask)
         if known is None:
             members = [option for option in self.options if mask >> option.index & 1]
@@ -462,14 +467,18 @@ class _Mixes:
 
     def _completing(self, main: Option, counts: Sequence[int], low: int, top: int) -> int:
         """So many of `main` that the need is carried, as far as `top` goes."""
-        shares = dict(self._of(counts, main))
-        rest = self._asked.need - sum(share * counts[index] for index, share in shares.items() if index != main.index)
+        shares, own, rest = self._of(counts, main), 0.0, self._asked.need
+        for index, share in shares:
+            if index == main.index:
+                own = share
+            else:
+                rest -= share * counts[index]
         if main.firm and self._firm > 0.0:
-            kept = sum(share * counts[i] for i, share in shares.items() if i != main.index and i in self._stays)
+            kept = sum(share * counts[i] for i, share in shares if i != main.index and i in self._stays)
             rest = max(rest, self._firm * self._asked.need - kept)
         if rest <= EPSILON:
             return low
-        return max(low, min(top, math.ceil(rest / shares[main.index] - EPSILON)))
+        return max(low, min(top, math.ceil(rest / own - EPSILON)))
 
 
 def _levels(low: int, top: int, first: Iterable[int], width: int) -> list[int]:
@@ -478,10 +487,15 @@ def _levels(low: int, top: int, first: Iterable[int], width: int) -> list[int]:
         return list(range(low, top + 1))
     if width == 1:
         return [low]
-    wanted = dict.fromkeys(count for count in (low, *first) if low <= count <= top)
+    wanted = {low: None}
+    for count in first:
+        if low <= count <= top:
+            wanted[count] = None
+    if len(wanted) >= width:
+        return list(wanted)[:width]
     near = (count + step for count in tuple(wanted) for step in (1, -1))
     spread = (low + (top - low) * step // (width - 1) for step in range(width))
-    for count in (*near, *spread) if width > len(wanted) else ():
+    for count in (*near, *spread):
         if low <= count <= top:
             wanted[count] = None
     return list(wanted)[:width]

@@ -50,9 +50,15 @@ def place(draft: Draft, cycle: Cycle) -> None:
     _declare(draft, counts)
     _fit_total(draft)
     draft.total_need = _alone(draft)
-    if missing > 1e-9:
-        shortage.explain_need(draft, cycle)
-    shortage.mark(draft, cycle)
+    draft.gives_way = any(_squeezed(variant) for variant in draft.variants)
+
+
+def _squeezed(variant: VariantDraft) -> bool:
+    """The pool no longer has the GPUs that the variant holds: a higher priority took them, or they are gone."""
+    pool = variant.pool
+    if pool is None or not variant.gpus or variant.backing_off or variant.placed >= variant.sound:
+        return False
+    return pool.budget - pool.held < variant.staying * variant.gpus - 1e-9
 
 
 def rest(draft: Draft, *, pressed: bool) -> None:

@@ -6,10 +6,11 @@ and placed last, on what is left. Must never charge a GPU twice, nor one that a 
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from ebbtide.core import balance, coupling, mix, pools, sizing
+from ebbtide.core import balance, coupling, mix, pools, shortage
 from ebbtide.core.guardrails import bounds, pause, staleness
-from ebbtide.core.isolation import attempt
+from ebbtide.core.isolation import attempt, each
 from ebbtide.core.numeric import clip
 from ebbtide.core.pool_draft import PoolDraft
 from ebbtide.core.work import Cycle, Draft, VariantDraft
@@ -23,19 +24,32 @@ def step(cycle: Cycle) -> None:
     more in the same order, each by its prescription as far as there is room for it today.
     """
     pools.prepare(cycle)
+    each(cycle, "placement", balance.observe)
     start = {name: _Start(pool) for name, pool in cycle.pools.items()}
     order = _in_turn(cycle)
-    acting = [draft for draft, acts in order if acts]
     _place_all(order, cycle)
     rooms = _rooms(cycle, start)
-    groups = coupling.components(_movable(acting, cycle), rooms, lambda draft: _unclaimable(draft, cycle))
+    groups = coupling.components([(turn.draft, turn.kept) for turn in order if _is_movable(turn)], rooms)
     if groups:
         _improve(groups, rooms, order, cycle, start)
-    still = [draft for draft, acts in order if not acts and draft.failure is None]
-    for draft in still:
-        for pool, gpus in draft.kept:
+    still = [turn for turn in order if not turn.acts and turn.draft.failure is None]
+    for turn in still:
+        for pool, gpus in turn.draft.kept:
             pool.budget += gpus
     _place_equals(still, cycle)
+    each(cycle, "placement", _describe)
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One service, and what stays the same whoever is placed."""
+
+    draft: Draft
+    acts: bool  # what is planned for it comes about
+    up: bool  # paused upwards: nothing may be added to it
+    held: list[tuple[PoolDraft, float]]  # (pool, GPUs)
+    kept: list[int]  # replicas of each variant that no higher priority may claim; none are counted where it may not act
+    yields: list[tuple[PoolDraft, float]]  # the GPUs of all others
 
 
 class _Start:
@@ -57,77 +71,81 @@ def _rooms(cycle: Cycle, start: Mapping[str, _Start]) -> dict[str, coupling.Room
     return {name: coupling.Room(pool, pool.budget, pool.taken, start[name].free) for name, pool in finite.items()}
 
 
-def _movable(acting: list[Draft], cycle: Cycle) -> list[Draft]:
-    """Those for which another mix could be prescribed."""
-    return [
-        draft
-        for draft in acting
-        if draft.failure is None
-        and draft.asked is not None
-        and not _paused_upwards(draft, cycle)
-        and sum(variant.placed for variant in draft.variants) <= draft.state.spec.scaling.max_replicas
-    ]
+def _is_movable(turn: _Turn) -> bool:
+    """Another mix could be prescribed to it."""
+    draft = turn.draft
+    if not turn.acts or turn.up or draft.failure is not None or draft.asked is None:
+        return False
+    return sum(variant.placed for variant in draft.variants) <= draft.state.spec.scaling.max_replicas
 
 
 def _improve(
     groups: list[list[coupling.Member]],
     rooms: Mapping[str, coupling.Room],
-    order: list[tuple[Draft, bool]],
+    order: list[_Turn],
     cycle: Cycle,
     start: Mapping[str, _Start],
 ) -> None:
     """Place all once more where a programme knows better; as before where that turns out to leave more missed."""
     decided = [coupling.decide(group, rooms) for group in groups]
-    if any(each.parties is not None for each in decided):
+    if any(one.parties is not None for one in decided):
         _again(order, cycle, start)
-        worse = [each.turned_down() for each in decided]
+        worse = [one.turned_down() for one in decided]
         if any(worse):
             _again(order, cycle, start)
-    cycle.placements = [each.report() for each in decided]
-    for each, shown in zip(decided, cycle.placements, strict=True):
-        for member in each.group:
+    cycle.placements = [one.report() for one in decided]
+    for one, shown in zip(decided, cycle.placements, strict=True):
+        for member in one.group:
             member.draft.placed_by = shown.text
 
 
-def _again(order: list[tuple[Draft, bool]], cycle: Cycle, start: Mapping[str, _Start]) -> None:
+def _again(order: list[_Turn], cycle: Cycle, start: Mapping[str, _Start]) -> None:
     for name, pool in cycle.pools.items():
         start[name].again(pool)
-    for draft, acts in order:
-        if acts:
-            draft.gives_way, draft.unplaced_code, draft.unplaced_text = False, None, ""
-            for variant in draft.variants:
-                variant.evidence, variant.limited_by = sizing.describe(variant), ""
+    for turn in order:
+        if turn.acts:
+            turn.draft.gives_way = False
     _place_all(order, cycle)
 
 
-def _in_turn(cycle: Cycle) -> list[tuple[Draft, bool]]:
-    """All services, highest priority first, and whether each may act."""
+def _in_turn(cycle: Cycle) -> list[_Turn]:
+    """All services, highest priority first."""
     order = sorted(cycle.drafts, key=lambda draft: (-draft.state.spec.rank, draft.state.spec.key))
-    return [(draft, draft.failure is None and not _stays(draft, cycle)) for draft in order]
+    return [_turn(draft, cycle) for draft in order]
 
 
-def _place_all(order: list[tuple[Draft, bool]], cycle: Cycle) -> None:
+def _turn(draft: Draft, cycle: Cycle) -> _Turn:
+    acts = draft.failure is None and not _stays(draft, cycle)
+    kept = _unclaimable(draft, cycle) if acts else []
+    yields = [
+        (variant.pool, float(max(0, variant.holding - least) * variant.gpus))
+        for variant, least in zip(draft.variants, kept, strict=False)  # none where it may not act
+        if variant.pool is not None and variant.gpus
+    ]
+    return _Turn(draft, acts, _paused_upwards(draft, cycle), pools.held(draft), kept, yields)
+
+
+def _place_all(order: list[_Turn], cycle: Cycle) -> None:
     """Those that may act, after the others were charged with what they hold."""
-    acting: dict[int, list[Draft]] = {}
-    yielded = {draft.state.spec.key: _yielded(draft, cycle) for draft, _ in order}
-    for draft, _ in order:
-        _may_claim(draft, yielded[draft.state.spec.key], 1.0)
-    for draft, acts in order:
-        if acts:
-            acting.setdefault(draft.state.spec.rank, []).append(draft)
+    acting: dict[int, list[_Turn]] = {}
+    for turn in order:
+        _may_claim(turn, 1.0)
+    for turn in order:
+        if turn.acts:
+            acting.setdefault(turn.draft.state.spec.rank, []).append(turn)
         else:
-            draft.kept = _keep(draft)
+            turn.draft.kept = _keep(turn.draft)
     for group in acting.values():
-        for draft in group:
-            _may_claim(draft, yielded[draft.state.spec.key], -1.0)
+        for turn in group:
+            _may_claim(turn, -1.0)
         _place_equals(group, cycle)
 
 
-def _may_claim(draft: Draft, yielded: list[tuple[PoolDraft, float]], sign: float) -> None:
+def _may_claim(turn: _Turn, sign: float) -> None:
     """Count it among those that give way to whoever is placed now; or, with -1, among those no longer."""
-    for pool, gpus in pools.held(draft):
+    for pool, gpus in turn.held:
         pool.lower += sign * gpus
-    for pool, gpus in yielded:
+    for pool, gpus in turn.yields:
         pool.yields += sign * gpus
 
 
@@ -136,17 +154,6 @@ def _stays(draft: Draft, cycle: Cycle) -> bool:
     halt = pause.active(draft, cycle.now_s)
     halted = halt is not None and halt.direction is PauseDirection.ALL
     return halted or draft.no_write is not None
-
-
-def _yielded(draft: Draft, cycle: Cycle) -> list[tuple[PoolDraft, float]]:
-    """(pool, GPUs) that a higher priority may claim: none that a guardrail would keep where it is."""
-    if draft.failure is not None or _stays(draft, cycle):
-        return []
-    return [
-        (variant.pool, float(max(0, variant.holding - least) * variant.gpus))
-        for variant, least in zip(draft.variants, _unclaimable(draft, cycle), strict=True)
-        if variant.pool is not None and variant.gpus
-    ]
 
 
 def _unclaimable(draft: Draft, cycle: Cycle) -> list[int]:
@@ -190,17 +197,17 @@ def _keep(draft: Draft) -> list[tuple[PoolDraft, float]]:
     return charged
 
 
-def _place_equals(group: list[Draft], cycle: Cycle) -> None:
-    for draft in group:
-        for pool, gpus in pools.held(draft):
+def _place_equals(group: list[_Turn], cycle: Cycle) -> None:
+    for turn in group:
+        for pool, gpus in turn.held:
             pool.held += gpus
-    for draft in group:
-        for pool, gpus in pools.held(draft):
+    for turn in group:
+        for pool, gpus in turn.held:
             pool.held -= gpus
-        attempt(draft, cycle, "placement", _place_one)
-        for variant in draft.variants:
+        attempt(turn.draft, cycle, "placement", mix.place)
+        for variant in turn.draft.variants:
             if variant.pool is not None and variant.gpus:
-                wanted = _chargeable(draft, variant, variant.wanted, cycle)
+                wanted = _chargeable(variant, variant.wanted, turn.up)
                 new = max(0, wanted - variant.observed)
                 pools.take(variant.pool, variant, new)
                 variant.added, variant.charged = new, min(wanted, variant.placed + variant.hung, variant.holding + new)
@@ -209,9 +216,9 @@ def _place_equals(group: list[Draft], cycle: Cycle) -> None:
     _reserve_minimums(group, cycle)
 
 
-def _chargeable(draft: Draft, variant: VariantDraft, count: int, cycle: Cycle) -> int:
+def _chargeable(variant: VariantDraft, count: int, up: bool) -> int:
     """Of `count` replicas those that others are charged for: none that a pause upwards keeps from coming about."""
-    return min(count, variant.observed) if _paused_upwards(draft, cycle) else count
+    return min(count, variant.observed) if up else count
 
 
 def _paused_upwards(draft: Draft, cycle: Cycle) -> bool:
@@ -219,35 +226,39 @@ def _paused_upwards(draft: Draft, cycle: Cycle) -> bool:
     return halt is not None and halt.direction is PauseDirection.UP
 
 
-def _place_one(draft: Draft, cycle: Cycle) -> None:
-    balance.observe(draft, cycle)
-    mix.place(draft, cycle)
+def _describe(draft: Draft, cycle: Cycle) -> None:
+    """In words, once everybody has its place: what each replica carries, and what kept it from more."""
     balance.share(draft)
+    if draft.asked is not None:
+        shortage.explain(draft, cycle)
 
 
-def _reserve_minimums(group: list[Draft], cycle: Cycle) -> None:
+def _reserve_minimums(group: list[_Turn], cycle: Cycle) -> None:
     """GPUs for minimums that the load does not call for: after the needs of equals, and from what those leave.
 
     Two services of at least 5 replicas on a pool of 6 GPUs, one needed of each: 5 and 1, never 10. Those that nothing
     may be added to now come last: what they cannot take must not be kept from those that can.
     """
-    for draft in group:
-        for pool, gpus in _idle(draft):
+    idle = [(turn, _idle(turn.draft)) for turn in group]
+    for _, unused in idle:
+        for pool, gpus in unused:
             pool.held += gpus
-    for draft in sorted(group, key=lambda draft: _paused_upwards(draft, cycle)):
-        for pool, gpus in _idle(draft):
+    for turn, unused in sorted(idle, key=lambda each: each[0].up):
+        for pool, gpus in unused:
             pool.held -= gpus
-        if draft.failure is None:
-            attempt(draft, cycle, "placement", _reserve_minimum)
+        if turn.draft.failure is None:
+            attempt(turn.draft, cycle, "placement", _reserve_minimum)
 
 
 def _reserve_minimum(draft: Draft, cycle: Cycle) -> None:
-    if all(more <= 0 for more in _lifted(draft, cycle)):
+    reached = all(variant.wanted >= variant.spec.min_replicas for variant in draft.variants)
+    if (reached and draft.wanted >= bounds.minimum(draft)) or all(more <= 0 for more in _lifted(draft, cycle)):
         return
+    up = _paused_upwards(draft, cycle)
     for variant in draft.variants:
         variant.high = max(variant.wanted, min(variant.high, _left(variant)))
     for variant, lifted in zip(draft.variants, _lifted(draft, cycle), strict=True):
-        more = _chargeable(draft, variant, variant.wanted + lifted, cycle) - variant.wanted
+        more = _chargeable(variant, variant.wanted + lifted, up) - variant.wanted
         if variant.pool is not None and variant.gpus and more > 0:
             new = variant.wanted + more - max(variant.wanted, variant.observed)
             pools.take(variant.pool, variant, new)
@@ -258,9 +269,9 @@ def _reserve_minimum(draft: Draft, cycle: Cycle) -> None:
 def _idle(draft: Draft) -> list[tuple[PoolDraft, float]]:
     """(pool, GPUs) of what runs beyond the need: a minimum may keep it, so no equal's minimum takes it."""
     return [
-        (variant.pool, float(max(0, variant.holding - variant.wanted) * variant.gpus))
+        (variant.pool, float((variant.holding - variant.wanted) * variant.gpus))
         for variant in draft.variants
-        if variant.pool is not None and variant.gpus
+        if variant.pool is not None and variant.gpus and variant.holding > variant.wanted
     ]
 
 

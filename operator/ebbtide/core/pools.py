@@ -148,6 +148,8 @@ def slots(pool: PoolDraft, variant: VariantDraft) -> int:
 
 def take(pool: PoolDraft, variant: VariantDraft, replicas: int) -> None:
     """Occupy GPUs on nodes, fullest node that fits first (best fit keeps whole nodes for large replicas)."""
+    if replicas <= 0:
+        return
     gpus = pod_gpus(variant)
     for _ in range(replicas * max(1, variant.state.target.pods_per_replica)):
         fitting = [free for free, count in pool.free.items() if count > 0 and free >= gpus]

@@ -1,32 +1,33 @@
 """The mixes of many services at once, where pools couple them: a mixed-integer programme over choices, by HiGHS.
 
 A choice is one whole mix of a service: its cost, how much of the need it leaves, and what it takes of each pool. Each
-service gets exactly one; no row (a pool's GPUs, its nodes' slots) is exceeded. In the linear relaxation at most as many
-services are split between choices as there are rows, so that it is nearly whole; its reduced costs tell which choices
-can matter, and only among those branching decides.
+service gets exactly one; no row (a pool's GPUs, its nodes' slots) is exceeded (`core.branching`).
 
-Limited by nodes and by gap, never by time; one thread, a fixed seed. What comes back is added up again here, in whole
-numbers: must never return anything that exceeds a row, nor anything that is not better than what was there.
+Limited by nodes and by gap, never by time. What comes back is added up again here, in whole numbers: must never return
+anything that exceeds a row, nor anything that is not better than what was there.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+
+from ebbtide.core.branching import WHOLE, Found, choose
 
 MISS = 100.0  # a need that is missed altogether weighs as a hundred times what carrying it costs, the last tenth as ten
 WORTH_IT = 1e-3  # by so much of the cost of all a new plan must be better
-SOLVER_GAP = 1e-4
 MOST_NODES = 200
-MOST_COLUMNS = 1_500  # that branching looks at
 PREFERENCE = 1e-6  # of a need's cost: between equals, what is there stays
-WHOLE = 1e-6
 CENT = 0.005  # less money than that is none, in words
 
+Costs = Sequence[list[float]]  # of each choice, by party
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Choice:
-    """One mix: replicas by variant, money an hour with what starting costs, the share of the need that it leaves."""
+    """One mix: replicas by variant, money an hour with what starting costs, the share of the need that it leaves.
+
+    Never changed; not frozen, because 80,000 are made in a cycle, and a frozen one takes three times as long.
+    """
 
     counts: tuple[int, ...]
     cost: float
@@ -85,7 +86,7 @@ def solve(parties: Sequence[Party], rooms: Sequence[int], *, most_nodes: int = M
     found = _by_level(parties, rooms, most_nodes)
     if found is None:
         return Outcome(None, math.inf, 0.0, 0.0, f"it found nothing within {most_nodes} nodes")
-    chosen, gap = found
+    chosen, gap = found.chosen, found.gap
     if not fits(parties, chosen, rooms):
         return Outcome(None, gap, 0.0, 0.0, "what it found does not add up")
     if not _is_better(parties, before, chosen):
@@ -127,42 +128,51 @@ def _is_better(parties: Sequence[Party], before: Sequence[int], after: Sequence[
     return saved > least
 
 
-def _by_level(parties: Sequence[Party], rooms: list[int], most_nodes: int) -> tuple[list[int], float] | None:
-    """All at once where everybody can be carried; else level by level.
+def _by_level(parties: Sequence[Party], rooms: list[int], most_nodes: int) -> Found | None:
+    """All at once where everybody can be carried; else level by level, and the gap is the widest of them.
 
     Those of higher levels take part further on, with any choice that leaves them no more missed than they were given:
     they go to a dearer pool where that makes room for somebody below.
     """
-    levels = sorted({party.level for party in parties})
-    found = _all_carried(parties, rooms, most_nodes) if len(levels) > 1 else None
+    levels, costs = sorted({party.level for party in parties}), [_objectives(party) for party in parties]
+    found = _all_carried(parties, costs, rooms, most_nodes) if len(levels) > 1 else None
     if found is not None:
         return found
-    given: dict[int, float] = {}
+    given, present, gap = dict[int, float](), [party.now for party in parties], 0.0
     for level in levels:
         active = [index for index, party in enumerate(parties) if party.level <= level]
         left = list(rooms)
         for row, units in (pair for party in parties if party.level > level for pair in party.least):
             left[row] -= units
-        found = _narrowed(parties, active, given, level, left, most_nodes)
+        found = _narrowed(parties, costs, active, given, present, level, left, most_nodes)
         if found is None:
             return None
-        for index, choice in zip(active, found[0], strict=True):
+        gap = max(gap, found.gap)
+        for index, choice in zip(active, found.chosen, strict=True):
+            present[index] = choice
             if parties[index].level == level:
                 given[index] = parties[index].choices[choice].missed
-    return found
+    return Found(present, gap)
 
 
-def _all_carried(parties: Sequence[Party], rooms: list[int], most_nodes: int) -> tuple[list[int], float] | None:
+def _all_carried(parties: Sequence[Party], costs: Costs, rooms: list[int], most_nodes: int) -> Found | None:
     """The cheapest by which nobody misses anything, whatever the level; None where there is none."""
     carrying = [[n for n, choice in enumerate(party.choices) if choice.missed <= WHOLE] for party in parties]
     if not all(carrying) or _least(parties, carrying) > sum(rooms):
         return None
-    return _stage(parties, carrying, rooms, most_nodes)
+    return _stage(parties, costs, carrying, [party.now for party in parties], rooms, most_nodes)
 
 
 def _narrowed(
-    parties: Sequence[Party], active: list[int], given: dict[int, float], level: int, rooms: list[int], most_nodes: int
-) -> tuple[list[int], float] | None:
+    parties: Sequence[Party],
+    costs: Costs,
+    active: list[int],
+    given: dict[int, float],
+    present: list[int],
+    level: int,
+    rooms: list[int],
+    most_nodes: int,
+) -> Found | None:
     """One level with those above it; what runs is given up only where not everybody of the level can keep it."""
     members = [parties[index] for index in active]
     for lose in (False, True):
@@ -172,7 +182,7 @@ def _narrowed(
                 allowed.append([n for n, c in enumerate(party.choices) if c.missed <= given[index] + WHOLE])
             else:
                 allowed.append(list(range(len(party.choices))) if lose else _kept(party))
-        found = _stage(members, allowed, rooms, most_nodes)
+        found = _stage(members, [costs[n] for n in active], allowed, [present[n] for n in active], rooms, most_nodes)
         if found is not None:
             return found
     return None
@@ -201,163 +211,28 @@ def _least(parties: Sequence[Party], allowed: Sequence[list[int]]) -> int:
 
 
 def _stage(
-    parties: Sequence[Party], allowed: Sequence[list[int]], rooms: list[int], most_nodes: int
-) -> tuple[list[int], float] | None:
-    """(choice by party, gap) among the `allowed`; None where nothing fits or nothing was found."""
+    parties: Sequence[Party],
+    costs: Costs,
+    allowed: Sequence[list[int]],
+    present: Sequence[int],
+    rooms: list[int],
+    most_nodes: int,
+) -> Found | None:
+    """The best among the `allowed`; None where nothing fits or nothing was found."""
     if not all(allowed):
         return None
     columns = [
-        _Column(owner, index, cost)
-        for owner, (party, indices) in enumerate(zip(parties, allowed, strict=True))
-        for index, cost in _objectives(party, indices)
+        (owner, index, cost[index], party.choices[index].uses)
+        for owner, (party, cost, indices) in enumerate(zip(parties, costs, allowed, strict=True))
+        for index in indices
     ]
-    relaxed = _run(parties, columns, rooms, most_nodes=None)
-    if relaxed is None:
-        return None
-    bound = relaxed.bound
-    whole = _chosen(columns, relaxed.values, len(parties))
-    if whole is None:
-        those, beyond = _that_matter(columns, relaxed)
-        branched = _run(parties, those, rooms, most_nodes=most_nodes)
-        whole = None if branched is None else _chosen(those, branched.values, len(parties))
-        if whole is None or branched is None:
-            return None
-        # what was left out costs at least its reduced cost more than the relaxation
-        bound = max(bound, min(branched.bound, bound + beyond))
-    reached = sum(_objective(party, index) for party, index in zip(parties, whole, strict=True))
-    return whole, max(0.0, reached - bound) / max(1e-9, reached)
+    return choose(columns, present, rooms, most_nodes)
 
 
-def _objectives(party: Party, indices: Iterable[int]) -> list[tuple[int, float]]:
+def _objectives(party: Party) -> list[float]:
+    """What each choice costs, with what it misses; between equals, what is there is the cheapest."""
     weight, now, prefer = MISS * party.weight, party.now, PREFERENCE * party.weight
-    found = []
-    for index in indices:
-        choice = party.choices[index]
-        missed = choice.missed
-        found.append((index, choice.cost + weight * (missed + missed * missed) + (0.0 if index == now else prefer)))
-    return found
-
-
-def _objective(party: Party, index: int) -> float:
-    return _objectives(party, (index,))[0][1]
-
-
-class _Column(NamedTuple):
-    owner: int
-    choice: int
-    cost: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Solution:
-    bound: float  # nothing costs less; relaxed, it is what was found
-    values: list[float]
-    reduced: list[float]
-
-
-def _chosen(columns: Sequence[_Column], values: Sequence[float], count: int) -> list[int] | None:
-    """The choice of each party; None where one is split."""
-    chosen = [-1] * count
-    for column, value in zip(columns, values, strict=True):
-        if value > 1.0 - WHOLE:
-            chosen[column.owner] = column.choice
-        elif value > WHOLE:
-            return None
-    return chosen if min(chosen) >= 0 else None
-
-
-def _that_matter(columns: Sequence[_Column], relaxed: _Solution) -> tuple[list[_Column], float]:
-    """Those that the relaxation uses, and of the others up to a number those that would cost least to use.
-
-    And the reduced cost of the cheapest that is left out.
-    """
-    used = {position for position, value in enumerate(relaxed.values) if value > WHOLE}
-    others = sorted(
-        (position for position in range(len(columns)) if position not in used),
-        key=lambda position: (round(relaxed.reduced[position], 9), position),
-    )
-    beyond = relaxed.reduced[others[MOST_COLUMNS]] if len(others) > MOST_COLUMNS else math.inf
-    kept = sorted(used | set(others[:MOST_COLUMNS]))
-    return [columns[position] for position in kept], max(0.0, beyond)
-
-
-class _Model:
-    """The columns as HiGHS takes them. A party with one column takes part in the sums only."""
-
-    def __init__(self, parties: Sequence[Party], columns: Sequence[_Column], rooms: Sequence[int]) -> None:
-        owned = [0] * len(parties)
-        for column in columns:
-            owned[column.owner] += 1
-        self.free = {owner: row for row, owner in enumerate(o for o, count in enumerate(owned) if count > 1)}
-        self.left, self.fixed = list(rooms), 0.0
-        self.cost: list[float] = []
-        self.start, self.index, self.value = [0], list[int](), list[float]()
-        free, index, value, offset = self.free, self.index, self.value, len(self.free)
-        for owner, choice, cost in columns:
-            uses = parties[owner].choices[choice].uses
-            row = free.get(owner)
-            if row is None:
-                self.fixed += cost
-                for taken, units in uses:
-                    self.left[taken] -= units
-                continue
-            index.append(row)
-            value.append(1.0)
-            for taken, units in uses:
-                index.append(offset + taken)
-                value.append(units)
-            self.cost.append(cost)
-            self.start.append(len(index))
-
-
-def _run(
-    parties: Sequence[Party], columns: Sequence[_Column], rooms: Sequence[int], *, most_nodes: int | None
-) -> _Solution | None:
-    """By HiGHS, relaxed without `most_nodes`; None where nothing fits or nothing was found."""
-    made = _Model(parties, columns, rooms)
-    if min(made.left, default=0) < 0:
-        return None
-    if not made.free:
-        return _Solution(made.fixed, [1.0] * len(columns), [0.0] * len(columns))
-    solved = _highs(made, most_nodes)
-    if solved is None:
-        return None
-    values, reduced = iter(solved.values), iter(solved.reduced)
-    inside = [column.owner in made.free for column in columns]
-    return _Solution(
-        solved.bound + made.fixed,
-        [next(values) if each else 1.0 for each in inside],
-        [next(reduced) if each else 0.0 for each in inside],
-    )
-
-
-def _highs(made: _Model, most_nodes: int | None) -> _Solution | None:
-    import highspy  # where no pool couples services it is never needed, and it takes 0.4 s of CPU to load
-
-    model, rows, count = highspy.HighsLp(), len(made.left), len(made.cost)
-    model.num_col_, model.num_row_ = count, len(made.free) + rows
-    model.col_cost_, model.col_lower_, model.col_upper_ = made.cost, [0.0] * count, [1.0] * count
-    model.row_lower_ = [1.0] * len(made.free) + [-highspy.kHighsInf] * rows
-    model.row_upper_ = [1.0] * len(made.free) + [float(room) for room in made.left]
-    model.a_matrix_.format_ = highspy.MatrixFormat.kColwise
-    model.a_matrix_.start_, model.a_matrix_.index_, model.a_matrix_.value_ = made.start, made.index, made.value
-    solver = highspy.Highs()
-    for name, off in (("output_flag", False), ("log_to_console", False)):
-        solver.setOptionValue(name, off)
-    for name, number in (("threads", 1), ("random_seed", 0)):
-        solver.setOptionValue(name, number)
-    solver.setOptionValue("parallel", "off")
-    if most_nodes is not None:
-        model.integrality_ = [highspy.HighsVarType.kInteger] * count
-        solver.setOptionValue("mip_rel_gap", SOLVER_GAP)
-        solver.setOptionValue("mip_max_nodes", most_nodes)
-    solver.passModel(model)
-    solver.run()
-    if solver.getInfo().primal_solution_status != highspy.SolutionStatus.kSolutionStatusFeasible:
-        return None
-    if most_nodes is None and solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
-        return None
-    found = solver.getSolution()
-    if most_nodes is None:
-        return _Solution(solver.getInfo().objective_function_value, list(found.col_value), list(found.col_dual))
-    return _Solution(solver.getInfo().mip_dual_bound, list(found.col_value), [0.0] * count)
+    return [
+        choice.cost + weight * (choice.missed + choice.missed * choice.missed) + (0.0 if index == now else prefer)
+        for index, choice in enumerate(party.choices)
+    ]

@@ -1,7 +1,8 @@
 """How long nodes that an autoscaler takes away stay, and are paid, after the last pod with GPUs has gone: as measured.
 
-A sample is the time from the first cycle that saw a node without pods to the one that missed it. Of nodes that went
-while nobody looked, or with their pods, nothing is learnt. Ceilings reserve a high quantile; 15 minutes before any was
+A sample is the time from the last look that saw a node with pods to the one that missed it: never too short, however
+long nobody looked between. Of nodes that were found empty by a first look, that went while nobody looked, or with their
+pods, nothing is learnt. Ceilings reserve a high quantile; 15 minutes before any was
 seen: ten of them are what autoscalers wait as they are installed, and a machine takes a few to end.
 """
 
@@ -41,18 +42,18 @@ def learn(pool: PoolDraft, cycle: Cycle) -> None:
     if not applies(pool.state) or cycle.unwatched:
         return
     there = {node.name: node for node in pool.state.nodes}
-    passed_s = now_s - memory.empties_at
+    looked = 0 <= now_s - memory.empties_at <= _LOOKED_S
     known = {name: since_s for name, since_s in memory.empty_since if since_s <= now_s}
-    gone = [now_s - since_s for name, since_s in known.items() if name not in there and 0 <= passed_s <= _LOOKED_S]
-    empty = [
-        (name, known.get(name, now_s)) for name, node in sorted(there.items()) if node.gpus and not node.allocated_gpus
-    ]
+    gone = [now_s - since_s for name, since_s in known.items() if name not in there and name not in memory.found_empty]
+    names = [name for name, node in sorted(there.items()) if node.gpus and not node.allocated_gpus]
+    found = [name for name in names if name in memory.found_empty or (name not in known and not looked)]
     pool.memory = msgspec.structs.replace(
         memory,
-        empty_since=tuple(empty),
+        empty_since=tuple((name, known.get(name, memory.empties_at if looked else now_s)) for name in names),
+        found_empty=tuple(found),
         empties_at=now_s,
         node_gpus=max((node.gpus for node in there.values()), default=0) or memory.node_gpus,
-        release_times_s=(*memory.release_times_s, *(round(each, 1) for each in sorted(gone)))[-KEPT:],
+        release_times_s=(*memory.release_times_s, *(round(each, 1) for each in sorted(gone) if looked))[-KEPT:],
     )
 
 

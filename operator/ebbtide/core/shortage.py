@@ -11,12 +11,16 @@ from ebbtide.model.reasons import Code
 _SAID_ELSEWHERE = 9  # rank of what is no limit but a fault, with a condition of its own
 
 
-def explain_need(draft: Draft, cycle: Cycle) -> None:
-    """Say why the rest of the need found no room."""
-    found = causes(draft, draft.variants, [variant.wanted for variant in draft.variants], cycle)
-    if found is not None:
-        draft.unplaced_code = found[0]
-        draft.unplaced_text = f"{draft.unplaced:.0%} of the need finds no room: {found[1]}"
+def explain(draft: Draft, cycle: Cycle) -> None:
+    """Say why the rest of the need found no room, and of a variant that was passed over or cut back what limited it."""
+    if draft.unplaced > 1e-9:
+        found = causes(draft, draft.variants, [variant.wanted for variant in draft.variants], cycle)
+        if found is not None:
+            draft.unplaced_code = found[0]
+            draft.unplaced_text = f"{draft.unplaced:.0%} of the need finds no room: {found[1]}"
+    for variant in draft.variants:
+        if draft.unplaced > 1e-9 or variant.backing_off or (variant.cost is None and variant.rate > 0.0):
+            variant.limited_by = limit_on(draft, variant, variant.wanted, cycle)
 
 
 def causes(draft: Draft, variants: list[VariantDraft], counts: list[int], cycle: Cycle) -> tuple[Code, str] | None:
@@ -102,19 +106,3 @@ def backs_off(variant: VariantDraft, now_s: float) -> str:
 
 def _failing(variant: VariantDraft) -> str:
     return "1 replica does not come up" if variant.failing == 1 else f"{variant.failing} replicas do not come up"
-
-
-def mark(draft: Draft, cycle: Cycle) -> None:
-    """A variant that was passed over or cut back says what limited it."""
-    for variant in draft.variants:
-        if draft.unplaced > 1e-9 or variant.backing_off or (variant.cost is None and variant.rate > 0.0):
-            variant.limited_by = limit_on(draft, variant, variant.wanted, cycle)
-        pool = variant.pool
-        if pool is not None and variant.gpus and variant.placed < variant.sound:
-            squeezed = _budget_squeezes(pool, variant)
-            draft.gives_way = draft.gives_way or squeezed
-
-
-def _budget_squeezes(pool: PoolDraft, variant: VariantDraft) -> bool:
-    """The pool no longer has the GPUs that the variant holds: a higher priority took them, or they are gone."""
-    return pool.budget - pool.held < variant.staying * (variant.gpus or 0) - 1e-9 and not variant.backing_off

@@ -155,17 +155,20 @@ class VariantDraft:
     @property
     def staying(self) -> int:
         """Declared replicas that are not on nodes about to go: those that hold GPUs of nodes that count."""
-        return max(0, self.observed - self.doomed)
+        left = self.state.target.spec_replicas - self.doomed  # asked for many times a cycle: no calls in between
+        return left if left > 0 else 0
 
     @property
     def holding(self) -> int:
         """Those of them that hold GPUs or are about to: not what finds no node, is refused or never comes."""
-        return max(0, self.staying - self.homeless)
+        left = self.staying - self.homeless
+        return left if left > 0 else 0
 
     @property
     def sound(self) -> int:
         """Those that stay and carry load or are on the way to: all but those that hang."""
-        return max(0, self.staying - self.hung)
+        left = self.staying - self.hung
+        return left if left > 0 else 0
 
     @property
     def capacity(self) -> Capacity | None:

@@ -229,6 +229,7 @@ class PoolMemory(Spec, frozen=True):
     lost: float = 0.0  # nodes that were taken away, decayed, in so many node-hours (see core.spot)
     node_hours: float = 0.0
     empty_since: tuple[tuple[str, float], ...] = ()  # where nodes go by themselves: those without pods, since when
+    found_empty: tuple[str, ...] = ()  # of these, since before the first look: nothing is learnt of them
     empties_at: float = 0.0  # when that was last looked at
     release_times_s: tuple[float, ...] = ()  # from the last pod until the node was gone
     node_gpus: int = 0  # where nodes go by themselves: of the largest that was there when one last was; 0: none was
