@@ -29,7 +29,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import cases, kept, robustness
+from benchmarks import cases, closed, kept, robustness
 from benchmarks.cases import SIZES, STARTUPS, Case, write_shape
 from ebbtide.bench import agreement
 from ebbtide.bench.question import ABLATIONS
@@ -44,10 +44,7 @@ OUT = Path("out/decisions")
 PAGE, HELD_OUT_PAGE = Path("docs/benchmarks/decisions.md"), Path("docs/benchmarks/held-out.md")
 QUICK_PAGE, TRIED_PAGE = "quick.md", "tried.md"  # in --out
 SHAPE_DAYS = 3
-UNSEEN = (
-    "Nothing was looked at with these cases while decisions were designed. They were named before their first run, "
-    "which is this one, and no decision was changed after it."
-)
+UNSEEN = "Nothing was looked at with these cases while decisions were designed."
 ENOUGH_REQUESTS = 20_000
 GUIDE = Path("docs/bench-replay.md")
 PARTS_TOO = f",{ABLATIONS}"
@@ -228,6 +225,7 @@ def page(
         _limits(shown),
         _summary(shown) if shown else "No case was run.",
         _losses(shown),
+        closed.section([(one.case.name, one.results) for one in shown if one.results is not None]),
         _frozen(shown),
         _parts(shown),
         robustness.table(faults),
@@ -236,6 +234,16 @@ def page(
         *(_case(one.case, one.results, pictures, one.commit) for one in shown if one.results is not None),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def unseen(done: Sequence[Done], named: str, changed: str) -> str:
+    """What is known of cases that were held out: the commits that named them, and those that they were run on."""
+    later = "" if changed == named else f", last changed by {changed}"
+    lines = [f"- {one.case.name}: {f'run on {one.commit}' if one.results else 'not run'}" for one in done]
+    return (
+        f"{UNSEEN} They were named by commit {named}{later}. Whether decisions were changed between that and a run, or "
+        "after one, the history between these commits says:\n\n" + "\n".join(lines)
+    )
 
 
 def rivals(results: Results) -> list[PolicyResult]:
@@ -499,10 +507,12 @@ def _done(case: Case, number: int, options: argparse.Namespace, call: Callable[[
 
 
 def main(given: list[str] | None = None, call: Callable[[list[str]], int] = ebbtide) -> int:
-    """Returns 1 when a case failed."""
+    """Returns 1 when a case failed, or when there is nothing to write a page of."""
     options = _options(given)
     done = [_done(case, number, options, call) for number, case in enumerate(options.chosen())]
     faults = with_faults(options, call) if options.robustness_too else []
+    if not faults and all(one.results is None for one in done):
+        return _without_a_page(done)
     folder, committed = options.page.parent / options.page.stem, options.pages.parent / options.pages.stem
     folder.mkdir(parents=True, exist_ok=True)
     for one in done:
@@ -511,11 +521,19 @@ def main(given: list[str] | None = None, call: Callable[[list[str]], int] = ebbt
             _copy(committed / name if one.earlier else options.out / one.case.name / picture, folder / name)
     words = shlex.join(["python", "-m", "benchmarks.decisions", *(sys.argv[1:] if given is None else given)])
     guide = os.path.relpath(GUIDE, options.page.parent)
-    about = UNSEEN if options.chosen is cases.held_out else ""
+    about = unseen(done, *kept.commits_of("HELD_OUT", "cases.py")) if options.chosen is cases.held_out else ""
     options.page.write_text(page(done, words, Path(options.page.stem), faults, guide, about))
     print(options.page)
     failed = any("status" in one.why_not for one in done) or any(row.status for row in faults)
     return 1 if failed else 0
+
+
+def _without_a_page(done: Sequence[Done]) -> int:
+    """A page about nothing would only hide one that is there."""
+    for one in done:
+        print(f"{one.case.name}: {one.why_not}", file=sys.stderr)
+    print("no case was ever run: no page is written", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -87,6 +87,7 @@ def test_the_page_has_a_row_a_case_its_losses_and_pictures(tmp_path: Path, trace
     assert "![replicas over time](page/collapse-replicas.svg)" in page
     assert (tmp_path / "docs" / "page" / "collapse-replicas.svg").exists()
     assert "clairvoyant is" not in page
+    assert "| collapse | slo-law | 10.0% | 20.0% | -100% |" in page[page.index("## Distance to the clairvoyant") :]
     assert "| **ebbtide** | 99.15% | 12.00 | 89.1% | 200 ms | 400 ms | 30 ms | 2.0 | 2.0% |" in page
     assert page.count("| policy | attained | for | worst 5 min | p95 TTFT |") == 2
 
@@ -342,6 +343,33 @@ def test_the_quick_set_leaves_the_page_of_the_standard_set_alone(
         assert where.with_suffix("").joinpath(f"{shown}-replicas.svg").exists()
         assert (decisions.UNSEEN in where.read_text()) is ("--held-out" in options)
     assert "## long-context" in Path("docs/benchmarks/decisions.md").read_text()
+
+
+def test_of_what_was_never_run_no_page_is_written(
+    tmp_path: Path, traces: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for which in ([], ["--held-out"]):
+        assert decisions.main(["--traces", str(traces), "--assemble", *which], call=lambda typed: 0) == 1
+        said = capsys.readouterr()
+        assert said.err.splitlines()[-1] == "no case was ever run: no page is written"
+        assert said.out == ""
+    assert not Path("docs").exists()
+
+
+def test_the_page_of_held_out_cases_says_which_commit_named_them_and_which_each_was_run_on(
+    tmp_path: Path, traces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept.write(kept.FOLDER, "walk", results(CLAIRVOYANT, EBBTIDE, DEARER), "0123abc")
+    assert decisions.main(["--traces", str(traces), "--held-out", "--assemble"], call=lambda typed: 0) == 0
+    page = decisions.HELD_OUT_PAGE.read_text()
+    assert "- walk: run on 0123abc\n" in page and "- two-peaks: not run\n" in page
+    assert "first run" not in page and "no decision was changed" not in page, "nobody looked"
+    named, changed = kept.commits_of("HELD_OUT", "cases.py")
+    assert re.fullmatch("[0-9a-f]{12}|unknown", named) and f"They were named by commit {named}" in page
+    assert (f"last changed by {changed}" in page) is (changed != named)
+    assert kept.commits_of("HELD_OUT", "no_such_file.py") == ("unknown", "unknown")
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "x", "1/"])
