@@ -33,7 +33,7 @@ from benchmarks import cases, closed, kept, robustness
 from benchmarks.cases import SIZES, STARTUPS, Case, write_shape
 from ebbtide.bench import agreement
 from ebbtide.bench.question import ABLATIONS
-from ebbtide.bench.report import ATTAINMENT_PICTURE, TIME_PICTURE, guard_rails, hourly_losses
+from ebbtide.bench.report import ATTAINMENT_PICTURE, TIME_PICTURE, as_published, guard_rails, hourly_losses
 from ebbtide.bench.results import ABLATION, HELD, PolicyResult, Results, read
 from ebbtide.bench.run import EBBTIDE
 from ebbtide.cli.bench import INTERRUPTED, STRONGEST
@@ -400,8 +400,8 @@ def _skipped(done: Sequence[Done]) -> str:
 def _case(case: Case, results: Results, pictures: Path, commit: str) -> str:
     replica, traffic = results.case.replica, results.case.traffic
     rows = [
-        "| policy | cost at the target | by begun hours | over clairvoyant | captured |",
-        "|---|---:|---:|---:|---:|",
+        "| policy | cost at the target | by begun hours | over clairvoyant | captured | as published |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     for one in sorted(results.policies, key=lambda one: (one.cost_at_target is None, one.cost_at_target or 0.0)):
         cost = "not reached" if one.cost_at_target is None else f"{one.cost_at_target:.2f}"
@@ -409,7 +409,7 @@ def _case(case: Case, results: Results, pictures: Path, commit: str) -> str:
         over = "" if one.over_clairvoyant is None else f"{one.over_clairvoyant:.3f}"
         captured = "" if one.captured is None else f"{one.captured:.2f}"
         held = f" ({one.note.partition(';')[0]})" if one.tuning == HELD else ""
-        rows.append(f"| {one.name}{held} | {cost} | {hourly} | {over} | {captured} |")
+        rows.append(f"| {one.name}{held} | {cost} | {hourly} | {over} | {captured} | {as_published(one)} |")
     told = ("\n".join(rows), hourly_losses(results), guard_rails(results), agreement.sentence(results))
     return (
         f"## {case.name}\n\n{case.what[0].upper()}{case.what[1:]}. {traffic.requests[0]:,} requests in "

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import cases, decisions, faults, kept, robustness
 
 from ebbtide.bench.command import ask
-from ebbtide.bench.results import Agreement, Compared, Versus, encode
+from ebbtide.bench.results import Agreement, AsPublished, Compared, Versus, encode
 from ebbtide.cli.bench import replay
 from tests.bench.findings import CHEAPER, CLAIRVOYANT, DEARER, EBBTIDE, policy, results, run
 
@@ -99,7 +99,8 @@ def test_the_page_says_of_each_case_how_the_other_simulator_differs_and_what_hou
     beside = Compared(name="schedule", knob=1.0, cost=14.0, attainment=0.991, other_cost=8.0, other_attainment=0.995)
     there = Agreement(simulator="ebbtide", policies=(own, beside), same_order_by_cost=0.0, same_order_by_attainment=0.0)
     hourly = Versus(attainment=0.99, cost=16.0, ebbtide_cost=20.0)
-    rival = msgspec.structs.replace(DEARER, cost_at_target_hourly=16.0, versus_hourly=hourly)
+    shipped = AsPublished(cost=14.0, attainment=0.98)
+    rival = msgspec.structs.replace(DEARER, cost_at_target_hourly=16.0, versus_hourly=hourly, published=shipped)
     _, page = main(
         tmp_path, traces, "--only", "collapse", call=lambda typed: compared_too(typed, there, EBBTIDE, rival)
     )
@@ -107,7 +108,8 @@ def test_the_page_says_of_each_case_how_the_other_simulator_differs_and_what_hou
     assert "0% of the pairs of policies stand in the same order by cost, 0% by attainment." in case
     assert "1 the other way round there (here ebbtide before schedule), 0 open." in case
     assert "Of those that meet the target there with these settings, schedule costs least; all meet it." in case
-    assert "| schedule | 15.00 | 16.00 | 1.500 |  |" in case
+    assert "| schedule | 15.00 | 16.00 | 1.500 |  | 14.00 @ 98.00% |" in case
+    assert "| ebbtide | 12.00 |  | 1.200 |  |  |" in case
     assert "Billed by begun hours, Ebbtide is dearer than schedule (25.0%)." in case
 
 

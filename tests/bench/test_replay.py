@@ -131,6 +131,10 @@ def test_published_settings_are_run_as_they_are(done: Folder) -> None:
     assert done.run("--tune", "published", "--out", str(out)).returncode == 0
     peak = by_name(json.loads((out / "results.json").read_text()))["static-peak"]
     assert {run["knob"] for run in peak["runs"]} == {1.0}
+    searched = by_name(done.results())["static-peak"]
+    assert searched["published"] == peak["published"] is not None, "a search begins with it"
+    assert by_name(done.results())["ebbtide"]["published"] is None, "it has no setting"
+    assert "as published |" in (done.out / "report.md").read_text()
 
 
 def test_a_comparison_that_was_killed_goes_on_where_it_was(done: Folder, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from ebbtide.bench.results import (
     HINDSIGHT,
     PUBLISHED,
     Agreement,
+    AsPublished,
     Compared,
     PolicyResult,
     Run,
@@ -46,6 +47,7 @@ from ebbtide.bench.search import (
     at_target,
     by_begun_hours,
     captured,
+    clipped,
     found,
     frozen_knob,
     search,
@@ -294,6 +296,7 @@ def _row(
         versus=_versus(name, answers, target),
         cost_at_target_hourly=_cost(name, hourly[name], target),
         versus_hourly=_versus(name, hourly, target),
+        published=_as_published(name, answer),
         note=f"{held}; {note}" if held else note,
         runs=tuple(
             Run.of(trial.knob, load.seed, one)
@@ -315,6 +318,15 @@ def _cost(name: str, answer: Found, attainment: float) -> float | None:
         return min((point.cost for point in points if point.attainment >= attainment), default=None)
     way = at_target(points, attainment)
     return None if way is None else way.cost
+
+
+def _as_published(name: str, answer: Found) -> AsPublished | None:
+    """A search begins with the published setting, so in hindsight too it is known what that gives."""
+    knob = ALL[name].knob if name in ALL else None
+    if knob is None:
+        return None
+    points = (trial.point for trial in answer.trials if trial.knob == clipped(knob, knob.published))
+    return next((AsPublished(cost=point.cost, attainment=point.attainment) for point in points), None)
 
 
 def _about(stage: Stage, name: str) -> tuple[Knob | None, str]:

@@ -69,13 +69,21 @@ class Versus(msgspec.Struct, frozen=True, kw_only=True):
         return 1.0 - self.ebbtide_cost / self.cost
 
 
+class AsPublished(msgspec.Struct, frozen=True, kw_only=True):
+    """What a rival costs and attains at the setting that its project ships, all seeds together."""
+
+    cost: float
+    attainment: float
+
+
 class PolicyResult(msgspec.Struct, frozen=True, kw_only=True):
     """One policy: what it costs at the target attainment, and every run that this was read from.
 
     `knob` is the setting at the target (hindsight), or the one it was run with. `interval` bounds 95 %
     of resampled seeds (null: there is one seed, or nothing was replayed); its upper end is null where some do not
     reach the target. `…_hourly` are the same replays and attainments with every begun hour of a replica paid whole;
-    null where there is none, and in files from before it was computed.
+    null where there is none, and in files from before it was computed. `published` null: it was not run so, has no
+    setting, or the file is from before that was kept.
     """
 
     name: str
@@ -90,6 +98,7 @@ class PolicyResult(msgspec.Struct, frozen=True, kw_only=True):
     versus: Versus | None
     cost_at_target_hourly: float | None = None
     versus_hourly: Versus | None = None
+    published: AsPublished | None = None
     note: str
     runs: tuple[Run, ...]
 
