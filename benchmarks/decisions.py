@@ -12,7 +12,8 @@
 
 A case whose trace is not there is skipped, and the page says so. What was computed is kept: a run that was interrupted
 goes on where it was. What a case gave is also kept in docs/benchmarks/results, to be committed: the page of a part, or
-of another day, has the other cases from there, each with the commit that it was run on. Pages of tries (--quick,
+of another day, has the other cases from there, each with the commit that it was run on. The page of --full is
+docs/benchmarks/grid.md, that of --held-out docs/benchmarks/held-out.md. Pages of tries (--quick,
 --only, --policies, --seeds) lie below --out, and results of --quick and of other policies or seeds are not kept.
 """
 
@@ -42,6 +43,7 @@ from ebbtide.units import format_duration, parse_duration_s
 
 OUT = Path("out/decisions")
 PAGE, HELD_OUT_PAGE = Path("docs/benchmarks/decisions.md"), Path("docs/benchmarks/held-out.md")
+GRID_PAGE = Path("docs/benchmarks/grid.md")
 QUICK_PAGE, TRIED_PAGE = "quick.md", "tried.md"  # in --out
 SHAPE_DAYS = 3
 UNSEEN = "Nothing was looked at with these cases while decisions were designed."
@@ -465,7 +467,7 @@ def _options(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help="by default 1, and 5 with --full")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=OUT, help="where each case's own report goes")
-    parser.add_argument("--page", type=Path, help=f"by default {PAGE}, and of a try one in --out")
+    parser.add_argument("--page", type=Path, help=f"by default {PAGE}, {GRID_PAGE} with --full, of a try one in --out")
     parser.add_argument("--results", type=Path, default=kept.FOLDER, help="where results are kept, to be committed")
     left = parser.add_mutually_exclusive_group()
     left.add_argument("--assemble", action="store_true", help="run nothing: the page of what is kept")
@@ -490,7 +492,7 @@ def _settle(options: argparse.Namespace) -> None:
     options.runs = not (options.assemble or options.adopt)
     options.robustness_too = options.runs and (options.robustness or full)
     options.commit = options.adopt or kept.commit_now()
-    options.pages = options.page or (HELD_OUT_PAGE if options.chosen is cases.held_out else PAGE)
+    options.pages = options.page or {cases.held_out: HELD_OUT_PAGE, cases.grid: GRID_PAGE}.get(options.chosen, PAGE)
     tried = options.out / (QUICK_PAGE if quick else TRIED_PAGE)
     options.page = options.page or (tried if options.only or not options.keeps else options.pages)
 

@@ -1,13 +1,21 @@
 """Every wrong input of `ebbtide bench replay` is one line that says what is wrong and what is allowed, exit code 2."""
 
+import hashlib
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from ebbtide.bench.command import ask
+from ebbtide.bench.comparison import frozen_on
+from ebbtide.bench.loads import span_of
+from ebbtide.bench.results import encode
 from ebbtide.bench.simulators import SIMULATORS
+from ebbtide.cli.bench import replay
 from ebbtide.cli.main import main
 from tests.bench.fake_simulator import PLACE
+from tests.bench.findings import EBBTIDE, results
 from tests.bench.replaying import write_trace
 
 GOOD = [(float(second), 100, 10) for second in range(300)]
@@ -263,6 +271,51 @@ def test_a_bad_option_is_refused(refused, options: str) -> None:
     Path("bad.txt").write_text("30\nsoon\n")
     said = BAD_OPTIONS[options]
     assert refused(*options.split())[: len(said)] == said
+
+
+@pytest.mark.parametrize(
+    ("found_on", "scored", "words"),
+    [
+        ((0.0, 5 / 60), (), "0 to 0.08333 h of the same trace, and 0 to 0.08333 h is scored"),
+        ((0.0, 2 / 60), ("--start", "1m"), "0 to 0.03333 h of the same trace, and 0.01667 to 0.08333 h is scored"),
+        ((60.0, 1 / 60), ("--hours", "0.04"), "0.01667 to 0.03333 h of the same trace, and 0 to 0.04 h is scored"),
+    ],
+    ids=["the same span", "one that begins inside", "one that lies inside"],
+)
+def test_settings_found_on_a_part_of_what_is_scored_are_not_frozen(
+    refused, found_on: tuple[float, float], scored: tuple[str, ...], words: str
+) -> None:
+    found = results(EBBTIDE)
+    digest = hashlib.sha256(Path("good.jsonl").read_bytes()).hexdigest()
+    there = msgspec.structs.replace(found.case.traffic, sha256=digest, start_s=found_on[0], hours=found_on[1])
+    case = msgspec.structs.replace(found.case, traffic=there)
+    Path("before.json").write_bytes(encode(msgspec.structs.replace(found, case=case)))
+    assert refused("--tune", "frozen:before.json", *scored, alone=True) == (
+        f"--tune frozen:before.json: its settings were found on {words}: a file of a span that does not overlap is "
+        "allowed"
+    )
+
+
+def test_settings_found_just_before_what_is_scored_are_frozen(tmp_path: Path) -> None:
+    trace = tmp_path / "t.jsonl"
+    write_trace(trace, GOOD)
+    typed = [
+        "--trace",
+        str(trace),
+        "--start",
+        "2m",
+        "--simulator",
+        "ebbtide",
+        "--tune",
+        f"frozen:{tmp_path / 'b.json'}",
+    ]
+    asked = ask(replay.make_context("replay", typed).params)
+    span, found = span_of(asked), results(EBBTIDE)
+    there = msgspec.structs.replace(found.case.traffic, sha256=span.sha256, start_s=0.0, hours=2 / 60)
+    case = msgspec.structs.replace(found.case, traffic=there)
+    (tmp_path / "b.json").write_bytes(encode(msgspec.structs.replace(found, case=case)))
+    before = frozen_on(asked, span)
+    assert before is not None and (before.sha256, before.start_s, before.hours) == (span.sha256, 0.0, 2 / 60)
 
 
 def test_a_model_that_the_simulator_does_not_ship_is_refused_with_one_line_and_no_other(

@@ -216,6 +216,19 @@ def test_slices_are_all_of_the_grid_once(tmp_path: Path, traces: Path) -> None:
     assert sorted(whole) == sorted(case.name for case in cases.grid())
 
 
+@pytest.mark.parametrize("slices", [[], ["--slice", "2/16"]], ids=["whole", "a slice"])
+def test_the_grid_has_a_page_of_its_own_and_leaves_that_of_the_standard_set_alone(
+    tmp_path: Path, traces: Path, monkeypatch: pytest.MonkeyPatch, slices: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    typed = ["--traces", str(traces), "--full", *slices]
+    assert decisions.main(typed, call=lambda typed: pretended(typed, [], EBBTIDE, DEARER)) == 0
+    assert not decisions.PAGE.exists()
+    page = Path("docs/benchmarks/grid.md")
+    assert "| conversation-10-noise1 | fake |" in page.read_text()
+    assert page.with_suffix("").joinpath("conversation-10-noise1-replicas.svg").exists()
+
+
 def test_the_page_of_each_slice_has_what_the_slices_before_it_left(tmp_path: Path, traces: Path) -> None:
     names = [case.name for case in cases.grid()]
 

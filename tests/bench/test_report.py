@@ -8,7 +8,7 @@ import pytest
 
 from ebbtide.bench.pictures import Timeline, cost_against_attainment, replicas_over_time
 from ebbtide.bench.report import nearest_runs, report
-from ebbtide.bench.results import AsPublished, Versus, encode, frozen_knobs, read
+from ebbtide.bench.results import AsPublished, FrozenOn, Versus, encode, frozen_knobs, read
 from ebbtide.bench.score import Percentiles
 from ebbtide.bench.svg import Axis, axis
 from ebbtide.errors import ConfigurationError
@@ -103,6 +103,14 @@ def test_bills_by_begun_hours_stand_beside_those_by_the_second() -> None:
     assert "No rival is cheaper at equal attainment; the nearest is schedule.\n\n" in page, "by the second"
     assert "Billed by begun hours, Ebbtide is dearer than schedule (10.0%)." in page
     assert "Billed by begun hours" not in report(results(EBBTIDE, DEARER)), "nothing known is nothing lost"
+
+
+def test_where_frozen_settings_come_from_is_said() -> None:
+    found = results(EBBTIDE)
+    there = FrozenOn(trace="sunday.csv", sha256="cd" * 32, start_s=7200.0, hours=1.5)
+    frozen = msgspec.structs.replace(found, case=msgspec.structs.replace(found.case, tune="frozen", frozen_on=there))
+    assert "settings: frozen, as found on `sunday.csv`, 2 to 3.5 h of it." in report(frozen)
+    assert "settings: hindsight." in report(found)
 
 
 def test_what_a_rival_does_as_published_stands_beside_its_tuned_cost() -> None:

@@ -14,12 +14,12 @@ from ebbtide.bench import ablations, clairvoyant
 from ebbtide.bench.ablations import ABLATIONS, WHOLE
 from ebbtide.bench.case import Case, ordered
 from ebbtide.bench.foresight import Foresight
-from ebbtide.bench.loads import rates
+from ebbtide.bench.loads import Span, rates
 from ebbtide.bench.pictures import Timeline
 from ebbtide.bench.policy import Knob
 from ebbtide.bench.preparation import Stage
 from ebbtide.bench.question import Question
-from ebbtide.bench.report import nearest_runs
+from ebbtide.bench.report import hours_words, nearest_runs
 from ebbtide.bench.results import (
     ABLATION,
     BOUND,
@@ -31,10 +31,12 @@ from ebbtide.bench.results import (
     Agreement,
     AsPublished,
     Compared,
+    FrozenOn,
     PolicyResult,
     Run,
     Versus,
     frozen_knobs,
+    read,
 )
 from ebbtide.bench.roster import ALL, rivals_in
 from ebbtide.bench.run import EBBTIDE, PATH
@@ -211,6 +213,21 @@ def frozen_settings(question: Question) -> dict[str, float]:
         if name in ALL and ALL[name].knob is not None and name not in knobs:
             raise ConfigurationError(f"--tune frozen:{question.frozen}: it has no setting of policy {name}")
     return knobs
+
+
+def frozen_on(question: Question, span: Span) -> FrozenOn | None:
+    """Where frozen settings come from; ConfigurationError where that is part of what is scored, which is hindsight."""
+    if question.tune != FROZEN or question.frozen is None:
+        return None
+    there = read(question.frozen).case.traffic
+    until_s, end_s = there.start_s + 3600 * there.hours, span.start_s + span.length_s
+    if there.sha256 == span.sha256 and there.start_s < end_s and span.start_s < until_s:
+        raise ConfigurationError(
+            f"--tune frozen:{question.frozen}: its settings were found on {hours_words(there.start_s, until_s)} of the "
+            f"same trace, and {hours_words(span.start_s, end_s)} is scored: a file of a span that does not overlap is "
+            "allowed"
+        )
+    return FrozenOn(trace=there.trace, sha256=there.sha256, start_s=there.start_s, hours=there.hours)
 
 
 def _policy(stage: Stage, runner: Runner, name: str) -> Measure:

@@ -60,10 +60,22 @@ def _question(results: Results) -> str:
             f"time to first token at most {format_duration(replica.ttft_s)} and gap between tokens at most "
             f"{format_duration(replica.itl_s)}. {_percent(results.p0)} are missed however many replicas run.",
             f"- **Simulator** `{case.simulator}`, seeds {', '.join(map(str, case.seeds))}{_sameness(results)}; "
-            f"settings: {case.tune}.",
+            f"settings: {case.tune}{_found_on(results)}.",
             *_wrong(replica),
         )
     )
+
+
+def _found_on(results: Results) -> str:
+    there = results.case.frozen_on
+    if there is None:
+        return ""
+    return f", as found on `{there.trace}`, {hours_words(there.start_s, there.start_s + 3600 * there.hours)} of it"
+
+
+def hours_words(begin_s: float, end_s: float) -> str:
+    """`54 to 55 h`."""
+    return f"{begin_s / 3600:.4g} to {end_s / 3600:.4g} h"
 
 
 def _wrong(replica: Case) -> list[str]:

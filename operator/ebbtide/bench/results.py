@@ -128,8 +128,20 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     lead_in_s: float = 0.0
 
 
+class FrozenOn(msgspec.Struct, frozen=True, kw_only=True):
+    """The span of a trace on which frozen settings were found."""
+
+    trace: str
+    sha256: str
+    start_s: float
+    hours: float
+
+
 class CaseResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked: the replica, the objectives, the traffic, and who tuned how."""
+    """What was asked: the replica, the objectives, the traffic, and who tuned how.
+
+    `frozen_on` null: settings are not frozen, or the file is from before that was kept.
+    """
 
     simulator: str
     replica: Case
@@ -137,6 +149,7 @@ class CaseResult(msgspec.Struct, frozen=True, kw_only=True):
     seeds: tuple[int, ...]
     tune: str
     capacity_per_s: float  # requests a second that one replica of several carries at the target
+    frozen_on: FrozenOn | None = None
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True):
