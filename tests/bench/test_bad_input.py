@@ -1,6 +1,7 @@
 """Every wrong input of `ebbtide bench replay` is one line that says what is wrong and what is allowed, exit code 2."""
 
 import hashlib
+import os
 import re
 import sys
 from decimal import Decimal
@@ -102,7 +103,7 @@ BAD_TRACES = {
         "t_s,rps\n0,1\n60,1\n30,1\n",
         "x.csv",
         LENGTHS,
-        "trace x.csv line 4: time 30 s is before the line above (60 s)",
+        "trace x.csv line 4: time 30: it is 30 s before the line above; times must not go back",
     ),
     "a rate below zero": (
         "t_s,rps\n0,1\n60,-1\n",
@@ -322,6 +323,45 @@ def test_settings_found_just_before_what_is_scored_are_frozen(tmp_path: Path) ->
     (tmp_path / "b.json").write_bytes(encode(msgspec.structs.replace(found, case=case)))
     before = frozen_on(asked, span)
     assert before is not None and (before.sha256, before.start_s, before.hours) == (span.sha256, 0.0, 2 / 60)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--trace pipe", "trace pipe: it is no regular file"),
+        ("--trace .", "trace .: it is no regular file"),
+        ("--tune frozen:pipe", "pipe: it is no regular file"),
+        ("--startup-file pipe --simulator ebbtide", "--startup-file pipe: it is no regular file"),
+    ],
+)
+def test_a_pipe_that_nobody_writes_to_is_not_waited_for(refused, option: str, said: str) -> None:
+    os.mkfifo("pipe")
+    assert refused(*option.split(), alone=True) == said
+
+
+HELP = "; `ebbtide bench replay --help` lists what there is"
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("replay", "Missing option '--trace'" + HELP),
+        ("replay --trace t --seeds abc", "Invalid value for '--seeds': 'abc' is not a valid integer" + HELP),
+        ("replay --trace t --hours", "Option '--hours' requires an argument; `ebbtide bench"),
+        ("replay --trace t --hourz 3", "No such option '--hourz'"),
+        ("replay --trace t more", "Got unexpected extra argument (more)" + HELP),
+        ("repla", "No such command 'repla'"),
+    ],
+)
+def test_what_the_command_line_cannot_read_is_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: str, said: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ebbtide", "bench", *typed.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {said}")
 
 
 def test_a_price_is_bounded_as_that_of_a_pool() -> None:

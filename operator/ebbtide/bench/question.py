@@ -205,8 +205,10 @@ def start_up(seconds: float | None, file: Path | None, simulator: str) -> tuple[
             f"--startup-file {file}: in simulator {simulator} every start takes as long; use --startup-s there, "
             "or --simulator ebbtide"
         )
+    if file.exists() and not file.is_file():
+        raise ConfigurationError(f"--startup-file {file}: it is no regular file")
     try:
-        lines = file.read_text(encoding="utf-8").split()
+        lines = file.read_text(encoding="utf-8-sig").split()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"--startup-file {file}: {getattr(error, 'strerror', None) or error}") from error
     if not lines:

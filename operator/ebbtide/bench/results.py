@@ -194,6 +194,8 @@ def encode(results: Results) -> bytes:
 
 def read(path: Path) -> Results:
     """What `encode` wrote; ConfigurationError that names the file and what is wrong with it."""
+    if path.exists() and not path.is_file():
+        raise ConfigurationError(f"{path}: it is no regular file")
     try:
         return msgspec.json.decode(path.read_bytes(), type=Results)
     except OSError as error:
