@@ -60,6 +60,7 @@ from ebbtide.errors import ConfigurationError
 CLAIRVOYANT, BY_TABLE, STATIC, FLUID = "clairvoyant", "clairvoyant-table", "static-hindsight", "fluid"
 WHOLE_FLEETS = (STATIC, "static-peak", "static-mean")  # of one size: between three replicas and four there is none
 PICTURE_STEP_S = 60.0
+_TOUCHING_S = 1e-3  # hours times 3600 are not always the seconds that they were
 
 
 def compare(question: Question, stage: Stage, runner: Runner) -> tuple[PolicyResult, ...]:
@@ -221,7 +222,8 @@ def frozen_on(question: Question, span: Span) -> FrozenOn | None:
         return None
     there = read(question.frozen).case.traffic
     until_s, end_s = there.start_s + 3600 * there.hours, span.start_s + span.length_s
-    if there.sha256 == span.sha256 and there.start_s < end_s and span.start_s < until_s:
+    shared_s = min(until_s, end_s) - max(there.start_s, span.start_s)
+    if there.sha256 == span.sha256 and shared_s > _TOUCHING_S:
         raise ConfigurationError(
             f"--tune frozen:{question.frozen}: its settings were found on {hours_words(there.start_s, until_s)} of the "
             f"same trace, and {hours_words(span.start_s, end_s)} is scored: a file of a span that does not overlap is "
