@@ -318,11 +318,11 @@ def test_settings_found_just_before_what_is_scored_are_frozen(tmp_path: Path) ->
     ]
     asked = ask(replay.make_context("replay", typed).params)
     span, found = span_of(asked), results(EBBTIDE)
-    there = msgspec.structs.replace(found.case.traffic, sha256=span.sha256, start_s=0.0, hours=135 / 3600)
+    there = msgspec.structs.replace(found.case.traffic, sha256=span.sha256, start_s=0.0, hours=118 / 3600)
     case = msgspec.structs.replace(found.case, traffic=there)
     (tmp_path / "b.json").write_bytes(encode(msgspec.structs.replace(found, case=case)))
     before = frozen_on(asked, span)
-    assert before is not None and (before.sha256, before.start_s, before.hours) == (span.sha256, 0.0, 135 / 3600)
+    assert before is not None and (before.sha256, before.start_s, before.hours) == (span.sha256, 0.0, 118 / 3600)
 
 
 @pytest.mark.parametrize(
