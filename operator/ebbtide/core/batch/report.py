@@ -10,6 +10,7 @@ from decimal import Decimal
 
 import msgspec
 
+from ebbtide.core.batch import share
 from ebbtide.core.batch.lent import hides_jobs
 from ebbtide.core.batch.price import paid_anyway
 from ebbtide.core.batch.words import clock
@@ -46,6 +47,7 @@ def remember(items: Sequence[Item], cycle: Cycle) -> BatchMemory:
         at=round(cycle.now_s, 1),
         jobs=tuple(jobs),
         owners=owners,
+        lent=before.lent if sick & _WATCHED else share.remember(items, cycle),
         back=before.back if cycle.lent is None and hides_jobs(cycle.snapshot) else _back(cycle),
         policies=tuple(
             memory

@@ -38,7 +38,7 @@ def note(item: Item, field: Field, cycle: Cycle) -> PlannedJob:
         round(starts_s, 1),
         round(place.ends_s, 1),
         latest,
-        bool(place.late) and item.left.known,
+        (bool(place.late) and item.left.known) or code is Code.MISSED_FOR_MONEY,
         round(place.price, 4),
         round(_price_now(item, offer, now_price), 4),
         detail,
