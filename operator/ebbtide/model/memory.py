@@ -308,6 +308,7 @@ class PlannedJob(Spec, frozen=True, array_like=True):
     price: float = 0.0  # of a GPU-hour when it runs, on average, and if it ran now
     price_now: float = 0.0
     detail: str = ""
+    helps: str = ""  # of one that can't end in time: what would help
 
 
 class OwnerMemory(Spec, frozen=True, array_like=True):

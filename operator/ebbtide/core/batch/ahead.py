@@ -7,12 +7,15 @@ planned start has come, a window or a price changes. In between it stands as it 
 from collections.abc import Iterable, Sequence
 from zlib import crc32
 
+import msgspec
+
 from ebbtide.core import pools
 from ebbtide.core.batch import need, payable, price, share
 from ebbtide.core.batch.choose import choose
 from ebbtide.core.batch.field import Field
 from ebbtide.core.batch.fit import RESERVED
 from ebbtide.core.batch.grid import Grid, grid
+from ebbtide.core.batch.helps import MOST, helps
 from ebbtide.core.batch.lent import Lent, hangs
 from ebbtide.core.batch.nodes import Nodes
 from ebbtide.core.batch.price import Offer
@@ -23,6 +26,7 @@ from ebbtide.core.work import Cycle
 from ebbtide.model.batch import Strategy
 from ebbtide.model.memory import PlannedJob
 from ebbtide.model.plan import Outcome
+from ebbtide.model.reasons import Code
 
 EVERY_S = 60.0
 UNPRICED = 0.01  # where GPUs cost nothing, an hour's earlier end is still worth something
@@ -163,12 +167,15 @@ def plan_waiting(waiting: Sequence[Item], field: Field, nodes: Nodes, cycle: Cyc
     blind = any(item.lacks for item in waiting)
     payable.leave_out(waiting, cycle)
     choose(waiting, field)
+    helped = 0
     for item in sorted(waiting, key=lambda item: (item.latest_s or float("inf"), -item.priority, item.key)):
         if item.place is not None and item.place.slot == 0 and not blind:
             _start(item, item.place, field.offers[item.place.pool], nodes, cycle)
         if item.outcome is Outcome.WAITS:
             payable.foreseen(item, cycle)
             item.planned = note(item, field, cycle)
+            if item.planned.why == Code.DEADLINE_UNREACHABLE.value and helped < MOST:
+                item.planned, helped = msgspec.structs.replace(item.planned, helps=helps(item, field)), helped + 1
 
 
 def _start(item: Item, place: Place, offer: Offer, nodes: Nodes, cycle: Cycle) -> None:

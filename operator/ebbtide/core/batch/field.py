@@ -37,6 +37,13 @@ class Field:
         if holders is not None:
             holders.take(place.runs, place.gpus)
 
+    def take_out(self, item: Item, place: Place) -> None:
+        """Its GPUs are free."""
+        self.offers[place.pool].take(place.runs, -place.gpus, stays=not item.restartable)
+        holders = self.holders.get(item.job.policy)
+        if holders is not None:
+            holders.take(place.runs, -place.gpus)
+
     def save(self) -> Saved:
         """As it is now, to go back to."""
         return (

@@ -14,7 +14,7 @@ from ebbtide.core.batch import share
 from ebbtide.core.batch.counts import Stand, held_gpus, stand
 from ebbtide.core.batch.lent import hides_jobs
 from ebbtide.core.batch.savings import prices_now
-from ebbtide.core.batch.words import clock
+from ebbtide.core.batch.when import clock
 from ebbtide.core.batch.work import Item
 from ebbtide.core.work import Cycle
 from ebbtide.model.batch import BatchPolicyState, Intent
