@@ -6,6 +6,7 @@ may be. Of a rate it takes its price. Whole nodes where it brings nodes that the
 be stopped give way as soon as services are refused something, or a ceiling would be crossed.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -113,6 +114,20 @@ class Purse:
         if tariff is not None and pool not in self.anyway:
             for line in self.lines:
                 line.lacks -= gpus * line.takes(tariff, self.now_s, self.reserve_s)
+
+    def pods_short(self, pool: str, gpus: int) -> int:
+        """How many pods of so many GPUs must go until nothing is lacking; 0: none of them frees any money."""
+        tariff = self.tariffs.get(pool)
+        if tariff is None or pool in self.anyway or not gpus:
+            return 0
+        found = 0
+        for line in self.lines:
+            frees = gpus * line.takes(tariff, self.now_s, self.reserve_s)
+            if line.lacks > NOTHING and frees <= NOTHING:
+                return 0
+            if line.lacks > NOTHING:
+                found = max(found, math.ceil(line.lacks / frees))
+        return found
 
     def _again(self, need: Decimal) -> tuple[Decimal, str]:
         """A quarter more than needed where Jobs gave way lately, so that nothing goes to and fro."""
