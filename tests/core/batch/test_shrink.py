@@ -97,3 +97,14 @@ def test_outside_of_windows_it_grows_again_on_idle_gpus_alone(others: int, outco
     small = elastic(pods=3, full_parallelism=4)
     state = outside(small, others, Strategy.IDLE_OR_WINDOW)
     assert decide(state)[0].jobs[0].outcome is outcome
+
+
+@pytest.mark.parametrize(("second", "pods"), [("98.90", 1), ("98.30", 2), ("80.00", 2)])
+def test_two_ceilings_each_count_what_goes_once(second: str, pods: int):
+    """The first one asks for two pods of four; the second for three, for two or for none."""
+    first = paid("100", "98.30", others=4)
+    other = paid("100", second, others=4)
+    other = msgspec.structs.replace(other, spec=msgspec.structs.replace(other.spec, name="more", uid="uid-more"))
+    state = msgspec.structs.replace(cloud([elastic()], first, 4), policies=(first, other))
+    found = decide(state)[0].jobs[0]
+    assert (found.outcome, found.parallelism) == (Outcome.SHRINKS, pods)

@@ -203,7 +203,7 @@ def for_money(running: Sequence[Item], purses: Sequence[Purse], lent: Lent, node
             text, stays = purse.suspends or _short(purse), item.parallelism * item.job.gpus_per_pod
             gpus = fewer * item.job.gpus_per_pod if fewer else item.gpus if item.outcome is Outcome.RUNS else stays
             purse.give(item.pool, gpus)
-            for other in purses[index + 1 :]:
+            for other in () if fewer else purses[index + 1 :]:  # what is smaller is counted there once it is looked at
                 if other.pays(item.namespace):
                     other.give(item.pool, gpus)
             text = f"CostPolicy {purse.spec.name}: {text}"

@@ -18,9 +18,9 @@ def most(item: Item) -> int:
 
     What came running is stopped first, and one of Ebbtide's from then on.
     """
-    if not item.job.elastic or item.parallelism or item.outcome is not Outcome.RUNS or item.job.intent not in OURS:
+    if not item.job.elastic or item.outcome not in (Outcome.RUNS, Outcome.SHRINKS) or item.job.intent not in OURS:
         return 0
-    return max(0, item.job.parallelism - max(1, item.job.least_parallelism))
+    return max(0, _stay(item) - max(1, item.job.least_parallelism))
 
 
 def pods_to_free(item: Item, node: Node, short: int) -> int:
@@ -34,14 +34,20 @@ def pods_to_free(item: Item, node: Node, short: int) -> int:
 
 
 def shrink(item: Item, fewer: int, why: str, nodes: Nodes | None) -> None:
-    """It loses so many pods. `why`: in words; `nodes` learn what will be free, where somebody asks them."""
-    gone, stay = _last_first(item)[:fewer], item.job.parallelism - fewer
+    """It loses so many pods, or so many more. `why`: in words; `nodes` learn what will be free, where somebody asks."""
+    stay, before = _stay(item) - fewer, item.job.parallelism - _stay(item)
+    gone = _last_first(item)[before : before + fewer]
     for node in nodes.of.get(item.pool, ()) if nodes is not None else ():
         freed = sum(pod.gpus for pod in gone if pod.node == node.name)
         node.soon += freed
         node.held[item.job.uid] = max(0, node.held.get(item.job.uid, 0) - freed)
     item.outcome, item.parallelism = Outcome.SHRINKS, stay
     item.why = Code.JOB_RESIZED, f"{stay} of {item.job.parallelism} pods stay: {why}"
+
+
+def _stay(item: Item) -> int:
+    """Pods that it has, or will have by what was decided so far."""
+    return item.parallelism or item.job.parallelism
 
 
 def _last_first(item: Item) -> list[JobPod]:

@@ -31,15 +31,16 @@ def note(item: Item, field: Field, cycle: Cycle) -> PlannedJob:
         code = Code.DEADLINE_MISSED
     elif place.late:
         code = Code.DEADLINE_UNREACHABLE if item.left.known else Code.DURATION_UNKNOWN
-    starts_s = place.starts_s if place.slot else 0.0
+    unpaid = code is Code.MISSED_FOR_MONEY  # nobody knows when it can be paid
+    starts_s = place.starts_s if place.slot and not unpaid else 0.0
     return PlannedJob(
         item.job.uid,
         code.value,
         place.pool,
         round(starts_s, 1),
-        round(place.ends_s, 1),
+        0.0 if unpaid else round(place.ends_s, 1),
         latest,
-        (bool(place.late) and item.left.known) or code is Code.MISSED_FOR_MONEY,
+        (bool(place.late) and item.left.known) or unpaid,
         round(place.price, 4),
         round(_price_now(item, offer, now_price), 4),
         detail,
