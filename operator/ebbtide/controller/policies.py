@@ -40,7 +40,7 @@ from ebbtide.model.snapshot import (
 )
 from ebbtide.model.spec import CeilingKind, OverrunCause, PolicySpec, ThresholdBasis
 from ebbtide.money import prices
-from ebbtide.money.accounts import Accounts, Key, Labels, Saved, Shown
+from ebbtide.money.accounts import Accounts, Key, Labels, Saved, Shown, terms
 from ebbtide.money.calendar import Span, period_at, zone_named
 from ebbtide.observe.holdings import Held
 from ebbtide.record.status import API_VERSION, FIELD_MANAGER, PLURALS
@@ -261,12 +261,7 @@ class Policies:
         raw = self._raw(item.key)
         if raw is None or raw["metadata"].get("uid") != item.uid:
             return None
-        try:
-            last = raw["status"]["lastRead"]
-            metadata = {**raw["metadata"], "generation": int(last["generation"])}
-            return parse_policy({"metadata": metadata, "spec": msgspec.json.decode(last["spec"])})
-        except (KeyError, TypeError, ValueError, EbbtideError):
-            return None
+        return _spec_in(raw.get("status") or {}, raw["metadata"])
 
     def _last_read(self, uid: str, raw: Mapping[str, Any]) -> dict[str, Any] | None:
         """Its spec for the status, where it is the one that plans are held under and is not too long."""
@@ -277,7 +272,14 @@ class Policies:
         return {"generation": generation, "spec": spec} if len(spec) <= _LONGEST_SPEC else None
 
     def _saved(self, spec: PolicySpec) -> Saved:
-        return saved_of(self._status(spec))
+        """What its status says; of a spec that counts something else than the present one, until the ledger was asked.
+
+        A day of 100 of which the ledger knows that 95 were spent: where it was added to a month while nobody led, the
+        status says nothing of it, and 95 would be given out once more.
+        """
+        status = self._status(spec)
+        saved = saved_of(status)
+        return saved if _same_terms(status, spec) else msgspec.structs.replace(saved, pending=True)
 
     def _status(self, spec: PolicySpec) -> Mapping[str, Any]:
         """As the watch shows it; nothing where it is another policy's of the same name."""
@@ -332,6 +334,24 @@ class Policies:
             self._steps = {each: steps for each, steps in self._steps.items() if each[1] == from_s}
             self._steps[key] = prices.steps(pool.spec.name, price, float(from_s), until_s)
         return msgspec.structs.replace(pool, steps=self._steps[key])
+
+
+def _same_terms(status: Mapping[str, Any], spec: PolicySpec) -> bool:
+    """Whether what a status says was counted as the spec says now; by generation where it does not hold its spec."""
+    last = _spec_in(status, {"name": spec.name, "uid": spec.uid})
+    if last is None:
+        return bool(status.get("observedGeneration") == spec.generation)
+    return terms(last) == terms(spec)
+
+
+def _spec_in(status: Mapping[str, Any], metadata: Mapping[str, Any]) -> PolicySpec | None:
+    """The spec that the status holds; None where there is none, or it cannot be read."""
+    try:
+        last = status["lastRead"]
+        named = {**metadata, "generation": int(last["generation"])}
+        return parse_policy({"metadata": named, "spec": msgspec.json.decode(last["spec"])})
+    except (KeyError, TypeError, ValueError, EbbtideError):
+        return None
 
 
 def _of(unsure: Mapping[tuple[str, Key], Mapping[str, int]], spec: PolicySpec) -> dict[Key, Mapping[str, int]]:

@@ -189,7 +189,7 @@ class Accounts:
         Returns what was mended, in words; empty: it was the same to the cent, or cannot be compared yet.
         """
         book, mended, less = self._books.get(asked.uid), [], []
-        if book is None or through_s not in book.marks or _terms(book.spec) != _terms(asked):
+        if book is None or through_s not in book.marks or terms(book.spec) != terms(asked):
             return ""
         for key, amount in spent.items():
             counted = book.marks[through_s].get(key)
@@ -475,7 +475,8 @@ def _counts(spec: PolicySpec) -> tuple[object, ...]:
     return spec.namespaces, spec.match_labels, spec.scope, {kind for kind, _ in spec.ceilings}
 
 
-def _terms(spec: PolicySpec) -> tuple[object, ...]:
+def terms(spec: PolicySpec) -> tuple[object, ...]:
+    """What it counts, and by which calendar: of other terms what was spent under these says nothing."""
     return *_calendar(spec), *_counts(spec)
 
 

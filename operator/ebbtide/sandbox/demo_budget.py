@@ -188,7 +188,8 @@ def _seeded(money: Money) -> dict[str, Any]:
         "committed": "0.00",
         "left": str(money.ceiling - SEEDED),
     }
-    return {"accruedThrough": rfc3339(money.begin_s), "ratePerHour": "0.00", "periods": [day]}
+    through = rfc3339(money.begin_s)
+    return {"observedGeneration": 1, "accruedThrough": through, "ratePerHour": "0.00", "periods": [day]}
 
 
 def verdict(money: Money, priorities: Mapping[str, int], met: Mapping[str, float], needed: float) -> list[str]:
