@@ -325,10 +325,12 @@ class Policies:
     def _priced(self, pool: PoolState, policies: list[PolicySpec], now_s: float) -> PoolState:
         """With the steps of its price to the end of every policy's periods, worked out once an hour."""
         price = pool.spec.price
-        if price is None or price.source is not None or pool.price_per_gpu_hour is None:
+        if price is None or pool.price_per_gpu_hour is None:
             return pool
         from_s = int(now_s) // _HOUR_S * _HOUR_S
         until_s = max(_ends(policies, from_s))
+        if price.source is not None:
+            return msgspec.structs.replace(pool, steps=prices.shown_steps(pool, now_s, until_s))
         key = (pool.spec, from_s, until_s)
         if key not in self._steps:
             self._steps = {each: steps for each, steps in self._steps.items() if each[1] == from_s}
