@@ -158,12 +158,16 @@ class Policies:
         return [text for text in said if text]
 
     async def reserve(self, decided: Plan) -> tuple[Plan, list[ActResult]]:
-        """Write what is committed with the plan's raises; the plan without those for which that was not possible."""
-        raising = [policy for policy in decided.policies if policy.raised]
+        """Write what is committed with the plan's raises and the Jobs that it starts; the plan without those for which
+
+        that was not possible."""
+        raising = [policy for policy in decided.policies if policy.raised or policy.starts]
         refused: dict[str, tuple[str, EbbtideError]] = {}
+        unpaid: dict[str, tuple[str, EbbtideError]] = {}
         for policy, error in zip(raising, await self._write_all(raising, decided.at), strict=True):
             if error is not None:
                 refused |= dict.fromkeys(policy.raised, (policy.name, error))
+                unpaid |= dict.fromkeys(policy.starts, (policy.name, error))
         actions, results = [], []
         for action in decided.actions:
             cause = refused.get(action.service) if action.to_replicas > action.from_replicas else None
@@ -171,7 +175,9 @@ class Policies:
                 actions.append(action)
             else:
                 results.append(_not_reserved(action, *cause))
-        return msgspec.structs.replace(decided, actions=tuple(actions)), results
+        results += [_not_paid(key, *cause) for key, cause in unpaid.items()]
+        jobs = tuple(job for job in decided.jobs if job.key not in unpaid)
+        return msgspec.structs.replace(decided, actions=tuple(actions), jobs=jobs), results
 
     async def report(self, decided: Plan) -> int:
         """Write the statuses that say something new, and some of the others in turn; returns how many."""
@@ -493,3 +499,8 @@ def _not_reserved(action: ScaleAction, policy: str, error: EbbtideError) -> ActR
         f"CostPolicy {policy}: {error}"
     )
     return ActResult("scale", action.service, action.variant, classify(error), text, action)
+
+
+def _not_paid(job: str, policy: str, error: EbbtideError) -> ActResult:
+    text = f"Job {job}: not started or made wider: its money could not be reserved in CostPolicy {policy}: {error}"
+    return ActResult("job", job, "", classify(error), text)

@@ -190,7 +190,7 @@ def _start(item: Item, place: Place, offer: Offer, nodes: Nodes, cycle: Cycle) -
         item.lacks, item.why = why, (Code.MISSED_FOR_MONEY if late else Code.WAITS_FOR_MONEY, why)
         return
     for purse in paying:
-        purse.take(place.pool, place.gpus, idle, for_s, item.stop_s)
+        purse.take(item.key, place.pool, place.gpus, idle, for_s, item.stop_s)
     nodes.take(place.pool, job.gpus_per_pod, place.parallelism)
     item.outcome, item.parallelism = Outcome.STARTS, place.parallelism
 
