@@ -43,14 +43,14 @@ class Minded(World):
         self.seen = self._without_readings
 
     def least_rate(self, item) -> Decimal:
-        """What services under KeepMin cost an hour that may not be reduced, on the dearer of their pools."""
-        if item.floor is not Floor.KEEP_MIN:
-            return Decimal(0)
+        """What its services cost an hour that some policy keeps, on the dearer of their pools."""
         mine = [each for each in self.members if item.selects(each.namespace, each.labels)]
         return sum((self._a_replica(each) * self._kept(each) for each in mine), Decimal(0))
 
-    @staticmethod
-    def _kept(member) -> int:
+    def _kept(self, member) -> int:
+        over = [item for item in self.policies if item.selects(member.namespace, member.labels)]
+        if all(item.floor is not Floor.KEEP_MIN for item in over):
+            return 0
         return min(member.least, len(member.born) + len(member.small_born)) + len(member.leaving)
 
     def _a_replica(self, member) -> Decimal:
