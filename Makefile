@@ -96,7 +96,7 @@ bench-robustness: .venv/.synced ## Two short cases under eight faults: what the 
 	@$(BIN)/python -m benchmarks.faults --traces $(TRACES)
 
 .PHONY: bench-decisions
-bench-decisions: .venv/.synced ## What Ebbtide's decisions cost beside other autoscalers' (QUICK=1, HELD_OUT=1, FULL=1 SLICE=2/8, ASSEMBLE=1, TRACES=DIR)
+bench-decisions: .venv/.synced ## What Ebbtide's decisions cost beside other autoscalers': an hour and a half or more (QUICK=1: two cases, HELD_OUT=1, FULL=1 SLICE=2/8, ASSEMBLE=1, TRACES=DIR)
 	@$(BIN)/python -m benchmarks.decisions --traces $(TRACES) $(if $(ASSEMBLE),--assemble) $(if $(QUICK),--quick) $(if $(HELD_OUT),--held-out) $(if $(FULL),--full) $(if $(SLICE),--slice $(SLICE))
 
 .PHONY: bench-capacity

@@ -12,7 +12,8 @@
 
 A case whose trace is not there is skipped, and the page says so. What was computed is kept: a run that was interrupted
 goes on where it was. What a case gave is also kept in docs/benchmarks/results, to be committed: the page of a part, or
-of another day, has the other cases from there, each with the commit that it was run on. Pages of tries (--quick,
+of another day, has the other cases from there, each with the commit that it was run on. The page of --full is
+docs/benchmarks/grid.md, that of --held-out docs/benchmarks/held-out.md. Pages of tries (--quick,
 --only, --policies, --seeds) lie below --out, and results of --quick and of other policies or seeds are not kept.
 """
 
@@ -29,11 +30,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import cases, kept, robustness
+from benchmarks import cases, closed, kept, robustness
 from benchmarks.cases import SIZES, STARTUPS, Case, write_shape
 from ebbtide.bench import agreement
 from ebbtide.bench.question import ABLATIONS
-from ebbtide.bench.report import ATTAINMENT_PICTURE, TIME_PICTURE, guard_rails, hourly_losses
+from ebbtide.bench.report import ATTAINMENT_PICTURE, TIME_PICTURE, as_published, guard_rails, hourly_losses
 from ebbtide.bench.results import ABLATION, HELD, PolicyResult, Results, read
 from ebbtide.bench.run import EBBTIDE
 from ebbtide.cli.bench import INTERRUPTED, STRONGEST
@@ -42,12 +43,10 @@ from ebbtide.units import format_duration, parse_duration_s
 
 OUT = Path("out/decisions")
 PAGE, HELD_OUT_PAGE = Path("docs/benchmarks/decisions.md"), Path("docs/benchmarks/held-out.md")
+GRID_PAGE = Path("docs/benchmarks/grid.md")
 QUICK_PAGE, TRIED_PAGE = "quick.md", "tried.md"  # in --out
 SHAPE_DAYS = 3
-UNSEEN = (
-    "Nothing was looked at with these cases while decisions were designed. They were named before their first run, "
-    "which is this one, and no decision was changed after it."
-)
+UNSEEN = "Nothing was looked at with these cases while decisions were designed."
 ENOUGH_REQUESTS = 20_000
 GUIDE = Path("docs/bench-replay.md")
 PARTS_TOO = f",{ABLATIONS}"
@@ -228,6 +227,7 @@ def page(
         _limits(shown),
         _summary(shown) if shown else "No case was run.",
         _losses(shown),
+        closed.section([(one.case.name, one.results) for one in shown if one.results is not None]),
         _frozen(shown),
         _parts(shown),
         robustness.table(faults),
@@ -236,6 +236,16 @@ def page(
         *(_case(one.case, one.results, pictures, one.commit) for one in shown if one.results is not None),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def unseen(done: Sequence[Done], named: str, changed: str) -> str:
+    """What is known of cases that were held out: the commits that named them, and those that they were run on."""
+    later = "" if changed == named else f", last changed by {changed}"
+    lines = [f"- {one.case.name}: {f'run on {one.commit}' if one.results else 'not run'}" for one in done]
+    return (
+        f"{UNSEEN} They were named by commit {named}{later}. Whether decisions were changed between that and a run, or "
+        "after one, the history between these commits says:\n\n" + "\n".join(lines)
+    )
 
 
 def rivals(results: Results) -> list[PolicyResult]:
@@ -392,8 +402,8 @@ def _skipped(done: Sequence[Done]) -> str:
 def _case(case: Case, results: Results, pictures: Path, commit: str) -> str:
     replica, traffic = results.case.replica, results.case.traffic
     rows = [
-        "| policy | cost at the target | by begun hours | over clairvoyant | captured |",
-        "|---|---:|---:|---:|---:|",
+        "| policy | cost at the target | by begun hours | over clairvoyant | captured | as published |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     for one in sorted(results.policies, key=lambda one: (one.cost_at_target is None, one.cost_at_target or 0.0)):
         cost = "not reached" if one.cost_at_target is None else f"{one.cost_at_target:.2f}"
@@ -401,7 +411,7 @@ def _case(case: Case, results: Results, pictures: Path, commit: str) -> str:
         over = "" if one.over_clairvoyant is None else f"{one.over_clairvoyant:.3f}"
         captured = "" if one.captured is None else f"{one.captured:.2f}"
         held = f" ({one.note.partition(';')[0]})" if one.tuning == HELD else ""
-        rows.append(f"| {one.name}{held} | {cost} | {hourly} | {over} | {captured} |")
+        rows.append(f"| {one.name}{held} | {cost} | {hourly} | {over} | {captured} | {as_published(one)} |")
     told = ("\n".join(rows), hourly_losses(results), guard_rails(results), agreement.sentence(results))
     return (
         f"## {case.name}\n\n{case.what[0].upper()}{case.what[1:]}. {traffic.requests[0]:,} requests in "
@@ -457,7 +467,7 @@ def _options(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help="by default 1, and 5 with --full")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=OUT, help="where each case's own report goes")
-    parser.add_argument("--page", type=Path, help=f"by default {PAGE}, and of a try one in --out")
+    parser.add_argument("--page", type=Path, help=f"by default {PAGE}, {GRID_PAGE} with --full, of a try one in --out")
     parser.add_argument("--results", type=Path, default=kept.FOLDER, help="where results are kept, to be committed")
     left = parser.add_mutually_exclusive_group()
     left.add_argument("--assemble", action="store_true", help="run nothing: the page of what is kept")
@@ -482,7 +492,7 @@ def _settle(options: argparse.Namespace) -> None:
     options.runs = not (options.assemble or options.adopt)
     options.robustness_too = options.runs and (options.robustness or full)
     options.commit = options.adopt or kept.commit_now()
-    options.pages = options.page or (HELD_OUT_PAGE if options.chosen is cases.held_out else PAGE)
+    options.pages = options.page or {cases.held_out: HELD_OUT_PAGE, cases.grid: GRID_PAGE}.get(options.chosen, PAGE)
     tried = options.out / (QUICK_PAGE if quick else TRIED_PAGE)
     options.page = options.page or (tried if options.only or not options.keeps else options.pages)
 
@@ -499,10 +509,12 @@ def _done(case: Case, number: int, options: argparse.Namespace, call: Callable[[
 
 
 def main(given: list[str] | None = None, call: Callable[[list[str]], int] = ebbtide) -> int:
-    """Returns 1 when a case failed."""
+    """Returns 1 when a case failed, or when there is nothing to write a page of."""
     options = _options(given)
     done = [_done(case, number, options, call) for number, case in enumerate(options.chosen())]
     faults = with_faults(options, call) if options.robustness_too else []
+    if not faults and all(one.results is None for one in done):
+        return _without_a_page(done)
     folder, committed = options.page.parent / options.page.stem, options.pages.parent / options.pages.stem
     folder.mkdir(parents=True, exist_ok=True)
     for one in done:
@@ -511,11 +523,19 @@ def main(given: list[str] | None = None, call: Callable[[list[str]], int] = ebbt
             _copy(committed / name if one.earlier else options.out / one.case.name / picture, folder / name)
     words = shlex.join(["python", "-m", "benchmarks.decisions", *(sys.argv[1:] if given is None else given)])
     guide = os.path.relpath(GUIDE, options.page.parent)
-    about = UNSEEN if options.chosen is cases.held_out else ""
+    about = unseen(done, *kept.commits_of("HELD_OUT", "cases.py")) if options.chosen is cases.held_out else ""
     options.page.write_text(page(done, words, Path(options.page.stem), faults, guide, about))
     print(options.page)
     failed = any("status" in one.why_not for one in done) or any(row.status for row in faults)
     return 1 if failed else 0
+
+
+def _without_a_page(done: Sequence[Done]) -> int:
+    """A page about nothing would only hide one that is there."""
+    for one in done:
+        print(f"{one.case.name}: {one.why_not}", file=sys.stderr)
+    print("no case was ever run: no page is written", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

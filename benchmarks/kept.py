@@ -13,6 +13,7 @@ from ebbtide.bench.results import PolicyResult, Results
 from ebbtide.errors import ConfigurationError
 
 FOLDER = Path("docs/benchmarks/results")
+UNKNOWN = "unknown"
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -24,16 +25,25 @@ class Record(msgspec.Struct, frozen=True):
 
 def commit_now() -> str:
     """Of this working tree; says so where code has changed since, or where there is no repository."""
-    here = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=here, check=True, capture_output=True, text=True).stdout.strip()
-
     try:
-        head, changed = git("rev-parse", "--short=12", "HEAD"), git("status", "--porcelain", "--", ".", "../operator")
+        head, changed = _git("rev-parse", "--short=12", "HEAD"), _git("status", "--porcelain", "--", ".", "../operator")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return UNKNOWN
     return f"{head} with changes" if changed else head
+
+
+def commits_of(block: str, file: str) -> tuple[str, str]:
+    """The commits that first and last touched the tuple `block` in `file` of this folder; unknown where git is not."""
+    try:
+        found = _git("log", "-s", "--format=%h", "--abbrev=12", "-L", f"/^{block} = (/,/^)/:{file}").split()
+    except (OSError, subprocess.CalledProcessError):
+        found = []
+    return (found[-1], found[0]) if found else (UNKNOWN, UNKNOWN)
+
+
+def _git(*words: str) -> str:
+    here = Path(__file__).parent
+    return subprocess.run(["git", *words], cwd=here, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def write(folder: Path, name: str, results: Results, commit: str) -> None:

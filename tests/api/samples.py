@@ -355,6 +355,7 @@ FULL_BATCH: Object = {
         "queued": 12,
         "running": 3,
         "stopped": 1,
+        "impossible": 1,
         "suspendedByUsers": 1,
         "missed": 0,
         "gpus": 24,

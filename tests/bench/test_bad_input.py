@@ -1,14 +1,27 @@
 """Every wrong input of `ebbtide bench replay` is one line that says what is wrong and what is allowed, exit code 2."""
 
+import hashlib
+import os
+import re
 import sys
+from decimal import Decimal
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from ebbtide.api import fields
+from ebbtide.bench import question
+from ebbtide.bench.command import ask
+from ebbtide.bench.comparison import frozen_on
+from ebbtide.bench.loads import span_of
+from ebbtide.bench.results import encode
 from ebbtide.bench.simulators import SIMULATORS
+from ebbtide.cli.bench import replay
 from ebbtide.cli.main import main
 from tests.bench.fake_simulator import PLACE
-from tests.bench.replaying import write_trace
+from tests.bench.findings import EBBTIDE, results
+from tests.bench.replaying import folder, write_trace
 
 GOOD = [(float(second), 100, 10) for second in range(300)]
 
@@ -90,7 +103,7 @@ BAD_TRACES = {
         "t_s,rps\n0,1\n60,1\n30,1\n",
         "x.csv",
         LENGTHS,
-        "trace x.csv line 4: time 30 s is before the line above (60 s)",
+        "trace x.csv line 4: time 30: it is 30 s before the line above; times must not go back",
     ),
     "a rate below zero": (
         "t_s,rps\n0,1\n60,-1\n",
@@ -209,8 +222,10 @@ BAD_OPTIONS = {
     "--tp 0": "--tp 0: 1 to 1024 is allowed",
     "--kv-blocks 0": "--kv-blocks 0: 1 to 1000000 is allowed",
     "--kv-blocks 1": "--kv-blocks 1: the longest request has 110 tokens, and a replica would hold 64: 2 and more are",
-    "--gpu-hour-price free": "--gpu-hour-price free: a price above 0 is allowed, such as 2.50",
-    "--gpu-hour-price -1": "--gpu-hour-price -1: a price above 0 is allowed, such as 2.50",
+    **{
+        f"--gpu-hour-price {text}": f"--gpu-hour-price {text}: a price above 0 and at most 10000 is allowed, such as"
+        for text in ("free", "-1", "0", "nan", "inf", "10000.01", "1e400", "1e-400", "2.5000000000000000001", "٣")
+    },
     "--ttft-ms 0": "--ttft-ms 0: above 0 and at most 3.6e+06 ms is allowed",
     "--itl-ms inf": "--itl-ms inf: above 0 and at most 3.6e+06 ms is allowed",
     "--attainment 100": "--attainment 100: above 1 and below 100 percent is allowed",
@@ -265,6 +280,95 @@ def test_a_bad_option_is_refused(refused, options: str) -> None:
     assert refused(*options.split())[: len(said)] == said
 
 
+@pytest.mark.parametrize(
+    ("found_on", "scored", "words"),
+    [
+        ((0.0, 5 / 60), (), "0 to 0.08333 h of the same trace, and 0 to 0.08333 h is scored"),
+        ((0.0, 2 / 60), ("--start", "1m"), "0 to 0.03333 h of the same trace, and 0.01667 to 0.08333 h is scored"),
+        ((60.0, 1 / 60), ("--hours", "0.04"), "0.01667 to 0.03333 h of the same trace, and 0 to 0.04 h is scored"),
+    ],
+    ids=["the same span", "one that begins inside", "one that lies inside"],
+)
+def test_settings_found_on_a_part_of_what_is_scored_are_not_frozen(
+    refused, found_on: tuple[float, float], scored: tuple[str, ...], words: str
+) -> None:
+    found = results(EBBTIDE)
+    digest = hashlib.sha256(Path("good.jsonl").read_bytes()).hexdigest()
+    there = msgspec.structs.replace(found.case.traffic, sha256=digest, start_s=found_on[0], hours=found_on[1])
+    case = msgspec.structs.replace(found.case, traffic=there)
+    Path("before.json").write_bytes(encode(msgspec.structs.replace(found, case=case)))
+    assert refused("--tune", "frozen:before.json", *scored, alone=True) == (
+        f"--tune frozen:before.json: its settings were found on {words}: a file of a span that does not overlap is "
+        "allowed"
+    )
+
+
+def test_settings_found_just_before_what_is_scored_are_frozen(tmp_path: Path) -> None:
+    trace = tmp_path / "t.jsonl"
+    write_trace(trace, GOOD)
+    typed = [
+        "--trace",
+        str(trace),
+        "--start",
+        "2m",
+        "--simulator",
+        "ebbtide",
+        "--tune",
+        f"frozen:{tmp_path / 'b.json'}",
+    ]
+    asked = ask(replay.make_context("replay", typed).params)
+    span, found = span_of(asked), results(EBBTIDE)
+    there = msgspec.structs.replace(found.case.traffic, sha256=span.sha256, start_s=0.0, hours=118 / 3600)
+    case = msgspec.structs.replace(found.case, traffic=there)
+    (tmp_path / "b.json").write_bytes(encode(msgspec.structs.replace(found, case=case)))
+    before = frozen_on(asked, span)
+    assert before is not None and (before.sha256, before.start_s, before.hours) == (span.sha256, 0.0, 118 / 3600)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--trace pipe", "trace pipe: it is no regular file"),
+        ("--trace .", "trace .: it is no regular file"),
+        ("--tune frozen:pipe", "pipe: it is no regular file"),
+        ("--startup-file pipe --simulator ebbtide", "--startup-file pipe: it is no regular file"),
+    ],
+)
+def test_a_pipe_that_nobody_writes_to_is_not_waited_for(refused, option: str, said: str) -> None:
+    os.mkfifo("pipe")
+    assert refused(*option.split(), alone=True) == said
+
+
+HELP = "; `ebbtide bench replay --help` lists what there is"
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("replay", "Missing option '--trace'" + HELP),
+        ("replay --trace t --seeds abc", "Invalid value for '--seeds': 'abc' is not a valid integer" + HELP),
+        ("replay --trace t --hours", "Option '--hours' requires an argument; `ebbtide bench"),
+        ("replay --trace t --hourz 3", "No such option '--hourz'"),
+        ("replay --trace t more", "Got unexpected extra argument (more)" + HELP),
+        ("repla", "No such command 'repla'"),
+    ],
+)
+def test_what_the_command_line_cannot_read_is_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: str, said: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ebbtide", "bench", *typed.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {said}")
+
+
+def test_a_price_is_bounded_as_that_of_a_pool() -> None:
+    assert Decimal(fields.MOST_MONEY) == question.MOST_PRICE
+    assert question.price(fields.MOST_MONEY) == question.MOST_PRICE
+
+
 def test_a_model_that_the_simulator_does_not_ship_is_refused_with_one_line_and_no_other(
     refused,
 ) -> None:
@@ -292,9 +396,45 @@ def test_objectives_that_no_idle_replica_meets_are_refused(refused, option: str,
 
 @pytest.mark.slow
 def test_a_trace_that_needs_more_replicas_than_allowed_is_refused(refused) -> None:
-    said = refused("--scale", "20", "--max-replicas", "3")
-    assert said.startswith("trace good.jsonl: its busiest five minutes need about ")
+    said = refused("--scale", "17", "--max-replicas", "3")
+    assert said.startswith("trace good.jsonl: its busiest five minutes need about 4")
     assert said.endswith(" replicas, 3 are allowed: raise --max-replicas, or lower --scale or --peak-replicas")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bound", [("--max-replicas", "2"), ()], ids=["bound by its user", "bound by what may run"])
+def test_a_trace_that_needs_far_more_replicas_than_allowed_is_refused_before_a_fleet_is_measured(
+    tmp_path: Path, bound: tuple[str, ...]
+) -> None:
+    made = folder(tmp_path)
+    run = made.run("--scale", "300", *bound, "--out", str(tmp_path / "out"))
+    assert run.returncode == 2
+    allowed = bound[1] if bound else "512"
+    said = run.stderr.splitlines()[-1]
+    assert re.fullmatch(
+        rf"error: trace \S+: its busiest five minutes need \d+ replicas or more, {allowed} are allowed: raise "
+        "--max-replicas, or lower --scale or --peak-replicas",
+        said,
+    )
+    lonely = run.stderr.count("measuring") - run.stderr.count("measuring 1 replicas")
+    assert lonely == 1, "on idle ones, for what cannot be bought"
+
+
+@pytest.mark.parametrize(
+    ("trace", "options", "many"),
+    [
+        ("t_s,rps\n0,1e12\n600,1e12\n", (*LENGTHS, "--max-replicas", "2"), "600,000,000,000,000"),
+        ("t_s,rps\n0,1\n3600,1\n", (*LENGTHS, "--scale", "10000"), "36,000,000"),
+    ],
+    ids=["a rate beyond all bounds", "a scale beyond all bounds"],
+)
+def test_more_requests_than_a_replay_can_hold_are_refused_before_anything_is_measured(
+    refused, trace: str, options: tuple[str, ...], many: str
+) -> None:
+    Path("x.csv").write_text(trace)
+    assert refused("--trace", "x.csv", *options, alone=True) == (
+        f"trace x.csv: {many} requests in one replay, 5,000,000 are allowed: lower --scale, --peak-replicas or --hours"
+    )
 
 
 @pytest.mark.slow

@@ -284,7 +284,7 @@ BAD = {
     "--cycle 90s": "--cycle 90s: 1m, 2m, 3m, 4m, 5m are allowed",
     "--cycle soon": "--cycle soon: 1m, 2m, 3m, 4m, 5m are allowed",
     "--startup-s 0": "--startup-s 0: above 0 and at most 3600 seconds is allowed",
-    "--gpu-hour-price free": "--gpu-hour-price free: a price above 0 is allowed, such as 2.50",
+    "--gpu-hour-price free": "--gpu-hour-price free: a price above 0 and at most 10000 is allowed, such as 2.50",
     "--jobs 0": "--jobs 0: 1 to 64 is allowed",
     "--peak-replicas 1,2": "--peak-replicas 1,2: 3 numbers of 1 to 40 are allowed, such as 10,8,6",
     "--peak-replicas 1,2,99": "--peak-replicas 1,2,99: 3 numbers of 1 to 40 are allowed, such as 10,8,6",

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import cases, decisions, faults, kept, robustness
 
 from ebbtide.bench.command import ask
-from ebbtide.bench.results import Agreement, Compared, Versus, encode
+from ebbtide.bench.results import Agreement, AsPublished, Compared, Versus, encode
 from ebbtide.cli.bench import replay
 from tests.bench.findings import CHEAPER, CLAIRVOYANT, DEARER, EBBTIDE, policy, results, run
 
@@ -87,6 +87,7 @@ def test_the_page_has_a_row_a_case_its_losses_and_pictures(tmp_path: Path, trace
     assert "![replicas over time](page/collapse-replicas.svg)" in page
     assert (tmp_path / "docs" / "page" / "collapse-replicas.svg").exists()
     assert "clairvoyant is" not in page
+    assert "| collapse | slo-law | 10.0% | 20.0% | -100% |" in page[page.index("## Distance to the clairvoyant") :]
     assert "| **ebbtide** | 99.15% | 12.00 | 89.1% | 200 ms | 400 ms | 30 ms | 2.0 | 2.0% |" in page
     assert page.count("| policy | attained | for | worst 5 min | p95 TTFT |") == 2
 
@@ -98,7 +99,8 @@ def test_the_page_says_of_each_case_how_the_other_simulator_differs_and_what_hou
     beside = Compared(name="schedule", knob=1.0, cost=14.0, attainment=0.991, other_cost=8.0, other_attainment=0.995)
     there = Agreement(simulator="ebbtide", policies=(own, beside), same_order_by_cost=0.0, same_order_by_attainment=0.0)
     hourly = Versus(attainment=0.99, cost=16.0, ebbtide_cost=20.0)
-    rival = msgspec.structs.replace(DEARER, cost_at_target_hourly=16.0, versus_hourly=hourly)
+    shipped = AsPublished(cost=14.0, attainment=0.98)
+    rival = msgspec.structs.replace(DEARER, cost_at_target_hourly=16.0, versus_hourly=hourly, published=shipped)
     _, page = main(
         tmp_path, traces, "--only", "collapse", call=lambda typed: compared_too(typed, there, EBBTIDE, rival)
     )
@@ -106,7 +108,8 @@ def test_the_page_says_of_each_case_how_the_other_simulator_differs_and_what_hou
     assert "0% of the pairs of policies stand in the same order by cost, 0% by attainment." in case
     assert "1 the other way round there (here ebbtide before schedule), 0 open." in case
     assert "Of those that meet the target there with these settings, schedule costs least; all meet it." in case
-    assert "| schedule | 15.00 | 16.00 | 1.500 |  |" in case
+    assert "| schedule | 15.00 | 16.00 | 1.500 |  | 14.00 @ 98.00% |" in case
+    assert "| ebbtide | 12.00 |  | 1.200 |  |  |" in case
     assert "Billed by begun hours, Ebbtide is dearer than schedule (25.0%)." in case
 
 
@@ -211,6 +214,19 @@ def test_slices_are_all_of_the_grid_once(tmp_path: Path, traces: Path) -> None:
         seen += [Path(typed[typed.index("--out") + 1]).name for typed in calls]
     whole = [name for name in seen if not name.endswith(("-before", "-frozen")) and "fault-" not in name]
     assert sorted(whole) == sorted(case.name for case in cases.grid())
+
+
+@pytest.mark.parametrize("slices", [[], ["--slice", "2/16"]], ids=["whole", "a slice"])
+def test_the_grid_has_a_page_of_its_own_and_leaves_that_of_the_standard_set_alone(
+    tmp_path: Path, traces: Path, monkeypatch: pytest.MonkeyPatch, slices: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    typed = ["--traces", str(traces), "--full", *slices]
+    assert decisions.main(typed, call=lambda typed: pretended(typed, [], EBBTIDE, DEARER)) == 0
+    assert not decisions.PAGE.exists()
+    page = Path("docs/benchmarks/grid.md")
+    assert "| conversation-10-noise1 | fake |" in page.read_text()
+    assert page.with_suffix("").joinpath("conversation-10-noise1-replicas.svg").exists()
 
 
 def test_the_page_of_each_slice_has_what_the_slices_before_it_left(tmp_path: Path, traces: Path) -> None:
@@ -342,6 +358,33 @@ def test_the_quick_set_leaves_the_page_of_the_standard_set_alone(
         assert where.with_suffix("").joinpath(f"{shown}-replicas.svg").exists()
         assert (decisions.UNSEEN in where.read_text()) is ("--held-out" in options)
     assert "## long-context" in Path("docs/benchmarks/decisions.md").read_text()
+
+
+def test_of_what_was_never_run_no_page_is_written(
+    tmp_path: Path, traces: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for which in ([], ["--held-out"]):
+        assert decisions.main(["--traces", str(traces), "--assemble", *which], call=lambda typed: 0) == 1
+        said = capsys.readouterr()
+        assert said.err.splitlines()[-1] == "no case was ever run: no page is written"
+        assert said.out == ""
+    assert not Path("docs").exists()
+
+
+def test_the_page_of_held_out_cases_says_which_commit_named_them_and_which_each_was_run_on(
+    tmp_path: Path, traces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept.write(kept.FOLDER, "walk", results(CLAIRVOYANT, EBBTIDE, DEARER), "0123abc")
+    assert decisions.main(["--traces", str(traces), "--held-out", "--assemble"], call=lambda typed: 0) == 0
+    page = decisions.HELD_OUT_PAGE.read_text()
+    assert "- walk: run on 0123abc\n" in page and "- two-peaks: not run\n" in page
+    assert "first run" not in page and "no decision was changed" not in page, "nobody looked"
+    named, changed = kept.commits_of("HELD_OUT", "cases.py")
+    assert re.fullmatch("[0-9a-f]{12}|unknown", named) and f"They were named by commit {named}" in page
+    assert (f"last changed by {changed}" in page) is (changed != named)
+    assert kept.commits_of("HELD_OUT", "no_such_file.py") == ("unknown", "unknown")
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "x", "1/"])

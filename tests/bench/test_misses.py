@@ -10,10 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebbtide.bench.misses import MissTable, measure_misses, rising, table_of, unbuyable, wilson, work_of
+from ebbtide.bench.case import Case
+from ebbtide.bench.misses import (
+    MOST_RUN_REQUESTS,
+    MissTable,
+    carried_alone,
+    measure_misses,
+    rising,
+    table_of,
+    unbuyable,
+    wilson,
+    work_of,
+)
+from ebbtide.bench.run import RunResult
 from ebbtide.errors import ConfigurationError
 from ebbtide.sim.requests import Request
-from tests.bench.analytic import CASE, Analytic, carried, steady
+from tests.bench.analytic import CASE, Analytic, answer, carried, steady
 
 # one replica misses 1 % at 4 a second, four replicas 0.1 %; both ten times that at 8
 TABLE = MissTable((1, 4), (4.0, 8.0), ((0.01, 0.1), (0.001, 0.01)))
@@ -142,6 +154,28 @@ def test_weights_of_the_two_sides(story: str, worth: tuple[float, float], weight
 
     assert (work.prompt, work.output) == pytest.approx(weights), story
     assert sum(work.of(request) for request in source) == pytest.approx(2.0)  # the mix as a whole is what it was
+
+
+class Fast:
+    """One replica carries 3,000 requests/s; remembers how long and how large each replay was."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[float, int]] = []
+
+    def run(self, case: Case, requests: Sequence[Request], *_: Any) -> RunResult:
+        end_s = requests[-1].arrival_s
+        self.asked.append((end_s, len(requests)))
+        missed = len(requests) / end_s > 3000.0
+        served = tuple(answer(request, case, missed) for request in requests[-100:])
+        return RunResult(served, ((0.0, 1, 1),), end_s, 0.0, 0, 0.01)
+
+
+def test_a_replica_that_carries_thousands_a_second_is_measured_with_bounded_replays() -> None:
+    fast = Fast()
+    quick, short = msgspec.structs.replace(CASE, ttft_s=0.1), [Request(i, i / 5, 10, 1) for i in range(6000)]
+    assert carried_alone(fast, quick, short, seed=1) == pytest.approx(3000.0, rel=0.03)
+    assert max(count for _, count in fast.asked) <= MOST_RUN_REQUESTS + 1
+    assert max(end_s for end_s, _ in fast.asked) > 170.0, "lighter loads are measured as long as ever"
 
 
 def test_wilson_interval() -> None:

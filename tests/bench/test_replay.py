@@ -117,13 +117,17 @@ def test_the_kv_cache_of_a_replica_is_as_told(done: Folder) -> None:
 
 
 def test_frozen_settings_come_from_an_earlier_results_file(done: Folder) -> None:
-    out = done.path / "frozen"
-    run = done.run("--tune", f"frozen:{done.out / 'results.json'}", "--out", str(out))
+    out, other = done.path / "frozen", done.path / "another-day.jsonl"
+    other.write_text("".join(done.trace.read_text().splitlines(keepends=True)[:-1]))
+    frozen = ("--tune", f"frozen:{done.out / 'results.json'}", "--seeds", "1", "--policies", "ebbtide,static-peak")
+    run = done.run(*frozen, "--trace", str(other), "--out", str(out))
     assert run.returncode == 0, run.stderr
-    trained = by_name(done.results())["static-peak"]["knob"]
-    frozen = by_name(json.loads((out / "results.json").read_text()))["static-peak"]
-    assert frozen["tuning"] == "frozen"
-    assert {run["knob"] for run in frozen["runs"]} == {trained}
+    trained, results = by_name(done.results())["static-peak"]["knob"], json.loads((out / "results.json").read_text())
+    assert by_name(results)["static-peak"]["tuning"] == "frozen"
+    assert {run["knob"] for run in by_name(results)["static-peak"]["runs"]} == {trained}
+    there = results["case"]["frozen_on"]
+    assert (there["trace"], there["start_s"], there["hours"]) == ("hump.jsonl", 0.0, pytest.approx(0.25, abs=0.01))
+    assert "settings: frozen, as found on `hump.jsonl`, 0 to 0.25 h of it." in (out / "report.md").read_text()
 
 
 def test_published_settings_are_run_as_they_are(done: Folder) -> None:
@@ -131,6 +135,10 @@ def test_published_settings_are_run_as_they_are(done: Folder) -> None:
     assert done.run("--tune", "published", "--out", str(out)).returncode == 0
     peak = by_name(json.loads((out / "results.json").read_text()))["static-peak"]
     assert {run["knob"] for run in peak["runs"]} == {1.0}
+    searched = by_name(done.results())["static-peak"]
+    assert searched["published"] == peak["published"] is not None, "a search begins with it"
+    assert by_name(done.results())["ebbtide"]["published"] is None, "it has no setting"
+    assert "as published |" in (done.out / "report.md").read_text()
 
 
 def test_a_comparison_that_was_killed_goes_on_where_it_was(done: Folder, tmp_path: Path) -> None:

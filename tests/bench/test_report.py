@@ -8,7 +8,7 @@ import pytest
 
 from ebbtide.bench.pictures import Timeline, cost_against_attainment, replicas_over_time
 from ebbtide.bench.report import nearest_runs, report
-from ebbtide.bench.results import Versus, encode, frozen_knobs, read
+from ebbtide.bench.results import AsPublished, FrozenOn, Versus, encode, frozen_knobs, read
 from ebbtide.bench.score import Percentiles
 from ebbtide.bench.svg import Axis, axis
 from ebbtide.errors import ConfigurationError
@@ -98,11 +98,26 @@ def test_bills_by_begun_hours_stand_beside_those_by_the_second() -> None:
         DEARER, cost_at_target_hourly=18.0, versus_hourly=Versus(attainment=0.99, cost=18.0, ebbtide_cost=19.8)
     )
     page = report(results(EBBTIDE, hourly))
-    assert "| schedule | hindsight | 15.00 | 14.00 – 16.00 | 1.500 |  | 18.00 |" in page
+    assert "| schedule | hindsight | 15.00 | 14.00 – 16.00 | 1.500 |  | 18.00 |  |" in page
     assert "| schedule | 99.00% | 15.00 | 12.00 | +20.0% | -10.0% |" in page
     assert "No rival is cheaper at equal attainment; the nearest is schedule.\n\n" in page, "by the second"
     assert "Billed by begun hours, Ebbtide is dearer than schedule (10.0%)." in page
     assert "Billed by begun hours" not in report(results(EBBTIDE, DEARER)), "nothing known is nothing lost"
+
+
+def test_where_frozen_settings_come_from_is_said() -> None:
+    found = results(EBBTIDE)
+    there = FrozenOn(trace="sunday.csv", sha256="cd" * 32, start_s=7200.0, hours=1.5)
+    frozen = msgspec.structs.replace(found, case=msgspec.structs.replace(found.case, tune="frozen", frozen_on=there))
+    assert "settings: frozen, as found on `sunday.csv`, 2 to 3.5 h of it." in report(frozen)
+    assert "settings: hindsight." in report(found)
+
+
+def test_what_a_rival_does_as_published_stands_beside_its_tuned_cost() -> None:
+    shipped = msgspec.structs.replace(DEARER, published=AsPublished(cost=14.0, attainment=0.98))
+    table = report(results(EBBTIDE, shipped, HELPLESS))
+    assert "| schedule | hindsight | 15.00 | 14.00 – 16.00 | 1.500 |  |  | 14.00 @ 98.00% |" in table
+    assert "| hpa-queue | hindsight | not reached |  |  |  |  |  |" in table, "of a file from before it was kept"
 
 
 def test_the_nearest_setting_is_the_cheapest_above_the_target_else_the_best_below() -> None:

@@ -97,7 +97,7 @@ class _Lone:
 
     def range_of(self, said: float, blended: Outlook, loads: Spread, rate: float) -> tuple[float, float, float]:
         around = record.around(self.track, Misses(), said)
-        if_noise = Horizon(blended.main.ahead_s, said, around, self.track.jumps, loads, WEIGHED_TOKENS)
+        if_noise = Horizon(blended.main.ahead_s, said, around, self.track.jumps_seen, loads, WEIGHED_TOKENS)
         main = if_noise if blended.main is blended.if_noise else if_noise.raised(rate)
         return scores.range_of(Outlook(blended.nearest, main, blended.far, if_noise), self.score)
 

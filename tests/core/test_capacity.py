@@ -161,6 +161,20 @@ def test_kv_cache_binds_before_latency_for_long_prompts():
     assert "KV cache" in tight.variants[0].capacity.evidence
 
 
+@pytest.mark.parametrize("most", [4.0, 8.0, 16.0])
+def test_what_the_engine_lets_run_at_once_binds_where_it_is_less_than_latency_allows(most: float) -> None:
+    """vLLM's --max-num-seqs, as its pod template says: beyond it requests wait though their gaps would be short."""
+    free, bound = (
+        settled(snapshot(service(variant("h100", pods(2, 2.0, max_running=limit)))), 300) for limit in (None, most)
+    )
+    assert "by inter-token latency" in free.plan.services[0].variants[0].capacity.evidence
+    capacity = bound.plan.services[0].variants[0].capacity
+    assert f"of {most:g} by max running" in capacity.evidence
+    alone_s = 0.006  # a step of an almost empty batch: a full one is slower
+    assert capacity.requests_per_second < most / (OUTPUT_TOKENS * alone_s)
+    assert capacity.requests_per_second < 0.7 * capacity_of(free).requests_per_second
+
+
 def test_the_cache_that_requests_in_the_batch_hold_is_seen_and_not_taken_from_mean_lengths():
     """Few long answers fill the batch: four times what a mean request half way holds, so a quarter finds room."""
     in_batch = engine(10.0).kv_usage.value or 0.0

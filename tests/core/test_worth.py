@@ -1,5 +1,6 @@
 """One more replica, or one fewer: what it saves beside what it costs, start-up included."""
 
+import random
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
@@ -124,6 +125,37 @@ def test_after_a_collapse_the_fleet_goes_and_does_not_come_back_for_a_load_that_
     fleet.history.clear()
     fleet.run(12.0, 2700)
     assert max(fleet.history[90:]) == 1, "within 15 minutes, and for good"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("startup_s", "hours", "before", "after"),
+    [
+        (60.0, 1, 75.0, 8.0),
+        (60.0, 4, 200.0, 10.0),
+        (150.0, 1, 200.0, 10.0),
+        (150.0, 4, 75.0, 8.0),
+        (400.0, 1, 75.0, 8.0),
+        (400.0, 1, 200.0, 10.0),
+        (400.0, 4, 200.0, 10.0),
+    ],
+)
+@pytest.mark.parametrize("window_s", [3600.0, 86_400.0])
+def test_an_idle_fleet_is_gone_within_a_quarter_of_an_hour_of_a_collapse(startup_s, hours, before, after, window_s):
+    """Loads with 10 % of noise, also where nobody knows yet how often such a load jumps."""
+    objectives = Objectives(ttft_s=1.0, itl_s=0.05, attainment=0.99, window_s=window_s)
+    fleet = Fleet(spec(variants=[variant_spec()], objectives=objectives), {"h100": 4}, startup_s=startup_s)
+    draw = random.Random(1)
+
+    def cycles(load, count):
+        for _ in range(count):
+            fleet.cycle(load * max(0.0, draw.gauss(1.0, 0.1)))
+
+    cycles(before, hours * 360)
+    assert fleet.total >= before / 25.0, "25 requests/s each"
+    fleet.history.clear()
+    cycles(after, 180)
+    assert max(fleet.history[90:]) == 1
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ Ask = Callable[..., Awaitable[Result]]
 
 
 def policy(name: str = "nightly", namespace: str = "team", **changes: Any) -> dict[str, Any]:
-    status = batch_policy_status(batch_world.policy_plan(queued=2, running=1), 2, {}, NOW_S, JOBS)
+    status = batch_policy_status(batch_world.policy_plan(queued=2, running=1, stopped=0), 2, {}, NOW_S, JOBS)
     windows = [{"cron": "0 22 * * *", "timeZone": "UTC", "duration": "9h"}]
     return {
         "metadata": {
@@ -92,7 +92,7 @@ async def test_queue_and_plan_as_a_table_and_a_timeline(ask: Ask) -> None:
     assert found.exit_code == 0, found.output
     assert found.output.splitlines() == [
         "team/nightly  JobsWait: 12 Jobs wait for 22:00",
-        "  queued 2  running 1  stopped 2  suspended by users 1  missed 1  GPUs held 24",
+        "  queued 2  running 1  stopped 0  suspended by users 1  missed 1  GPUs held 24",
         "  next start 08:10  next window 09:00  saved 12.40 USD  written 07:58  (UTC)",
         "",
         "job     does         pool  GPUs  start  end    must start  deadline",
@@ -234,4 +234,4 @@ def test_in_a_terminal_bars_are_drawn_in_colour_and_no_line_breaks(width: int) -
     assert all(len(line) <= width for line in text.splitlines())
     assert "█" in text and "▒" in text and "…" in text
     assert "DeadlinesKept False, DeadlineUnreachable: x x" in text
-    assert "and 69 more: the status has the first 4" in text
+    assert "and 71 more: the status has the first 4" in text

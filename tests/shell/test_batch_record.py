@@ -241,7 +241,7 @@ def test_the_metrics_of_a_policy() -> None:
         for sample in family.samples
         if sample.name.startswith("ebbtide_batch_")
     }
-    states = {"queued": 12, "running": 3, "stopped": 2, "suspended": 1}
+    states = {"queued": 12, "running": 3, "stopped": 2, "suspended": 1, "impossible": 0}
     reasons = ("WaitsForWindow", "JobRuns", "ForeignJob")
     assert found == {
         **{("jobs", ("state", state)): count for state, count in states.items()},

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -172,7 +173,20 @@ def test_public_traces_are_read(name: str, unit: str | None) -> None:
         (b"\xff\xfe\x00rates", "no text in UTF-8"),
         (b"t_s,rps\n", "0 rates cover no time"),
         (b"t_s,rps\n0,5\n", "1 rates cover no time"),
-        (b"t_s,rps\n10,5\n0,5\n", "2 rates cover no time"),
+        (b"t_s,rps\n0,5\n0,5\n", "2 rates cover no time"),
+        (b"t_s,rps\n10,5\n0,5\n", "line 3: time 0: it is 10 s before the line above; times must not go back"),
+        (
+            b"utc,rpm\n2024-05-10T00:02:00,5\n2024-05-10T00:01:00,5\n",
+            "line 3: time 2024-05-10T00:01:00: it is 60 s before the line above; times must not go back",
+        ),
+        (b"t_s,rps\n0,5\n1700000000.5,5\n1700000000.25,5\n", "line 4: time 1700000000.25: it is 0.25 s before the"),
+        (b"t_s,rps\n0,5\n10\n", "line 3: '10': 1 column, 2 are expected as in its header"),
+        (b"t_s,rps\n0,5\n\n", "line 3: '': 0 columns, 2 are expected"),
+        (b"t_s,prod,dev\n0,5,6\n60,5\n", "line 3: '60,5': 2 columns, 3 are expected"),
+        (
+            b"TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46,374\n",
+            "line 2: '2023-11-16 18:15:46,374': 2 columns, 3 are expected as in its header",
+        ),
         (b"t_s,rps\n0,5\n10,nan\n", "line 3: '10,nan': nan is no rate: 0 or more is allowed"),
         (b"t_s,rps\n0,-5\n10,5\n", "line 2: '0,-5': -5 is no rate"),
         (b"t_s,rps\n0,inf\n10,5\n", "line 2: '0,inf': inf is no rate"),
@@ -185,3 +199,26 @@ def test_a_file_that_is_no_trace_is_refused_with_the_reason(tmp_path: Path, cont
     with pytest.raises(ConfigurationError, match=re.escape(why)) as refused:
         read_trace(path)
     assert str(path) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rates.csv", "t_s,rps\n0,5\n60,6\n"),
+        ("requests.csv", "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46,374,44\n"),
+        ("requests.jsonl", '{"timestamp": 0, "input_length": 3, "output_length": 2}\n'),
+    ],
+)
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path, name: str, content: str) -> None:
+    plain, marked = tmp_path / f"plain-{name}", tmp_path / f"marked-{name}"
+    plain.write_text(content)
+    marked.write_text(content, encoding="utf-8-sig")
+    assert marked.read_bytes().startswith(b"\xef\xbb\xbf")
+    assert read_trace(marked) == read_trace(plain)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["a folder", "a pipe that nobody writes to"])
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "t.csv")
+    with pytest.raises(ConfigurationError, match=r"trace .*t\.csv: it is no regular file"):
+        read_trace(tmp_path / "t.csv")

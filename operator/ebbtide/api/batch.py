@@ -167,7 +167,8 @@ class JobRow(ApiModel):
 
 
 class BatchPolicyStatus(ApiModel):
-    """How the policy's Jobs stand. Ended Jobs are not counted, unless it is said."""
+    """How the policy's Jobs stand. Each is counted in one state: queued, running, stopped, impossible or suspended by
+    users. Ended Jobs, and those that another controller holds, are not counted, unless it is said."""
 
     observed_generation: Count | None = None
     """Value of metadata.generation that this was decided on. Unset: not looked at yet."""
@@ -183,6 +184,8 @@ class BatchPolicyStatus(ApiModel):
     """Jobs that run, whoever started them. Unset: not looked at yet."""
     stopped: Count | None = None
     """Jobs that ran, were stopped by Ebbtide and will be started again. Unset: not looked at yet."""
+    impossible: Count | None = None
+    """Jobs that no pool could ever run; the condition Placeable says why. Unset: not looked at yet."""
     suspended_by_users: Count | None = None
     """Jobs that people suspended; they stay so until somebody resumes them. Unset: not looked at yet."""
     missed: Count | None = None
@@ -190,7 +193,7 @@ class BatchPolicyStatus(ApiModel):
     looked at yet."""
     gpus: Count | None = None
     """GPUs that Background services of the policy have, and that pods of its Jobs hold; those of a stopped Job count
-    until its pods are gone. Unset: not looked at yet."""
+    until its pods are gone, of one that starts from then on. Unset: not looked at yet."""
     next_start: Timestamp | None = None
     """When the next Job is planned to start, as RFC 3339; it may move. Unset: none is planned."""
     next_window: Timestamp | None = None

@@ -18,7 +18,7 @@ from ebbtide.bench.pictures import cost_against_attainment, replicas_over_time
 from ebbtide.bench.preparation import Stage, prepare, probe
 from ebbtide.bench.question import Question
 from ebbtide.bench.report import ATTAINMENT_PICTURE, TIME_PICTURE, report
-from ebbtide.bench.results import Agreement, CaseResult, PolicyResult, Results, Traffic, encode
+from ebbtide.bench.results import Agreement, CaseResult, FrozenOn, PolicyResult, Results, Traffic, encode
 from ebbtide.bench.runner import Runner, Say, simulator_sources
 from ebbtide.bench.simulators import SIMULATORS, install, release
 from ebbtide.bench.store import Store, cache_root
@@ -83,6 +83,7 @@ def answer(asked: Question, jobs: int, out: Path, check: bool, command: str, say
     """Runs it and writes results.json, report.md and pictures to `out`. Raises what stands in the way."""
     span = span_of(asked)
     comparison.frozen_settings(asked)  # a file that cannot be read is said before hours of work
+    frozen_on = comparison.frozen_on(asked, span)
     _writable(out)
     install(asked.simulator, say)
     store = Store(cache_root() / "results")
@@ -98,7 +99,7 @@ def answer(asked: Question, jobs: int, out: Path, check: bool, command: str, say
     finally:
         workers.close()
         store.trim()
-    results = _results(asked, stage, policies, agreement, command)
+    results = _results(asked, stage, policies, agreement, frozen_on, command)
     pictures = {
         ATTAINMENT_PICTURE: cost_against_attainment(results),
         TIME_PICTURE: replicas_over_time(
@@ -137,7 +138,12 @@ def _stage_words(stage: Stage) -> str:
 
 
 def _results(
-    asked: Question, stage: Stage, policies: tuple[PolicyResult, ...], agreement: Agreement | None, command: str
+    asked: Question,
+    stage: Stage,
+    policies: tuple[PolicyResult, ...],
+    agreement: Agreement | None,
+    frozen_on: FrozenOn | None,
+    command: str,
 ) -> Results:
     span, first = stage.span, stage.requests[0]
     traffic = Traffic(
@@ -165,6 +171,7 @@ def _results(
             seeds=asked.seeds,
             tune=asked.tune,
             capacity_per_s=stage.capacity_per_s,
+            frozen_on=frozen_on,
         ),
         policies=policies,
         p0=stage.p0,

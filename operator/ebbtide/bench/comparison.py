@@ -14,12 +14,12 @@ from ebbtide.bench import ablations, clairvoyant
 from ebbtide.bench.ablations import ABLATIONS, WHOLE
 from ebbtide.bench.case import Case, ordered
 from ebbtide.bench.foresight import Foresight
-from ebbtide.bench.loads import rates
+from ebbtide.bench.loads import Span, rates
 from ebbtide.bench.pictures import Timeline
 from ebbtide.bench.policy import Knob
 from ebbtide.bench.preparation import Stage
 from ebbtide.bench.question import Question
-from ebbtide.bench.report import nearest_runs
+from ebbtide.bench.report import hours_words, nearest_runs
 from ebbtide.bench.results import (
     ABLATION,
     BOUND,
@@ -29,11 +29,14 @@ from ebbtide.bench.results import (
     HINDSIGHT,
     PUBLISHED,
     Agreement,
+    AsPublished,
     Compared,
+    FrozenOn,
     PolicyResult,
     Run,
     Versus,
     frozen_knobs,
+    read,
 )
 from ebbtide.bench.roster import ALL, rivals_in
 from ebbtide.bench.run import EBBTIDE, PATH
@@ -46,6 +49,7 @@ from ebbtide.bench.search import (
     at_target,
     by_begun_hours,
     captured,
+    clipped,
     found,
     frozen_knob,
     search,
@@ -56,6 +60,7 @@ from ebbtide.errors import ConfigurationError
 CLAIRVOYANT, BY_TABLE, STATIC, FLUID = "clairvoyant", "clairvoyant-table", "static-hindsight", "fluid"
 WHOLE_FLEETS = (STATIC, "static-peak", "static-mean")  # of one size: between three replicas and four there is none
 PICTURE_STEP_S = 60.0
+_TOUCHING_S = 1e-3  # hours times 3600 are not always the seconds that they were
 
 
 def compare(question: Question, stage: Stage, runner: Runner) -> tuple[PolicyResult, ...]:
@@ -211,6 +216,22 @@ def frozen_settings(question: Question) -> dict[str, float]:
     return knobs
 
 
+def frozen_on(question: Question, span: Span) -> FrozenOn | None:
+    """Where frozen settings come from; ConfigurationError where that is part of what is scored, which is hindsight."""
+    if question.tune != FROZEN or question.frozen is None:
+        return None
+    there = read(question.frozen).case.traffic
+    until_s, end_s = there.start_s + 3600 * there.hours, span.start_s + span.length_s
+    shared_s = min(until_s, end_s) - max(there.start_s, span.start_s)
+    if there.sha256 == span.sha256 and shared_s > _TOUCHING_S:
+        raise ConfigurationError(
+            f"--tune frozen:{question.frozen}: its settings were found on {hours_words(there.start_s, until_s)} of the "
+            f"same trace, and {hours_words(span.start_s, end_s)} is scored: a file of a span that does not overlap is "
+            "allowed"
+        )
+    return FrozenOn(trace=there.trace, sha256=there.sha256, start_s=there.start_s, hours=there.hours)
+
+
 def _policy(stage: Stage, runner: Runner, name: str) -> Measure:
     return lambda knob: runner.told(name, knob, runner.scores(stage.case, stage.loads, name, knob))
 
@@ -294,6 +315,7 @@ def _row(
         versus=_versus(name, answers, target),
         cost_at_target_hourly=_cost(name, hourly[name], target),
         versus_hourly=_versus(name, hourly, target),
+        published=_as_published(name, answer),
         note=f"{held}; {note}" if held else note,
         runs=tuple(
             Run.of(trial.knob, load.seed, one)
@@ -315,6 +337,15 @@ def _cost(name: str, answer: Found, attainment: float) -> float | None:
         return min((point.cost for point in points if point.attainment >= attainment), default=None)
     way = at_target(points, attainment)
     return None if way is None else way.cost
+
+
+def _as_published(name: str, answer: Found) -> AsPublished | None:
+    """A search begins with the published setting, so in hindsight too it is known what that gives."""
+    knob = ALL[name].knob if name in ALL else None
+    if knob is None:
+        return None
+    points = (trial.point for trial in answer.trials if trial.knob == clipped(knob, knob.published))
+    return next((AsPublished(cost=point.cost, attainment=point.attainment) for point in points), None)
 
 
 def _about(stage: Stage, name: str) -> tuple[Knob | None, str]:

@@ -43,12 +43,12 @@ def prepare(question: Question, span: Span, runner: Runner, name: str) -> Stage:
     """Everything up to the policies; ConfigurationError where the simulator or the bounds make it impossible."""
     case = _first_case(question, name)
     _require_cache(question, case, span)
+    if question.peak_replicas is None:
+        _require_memory(question, span, question.scale or 1.0)
     probe(runner, case)
     p0 = misses.unbuyable(runner, case, span.lengths, seed=1).share
-    if question.peak_replicas is None and question.max_replicas is None:  # of a small trace no table of 16 replicas
-        alone = misses.carried_alone(runner, case, span.lengths, 1, p0)
-        need = (question.scale or 1.0) * span.peak_per_s / alone
-        case = msgspec.structs.replace(case, max_replicas=min(case.max_replicas, _with_room(need)))
+    if question.peak_replicas is None:
+        case = _for_its_load(question, case, span, misses.carried_alone(runner, case, span.lengths, 1, p0))
     table = misses.measure_misses(runner, case, span.lengths, 1, p0, runner.side_by_side)
     missable = max(1.0 - question.attainment, 2 * p0)  # as the table does where the target cannot be bought
     one = table.capacity(table.replicas[-1], missable) or table.loads[0]
@@ -56,7 +56,7 @@ def prepare(question: Question, span: Span, runner: Runner, name: str) -> Stage:
     if question.peak_replicas is not None:
         carried = table.capacity(question.peak_replicas, missable) or one
         factor = question.peak_replicas * carried / span.peak_per_s
-    _require_memory(question, factor * max(span.expected, span.lead_in.expected if span.lead_in else 0.0))
+    _require_memory(question, span, factor)
     need = factor * span.peak_per_s / one
     case = _bounded(question, case, need)
 
@@ -89,7 +89,8 @@ def probe(runner: Runner, case: Case) -> None:
     runner.results(fleet(case, 1), [Seeded(1, load)], HOLD, 0.0)
 
 
-def _require_memory(question: Question, expected: float) -> None:
+def _require_memory(question: Question, span: Span, factor: float) -> None:
+    expected = factor * max(span.expected, span.lead_in.expected if span.lead_in else 0.0)
     if expected > MOST_REQUESTS:
         raise ConfigurationError(
             f"trace {question.trace}: {expected:,.0f} requests in one replay, {MOST_REQUESTS:,} are allowed: "
@@ -142,14 +143,32 @@ def _believed(question: Question, case: Case, span: Span, one: float, alone: flo
     )
 
 
-def _bounded(question: Question, case: Case, need: float) -> Case:
-    """`case` with its bounds: at most what was said, or half as many again as the busiest five minutes need."""
+def _for_its_load(question: Question, case: Case, span: Span, alone: float) -> Case:
+    """`case` with no more replicas than its load may need, where one carries `alone` requests/s by itself.
+
+    Refuses at once what the table of misses would only confirm in minutes: with 1.5 times the load of one on its own
+    as its heaviest, 300 requests/s are never less than 40 replicas of 5 requests/s.
+    """
+    need = (question.scale or 1.0) * span.peak_per_s / alone
+    _require_room(question, need / misses.LOADS[-1], "{} replicas or more")
+    if question.max_replicas is not None:
+        return case
+    return msgspec.structs.replace(case, max_replicas=min(case.max_replicas, _with_room(need)))  # a small table
+
+
+def _require_room(question: Question, need: float, words: str) -> None:
     allowed = question.max_replicas or _MOST_REPLICAS
     if need > allowed:
+        needed = words.format(math.ceil(need))
         raise ConfigurationError(
-            f"trace {question.trace}: its busiest five minutes need about {need:.0f} replicas, {allowed} are allowed: "
+            f"trace {question.trace}: its busiest five minutes need {needed}, {allowed} are allowed: "
             "raise --max-replicas, or lower --scale or --peak-replicas"
         )
+
+
+def _bounded(question: Question, case: Case, need: float) -> Case:
+    """`case` with its bounds: at most what was said, or half as many again as the busiest five minutes need."""
+    _require_room(question, need, "about {} replicas")
     return msgspec.structs.replace(case, max_replicas=question.max_replicas or _with_room(need))
 
 

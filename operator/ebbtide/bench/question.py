@@ -4,8 +4,9 @@ Every refusal is a ConfigurationError of one line that names the option, its val
 """
 
 import math
+import re
 from collections.abc import Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, overload
 
@@ -21,6 +22,8 @@ from ebbtide.bench.simulators import place_of
 from ebbtide.errors import ConfigurationError
 from ebbtide.units import parse_duration_s
 
+MOST_PRICE = Decimal(10_000)  # as in a GPUPool, and so is its form
+_PRICE, _PRICE_LENGTH = re.compile(r"[0-9]+(\.[0-9]+)?"), 16
 FORMATS = ("mooncake", "tokens", "rate")
 ALL, ABLATIONS = "all", "ablations"
 CONSTANT_STARTUP = ("dynamo",)  # simulators in which every start takes as long
@@ -107,14 +110,12 @@ def tuning(text: str) -> tuple[str, Path | None]:
 
 
 def price(text: str) -> Decimal:
-    """A price above zero."""
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        value = Decimal(0)
-    if not (value.is_finite() and value > 0):
-        raise ConfigurationError(f"--gpu-hour-price {text}: a price above 0 is allowed, such as 2.50")
-    return value
+    """A price as a GPUPool takes it: above zero, at most MOST_PRICE, in digits with a point."""
+    if not (_PRICE.fullmatch(text) and len(text) <= _PRICE_LENGTH and 0 < Decimal(text) <= MOST_PRICE):
+        raise ConfigurationError(
+            f"--gpu-hour-price {text}: a price above 0 and at most {MOST_PRICE} is allowed, such as 2.50"
+        )
+    return Decimal(text)
 
 
 @overload
@@ -204,8 +205,10 @@ def start_up(seconds: float | None, file: Path | None, simulator: str) -> tuple[
             f"--startup-file {file}: in simulator {simulator} every start takes as long; use --startup-s there, "
             "or --simulator ebbtide"
         )
+    if file.exists() and not file.is_file():
+        raise ConfigurationError(f"--startup-file {file}: it is no regular file")
     try:
-        lines = file.read_text(encoding="utf-8").split()
+        lines = file.read_text(encoding="utf-8-sig").split()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"--startup-file {file}: {getattr(error, 'strerror', None) or error}") from error
     if not lines:

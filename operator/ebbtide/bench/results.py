@@ -69,13 +69,21 @@ class Versus(msgspec.Struct, frozen=True, kw_only=True):
         return 1.0 - self.ebbtide_cost / self.cost
 
 
+class AsPublished(msgspec.Struct, frozen=True, kw_only=True):
+    """What a rival costs and attains at the setting that its project ships, all seeds together."""
+
+    cost: float
+    attainment: float
+
+
 class PolicyResult(msgspec.Struct, frozen=True, kw_only=True):
     """One policy: what it costs at the target attainment, and every run that this was read from.
 
     `knob` is the setting at the target (hindsight), or the one it was run with. `interval` bounds 95 %
     of resampled seeds (null: there is one seed, or nothing was replayed); its upper end is null where some do not
     reach the target. `…_hourly` are the same replays and attainments with every begun hour of a replica paid whole;
-    null where there is none, and in files from before it was computed.
+    null where there is none, and in files from before it was computed. `published` null: it was not run so, has no
+    setting, or the file is from before that was kept.
     """
 
     name: str
@@ -90,6 +98,7 @@ class PolicyResult(msgspec.Struct, frozen=True, kw_only=True):
     versus: Versus | None
     cost_at_target_hourly: float | None = None
     versus_hourly: Versus | None = None
+    published: AsPublished | None = None
     note: str
     runs: tuple[Run, ...]
 
@@ -119,8 +128,20 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     lead_in_s: float = 0.0
 
 
+class FrozenOn(msgspec.Struct, frozen=True, kw_only=True):
+    """The span of a trace on which frozen settings were found."""
+
+    trace: str
+    sha256: str
+    start_s: float
+    hours: float
+
+
 class CaseResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked: the replica, the objectives, the traffic, and who tuned how."""
+    """What was asked: the replica, the objectives, the traffic, and who tuned how.
+
+    `frozen_on` null: settings are not frozen, or the file is from before that was kept.
+    """
 
     simulator: str
     replica: Case
@@ -128,6 +149,7 @@ class CaseResult(msgspec.Struct, frozen=True, kw_only=True):
     seeds: tuple[int, ...]
     tune: str
     capacity_per_s: float  # requests a second that one replica of several carries at the target
+    frozen_on: FrozenOn | None = None
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,6 +194,8 @@ def encode(results: Results) -> bytes:
 
 def read(path: Path) -> Results:
     """What `encode` wrote; ConfigurationError that names the file and what is wrong with it."""
+    if path.exists() and not path.is_file():
+        raise ConfigurationError(f"{path}: it is no regular file")
     try:
         return msgspec.json.decode(path.read_bytes(), type=Results)
     except OSError as error:

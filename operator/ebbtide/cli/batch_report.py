@@ -25,10 +25,12 @@ _COUNTS = (
     ("queued", "queued"),
     ("running", "running"),
     ("stopped", "stopped"),
+    ("impossible", "impossible"),
     ("suspendedByUsers", "suspended by users"),
     ("missed", "missed"),
     ("gpus", "GPUs held"),
 )
+_ALWAYS = frozenset(name for name, _ in _COUNTS) - {"impossible"}
 _CSV = ("name", "outcome", "pool", "gpus", "start", "end", "mustStartBy", "deadline", "late", "reason")
 
 
@@ -56,9 +58,9 @@ class Listed:
 
     @property
     def unlisted(self) -> int:
-        """Jobs that are queued or run and have no row."""
+        """Jobs that wait or run and have no row."""
         shown = sum(1 for job in self.jobs if job["outcome"] != Outcome.LEFT_ALONE.value)
-        there = sum(int(self.status.get(name) or 0) for name in ("queued", "running"))
+        there = sum(int(self.status.get(name) or 0) for name in ("queued", "running", "stopped", "impossible"))
         return max(0, there - shown)
 
 
@@ -110,7 +112,9 @@ def _head(policy: Listed, shown: Shown, width: int) -> Iterator[Text]:
         yield Text(f"{policy.key}: nobody looked at it yet. Does the operator run, with rights to BatchPolicies?")
         return
     yield from _wrapped(f"{policy.key}  {status.get('reason', '')}: {status.get('message', '')}", width, "", "bold")
-    counts = "  ".join(f"{words} {status[name]}" for name, words in _COUNTS if name in status)
+    counts = "  ".join(
+        f"{words} {status[name]}" for name, words in _COUNTS if name in status and (status[name] or name in _ALWAYS)
+    )
     if counts:
         yield from _wrapped(counts, width, "  ")
     words = (("nextStart", "next start"), ("nextWindow", "next window"))

@@ -20,7 +20,20 @@ _BUDGET_OUT = Path("out/budget")
 _BATCH_OUT = Path("out/batch")
 
 
-@click.group()
+class OneLine(click.Group):
+    """Commands whose wrong options are said as their other wrong input is: in one line, not in click's several."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As any group; a usage error of a command is one line with exit code 2."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            command = (error.ctx or ctx).command_path
+            words = error.format_message().rstrip(".")
+            _refuse(ConfigurationError(f"{words}; `{command} --help` lists what there is"))
+
+
+@click.group(cls=OneLine)
 def bench() -> None:
     """Compare Ebbtide with other autoscalers on recorded traffic, in simulators."""
 

@@ -37,7 +37,7 @@ class LazyGroup(click.Group):
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors that are otherwise one line.")
 @click.pass_context
 def cli(ctx: click.Context, debug: bool) -> None:
-    """Scale LLM inference on Kubernetes: latency objectives met at the lowest cost, with a reason for everything."""
+    """Scale LLM inference on Kubernetes to meet latency objectives at low cost, with a reason for everything."""
     ctx.obj = {"debug": debug}
 
 

@@ -308,6 +308,7 @@ class PlannedJob(Spec, frozen=True, array_like=True):
     price: float = 0.0  # of a GPU-hour when it runs, on average, and if it ran now
     price_now: float = 0.0
     detail: str = ""
+    helps: str = ""  # of one that can't end in time: what would help
 
 
 class OwnerMemory(Spec, frozen=True, array_like=True):
@@ -327,6 +328,14 @@ class BatchPolicyMemory(Spec, frozen=True, array_like=True):
     currency: str = ""
 
 
+class Lending(Spec, frozen=True, array_like=True):
+    """GPU-hours of one pool that Jobs and Background services of one namespace held lately (see core.batch.share)."""
+
+    namespace: str
+    pool: str
+    gpu_hours: float
+
+
 class BatchMemory(Spec, frozen=True):
     """Of batch Jobs."""
 
@@ -341,6 +350,7 @@ class BatchMemory(Spec, frozen=True):
     free: tuple[tuple[str, int], ...] = ()  # (pool, GPUs that nobody held), the fewest since the plan was made
     back: tuple[tuple[str, str, int], ...] = ()  # (namespace, pool, GPUs that Jobs give back), as last seen
     short: tuple[tuple[str, float], ...] = ()  # CostPolicies for whose sake Jobs were stopped, and when that last was
+    lent: tuple[Lending, ...] = ()
 
 
 class Memory(Spec, frozen=True):

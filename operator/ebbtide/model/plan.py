@@ -340,6 +340,7 @@ class BatchPolicyPlan(Spec, frozen=True):
     conditions: tuple[Condition, ...]
     saved: Decimal | None = None  # against running at once, since it was first seen
     currency: str = ""
+    impossible: int = 0  # Jobs that no pool could ever run
 
 
 class Plan(Spec, frozen=True):

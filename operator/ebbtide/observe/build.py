@@ -24,6 +24,7 @@ from ebbtide.model.snapshot import (
     WriteReceipt,
 )
 from ebbtide.model.spec import PoolSpec, ServiceSpec, TargetRef, VariantSpec
+from ebbtide.observe.batch_limit import with_limit
 from ebbtide.observe.discovery import KindInfo
 from ebbtide.observe.jobs import Jobs
 from ebbtide.observe.metrics import MetricsView
@@ -159,9 +160,15 @@ class _Assembly:
         if target is None:
             return ()
         around = self._around.get(pool, self._nowhere)
-        metrics, now_s = self._view.metrics, self._now_s
+        metrics, now_s, most = self._view.metrics, self._now_s, target.most_running
         return tuple(
-            pod_state(pod, resource, around, metrics.engine(key, now_s), unanswered=metrics.unanswered(key, now_s))
+            pod_state(
+                pod,
+                resource,
+                around,
+                with_limit(metrics.engine(key, now_s), most),
+                unanswered=metrics.unanswered(key, now_s),
+            )
             for pod in self._index.matching(namespace, target.selector)
             for key in (pod.metadata.key,)
         )

@@ -35,7 +35,7 @@ class Ending:
 
 def ending_of(containers: Sequence[TemplateContainer]) -> Ending:
     """Of the container that runs the engine: the one that names vLLM, else the one with GPUs, else the only one."""
-    engine = _engine(containers)
+    engine = engine_container(containers)
     if engine is None:
         return Ending()
     return Ending(_shutdown_timeout_s(engine), _pre_stop_s(engine.lifecycle.pre_stop if engine.lifecycle else None))
@@ -47,10 +47,11 @@ def variables_used(container: TemplateContainer) -> tuple[EnvironmentVariable, .
     return tuple(variable for variable in container.env or () if variable.name in names)
 
 
-def _engine(containers: Sequence[TemplateContainer]) -> TemplateContainer | None:
+def engine_container(containers: Sequence[TemplateContainer]) -> TemplateContainer | None:
+    """The one that runs the engine; None where that cannot be told."""
     if len(containers) == 1:
         return containers[0]
-    naming = [container for container in containers if _starts_vllm(container, _words(container))]
+    naming = [container for container in containers if _starts_vllm(container, command_words(container))]
     with_gpus = [container for container in containers if _has_devices(container)]
     for found in (naming, with_gpus):
         if len(found) == 1:
@@ -65,7 +66,7 @@ def _has_devices(container: TemplateContainer) -> bool:
 
 
 def _shutdown_timeout_s(container: TemplateContainer) -> float | None:
-    words = _words(container)
+    words = command_words(container)
     said = [value for word, following in pairwise([*words, ""]) if (value := _value(word, following))]
     if said:
         return float(said[-1]) if said[-1].isdecimal() else None  # the last one counts, as for vLLM
@@ -95,7 +96,8 @@ def _shows_all(words: list[str]) -> bool:
     return not any(word.startswith(("$", "`", "@")) or word.partition("=")[0] == "--config" for word in words)
 
 
-def _words(container: TemplateContainer) -> list[str]:
+def command_words(container: TemplateContainer) -> list[str]:
+    """Command and arguments as words, with the variables that are known, without quotes and comments."""
     known = {variable.name: variable.value for variable in container.env or () if variable.value is not None}
     return _MARKS.sub(" ", _filled(_line(container), known)).split()
 

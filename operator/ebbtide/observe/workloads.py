@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from ebbtide.observe.batch_limit import most_running
 from ebbtide.observe.drain import Ending, ending_of
 from ebbtide.observe.projections import (
     Condition,
@@ -79,6 +80,11 @@ class TargetView:
     def ending(self) -> Ending:
         """How the engine ends; of a group's templates the first says it, its leader's."""
         return ending_of(self.templates[0][0].containers or ()) if self.templates else Ending()
+
+    @property
+    def most_running(self) -> float | None:
+        """How many requests the engine lets run at once, where its command line says so; of a group its leader's."""
+        return most_running(self.templates[0][0].containers or ()) if self.templates else None
 
 
 def deployment_view(workload: Workload) -> TargetView:

@@ -31,6 +31,7 @@ def _of_policy(plan: BatchPolicyPlan, planned_gpu_s: int) -> Iterator[Sample]:
         "running": plan.running,
         "stopped": plan.stopped,
         "suspended": plan.suspended_by_users,
+        "impossible": plan.impossible,
     }
     for state, jobs in states.items():
         yield "ebbtide_batch_jobs", (*key, state), float(jobs)

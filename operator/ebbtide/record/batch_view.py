@@ -58,6 +58,7 @@ def batch_policy_status(
         "queued": plan.queued,
         "running": plan.running,
         "stopped": plan.stopped,
+        "impossible": plan.impossible,
         "suspendedByUsers": plan.suspended_by_users,
         "missed": plan.missed,
         "gpus": plan.gpus,

@@ -240,8 +240,8 @@ CATALOGUE: tuple[Described, ...] = (
         "ebbtide_batch_jobs",
         "plan",
         (*_BATCH, "state"),
-        "Jobs of a BatchPolicy that have not ended: queued, running, stopped (to be started again) or suspended (by "
-        "people).",
+        "Jobs of a BatchPolicy that have not ended: queued (for their first start), running, stopped (to be started "
+        "again), suspended (by people) or impossible (no pool could ever run them).",
     ),
     Described(
         "ebbtide_batch_job_reasons", "plan", (*_BATCH, "reason"), "Jobs of a BatchPolicy by the reason that decided."

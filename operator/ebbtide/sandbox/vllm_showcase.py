@@ -2,8 +2,8 @@
 
 A server that computes keeps a core busy, however few requests it has. So that three of them are worth three on two
 cores, each answers one request at a time (`--max-num-seqs=1`) and has KV cache for one: what bounds a replica is its
-slot, not the machine, and even at the peak the fleet computes for less than one request on average. Ebbtide learns the
-bound from the engine's own metrics, as it would with a GPU's memory.
+slot, not the machine, and even at the peak the fleet computes for less than one request on average. Ebbtide reads the
+slots from the pod template and the cache from the engine's own metrics, as it would with a GPU's memory.
 """
 
 from collections.abc import Sequence

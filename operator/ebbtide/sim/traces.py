@@ -11,7 +11,6 @@ import random
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -62,8 +61,10 @@ def read_trace(path: Path, strict: bool = False) -> RequestTrace | RateTrace:
 
     `strict` refuses what is otherwise mended: no requests, times out of order or before zero, empty prompts or answers.
     """
+    if path.exists() and not path.is_file():  # a FIFO would be waited for, without a word
+        raise ConfigurationError(f"trace {path}: it is no regular file")
     try:
-        with path.open(newline="", encoding="utf-8") as lines:
+        with path.open(newline="", encoding="utf-8-sig") as lines:  # spreadsheets write a byte order mark
             if path.suffix == ".jsonl":
                 return _ordered(path, _json_requests(path, lines), 1 if strict else None)
             return _read_csv(path, lines, strict)
@@ -106,12 +107,12 @@ def _read_csv(path: Path, lines: Iterable[str], strict: bool) -> RequestTrace | 
     if header == _REQUEST_COLUMNS:
         return _ordered(path, _csv_requests(path, rows), 2 if strict else None)
     if header == ("utc", "rpm"):
-        return RateTrace("requests", {"rpm": _curve(path, rows, 1, per_s=1 / 60)})
+        return RateTrace("requests", {"rpm": _curve(path, rows, 1, 2, per_s=1 / 60)})
     if header == ("t_s", "rps"):
-        return RateTrace("requests", {"rps": _curve(path, rows, 1, per_s=1.0)})
+        return RateTrace("requests", {"rps": _curve(path, rows, 1, 2, per_s=1.0)})
     if len(header) > 1 and header[0] == "t_s":
         kept = list(rows)
-        columns = {name: _curve(path, kept, i, per_s=1 / 60) for i, name in enumerate(header) if i}
+        columns = {name: _curve(path, kept, i, len(header), per_s=1 / 60) for i, name in enumerate(header) if i}
         return RateTrace("prompt tokens", columns)
     expected = "TIMESTAMP,ContextTokens,GeneratedTokens or utc,rpm or t_s,rps or t_s and token columns"
     wrong = f"header {','.join(header)!r} is unknown" if header or any(rows) else "it is empty"
@@ -121,11 +122,20 @@ def _read_csv(path: Path, lines: Iterable[str], strict: bool) -> RequestTrace | 
 def _csv_requests(path: Path, rows: Iterable[list[str]]) -> list[tuple[float, int, int]]:
     found = []
     for line, row in enumerate(rows, 2):
+        _require_columns(path, line, row, len(_REQUEST_COLUMNS))
         try:
             found.append((_time_s(row[0]), int(row[1]), int(row[2])))
-        except (ValueError, IndexError) as error:
+        except ValueError as error:
             raise ConfigurationError(f"trace {path} line {line}: {','.join(row)!r}: {error}") from error
     return found
+
+
+def _require_columns(path: Path, line: int, row: Sequence[str], expected: int) -> None:
+    if len(row) < expected:
+        columns = "1 column" if len(row) == 1 else f"{len(row)} columns"
+        raise ConfigurationError(
+            f"trace {path} line {line}: {','.join(row)!r}: {columns}, {expected} are expected as in its header"
+        )
 
 
 def _json_requests(path: Path, lines: Iterable[str]) -> list[tuple[float, int, int]]:
@@ -167,22 +177,24 @@ def _refuse_mended(path: Path, found: Sequence[tuple[float, int, int]], first_li
         before_s = t_s
 
 
-def _curve(path: Path, rows: Iterable[list[str]], column: int, per_s: float) -> Sampled:
-    points = []
+def _curve(path: Path, rows: Iterable[list[str]], column: int, columns: int, per_s: float) -> Sampled:
+    points: list[tuple[float, float]] = []
     for line, row in enumerate(rows, 2):
+        _require_columns(path, line, row, columns)
         try:
-            points.append((_time_s(row[0]), _rate(row[column]) * per_s))
-        except (ValueError, IndexError) as error:
+            t_s, value = _time_s(row[0]), _rate(row[column]) * per_s
+        except ValueError as error:
             raise ConfigurationError(f"trace {path} line {line}: {','.join(row)!r}: {error}") from error
+        if t_s < 0:
+            raise ConfigurationError(f"trace {path} line {line}: time {row[0]}: it is before zero")
+        if points and t_s < points[-1][0]:  # as it is written: of unix seconds six digits say little
+            raise ConfigurationError(
+                f"trace {path} line {line}: time {row[0]}: it is {points[-1][0] - t_s:.4g} s before the line above; "
+                "times must not go back"
+            )
+        points.append((t_s, value))
     if not points or points[-1][0] <= points[0][0]:
         raise ConfigurationError(f"trace {path}: its {len(points)} rates cover no time: two or more, in order of time")
-    if points[0][0] < 0:
-        raise ConfigurationError(f"trace {path} line 2: time {points[0][0]:g} s is before zero")
-    for line, ((before_s, _), (t_s, _)) in enumerate(pairwise(points), 3):
-        if t_s < before_s:
-            raise ConfigurationError(
-                f"trace {path} line {line}: time {t_s:g} s is before the line above ({before_s:g} s)"
-            )
     zero_s = points[0][0]
     return Sampled(tuple((t_s - zero_s, value) for t_s, value in points))
 

@@ -1,5 +1,7 @@
 """Each rival on a small cluster: when and where a Job starts and is stopped; the clairvoyant plan and its bound."""
 
+from decimal import Decimal
+
 import msgspec
 import pytest
 
@@ -12,6 +14,7 @@ from ebbtide.bench.batch.rivals.kept_up import KeptUp, required
 from ebbtide.bench.batch.rivals.knowing import Knowing
 from ebbtide.bench.batch.rivals.window import Window
 from ebbtide.bench.batch.running import Running
+from ebbtide.bench.batch.scenario import Reserved
 from ebbtide.bench.batch.score import score
 from ebbtide.bench.batch.world import POOLS
 from tests.bench.batch.scenes import HOUR_S, ON_DEMAND, ended, job, lived, scenario, stage, steady
@@ -123,6 +126,16 @@ def test_the_clairvoyant_plan_waits_for_idle_gpus_or_the_night():
     played = score("clairvoyant", one, found, free, feasible(one, free))
     assert (played.missed, played.feasible) == (0, 3)
     assert 0.0 < clairvoyant.bound(one, free) <= played.free
+
+
+def test_at_list_prices_a_clairvoyant_leaves_idle_gpus_for_the_cheaper_night():
+    """A reserved GPU-hour is 2.00 in the list, the night's on demand 1.00, and the nodes that come for it 0.22 more."""
+    two = msgspec.structs.replace(scenario(), reserved=Reserved(1, 4, Decimal("2.00")))
+    one = stage([job("a", at_h=20, deadline_h=6)], setting=two)
+    free = free_of(one)
+    places = [clairvoyant.schedule(one, free, 1.0, listed)["a"] for listed in (False, True)]
+    assert [{pool for _, pool in each} for each in places] == [{POOLS[RESERVED]}, {POOLS[ELASTIC]}]
+    assert min(slot for slot, _ in places[1]) >= 22 * 4
 
 
 def test_the_bound_is_nothing_where_all_fits_on_idle_gpus():

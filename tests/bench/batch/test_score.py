@@ -84,6 +84,38 @@ def scene(well_placed=1.0):
     return Scene(trace="t", seed=1, jobs=100, feasible=100, bill=1000.0, bound=1.0, well_placed=well_placed)
 
 
+def saving(*runs, bound=1.0):
+    """Beside running at once: of the plan's saving, at full price, of the bound's."""
+    others = [made("separate fleet", 100, 100), made("at once", 80, 90)]
+    one = msgspec.structs.replace(scene(), bound=bound)
+    found = bars([*runs, *others], [one])[1]
+    return [found.found, found.found_full, found.found_bound]
+
+
+SAVINGS = {
+    "the clairvoyant plan is the cheapest": (
+        [made("ebbtide", 35, 60), made("clairvoyant", 20, 40)], 20.0, [0.75, 0.6, 0.75]),
+    "the plan at list prices counts at full price": (
+        [made("ebbtide", 35, 60), made("clairvoyant", 20, 40), made("clairvoyant, at list prices", 25, 30)],
+        5.0, [0.75, 0.5, 0.6]),
+    "who is cheaper than a schedule by slots, and as punctual, shows that a better one was there": (
+        [made("ebbtide", 35, 60), made("clairvoyant", 20, 40), made("nightly window", 5, 30)], 5.0, [0.6, 0.5, 0.6]),
+    "who misses more deadlines shows nothing": (
+        [made("ebbtide", 35, 60), made("clairvoyant", 20, 40), made("nightly window", 5, 30, missed=1)],
+        5.0, [0.75, 0.6, 0.6]),
+    "who leaves work undone shows nothing": (
+        [made("ebbtide", 35, 60), made("clairvoyant", 20, 40), made("nightly window", 5, 30, undone=0.2)],
+        5.0, [0.75, 0.6, 0.6]),
+    "Ebbtide's own run too": ([made("ebbtide", 15, 35), made("clairvoyant", 20, 40)], 5.0, [1.0, 1.0, 65 / 75]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAVINGS)
+def test_what_the_plan_saves_is_that_of_the_cheapest_run_that_keeps_the_deadlines(name):
+    runs, bound, shares = SAVINGS[name]
+    assert saving(*runs, bound=bound) == pytest.approx(shares)
+
+
 def verdict(own, well_placed=1.0):
     others = [made("separate fleet", 100, 100), made("at once", 80, 90), made("clairvoyant", 20, 40)]
     return [bar.reached for bar in bars([own, *others], [scene(well_placed)])]

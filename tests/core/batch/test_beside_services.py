@@ -1,8 +1,11 @@
 """A service and Jobs on the same node in virtual time: Jobs fill what is idle, and go when the load comes back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ebbtide.core.plan import plan
 from ebbtide.model.batch import Intent, JobPod
@@ -12,7 +15,7 @@ from ebbtide.model.snapshot import PodPhase, WriteReceipt
 from tests.builders import NOW, engine, node, pod, pool, service, snapshot, spec, variant, variant_spec
 from tests.jobs import batch_policy, job
 
-CYCLE_S, GRACE_S, STARTUP_S = 10.0, 30.0, 40.0
+CYCLE_S, STARTUP_S = 10.0, 40.0
 GPUS = 8
 
 
@@ -25,10 +28,11 @@ class _Pod:
 
 @dataclass
 class Mixed:
-    """One node of 8 GPUs, a service of one GPU a replica, and Jobs of two pods each that run for ever."""
+    """One node of 8 GPUs, a service of one GPU a replica, and Jobs of `sizes` pods each that run for ever."""
 
-    jobs: int
+    sizes: Sequence[int] = (2, 2, 2, 2)
     restartable: bool = True
+    grace_s: float = 30.0
     now_s: float = NOW
     memory: Memory = field(default_factory=Memory)
     plan: Plan = field(default_factory=lambda: Plan(at=NOW))
@@ -43,7 +47,7 @@ class Mixed:
 
     @property
     def held(self) -> int:
-        return 2 * (len(self.since_s) + len(self.leaving_s))
+        return sum(self.sizes[int(name[1:])] for name in (*self.since_s, *self.leaving_s))
 
     @property
     def free(self) -> int:
@@ -65,15 +69,16 @@ class Mixed:
         declared = spec("ml/chat", [variant_spec()], down_delay_s=120.0)
         where = pool(nodes=[node("n", GPUS, GPUS - self.free)])
         states = variant("h100", seen, len(self.pods), last_write=self.receipt)
-        jobs = tuple(self._job(f"j{n}") for n in range(self.jobs))
+        jobs = tuple(self._job(f"j{n}", size) for n, size in enumerate(self.sizes))
         return snapshot(
             service(states, declared), where, jobs=jobs, batch_policies=(batch_policy(),), taken_at=self.now_s
         )
 
-    def _job(self, name: str):
+    def _job(self, name: str, size: int):
         runs, leaves = self.since_s.get(name), self.leaving_s.get(name)
-        base = job(name, hours=200.0, parallelism=2, restartable=self.restartable, grace_s=GRACE_S)
-        pods = tuple(JobPod(f"{name}-{n}-x", "n", 1, terminating=leaves is not None, due_at=leaves) for n in range(2))
+        base = job(name, hours=200.0, parallelism=size, restartable=self.restartable, grace_s=self.grace_s)
+        leaving = leaves is not None
+        pods = tuple(JobPod(f"{name}-{n}-x", "n", 1, terminating=leaving, due_at=leaves) for n in range(size))
         intent = Intent.RUNS if runs is not None else Intent.STOPPED if name in self.started else Intent.HELD
         return msgspec.structs.replace(
             base,
@@ -97,7 +102,7 @@ class Mixed:
             name = each.key.partition("/")[2]
             if each.outcome is Outcome.STOPS:
                 del self.since_s[name]
-                self.leaving_s[name] = self.now_s + GRACE_S
+                self.leaving_s[name] = self.now_s + self.grace_s
             elif each.outcome is Outcome.STARTS:
                 assert name not in self.leaving_s, "started while its pods are on their way out"
                 self.since_s[name] = self.now_s
@@ -114,7 +119,7 @@ class Mixed:
 
 
 def test_jobs_fill_what_is_idle_and_give_it_back_within_the_grace_time():
-    yard = Mixed(4)
+    yard = Mixed()
     for _ in range(60):
         yard.cycle(10.0)
     assert len(yard.since_s) >= 2, yard.plan.jobs
@@ -123,21 +128,39 @@ def test_jobs_fill_what_is_idle_and_give_it_back_within_the_grace_time():
         yard.cycle(100.0)
     assert len(yard.pods) >= before + 2, yard.plan.services[0].reason
     assert all(each.bound_s is not None for each in yard.pods)
-    assert yard.longest_pending_s <= GRACE_S + CYCLE_S
+    assert yard.longest_pending_s <= yard.grace_s + CYCLE_S
     for _ in range(120):
         yard.cycle(10.0)
     assert len(yard.since_s) >= 2, [each.reason.text for each in yard.plan.jobs]
 
 
 def test_jobs_that_may_not_be_stopped_leave_what_services_rarely_need():
-    yard = Mixed(4, restartable=False)
+    yard = Mixed(restartable=False)
     for _ in range(120):
         yard.cycle(20.0 if yard.now_s < NOW + 600.0 else 34.0)
     assert yard.longest_pending_s <= 2 * CYCLE_S
 
 
 def test_jobs_do_not_come_and_go_while_the_load_is_steady():
-    yard = Mixed(4)
+    yard = Mixed()
     for number in range(120):
         yard.cycle(40.0 + 4.0 * (number % 3))
     assert yard.starts <= len(yard.started) + 1
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(1.0, 150.0), st.integers(3, 40)), min_size=1, max_size=5),
+    st.lists(st.integers(1, 4), min_size=1, max_size=6),
+    st.sampled_from([0.0, 5.0, 30.0, 120.0, 300.0]),
+    st.booleans(),
+)
+def test_no_interactive_pod_waits_for_a_batch_pod_longer_than_its_grace_and_a_cycle(loads, sizes, grace_s, restartable):
+    """Of any loads, Jobs and grace times; a pod that finds no room beside others of its service counts too."""
+    yard = Mixed(sizes, restartable, grace_s)
+    for _ in range(20):
+        yard.cycle(10.0)
+    for load, cycles in loads:
+        for _ in range(cycles):
+            yard.cycle(load)
+            assert yard.longest_pending_s <= grace_s + CYCLE_S, (load, yard.pods, yard.leaving_s)

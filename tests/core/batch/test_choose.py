@@ -94,7 +94,7 @@ def test_the_programme_finds_what_one_after_the_other_misses():
     pools.prepare(cycle)
     field = open_field(waiting, cycle.lent, cycle)
     empty = field.save()
-    in_turn = choose._greedy(choose._by_latest(waiting), field, cheapest=True)
+    in_turn = choose._greedy(choose._in_turn(waiting, field), field, cheapest=True)
     field.back(empty)
     found = conflict.resolve(in_turn, field, choose._is_better)
     assert field.save() == empty

@@ -26,7 +26,7 @@ from ebbtide.model.spec import (
 from tests.builders import NOW, engine, node, pod, pool, service, settled, snapshot, variant
 from tests.core.batch.test_step import decide, world
 from tests.core.purse import policy
-from tests.jobs import batch_policy, job
+from tests.jobs import batch_policy, job, planned, steps
 
 
 def full_node(jobs, *, rps: float, held: int, gpus: int = 8, policies=None):
@@ -243,6 +243,42 @@ def test_a_deadline_does_not_break_a_ceiling():
     found = decide(cloud([job(hours=2.0, deadline_h=1.0)], paid("100", "99.50", others=0), 0))[0].jobs[0]
     assert (found.outcome, found.reason.code) == (Outcome.WAITS, Code.MISSED_FOR_MONEY)
     assert found.late and "are lacking" in found.reason.text
+
+
+@pytest.mark.parametrize(
+    ("deadline_h", "cheaper_h", "late"),
+    [
+        pytest.param(6.0, None, True, id="the day ends after its latest start"),
+        pytest.param(6.0, 2.0, True, id="and it would have waited for a cheaper hour"),
+        pytest.param(20.0, None, False, id="the day ends, and then there is time enough"),
+        pytest.param(None, None, False, id="it has no deadline"),
+    ],
+)
+def test_a_deadline_that_a_ceiling_makes_impossible_is_said_at_once(
+    deadline_h: float | None, cheaper_h: float | None, late: bool
+):
+    """0.01 of 100.00 USD are left for another 12.9 h; the Job needs an hour, and two with 99 %."""
+    state = cloud([job(deadline_h=deadline_h)], paid("100", "99.99", others=0), 0)
+    if cheaper_h is not None:
+        tariff = steps((-1.0, "3.00"), (cheaper_h, "1.00"))
+        state = msgspec.structs.replace(state, pools=(msgspec.structs.replace(state.pools[0], steps=tariff),))
+    decided, _ = decide(state)
+    found = decided.jobs[0]
+    assert (found.outcome, found.late) == (Outcome.WAITS, late)
+    assert found.reason.code is (Code.MISSED_FOR_MONEY if late else Code.WAITS_FOR_MONEY), found.reason.text
+    assert "USD are lacking until 1970-01-13T02:40:00Z" in found.reason.text
+    kept = next(each for each in decided.batch[0].conditions if each.type == "DeadlinesKept")
+    assert (kept.status.value, kept.reason) == (("False", "MissedForMoney") if late else ("True", "DeadlinesKept"))
+
+
+def test_where_no_money_is_left_for_one_pool_another_that_costs_nothing_more_is_taken():
+    """The rented pool would be cheaper; the bought one is paid for whoever uses it, but somebody has it for 2 h."""
+    whole = paid("100", "99.99", others=0)
+    whole = msgspec.structs.replace(whole, spec=policy(per_day="100", scope=PolicyScope.ALL_GPU_PODS))
+    state = cloud([job(deadline_h=9.0), job("r", on=("o",), ran_h=0.5, pool="own")], whole, 0)
+    own = pool("own", [node("o", 1, 1)], "9.00", capacity_type=CapacityType.RESERVED, billing=Billing.NODE)
+    found = planned(decide(msgspec.structs.replace(state, pools=(*state.pools, own)))[0], "eval")
+    assert (found.outcome, found.pool, found.late) == (Outcome.WAITS, "own", False), found.reason.text
 
 
 def test_under_a_ceiling_with_money_left_it_starts():

@@ -38,7 +38,7 @@ class Work:
 
 
 class Yard:
-    """Jobs on pools without services; `taken(t)` GPUs of each node are others', as they come and go."""
+    """Jobs on pools without services: only a window that closes stops one, and each time once."""
 
     def __init__(self, works: Sequence[Work], pools: Sequence[PoolState], policies: Sequence[BatchPolicyState]) -> None:
         self.works, self.pools, self.policies = list(works), list(pools), list(policies)
@@ -116,6 +116,10 @@ class Yard:
         work.did_s += self.now_s - work.since_s
         work.runs.append((work.since_s, self.now_s))
         work.since_s, work.nodes = None, ()
+        closed = sum(
+            work.comes_s < end <= self.now_s for state in self.policies for _, end in state.open if _is_of(work, state)
+        )
+        assert len(work.runs) <= closed, f"{work.job.key} was stopped more often than its window has closed"
 
     def _on(self) -> None:
         """To the next moment at which something happens, at most a look away and at least a cycle."""
@@ -134,6 +138,10 @@ class Yard:
     def run(self, until_s: float) -> None:
         while self.now_s < until_s and any(work.ended_s is None for work in self.works):
             self.step()
+
+
+def _is_of(work: Work, state: BatchPolicyState) -> bool:
+    return state.spec.key == work.job.policy
 
 
 def _used(node: NodeState, gpus: int) -> NodeState:

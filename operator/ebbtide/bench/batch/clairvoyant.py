@@ -134,8 +134,11 @@ Schedule = dict[str, tuple[tuple[int, str], ...]]
 """By Job: (slot, pool) in which it runs."""
 
 
-def schedule(stage: Stage, free: Lived, again: float = 1.0) -> Schedule:
-    """Whole Jobs, placed in turns until nobody gains. `again`: how many times a new start counts as what it takes."""
+def schedule(stage: Stage, free: Lived, again: float = 1.0, listed: bool = False) -> Schedule:
+    """Whole Jobs, placed in turns until nobody gains. `again`: how many times a new start counts as what it takes.
+
+    `listed`: what is paid for anyway counts at its list price.
+    """
     grid = slots(stage, free)
     count = len(grid.price)
     used = [[0] * count, [0] * count]
@@ -145,7 +148,7 @@ def schedule(stage: Stage, free: Lived, again: float = 1.0) -> Schedule:
         before = dict(placed)
         for job in order:
             _take(used, placed.get(job.name, ()), -job.gpus)
-            placed[job.name] = _best(job, stage, grid, used, again)
+            placed[job.name] = _best(job, stage, grid, used, again, listed)
             _take(used, placed[job.name], job.gpus)
         if placed == before:
             break
@@ -162,7 +165,7 @@ State = tuple[int, int]  # slots run, where it runs now
 Path = tuple[tuple[int, int], ...]
 
 
-def _best(job: BatchJob, stage: Stage, grid: Slots, used: list[list[int]], again: float) -> Path:
+def _best(job: BatchJob, stage: Stage, grid: Slots, used: list[list[int]], again: float, listed: bool = False) -> Path:
     """By dynamic programming over (slots run, where it runs now); a new start takes time and money."""
     scenario = stage.scenario
     first, last = window(job, stage, len(grid.price))
@@ -177,7 +180,7 @@ def _best(job: BatchJob, stage: Stage, grid: Slots, used: list[list[int]], again
     states: dict[State, tuple[float, Path]] = {(0, _OFF): (0.0, ())}
     for slot in range(first, last + 1):
         following: dict[State, tuple[float, Path]] = {}
-        moved = _Moved(job, stage, grid, used, slot, again)
+        moved = _Moved(job, stage, grid, used, slot, again, listed)
         for (ran, at), (cost, path) in states.items():
             for to in _moves(job, ran, at, need):
                 now = ran + (to != _OFF)
@@ -201,11 +204,19 @@ class _Moved:
     """What it costs one Job to run in a slot, and to begin or end at its border."""
 
     def __init__(
-        self, job: BatchJob, stage: Stage, grid: Slots, used: list[list[int]], slot: int, again: float
+        self,
+        job: BatchJob,
+        stage: Stage,
+        grid: Slots,
+        used: list[list[int]],
+        slot: int,
+        again: float,
+        listed: bool,
     ) -> None:
         scenario, price = stage.scenario, grid.price[slot]
-        reserved = 0.0 if used[0][slot] + job.gpus <= grid.reserved[slot] else math.inf
-        beyond = min(job.gpus, max(0, used[1][slot] + job.gpus - grid.on_demand[slot]))
+        own = job.gpus * float(scenario.reserved.price) * SLOT_S / HOUR_S if listed else 0.0
+        reserved = own if used[0][slot] + job.gpus <= grid.reserved[slot] else math.inf
+        beyond = min(job.gpus, max(0, used[1][slot] + job.gpus - grid.on_demand[slot])) if not listed else job.gpus
         self.costs = (0.0, reserved, beyond * price * SLOT_S / HOUR_S)
         again_s = scenario.batch.restart_s + scenario.batch.checkpoint_s / 2
         self._again = again * job.gpus * price * again_s / HOUR_S

@@ -115,6 +115,7 @@ def summary(results: Results) -> str:
     rows.append("")
     for bar in results.bars:
         full = "" if bar.found_full is None else f" (at full price {bar.found_full:.1%})"
+        full += "" if bar.found_bound is None else f"; {bar.found_bound:.1%} of the fluid bound's saving"
         verdict = "reached" if bar.reached else "missed"
         rows.append(f"{verdict:<8} {bar.name}: {bar.found:.1%}{full}, wanted {bar.wanted:.1%}")
     return "\n".join(rows)

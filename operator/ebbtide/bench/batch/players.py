@@ -15,15 +15,16 @@ from ebbtide.bench.batch.score import Score, score
 from ebbtide.bench.batch.world import Began, Lived, World
 from ebbtide.clock import monotonic_s
 
-EBBTIDE, APART, AT_ONCE, WINDOW, KEPT_UP, KNOWING = (
+EBBTIDE, APART, AT_ONCE, WINDOW, KEPT_UP, KNOWING, LISTED = (
     "ebbtide",
     "separate fleet",
     "at once",
     "nightly window",
     "deadline first, kept up",
     "clairvoyant",
+    "clairvoyant, at list prices",
 )
-PLAYERS = (EBBTIDE, APART, AT_ONCE, WINDOW, KEPT_UP, KNOWING)
+PLAYERS = (EBBTIDE, APART, AT_ONCE, WINDOW, KEPT_UP, KNOWING, LISTED)
 
 
 class Rival(Protocol):
@@ -43,12 +44,13 @@ def play(name: str, stage: Stage, began: Began, free: Lived, able: frozenset[str
     """The run of that player; `free`: the run without batch, `able`: Jobs whose deadlines are feasible."""
     if name == EBBTIDE:
         return own.ebbtide(stage, began)
-    if name == KNOWING:
+    if name in (KNOWING, LISTED):
+        listed = name == LISTED
         tried = [
-            rivalled(Knowing(stage, clairvoyant.schedule(stage, free, again)), stage, began, free)
+            rivalled(Knowing(stage, clairvoyant.schedule(stage, free, again, listed)), stage, began, free)
             for again in clairvoyant.AGAIN
         ]
-        return min(tried, key=lambda lived: _worth(score(name, stage, lived, free, able)))
+        return min(tried, key=lambda lived: _worth(score(name, stage, lived, free, able), listed))
     return rivalled(_RIVALS[name](stage), stage, began, free)
 
 
@@ -65,5 +67,5 @@ def rivalled(rival: Rival, stage: Stage, began: Began, free: Lived) -> Lived:
     return world.lived(monotonic_s() - start_s, rival.note)
 
 
-def _worth(found: Score) -> tuple[int, float]:
-    return found.missed, found.free
+def _worth(found: Score, listed: bool) -> tuple[int, float]:
+    return found.missed, found.full if listed else found.free

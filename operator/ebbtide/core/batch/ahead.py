@@ -7,15 +7,19 @@ planned start has come, a window or a price changes. In between it stands as it 
 from collections.abc import Iterable, Sequence
 from zlib import crc32
 
+import msgspec
+
 from ebbtide.core import pools
-from ebbtide.core.batch import need, price
+from ebbtide.core.batch import need, payable, price, share
 from ebbtide.core.batch.choose import choose
 from ebbtide.core.batch.field import Field
 from ebbtide.core.batch.fit import RESERVED
 from ebbtide.core.batch.grid import Grid, grid
+from ebbtide.core.batch.helps import MOST, helps
 from ebbtide.core.batch.lent import Lent, hangs
 from ebbtide.core.batch.nodes import Nodes
 from ebbtide.core.batch.price import Offer
+from ebbtide.core.batch.purse import Refusal
 from ebbtide.core.batch.why import CENT, note
 from ebbtide.core.batch.work import Holders, Item, Place
 from ebbtide.core.work import Cycle
@@ -56,7 +60,7 @@ def open_field(items: Sequence[Item], lent: Lent, cycle: Cycle) -> Field:
     offers = {name: price.offer(cycle.pools[name], needs[name], others.get(name, 0.0), slots, cycle) for name in names}
     holders = {state.spec.key: Holders(state.spec.max_gpus, [0.0] * slots.slots) for state in lent.policies.values()}
     prices = [each for offer in offers.values() for each in offer.price if each is not None]
-    field = Field(offers, holders, max(UNPRICED, max(prices, default=0.0)))
+    field = Field(offers, holders, max(UNPRICED, max(prices, default=0.0)), share.shares(items, cycle))
     _open_windows(items, slots)
     for item in items:
         if item.pool in offers:
@@ -161,12 +165,17 @@ def release(item: Item, field: Field) -> None:
 def plan_waiting(waiting: Sequence[Item], field: Field, nodes: Nodes, cycle: Cycle) -> None:
     """A place for each of those that wait, what starts now, and why the others do not."""
     blind = any(item.lacks for item in waiting)
+    payable.leave_out(waiting, cycle)
     choose(waiting, field)
+    helped = 0
     for item in sorted(waiting, key=lambda item: (item.latest_s or float("inf"), -item.priority, item.key)):
         if item.place is not None and item.place.slot == 0 and not blind:
             _start(item, item.place, field.offers[item.place.pool], nodes, cycle)
         if item.outcome is Outcome.WAITS:
+            payable.foreseen(item, cycle)
             item.planned = note(item, field, cycle)
+            if item.planned.why == Code.DEADLINE_UNREACHABLE.value and helped < MOST:
+                item.planned, helped = msgspec.structs.replace(item.planned, helps=helps(item, field)), helped + 1
 
 
 def _start(item: Item, place: Place, offer: Offer, nodes: Nodes, cycle: Cycle) -> None:
@@ -181,16 +190,12 @@ def _start(item: Item, place: Place, offer: Offer, nodes: Nodes, cycle: Cycle) -
         item.lacks = f"room for {fits} of its {place.parallelism} pods of {size} on nodes of {place.pool} just now"
         return
     idle = fits == place.parallelism and place.price < CENT
-    for_s = None if item.restartable else item.left.at(item.confidence)
-    paying = [purse for purse in cycle.purses if purse.pays(item.namespace)]
-    asked = (purse.refused(place.pool, place.gpus, idle, for_s, item.stop_s) for purse in paying)
-    why = cycle.ceilings_unknown or next((text for text in asked if text), "")
-    if why:
-        late = item.latest_s is not None and item.latest_s < cycle.now_s
-        item.lacks, item.why = why, (Code.MISSED_FOR_MONEY if late else Code.WAITS_FOR_MONEY, why)
+    unknown = cycle.ceilings_unknown
+    refused = Refusal(unknown) if unknown else payable.refusal(item, place, idle, cycle)
+    if refused is not None:
+        item.lacks, item.why = refused.text, payable.verdict(item, place, refused, cycle)
         return
-    for purse in paying:
-        purse.take(item.key, place.pool, place.gpus, idle, for_s, item.stop_s)
+    payable.take(item, place, idle, cycle)
     nodes.take(place.pool, job.gpus_per_pod, place.parallelism)
     item.outcome, item.parallelism = Outcome.STARTS, place.parallelism
 

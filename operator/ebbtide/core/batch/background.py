@@ -20,8 +20,8 @@ from ebbtide.core.batch.ahead import others_hold
 from ebbtide.core.batch.grid import DAY_S, Grid
 from ebbtide.core.batch.items import full
 from ebbtide.core.batch.lent import Lent, unseen
+from ebbtide.core.batch.when import clock
 from ebbtide.core.batch.why import CENT
-from ebbtide.core.batch.words import clock
 from ebbtide.core.guardrails import chain, pause
 from ebbtide.core.guardrails.verdict import Verdict, dearness
 from ebbtide.core.pool_draft import PoolDraft

@@ -1,36 +1,35 @@
 """Every waiting Job's place: deadlines first, then money, then early finish.
 
-One after the other, the earliest latest start first, each at its cheapest place that keeps its deadline. Where that
-leaves somebody late, the same with the earliest end instead of the cheapest, by deadline, by priority, and with those
-that are late last; what keeps most (by priority) and costs least stands. What is left of conflicts is for the programme
-(`conflict`). Jobs without a deadline come after, by priority and then by what their namespaces were given so far: the
-share of a pool that is short is fair.
+One after the other, each at its cheapest place that keeps its deadline: whose latest start is near by that, then the
+others with deadlines and then those without, each by what their namespaces were lent so far: the share of a pool that
+is short is fair. Where that leaves somebody late, the same strictly by the latest start, with the earliest end instead
+of the cheapest, by deadline, by priority, and with those that are late last; what keeps most (by priority) and costs
+least stands. What is left of conflicts is for the programme (`conflict`).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ebbtide.core.batch import conflict
-from ebbtide.core.batch.field import Field, Saved
+from ebbtide.core.batch.field import Field
+from ebbtide.core.batch.share import Shares
 from ebbtide.core.batch.work import Item, Place
 
-MOST_TRIED = 400  # late ones and more waiting Jobs than that: other orders are not tried
+MOST_TRIED = 400  # late ones and more waiting Jobs than that: fewer other orders are tried
 HOPELESS = 0.9  # chance of being late, from which on a Job is late anyway
+NEAR_S = 2 * 3600.0  # a latest start within that comes before any share
 _ALIKE = 1e-9
 
 
 def choose(items: Sequence[Item], field_: Field) -> None:
     """Fill `place` of each, and put it into the field, which holds what runs; None where there is none in the plan."""
     saved = field_.save()
-    best = _greedy(_by_latest(items), field_, cheapest=True)
-    late = _lateness(best)
-    if late and len(items) <= MOST_TRIED:
-        best = _otherwise(items, best, field_, saved)
-    elif late:
-        # far more than there is room for: whoever is not sure to be in time makes way for those who can be
+    best = _greedy(_in_turn(items, field_), field_, cheapest=True)
+    for order, cheapest, hopeless in _others(items, field_) if _lateness(best) else ():
         field_.back(saved)
-        other = _greedy(_by_latest(items), field_, cheapest=True, hopeless=0.0)
-        best = other if _is_better(other, best) else best
+        other = _greedy(order, field_, cheapest=cheapest, hopeless=hopeless)
+        if _is_better(other, best):
+            best = other
     field_.back(saved)
     best = conflict.resolve(best, field_, _is_better)
     for item, place in best:
@@ -42,20 +41,27 @@ def choose(items: Sequence[Item], field_: Field) -> None:
 Placed = list[tuple[Item, Place | None]]
 
 
-def _otherwise(items: Sequence[Item], best: Placed, field_: Field, saved: Saved) -> Placed:
-    """Other orders, and the earliest end instead of the cheapest."""
-    orders = (_by_latest(items), False), (_by_deadline(items), False), (_by_deadline(items), True)
-    for order, cheapest in (*orders, (_by_priority(items), True)):
-        field_.back(saved)
-        other = _greedy(order, field_, cheapest=cheapest)
-        if _is_better(other, best):
-            best = other
-    return best
+def _others(items: Sequence[Item], field_: Field) -> Iterable[tuple[list[Item], bool, float]]:
+    """Other orders, where somebody is late: (order, the cheapest place or the earliest end, who is hopeless)."""
+    shared = len({item.namespace for item in items}) > 1
+    ranked = len({item.priority for item in items}) > 1
+    if len(items) > MOST_TRIED:
+        # far more than there is room for: whoever is not sure to be in time makes way for those who can be
+        yield _by_latest(items, field_), True, 0.0
+        if ranked:
+            yield _by_priority(items, field_), True, 0.0
+        return
+    if shared:
+        yield _by_latest(items, field_), True, HOPELESS
+    yield _by_latest(items, field_), False, HOPELESS
+    yield _by_deadline(items, field_), False, HOPELESS
+    yield _by_deadline(items, field_), True, HOPELESS
+    yield _by_priority(items, field_), True, HOPELESS
 
 
-def _by_deadline(items: Sequence[Item]) -> list[Item]:
+def _by_deadline(items: Sequence[Item], field_: Field) -> list[Item]:
     """As by the latest start, but by the deadline itself."""
-    return sorted(_by_latest(items), key=lambda item: math.inf if item.deadline_s is None else item.deadline_s)
+    return sorted(_by_latest(items, field_), key=lambda item: math.inf if item.deadline_s is None else item.deadline_s)
 
 
 def _greedy(order: Sequence[Item], field_: Field, *, cheapest: bool, hopeless: float = HOPELESS) -> Placed:
@@ -104,35 +110,64 @@ def _shape(item: Item) -> tuple[object, ...]:
     return item.job.policy, item.pools, item.gpus, item.job.gpus_per_pod, item.restartable, size, item.job.elastic
 
 
-def _by_latest(items: Sequence[Item]) -> list[Item]:
+def _in_turn(items: Sequence[Item], field_: Field) -> list[Item]:
+    """Those whose latest start is near by that, then fairly by namespace: the others with deadlines, the others.
+
+    Of one namespace's it is the order of their latest starts.
+    """
+    near_s = field_.now_s + NEAR_S
+    shares = field_.shares.copy()
+    near = _latest_first(item for item in items if item.latest_s is not None and item.latest_s <= near_s)
+    far = _latest_first(item for item in items if item.latest_s is not None and item.latest_s > near_s)
+    for item in near:
+        shares.add(item)
+    return near + _fairly(far, shares) + _waiting(items, shares)
+
+
+def _by_latest(items: Sequence[Item], field_: Field) -> list[Item]:
     """Those with deadlines by their latest start, then the others by priority and fairly by namespace."""
-    urgent = [item for item in items if item.latest_s is not None]
-    urgent.sort(key=lambda item: (item.latest_s or 0.0, -item.priority, item.key))
-    return urgent + _fairly([item for item in items if item.latest_s is None])
+    shares = field_.shares.copy()
+    urgent = _latest_first(item for item in items if item.latest_s is not None)
+    for item in urgent:
+        shares.add(item)
+    return urgent + _waiting(items, shares)
 
 
-def _by_priority(items: Sequence[Item]) -> list[Item]:
+def _by_priority(items: Sequence[Item], field_: Field) -> list[Item]:
     """By priority, of equals those with deadlines first, and these fairly by namespace."""
     found: list[Item] = []
+    shares = field_.shares.copy()
     for priority in sorted({item.priority for item in items}, reverse=True):
         equals = [item for item in items if item.priority == priority]
-        found += _fairly([item for item in equals if item.latest_s is not None])
-        found += _fairly([item for item in equals if item.latest_s is None])
+        found += _fairly(_latest_first(item for item in equals if item.latest_s is not None), shares)
+        found += _waiting(equals, shares)
     return found
 
 
-def _fairly(items: Sequence[Item]) -> list[Item]:
-    """By priority, then as if each namespace were served in turn, by GPU-hours: start-time fair queueing.
+def _latest_first(items: Iterable[Item]) -> list[Item]:
+    return sorted(items, key=lambda item: (item.latest_s or 0.0, -item.priority, item.key))
 
-    Two namespaces, one with three Jobs of 4 GPU-hours, one with one of 4: the second comes after the first's first.
+
+def _waiting(items: Iterable[Item], shares: Shares) -> list[Item]:
+    """Those without a deadline: by priority, then fairly."""
+    waits = sorted((item for item in items if item.latest_s is None), key=lambda item: (item.job.created_at, item.key))
+    found: list[Item] = []
+    for priority in sorted({item.priority for item in waits}, reverse=True):
+        found += _fairly([item for item in waits if item.priority == priority], shares)
+    return found
+
+
+def _fairly(items: Sequence[Item], shares: Shares) -> list[Item]:
+    """As if each namespace were served in turn, by GPU-hours: start-time fair queueing; each namespace's own in order.
+
+    Two namespaces that were lent nothing, one with three Jobs of 4 GPU-hours, one with one of 4: the second comes after
+    the first's first.
     """
-    given: dict[tuple[int, str], float] = {}
     keyed = []
-    for item in sorted(items, key=lambda item: (item.latest_s or 0.0, item.job.created_at, item.key)):
-        at = given.get((item.priority, item.namespace), 0.0)
-        given[item.priority, item.namespace] = at + item.gpus * item.left.at(0.5)
-        keyed.append((-item.priority, at, item.job.created_at, item.key, item))
-    return [entry[-1] for entry in sorted(keyed, key=lambda entry: entry[:-1])]
+    for number, item in enumerate(items):
+        keyed.append((shares.of(item), number))
+        shares.add(item)
+    return [items[number] for _, number in sorted(keyed)]
 
 
 def _lateness(placed: Placed) -> tuple[tuple[int, float], ...]:

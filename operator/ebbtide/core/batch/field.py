@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from ebbtide.core.batch.fit import places, places_of, smaller
 from ebbtide.core.batch.price import Offer
+from ebbtide.core.batch.share import Shares
 from ebbtide.core.batch.work import Holders, Item, Place
 
 Saved = tuple[list[list[float]], ...]
@@ -13,12 +14,21 @@ Saved = tuple[list[list[float]], ...]
 
 @dataclass(slots=True)
 class Field:
-    """The pools and the policies' limits, which fill up as Jobs are placed. `tried`: what found no room at all."""
+    """The pools and the policies' limits, which fill up as Jobs are placed. `shares`: what was lent to whom.
+
+    `tried`: what found no room at all.
+    """
 
     offers: Mapping[str, Offer]
     holders: Mapping[str, Holders]
     dearest: float
+    shares: Shares = field(default_factory=Shares)
     tried: set[tuple[object, ...]] = field(default_factory=set)
+
+    @property
+    def now_s(self) -> float:
+        """When the plan begins."""
+        return next((offer.grid.now_s for offer in self.offers.values()), 0.0)
 
     def put(self, item: Item, place: Place) -> None:
         """Its GPUs are taken."""
@@ -26,6 +36,13 @@ class Field:
         holders = self.holders.get(item.job.policy)
         if holders is not None:
             holders.take(place.runs, place.gpus)
+
+    def take_out(self, item: Item, place: Place) -> None:
+        """Its GPUs are free."""
+        self.offers[place.pool].take(place.runs, -place.gpus, stays=not item.restartable)
+        holders = self.holders.get(item.job.policy)
+        if holders is not None:
+            holders.take(place.runs, -place.gpus)
 
     def save(self) -> Saved:
         """As it is now, to go back to."""

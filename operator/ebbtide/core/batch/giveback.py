@@ -5,20 +5,21 @@ of policies that preempt. An elastic one is made smaller where that is enough. W
 Job of 4 GPUs that has run for 10 minutes at 2.00 goes before one of 2 GPUs that has run for an hour.
 """
 
-import re
+import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ebbtide.core.batch.duration import hours
-from ebbtide.core.batch.lent import OURS, Lent
+from ebbtide.core.batch.lent import Lent
 from ebbtide.core.batch.nodes import Asking, Node, Nodes
 from ebbtide.core.batch.price import Offer
 from ebbtide.core.batch.purse import Purse
+from ebbtide.core.batch.shrink import most, pods_to_free, shrink
 from ebbtide.core.batch.work import Item
 from ebbtide.core.ceilings.words import A_PERIOD, moment, money
 from ebbtide.core.work import Cycle
-from ebbtide.model.batch import JobPod, Strategy
+from ebbtide.model.batch import Strategy
 from ebbtide.model.plan import Outcome
 from ebbtide.model.reasons import Code
 
@@ -34,7 +35,7 @@ class _Way:
     loss: float
     node: Node
     stops: tuple[Item, ...]
-    shrinks: tuple[Item, int] | None = None
+    shrinks: tuple[Item, int] | None = None  # by so many pods
 
 
 def for_services(running: Sequence[Item], nodes: Nodes, lent: Lent, cycle: Cycle) -> None:
@@ -53,7 +54,8 @@ def for_services(running: Sequence[Item], nodes: Nodes, lent: Lent, cycle: Cycle
             nodes.leave(item.job.uid)
             by_uid.pop(item.job.uid)
         if best.shrinks is not None:
-            _shrink(*best.shrinks, asking, nodes)
+            text = f"{asking.service} needs {_gpus(asking.gpus)} of {asking.pool}"
+            shrink(*best.shrinks, text, nodes)
             by_uid.pop(best.shrinks[0].job.uid)
         nodes.put(asking.pool, asking.gpus)
 
@@ -75,48 +77,10 @@ def _ways(node: Node, asking: Asking, by_uid: Mapping[str, Item], cycle: Cycle) 
                 freed -= node.held[item.job.uid]
         found.append(_Way(sum(loss(item, cycle) for item in stops), node, tuple(stops)))
     for item in able:
-        fewer = _pods_to_free(item, node, short) if _may_shrink(item) else 0
+        fewer = pods_to_free(item, node, short) if most(item) else 0
         if fewer:
-            share = fewer / item.job.parallelism
-            found.append(_Way(loss(item, cycle) * share, node, (), (item, item.job.parallelism - fewer)))
+            found.append(_Way(loss(item, cycle) * fewer / item.job.parallelism, node, (), (item, fewer)))
     return found
-
-
-def _may_shrink(item: Item) -> bool:
-    """An elastic one that Ebbtide started: what came running is stopped first, and one of Ebbtide's from then on."""
-    return item.job.elastic and item.parallelism == 0 and item.job.intent in OURS
-
-
-def _pods_to_free(item: Item, node: Node, short: int) -> int:
-    """How many of its last pods have so many GPUs on that node; 0: not without all of them."""
-    freed = 0
-    for count, pod in enumerate(_last_first(item), 1):
-        freed += pod.gpus if pod.node == node.name else 0
-        if freed >= short:
-            return count if item.job.parallelism - count >= max(1, item.job.least_parallelism) else 0
-    return 0
-
-
-def _last_first(item: Item) -> list[JobPod]:
-    """Its pods in the order in which they go when it is made smaller: by completion index, the highest first."""
-    return sorted((pod for pod in item.job.pods if not pod.terminating), key=lambda pod: (-_index(pod), pod.name))
-
-
-def _index(pod: JobPod) -> int:
-    """The completion index: of a Job's pod `night-7-x2k9p` 7."""
-    numbers = re.findall(r"-(\d+)(?=-[^-]*$)", pod.name)
-    return int(numbers[-1]) if numbers else 0
-
-
-def _shrink(item: Item, parallelism: int, asking: Asking, nodes: Nodes) -> None:
-    gone = _last_first(item)[: item.job.parallelism - parallelism]
-    for node in nodes.of[asking.pool]:
-        freed = sum(pod.gpus for pod in gone if pod.node == node.name)
-        node.soon += freed
-        node.held[item.job.uid] = max(0, node.held.get(item.job.uid, 0) - freed)
-    item.outcome, item.parallelism = Outcome.SHRINKS, parallelism
-    text = f"{parallelism} of {item.job.parallelism} pods stay: {asking.service} needs {_gpus(asking.gpus)}"
-    item.why = Code.JOB_RESIZED, f"{text} of {asking.pool}"
 
 
 def stop(item: Item, code: Code, text: str) -> None:
@@ -157,7 +121,8 @@ def for_windows(running: Sequence[Item], offers: Mapping[str, Offer], lent: Lent
         if item.outcome is not Outcome.RUNS or offer is None or not item.open or item.open[0]:
             continue
         stays = offer.used[0] - offer.leaving - going[item.pool]
-        if item.strategy is Strategy.IDLE_OR_WINDOW and stays <= offer.idle[0] + 1e-9:
+        over = stays - offer.idle[0]
+        if item.strategy is Strategy.IDLE_OR_WINDOW and over <= 1e-9:
             continue
         opens_s = next((at_s for at_s, is_open in zip(offer.grid.edges, item.open, strict=False) if is_open), None)
         closed = _closed(item, opens_s)
@@ -174,9 +139,16 @@ def for_windows(running: Sequence[Item], offers: Mapping[str, Offer], lent: Lent
         ):
             text = f"{closed}; it goes on, for its deadline at {moment(item.deadline_s)}"
             item.why = Code.OUTSIDE_WINDOW, f"{text} would be missed otherwise: it may need {hours(sure_s)} more"
+        elif item.strategy is Strategy.IDLE_OR_WINDOW and 0 < (fewer := _pods(over, item)) <= most(item):
+            going[item.pool] += fewer * item.job.gpus_per_pod
+            shrink(item, fewer, f"{closed} but for those", None)
         else:
             going[item.pool] += item.gpus
             stop(item, Code.OUTSIDE_WINDOW, f"{closed}: stopped; {_spare(item, opens_s, sure_s)}")
+
+
+def _pods(gpus: float, item: Item) -> int:
+    return math.ceil((gpus - 1e-9) / item.job.gpus_per_pod) if item.job.gpus_per_pod else 0
 
 
 def _closed(item: Item, opens_s: float | None) -> str:
@@ -208,7 +180,10 @@ def _spare(item: Item, opens_s: float | None, sure_s: float) -> str:
 
 
 def for_money(running: Sequence[Item], purses: Sequence[Purse], lent: Lent, nodes: Nodes, cycle: Cycle) -> set[str]:
-    """Ceilings that bind: Jobs go until what services lack is free. The uids of policies for whose sake some do."""
+    """Ceilings that bind: Jobs go, or elastic ones as far as is enough, until what services lack is free.
+
+    Returns the uids of policies for whose sake some do.
+    """
     acted = set()
     for index, purse in enumerate(purses):
         able = [
@@ -222,18 +197,33 @@ def for_money(running: Sequence[Item], purses: Sequence[Purse], lent: Lent, node
         for item in able if purse.short else ():
             if item.outcome is not Outcome.RUNS:
                 purse.give(item.pool, (item.job.parallelism - item.parallelism) * item.job.gpus_per_pod)
-        for item in sorted(able, key=lambda item: (loss(item, cycle), item.key)):
-            if not purse.short:
-                break
+        while purse.short and able:
+            _, _, fewer, item = min(_less(able, purse, cycle), key=lambda way: way[:3])
+            able.remove(item)
             text, stays = purse.suspends or _short(purse), item.parallelism * item.job.gpus_per_pod
-            purse.give(item.pool, item.gpus if item.outcome is Outcome.RUNS else stays)
-            for other in purses[index + 1 :]:
+            gpus = fewer * item.job.gpus_per_pod if fewer else item.gpus if item.outcome is Outcome.RUNS else stays
+            purse.give(item.pool, gpus)
+            for other in () if fewer else purses[index + 1 :]:  # what is smaller is counted there once it is looked at
                 if other.pays(item.namespace):
-                    other.give(item.pool, item.gpus)
-            stop(item, Code.STOPPED_FOR_MONEY, f"CostPolicy {purse.spec.name}: {text}; {lost(item, cycle)}")
-            nodes.leave(item.job.uid)
+                    other.give(item.pool, gpus)
+            text = f"CostPolicy {purse.spec.name}: {text}"
+            if fewer:
+                shrink(item, fewer, text, nodes)
+            else:
+                stop(item, Code.STOPPED_FOR_MONEY, f"{text}; {lost(item, cycle)}")
+                nodes.leave(item.job.uid)
             acted.add(purse.spec.uid)
     return acted
+
+
+def _less(able: Sequence[Item], purse: Purse, cycle: Cycle) -> Iterator[tuple[float, str, int, Item]]:
+    """(loss, key, pods fewer; 0: all of it is stopped, the Job): each, and each elastic one as far as is enough."""
+    for item in able:
+        found = loss(item, cycle)
+        yield found, item.key, 0, item
+        fewer = 0 if purse.suspends else purse.pods_short(item.pool, item.job.gpus_per_pod)
+        if 0 < fewer <= most(item):
+            yield found * fewer / item.job.parallelism, item.key, fewer, item
 
 
 def _short(purse: Purse) -> str:

@@ -130,7 +130,7 @@ def offer(pool: PoolDraft, need: Need, others: float, grid: Grid, cycle: Cycle) 
             soon = max(0.0, math.floor(total - others - need.soon + 1e-9))
         room.append(max(0.0, math.floor(total - others - need.expected[slot] + 1e-9)))
         safe.append(max(0.0, math.floor(total - others - need.upper[slot] + 1e-9)))
-        idle.append(min(room[-1], _idle(pool, need.expected[slot] + others, exists, begins_s, cycle)))
+        idle.append(min(room[-1], idle_gpus(pool, need.expected[slot] + others, exists, begins_s, cycle)))
     largest = max(there, default=node_gpus(pool) if elastic else 0)
     level = [held + others for held in need.expected]
     coming = comings.of(pool, level, exists, node_size(pool), grid)
@@ -138,8 +138,8 @@ def offer(pool: PoolDraft, need: Need, others: float, grid: Grid, cycle: Cycle) 
     return Offer(pool, grid, price, room, safe, idle, soon, coming, largest, most - others)
 
 
-def _idle(pool: PoolDraft, held: float, exists: float, begins_s: float, cycle: Cycle) -> float:
-    """GPUs that are paid for and that services and others leave."""
+def idle_gpus(pool: PoolDraft, held: float, exists: float, begins_s: float, cycle: Cycle) -> float:
+    """GPUs that are paid for and that services and others, which hold `held`, leave of those that there are."""
     if paid_anyway(pool.state):
         return max(0.0, exists - held)
     if not release.applies(pool.state):

@@ -1,18 +1,20 @@
 """What a BatchPolicy's status says, and what is remembered of Jobs: what their ends teach, deadlines missed, savings.
 
 Saved is, for each hour that a Job ran: its GPUs x (what one cost on the cheapest pool that it may use when it was first
-seen, less what it costs now); GPUs that are paid for anyway cost nothing.
+seen, less what it costs now); GPUs that are paid for anyway cost nothing (`savings`).
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 
 import msgspec
 
+from ebbtide.core.batch import share
+from ebbtide.core.batch.counts import Stand, held_gpus, stand
 from ebbtide.core.batch.lent import hides_jobs
-from ebbtide.core.batch.price import paid_anyway
-from ebbtide.core.batch.words import clock
+from ebbtide.core.batch.savings import prices_now
+from ebbtide.core.batch.when import clock
 from ebbtide.core.batch.work import Item
 from ebbtide.core.work import Cycle
 from ebbtide.model.batch import BatchPolicyState, Intent
@@ -24,7 +26,6 @@ from ebbtide.model.snapshot import BATCH_KIND
 KEPT_RUNS, KEPT_OWNERS = 16, 1000
 HOUR_S = 3600.0
 _WATCHED = frozenset({"batchpolicies", "jobs"})
-_ON = frozenset({Outcome.RUNS, Outcome.STARTS, Outcome.SHRINKS, Outcome.GROWS})
 _LATE = frozenset({Code.DEADLINE_UNREACHABLE, Code.MISSED_FOR_MONEY, Code.DEADLINE_MISSED})
 
 
@@ -32,7 +33,8 @@ def remember(items: Sequence[Item], cycle: Cycle) -> BatchMemory:
     """Without the plan, which is noted apart. What cannot be seen just now is kept: a restart counts none anew."""
     before = cycle.memory.batch
     policies = {memory.uid: memory for memory in before.policies}
-    jobs = [_job(item, policies, cycle) for item in items]
+    prices = prices_now(items, cycle)
+    jobs = [_job(item, policies, prices, cycle) for item in items]
     owners = _learnt(before, cycle)
     known = {state.spec.uid for state in cycle.snapshot.batch_policies}
     unread = {item.uid for item in cycle.snapshot.unreadable if item.kind == BATCH_KIND}
@@ -46,6 +48,7 @@ def remember(items: Sequence[Item], cycle: Cycle) -> BatchMemory:
         at=round(cycle.now_s, 1),
         jobs=tuple(jobs),
         owners=owners,
+        lent=before.lent if sick & _WATCHED else share.remember(items, cycle),
         back=before.back if cycle.lent is None and hides_jobs(cycle.snapshot) else _back(cycle),
         policies=tuple(
             memory
@@ -60,7 +63,7 @@ def _back(cycle: Cycle) -> tuple[tuple[str, str, int], ...]:
     return tuple((space, name, gpus) for (space, name), gpus in sorted(found.items()))
 
 
-def _job(item: Item, policies: dict[str, BatchPolicyMemory], cycle: Cycle) -> JobMemory:
+def _job(item: Item, policies: dict[str, BatchPolicyMemory], prices_: Mapping[str, float], cycle: Cycle) -> JobMemory:
     memory, job, now_s = item.memory, item.job, cycle.now_s
     uid = item.policy.spec.uid if item.policy is not None else ""
     policy = policies.get(uid) or BatchPolicyMemory(uid)
@@ -72,8 +75,8 @@ def _job(item: Item, policies: dict[str, BatchPolicyMemory], cycle: Cycle) -> Jo
         missed, policy = True, msgspec.structs.replace(policy, missed=policy.missed + 1)
     passed_s = min(max(0.0, now_s - cycle.memory.batch.at), 2.0 * cycle.snapshot.cycle_s) if memory.running else 0.0
     pool = cycle.pools.get(item.pool)
-    if passed_s and pool is not None and pool.price is not None and at_once and item.outcome is not Outcome.LEFT_ALONE:
-        paid = 0.0 if paid_anyway(pool.state) else pool.price
+    paid = prices_.get(item.pool)
+    if passed_s and pool is not None and paid is not None and at_once and item.outcome is not Outcome.LEFT_ALONE:
         saved = policy.saved + item.gpus * (at_once - paid) * passed_s / HOUR_S
         policy = msgspec.structs.replace(policy, saved=round(saved, 6), currency=pool.state.currency)
     if uid:
@@ -126,7 +129,8 @@ def _policy_plan(
     spec, now_s = state.spec, cycle.now_s
     jobs = mine.get(spec.key, [])
     memory = memories.get(spec.uid) or BatchPolicyMemory(spec.uid)
-    running = [plan for item, plan in jobs if plan.outcome in _ON or _runs_alone(item, plan)]
+    stands = Counter(stand(item, plan) for item, plan in jobs)
+    running = [plan for item, plan in jobs if stand(item, plan) is Stand.RUNNING]
     queued = [plan for _, plan in jobs if plan.outcome in (Outcome.WAITS, Outcome.STOPS, Outcome.IMPOSSIBLE)]
     starts = [plan.starts_at for plan in queued if plan.starts_at is not None and plan.starts_at > now_s]
     both = [item for item in disputed.get(spec.namespace, ()) if spec.selects(item.namespace, dict(item.job.labels))]
@@ -139,12 +143,13 @@ def _policy_plan(
     return BatchPolicyPlan(
         key=spec.key,
         uid=spec.uid,
-        queued=len(queued),
-        running=len(running),
-        suspended_by_users=sum(item.job.intent is Intent.SUSPENDED_BY_USER for item, _ in jobs),
-        stopped=sum(item.job.intent is Intent.STOPPED or plan.outcome is Outcome.STOPS for item, plan in jobs),
+        queued=stands[Stand.QUEUED],
+        running=stands[Stand.RUNNING],
+        suspended_by_users=stands[Stand.SUSPENDED],
+        stopped=stands[Stand.STOPPED],
+        impossible=stands[Stand.IMPOSSIBLE],
         missed=memory.missed,
-        gpus=sum(plan.gpus for plan in running) + _of_services(spec.key, cycle),
+        gpus=sum(held_gpus(item, plan) for item, plan in jobs) + _of_services(spec.key, cycle),
         next_start_at=min(starts, default=None),
         next_window_at=next((begin for begin, _ in state.open if begin > now_s), None),
         reason=reason,
@@ -161,11 +166,6 @@ def _policy_plan(
 
 def _of_services(policy: str, cycle: Cycle) -> int:
     return sum(gpus for key, _, gpus in cycle.background if key == policy)
-
-
-def _runs_alone(item: Item, plan: JobPlan) -> bool:
-    """It runs and is left alone."""
-    return plan.outcome is Outcome.LEFT_ALONE and not item.job.suspended
 
 
 def _status(good: bool) -> ConditionStatus:

@@ -142,6 +142,8 @@ def _grow(running: list[Item], field: Field, nodes: Nodes, cycle: Cycle) -> None
 
 
 def _may_grow(item: Item, gpus: int, runs: range, offer: Offer, holders: Holders, cycle: Cycle) -> bool:
+    if item.open and not item.open[0] and not offer.is_idle(0, gpus):
+        return False
     if not all(
         offer.has_room(slot, gpus, stays=False, first=slot == 0) and holders.has_room(slot, gpus) for slot in runs
     ):

@@ -2,6 +2,7 @@
 
 from ebbtide.core.batch.field import Field
 from ebbtide.core.batch.price import Offer
+from ebbtide.core.batch.when import days
 from ebbtide.core.batch.work import Item, Place
 from ebbtide.core.work import Cycle
 from ebbtide.model.batch import Strategy
@@ -30,15 +31,16 @@ def note(item: Item, field: Field, cycle: Cycle) -> PlannedJob:
         code = Code.DEADLINE_MISSED
     elif place.late:
         code = Code.DEADLINE_UNREACHABLE if item.left.known else Code.DURATION_UNKNOWN
-    starts_s = place.starts_s if place.slot else 0.0
+    unpaid = code is Code.MISSED_FOR_MONEY  # nobody knows when it can be paid
+    starts_s = place.starts_s if place.slot and not unpaid else 0.0
     return PlannedJob(
         item.job.uid,
         code.value,
         place.pool,
         round(starts_s, 1),
-        round(place.ends_s, 1),
+        0.0 if unpaid else round(place.ends_s, 1),
         latest,
-        bool(place.late) and item.left.known,
+        (bool(place.late) and item.left.known) or unpaid,
         round(place.price, 4),
         round(_price_now(item, offer, now_price), 4),
         detail,
@@ -103,7 +105,7 @@ def _no_place(item: Item, field: Field) -> tuple[Code, str]:
     offers = [field.offers[name] for name in item.pools]
     if not any(item.open) and item.strategy is Strategy.WINDOW:
         return Code.WAITS_FOR_WINDOW, "no window of its policy opens within the days that are planned"
-    days = (offers[0].grid.end_s - offers[0].grid.now_s) / 86_400.0 if offers else 1.0
-    where = ", ".join(item.pools)
-    text = f"its {item.gpus} GPUs are not free for long enough on {where} within {days:.3g} days"
+    planned_s = offers[0].grid.end_s - offers[0].grid.now_s if offers else 86_400.0
+    gpus = "its GPU is" if item.gpus == 1 else f"its {item.gpus} GPUs are"
+    text = f"{gpus} not free for long enough on {', '.join(item.pools)} within {days(planned_s)}"
     return Code.WAITS_FOR_GPUS, f"{text}: services may need them, or Jobs come first"

@@ -1,29 +1,13 @@
 """The reason of each Job, built from the numbers that decided; and of each policy."""
 
-import math
-from datetime import UTC, datetime
-
 from ebbtide.core.batch.duration import hours
+from ebbtide.core.batch.when import clock, percent
 from ebbtide.core.batch.work import Item
 from ebbtide.core.work import Cycle
 from ebbtide.model.memory import PlannedJob
 from ebbtide.model.plan import JobPlan, Outcome
 from ebbtide.model.reasons import Code, Reason
 from ebbtide.model.spec import Toleration
-
-_DAY_S = 86_400.0
-
-
-def clock(at_s: float, now_s: float) -> str:
-    """`22:00 UTC` within a day, else `2026-11-24 22:00 UTC`."""
-    at = datetime.fromtimestamp(math.floor(at_s), UTC)
-    form = "%H:%M" if at_s % 60.0 < 1.0 else "%H:%M:%S"
-    return f"{at:{form}} UTC" if abs(at_s - now_s) < _DAY_S else f"{at:%Y-%m-%d {form}} UTC"
-
-
-def percent(share: float) -> str:
-    """`99 %`, `99.5 %`."""
-    return f"{100.0 * share:.4g} %"
 
 
 def _by(item: Item, now_s: float) -> str:
@@ -57,12 +41,14 @@ def waiting(item: Item, planned: PlannedJob, cycle: Cycle) -> Reason:
     elif code is Code.DEADLINE_UNREACHABLE and item.deadline_s is not None:
         text = _unreachable(item, planned, now_s)
     elif code is Code.DEADLINE_MISSED and item.deadline_s is not None:
-        text = f"its deadline, {clock(item.deadline_s, now_s)}, has passed; {planned.detail}"
+        text = f"its deadline, {clock(item.deadline_s, now_s)}, has passed; {planned.detail}{_ends(planned, now_s)}"
     if not item.left.known:
         early = ": with its deadline it starts as early as it may" if code is Code.DURATION_UNKNOWN else ""
         text += f"; nobody knows how long it runs, taken for {hours(item.left.at(0.5))}{early}"
     elif code not in (Code.DEADLINE_UNREACHABLE, Code.DEADLINE_MISSED):
         text += _by(item, now_s)
+    if code is Code.MISSED_FOR_MONEY:
+        text += "; a higher ceiling or a later deadline would help"
     numbers = [("pool", planned.pool)] if planned.pool else []
     if planned.price:
         numbers += [("pricePerGPUHour", f"{planned.price:.4g}"), ("priceNow", f"{planned.price_now:.4g}")]
@@ -71,13 +57,16 @@ def waiting(item: Item, planned: PlannedJob, cycle: Cycle) -> Reason:
 
 def _unreachable(item: Item, planned: PlannedJob, now_s: float) -> str:
     deadline_s = item.deadline_s or now_s
-    ends = (
-        f"it will have ended by {clock(planned.ends_at, now_s)} at the earliest, as expected" if planned.ends_at else ""
-    )
     needs = f"it may need {hours(item.left.at(item.confidence))} ({item.left.source})"
-    helps = "a deadline as much later, more GPUs or pools, or a shorter expected duration would help"
+    helps = planned.helps or "a later deadline, more GPUs or pools, or a shorter expected duration would help"
     said = f"can't end by {clock(deadline_s, now_s)} with {percent(item.confidence)}: {needs}"
-    return f"{said}; {ends or planned.detail}; {helps}"
+    return f"{said}; {planned.detail}{_ends(planned, now_s)}; {helps}"
+
+
+def _ends(planned: PlannedJob, now_s: float) -> str:
+    if not planned.ends_at:
+        return ""
+    return f"; it will have ended by {clock(planned.ends_at, now_s)} at the earliest, as expected"
 
 
 def starting(item: Item, cycle: Cycle) -> Reason:

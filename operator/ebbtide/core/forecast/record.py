@@ -83,6 +83,11 @@ class Track:
         """The chance that the load is not where forecasts leave it but where it was some time, if that is higher."""
         return min(MOST_JUMPS, (self.jumped + JUMPS * JUMP_COUNT) / (self.exposed + JUMP_COUNT))
 
+    @property
+    def jumps_seen(self) -> float:
+        """The part of that chance that was seen, 0 before any jump."""
+        return min(MOST_JUMPS, self.jumped / (self.exposed + JUMP_COUNT))
+
 
 def tracks_of(memory: ForecastMemory, horizons: int) -> tuple[TrackMemory, ...]:
     """The record of each horizon; empty ones for what another release kept."""

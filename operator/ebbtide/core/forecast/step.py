@@ -89,7 +89,7 @@ def foresee(draft: Draft, cycle: Cycle, *, keep: bool = False) -> None:
         tracks.append(remembered)
         if draft.demand.quality == "partial":
             blended = max(blended, draft.demand.tokens)  # what is not seen is not nothing
-        foreseen.append((each_s, blended, 0.0 if _may_rest(draft) else track.jumps))
+        foreseen.append((each_s, blended, 0.0 if _may_rest(draft) else track.jumps_seen))
         if draft.looked_back and index == 1:
             draft.foreseen_by = record.NAMES[shares.index(max(shares))] if track.scored > 0.0 else "prior"
             draft.moving = abs(blended - line.level) > STEADY * line.level
