@@ -10,8 +10,9 @@ from ebbtide.model.batch import Intent
 from ebbtide.model.memory import Memory
 from ebbtide.model.plan import Outcome, PolicyPlan
 from ebbtide.model.snapshot import Account, Others, PolicyState
-from ebbtide.model.spec import Billing, CeilingKind, PolicyScope, Provisioning
-from tests.builders import NOW, node, pool, snapshot
+from ebbtide.model.spec import Billing, CeilingKind, Floor, PolicyScope, Provisioning
+from tests.builders import NOW, engine, node, pod, pool, service, settled, snapshot, variant
+from tests.builders import spec as declared
 from tests.core.batch.test_step import decide
 from tests.core.purse import policy
 from tests.jobs import batch_policy, job
@@ -85,3 +86,27 @@ def test_a_policy_that_pays_for_no_pods_of_others_is_not_asked():
     decided = decide(msgspec.structs.replace(everything, policies=(narrow,)))[0]
     assert decided.jobs[0].outcome is Outcome.STARTS
     assert decided.policies[0].starts == ()
+
+
+@pytest.mark.parametrize(("ceiling", "left"), [({"per_day": "100"}, "0.35"), ({"per_hour": "13"}, "")])
+def test_batch_goes_before_a_service_loses_a_replica(ceiling, left):
+    """Three replicas and a Job of two GPUs take 0.42 USD until the reserve is over; 0.30 if the Job is stopped now."""
+    spec = policy(
+        scope=PolicyScope.ALL_GPU_PODS, namespaces=("ml",), outage_reserve_s=60.0, floor=Floor.ALLOW_ZERO, **ceiling
+    )
+    day = Account(CeilingKind.DAY, NOW - 40_000.0, NOW + 46_400.0, Decimal(100) - Decimal(left or 0))
+    runs = job("e", on=("n", "n"), ran_h=1.0, restartable=True, hours=9.0)
+    serving = [pod(f"a-{i}", engine(20.0), node="n") for i in range(3)]
+    everything = snapshot(
+        service(variant("h100", serving), declared("ml/chat", min_replicas=0)),
+        pool("h100", [node("n", 8, 5)], provisioning=Provisioning.AUTOSCALED, billing=Billing.POD, max_gpus=64),
+        jobs=(runs,),
+        batch_policies=(batch_policy(),),
+        policies=(PolicyState(spec, (day,) if left else (), NOW, others=(Others("h100", 2, 0),)),),
+    )
+    everything = msgspec.structs.replace(everything, taken_at=NOW + 300.0)
+    memory = settled(msgspec.structs.replace(everything, jobs=(), policies=(), taken_at=NOW), 300).memory
+    decided, _ = plan(everything, memory, NOW + 300.0)
+    assert decided.jobs[0].outcome is Outcome.STOPS
+    assert decided.services[0].variants[0].allowed == 3, decided.services[0].reason
+    assert not any(action.to_replicas > 3 for action in decided.actions), "raises wait until it is gone"

@@ -51,6 +51,7 @@ class Lent:
     held: dict[str, dict[str, int]] = field(default_factory=dict)
     leaving: dict[str, int] = field(default_factory=dict)  # of each node: GPUs of Jobs' pods that are on their way out
     back: dict[tuple[str, str], int] = field(default_factory=dict)  # by namespace and pool: GPUs that may be had back
+    longest_grace_s: float = 0.0  # of those that may be stopped
     ending: dict[tuple[str, str], list[Ending]] = field(default_factory=dict)  # of those that may not, by the same
     coming: dict[tuple[str, str], list[Ending]] = field(default_factory=dict)  # of those whose pods have no node yet
 
@@ -188,6 +189,7 @@ def look(snapshot: Snapshot, pools: Iterable[PoolDraft], before: BatchMemory, no
                 pool.lent[pod.node] = pool.lent.get(pod.node, 0) + pod.gpus
                 key = job.key.partition("/")[0], pool.name
                 lent.back[key] = lent.back.get(key, 0) + pod.gpus
+                lent.longest_grace_s = max(lent.longest_grace_s, lent.grace_s(job))
     for key, gpus in known.items():
         lent.back[key] = max(gpus, lent.back.get(key, 0))
     return lent

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from ebbtide.core import release
 from ebbtide.core.batch.lent import Ending
+from ebbtide.core.ceilings import lines as money
 from ebbtide.core.ceilings import pacing
 from ebbtide.core.ceilings.lines import PolicyDraft, Tariff, node_gpus
 from ebbtide.core.ceilings.room import Room
@@ -33,6 +34,8 @@ def bind(policy: PolicyDraft, cycle: Cycle, known: Known) -> None:
         lasting = max(0, item.lasting - stops)
         passing = item.passing + item.lasting - lasting
         ends, lasting, passing = _ends(policy, item.pool, lasting, passing, cycle)
+        stops = min(stops, passing)
+        passing -= stops
         idle, going = item.idle, 0
         if policy.comes_and_goes(pool):
             idle, going = policy.beside[item.pool], policy.empty[item.pool].going
@@ -45,6 +48,9 @@ def bind(policy: PolicyDraft, cycle: Cycle, known: Known) -> None:
             continue
         now = tariff.dearest(policy.now_s, policy.now_s + 1)
         stays_s = release.stays_s(pool.state, pool.memory) if going and pool is not None else 0.0
+        gone_s = 0.0 if cycle.lent is None else cycle.lent.longest_grace_s
+        if pool is not None and policy.comes_and_goes(pool):
+            gone_s += release.stays_s(pool.state, pool.memory)
         policy.rate += gpus * now
         policy.fixed_rate += (item.lasting + item.passing + idle) * now
         policy.passing_rate += item.passing * now
@@ -53,6 +59,9 @@ def bind(policy: PolicyDraft, cycle: Cycle, known: Known) -> None:
             line.bound += lasting * line.takes(tariff, line.end_s - policy.now_s)
             line.bound += (passing + idle - going) * line.takes(tariff, policy.reserve_s)
             line.passing += min(item.passing, passing) * line.takes(tariff, policy.reserve_s)
+            until_gone = money.NOTHING if line.is_rate else stops * line.takes(tariff, min(gone_s, policy.reserve_s))
+            line.bound += until_gone
+            line.batch += stops * line.takes(tariff, policy.reserve_s) - until_gone
             line.bound += going * line.takes(tariff, stays_s)
         bound = [(idle - going, float(policy.reserve_s)), (going, stays_s)]
         _bind_jobs(policy, pool, tariff, ends, coming.get(item.pool, ()), bound)
