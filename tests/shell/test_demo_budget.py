@@ -96,6 +96,15 @@ def test_who_gives_way_before_somebody_of_lower_priority_is_said(
     assert verdict(found, PRIORITIES, {"chat": 1.0}, 0.97) == problems
 
 
+def test_a_raise_that_waits_for_what_gives_way_gave_nothing_up() -> None:
+    found = money()
+    for second in range(30):
+        waits = [{"service": "demo/chat", "replicas": 1}] if second in (5, 6, 7, 20) else []
+        found.note([*waits, {"service": "demo/backfill", "replicas": 1 + second // 20}] if second >= 4 else [], second)
+    assert found.since_s == {"backfill": 4}
+    assert found.gave_way == {"chat": 1, "backfill": 2}
+
+
 @pytest.mark.parametrize(
     ("story", "ran", "stopped_s", "since_s", "problems"),
     [

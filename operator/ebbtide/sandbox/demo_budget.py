@@ -33,6 +33,7 @@ POLICY, CURRENCY, SHARE, SEEDED = "today", "USD", Decimal("0.70"), Decimal("400.
 _ZONE = "Demo/Today"
 _DAY_S = 86_400
 _CENT = Decimal("0.01")
+_WAITS_S = 10.0  # a replica that was told to go is gone by then, and the next status written
 _PATH = f"/apis/ebbtide.dev/v1alpha1/costpolicies/{POLICY}"
 # pods that outlast the demo: the audit log says when a pod was deleted, and not when one ended by itself
 BATCH = BatchJob("embed", "may be stopped at any time", 0.0, float(_DAY_S), 3, 3, (3600.0, 3600.0))
@@ -59,11 +60,24 @@ class Money:
     end_s: float
     status: Mapping[str, Any] = field(default_factory=dict)  # of the policy, as last seen on that day
     gave_way: dict[str, int] = field(default_factory=dict)  # the most replicas that each did without, in order
-    since_s: dict[str, float] = field(default_factory=dict)  # second of the load at which it first did
+    since_s: dict[str, float] = field(default_factory=dict)  # second of the load at which it first did, for a while
+    without_s: dict[str, float] = field(default_factory=dict)  # since when those do that do now
     lives: Sequence[Life] = ()
     there: frozenset[str] = frozenset()  # names of the pods that there were at the last look of the day
     batch: JobLife | None = None
     batch_stopped_s: float | None = None  # second of the load at which it was stopped
+
+    def note(self, rows: Sequence[Mapping[str, Any]], elapsed_s: float) -> None:
+        """Who does without replicas at that second of the load, as status says.
+
+        A raise that waits until what gives way for it is gone is none that gave way.
+        """
+        now = {row["service"].partition("/")[2]: row["replicas"] for row in rows}
+        self.without_s = {name: self.without_s.get(name, elapsed_s) for name in now}
+        for name, count in now.items():
+            self.gave_way[name] = max(count, self.gave_way.get(name, 0))
+            if elapsed_s - self.without_s[name] >= _WAITS_S:
+                self.since_s.setdefault(name, max(0.0, self.without_s[name]))
 
     @property
     def counted(self) -> Decimal:
@@ -134,10 +148,7 @@ class BudgetDemo(Demo):
         status: Mapping[str, Any] = next((item.get("status", {}) for item in policies["items"]), {})
         if parse_rfc3339(status.get("accruedThrough", rfc3339(0))) <= self.money.end_s and self._is_of_today(status):
             self.money.status = status
-            for row in status.get("gaveWay", ()):
-                name = row["service"].partition("/")[2]
-                self.money.since_s.setdefault(name, max(0.0, elapsed_s))
-                self.money.gave_way[name] = max(row["replicas"], self.money.gave_way.get(name, 0))
+            self.money.note(status.get("gaveWay", ()), elapsed_s)
         batch = self.money.batch
         if batch is not None and unix_time_s() < self.money.end_s:
             batch.seen(await self._client.get(f"{_JOB}/{BATCH.name}"), unix_time_s())
