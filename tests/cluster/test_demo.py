@@ -53,6 +53,8 @@ def test_the_demo_under_a_ceiling_spends_no_more_and_the_least_important_gives_w
     assert float(summary["spent"]) <= float(summary["ceiling"])
     assert float(summary["spent_before"]) < float(summary["counted_from_outside"]) <= float(summary["ceiling"]) + 0.01
     assert summary["gave_way_in_order"][0] == "backfill"
+    assert summary["batch"]["runs"] >= 1
+    assert summary["batch"]["stopped_s"] is not None
     services = {service["name"]: service for service in summary["services"]}
     assert services["chat"]["did_without"] <= services["backfill"]["did_without"]
     assert "backfill without" in done.stdout

@@ -3,9 +3,10 @@
 The account is a clerk who looks once a second and shares no code with Ebbtide's own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from types import MappingProxyType
 
 import msgspec
 
@@ -59,11 +60,15 @@ class Member:
         self.small_pool = self.small_pool or self.pool
 
     @property
+    def holds(self) -> tuple[tuple[str, int], ...]:
+        """By pool, GPUs of all its pods, those that leave included."""
+        small = self.small * (len(self.small_born) + len(self.small_leaving))
+        return (self.pool, self.gpus * (len(self.born) + len(self.leaving))), (self.small_pool, small)
+
+    @property
     def held(self) -> int:
         """GPUs of all its pods, those that leave included."""
-        return self.gpus * (len(self.born) + len(self.leaving)) + self.small * (
-            len(self.small_born) + len(self.small_leaving)
-        )
+        return sum(gpus for _, gpus in self.holds)
 
     def states(self, now_s: int) -> list[VariantState]:
         """Its variants as they are seen."""
@@ -109,7 +114,7 @@ class Member:
 
 
 class World:
-    """Services under policies. `spent` by policy and period, and `fixed`: what minimums alone have cost."""
+    """Services under policies. `spent` by policy and period. `by_pool`: prices of pools that have their own."""
 
     def __init__(
         self,
@@ -119,9 +124,13 @@ class World:
         prices: Sequence[tuple[int, str]] = ((0, "3.00"),),
         day_s: int = 86_400,
         spent: str = "0",
+        by_pool: Mapping[str, Sequence[tuple[int, str]]] = MappingProxyType({}),
     ) -> None:
         self.members, self.policies = list(members), list(policies)
-        self.prices = [(int(NOW) + at_s, Decimal(price)) for at_s, price in prices]
+        self.prices, *own = [
+            [(int(NOW) + at_s, Decimal(price)) for at_s, price in steps] for steps in (prices, *by_pool.values())
+        ]
+        self.by_pool = dict(zip(by_pool, own, strict=True))
         self.day_s, self.now_s, self.memory = day_s, int(NOW), Memory()
         self.spent = {item.name: Decimal(spent) * 3600 for item in policies}
         self.most = dict(self.spent)  # of any period
@@ -129,23 +138,33 @@ class World:
         self.plan = Plan(at=NOW)
         self.seen: Callable[[Snapshot], Snapshot] = lambda state: state  # what the operator sees instead
 
-    def price(self, at_s: int) -> Decimal:
-        return next(price for from_s, price in reversed(self.prices) if from_s <= at_s)
+    def price(self, at_s: int, pool: str = "") -> Decimal:
+        return next(price for from_s, price in reversed(self.by_pool.get(pool, self.prices)) if from_s <= at_s)
+
+    def costs(self, members: Iterable[Member]) -> Decimal:
+        """What their pods cost an hour now."""
+        return sum(
+            (self.price(self.now_s, pool) * gpus for member in members for pool, gpus in member.holds), Decimal(0)
+        )
 
     def rate(self, name: str) -> Decimal:
         """What the pods that fall under the policy cost an hour now, those that leave included."""
         item = next(each for each in self.policies if each.name == name)
+        return self.costs(member for member in self.members if item.selects(member.namespace, member.labels))
+
+    def lone_rate(self, item: PolicySpec) -> Decimal:
+        """Of it, services that have one replica."""
         mine = (member for member in self.members if item.selects(member.namespace, member.labels))
-        return self.price(self.now_s) * sum(member.held for member in mine)
+        return self.costs(member for member in mine if len(member.born) + len(member.small_born) == 1)
 
     def begin_s(self) -> int:
         return int(NOW) + (self.now_s - int(NOW)) // self.day_s * self.day_s
 
     def snapshot(self) -> Snapshot:
-        steps = tuple(PriceStep(float(at_s), price) for at_s, price in self.prices)
-        current = [i for i, (at_s, _) in enumerate(self.prices) if at_s <= self.now_s][-1]
         pools = [
-            msgspec.structs.replace(pool(name, nodes=5, price=str(self.price(self.now_s))), steps=steps[current:])
+            msgspec.structs.replace(
+                pool(name, nodes=5, price=str(self.price(self.now_s, name))), steps=self._steps(name)
+            )
             for name in sorted({name for member in self.members for name in (member.pool, member.small_pool)})
         ]
         states = [
@@ -183,6 +202,12 @@ class World:
         ]
         return snapshot(states, pools, taken_at=float(self.now_s), policies=tuple(policies), cycle_s=float(CYCLE_S))
 
+    def _steps(self, pool: str) -> tuple[PriceStep, ...]:
+        """Of its price, from the one that holds now."""
+        known = self.by_pool.get(pool, self.prices)
+        current = [i for i, (at_s, _) in enumerate(known) if at_s <= self.now_s][-1]
+        return tuple(PriceStep(float(at_s), price) for at_s, price in known[current:])
+
     def cycle(self, *, acts: bool = True) -> Plan:
         """Plan and obey, unless the operator is down (`acts` False); then time goes on for a cycle."""
         if acts:
@@ -217,12 +242,9 @@ class World:
             member.receipt = receipt
 
     def _second(self) -> None:
-        price = self.price(self.now_s)
         for item in self.policies:
-            mine = [member for member in self.members if item.selects(member.namespace, member.labels)]
             self.spent[item.name] += self.rate(item.name)
-            lone = sum(member.held for member in mine if len(member.born) + len(member.small_born) == 1)
-            self.lone[item.name] += price * lone
+            self.lone[item.name] += self.lone_rate(item)
             self.most[item.name] = max(self.most[item.name], self.spent[item.name])
         self.now_s += 1
         for member in self.members:

@@ -6,8 +6,6 @@ from itertools import pairwise
 
 import msgspec
 import pytest
-from hypothesis import Phase, given, settings
-from hypothesis import strategies as st
 
 from ebbtide.core.ceilings import step
 from ebbtide.core.ceilings.lines import Line, PolicyDraft
@@ -15,21 +13,16 @@ from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import Others, Source, Unreadable
 from ebbtide.model.spec import (
     CeilingKind,
-    ExternalScale,
     Floor,
     Mode,
-    Pacing,
     Pause,
     PauseDirection,
     PolicyScope,
     Provisioning,
     TemporaryRaise,
-    Threshold,
-    ThresholdAction,
-    ThresholdBasis,
 )
 from tests.builders import NOW, node
-from tests.core.purse import CYCLE_S, EXIT_S, Member, World, policy
+from tests.core.purse import Member, World, policy
 
 
 def test_without_policies_nothing_changes():
@@ -423,77 +416,6 @@ def test_what_was_not_counted_yet_is_taken_at_the_last_rate():
     world.run(300)
     assert world.policy().ceilings[0].spent == Decimal("9.5")
     assert world.replicas() == {"chat": 0}
-
-
-@st.composite
-def _worlds(draw):
-    members = [
-        Member(
-            f"s{number}",
-            draw(st.sampled_from((0.5, 10.0, 40.0, 120.0))),
-            priority=draw(st.sampled_from((1, 50, 50, 200))),
-            namespace=draw(st.sampled_from(("a", "b"))),
-            least=draw(st.integers(0, 2)),
-            born=[0] * draw(st.integers(1, 6)),
-            **draw(st.sampled_from(({}, {}, {"gpus": 2, "small": 1}, {"gpus": 4, "small": 1, "degraded": False}))),
-        )
-        for number in range(draw(st.integers(1, 4)))
-    ]
-    prices = ((0, "3.00"), *((draw(st.integers(1, 1500)), "5.10") for _ in range(draw(st.integers(0, 1)))))
-    kinds = draw(st.sets(st.sampled_from(("per_hour", "per_day")), min_size=1))
-    policies = [
-        policy(
-            f"p{number}",
-            namespaces=draw(st.sampled_from(((), ("a",), ("b",)))),
-            floor=Floor.ALLOW_ZERO,
-            outage_reserve_s=float(draw(st.sampled_from((60, 120, 300)))),
-            pacing=draw(st.sampled_from(Pacing)) if "per_day" in kinds else Pacing.NONE,
-            on_external_scale=draw(st.sampled_from(ExternalScale)),
-            thresholds=tuple(
-                Threshold(CeilingKind.DAY, draw(st.integers(10, 120)), draw(st.sampled_from(ThresholdBasis)), (action,))
-                for action in (draw(st.sets(st.sampled_from(ThresholdAction))) if "per_day" in kinds else ())
-            ),
-            **{
-                kind: str(draw(st.integers(3, 60) if kind == "per_hour" else st.integers(1, 14)))
-                for kind in sorted(kinds)
-            },
-        )
-        for number in range(draw(st.integers(1, 2)))
-    ]
-    return World(members, policies, prices=prices, day_s=draw(st.sampled_from((900, 1300))))
-
-
-@settings(
-    max_examples=25, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate)
-)  # shrinking takes minutes
-@given(world=_worlds(), data=st.data())
-def test_no_ceiling_is_crossed_whatever_is_wanted_and_whenever_the_operator_is_away(world, data):
-    """Minimums may be taken, so nothing is uncontrollable but a last replica while nobody knows what comes.
-
-    The operator is away for up to the reserve, again and again.
-    What ran before the first cycle may be more than a rate allows: it goes within the first cycle and an exit.
-    """
-    reserve_s = min(item.outage_reserve_s for item in world.policies)
-    away = dark_s = 0
-    # 24 replicas of 4 GPUs cost 3.20 USD until the last of their pods can be gone, and more where prices rise meanwhile
-    dearer = max(price for _, price in world.prices) / world.price(world.now_s)
-    unavoidable = {item.name: world.rate(item.name) * dearer * (CYCLE_S + EXIT_S) for item in world.policies}
-    for cycle in range(160):
-        if cycle % 20 == 0:
-            for member in world.members:
-                member.load = data.draw(st.sampled_from((0.5, 10.0, 40.0, 120.0)))
-            away = data.draw(st.sampled_from((0, 0, 0, 1, 5, 12, 30)))
-        down = cycle > 20 and away > 0 and dark_s + 10 <= reserve_s
-        away, dark_s = away - 1, dark_s + 10 if down else 0
-        before = {item.name: world.rate(item.name) for item in world.policies}
-        world.cycle(acts=not down)
-        for item in world.policies:
-            for kind, ceiling in item.ceilings:
-                if kind.value == "Day":
-                    most = max(ceiling * 3600, unavoidable[item.name] if world.now_s < NOW + world.day_s else 0)
-                    assert world.spent[item.name] - world.lone[item.name] <= most
-                elif cycle > 20:
-                    assert world.rate(item.name) <= max(ceiling, before[item.name])
 
 
 def test_a_pool_in_another_currency_is_held_under_the_ceiling_by_the_stated_rate():

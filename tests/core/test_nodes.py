@@ -257,3 +257,23 @@ def test_a_rate_holds_also_when_neighbours_under_another_policy_leave_the_nodes(
     for _ in range(120):
         world.cycle()
         assert world.dearest["one"] <= 80
+
+
+@pytest.mark.parametrize("spreads", [False, True])
+@pytest.mark.parametrize("neighbour", ["under another policy", "under none"])
+@pytest.mark.parametrize(("gpus", "beside"), [(1, 5), (3, 5), (2, 1)])
+def test_services_that_are_raised_together_may_be_put_on_each_others_nodes(gpus, beside, neighbour, spreads):
+    """Eleven replicas of one GPU fill two nodes of 24, and were on four of them: 96 of 80 USD once the others left."""
+    code = Member("code", 30.0, gpus=gpus, namespace="dev", born=[int(NOW) - 4000] * 3)
+    chat = Member("chat", 1.0, least=0, gpus=beside, born=[int(NOW) - 4000])
+    caps = [policy("two", per_hour="80", namespaces=("dev",), floor=Floor.ALLOW_ZERO)]
+    if neighbour == "under another policy":
+        caps.append(policy("one", per_hour="80", namespaces=("ml",), floor=Floor.ALLOW_ZERO))
+    world = Nodes([chat, code], caps, spreads=spreads)
+    world.run(60)
+    code.load, chat.load = 100.0, 200.0
+    world.run(200)
+    chat.born, chat.load = [], 0.2
+    world.goes("chat")
+    world.run(60)
+    assert 0 < world.dearest["two"] <= 80

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebbtide.model.money import Lifetime, Payer, PriceRecord
+from ebbtide.model.money import Lifetime, Payer, PriceRecord, PriceStep
 from ebbtide.model.reasons import Code
 from ebbtide.model.snapshot import Account, Compared, Others, PoolState
 from ebbtide.model.spec import (
@@ -250,6 +250,25 @@ def test_a_source_that_knows_no_price_for_an_hour_does_not_make_it_free() -> Non
     silent = msgspec.structs.replace(known, price_per_gpu_hour=None)
     moments = ((0, known), (600, silent), (3600, silent))
     assert spent(run(*(shown(NOON + s, holding("a", NOON), state=state) for s, state in moments))) == Decimal("3.60")
+
+
+def test_a_row_of_a_price_table_holds_from_its_second_and_not_from_the_next_look() -> None:
+    """3.60 an hour, 7.20 from 12:00:04 and 36.00 from 12:00:07.5 on, seen at 12:00:00 and 12:00:10: 4 + 6 + 30 s."""
+    spec = msgspec.structs.replace(priced().spec, price=Price("USD", source=PriceSource("Table")))
+    state = msgspec.structs.replace(
+        priced(),
+        spec=spec,
+        next_price_change_at=NOON + 4.0,
+        next_price_per_gpu_hour=Decimal("7.20"),
+        later_prices=(PriceStep(NOON + 7.5, Decimal("36.00")),),
+    )
+    after = msgspec.structs.replace(state, price_per_gpu_hour=Decimal("36.00"), next_price_change_at=None)
+    accounts = Accounts()
+    for now_s, seen in ((NOON, state), (NOON + 10, after)):
+        accounts.count([policy(per_day="9")], lambda _: NOTHING, shown(now_s, holding("a", NOON), state=seen))
+    (policy_state,) = accounts.states()
+    assert policy_state.accounts[0].spent == Decimal("0.004") + Decimal("0.006") + Decimal("0.03")
+    assert policy_state.per_hour == Decimal("36.00")
 
 
 def test_after_a_restart_a_source_that_is_silent_makes_nothing_free() -> None:

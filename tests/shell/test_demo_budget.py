@@ -1,6 +1,7 @@
 """The demo under a ceiling: a day that ends with the load, money that is counted from outside, and what is said."""
 
 import io
+import math
 from datetime import UTC, datetime
 from decimal import Decimal
 from zoneinfo import ZoneInfo
@@ -11,10 +12,11 @@ from rich.console import Console
 
 from ebbtide.cli.demo import demo
 from ebbtide.cli.demo_bill import unconstrained
-from ebbtide.cli.demo_budget import _bar, report
+from ebbtide.cli.demo_budget import _bar, _batch, _batch_words, report
 from ebbtide.money.calendar import Span, period_at
 from ebbtide.sandbox.demo import DemoOptions
-from ebbtide.sandbox.demo_budget import SEEDED, Life, Money, time_zone, verdict
+from ebbtide.sandbox.demo_budget import BATCH, BATCH_POOL, SEEDED, Life, Money, time_zone, verdict
+from ebbtide.sandbox.demo_off_peak import JobLife, Run
 
 BEGIN_S = 1_790_000_000.0
 
@@ -94,13 +96,49 @@ def test_who_gives_way_before_somebody_of_lower_priority_is_said(
     assert verdict(found, PRIORITIES, {"chat": 1.0}, 0.97) == problems
 
 
+def test_a_raise_that_waits_for_what_gives_way_gave_nothing_up() -> None:
+    found = money()
+    for second in range(30):
+        waits = [{"service": "demo/chat", "replicas": 1}] if second in (5, 6, 7, 20) else []
+        found.note([*waits, {"service": "demo/backfill", "replicas": 1 + second // 20}] if second >= 4 else [], second)
+    assert found.since_s == {"backfill": 4}
+    assert found.gave_way == {"chat": 1, "backfill": 2}
+
+
+@pytest.mark.parametrize(
+    ("story", "ran", "stopped_s", "since_s", "problems"),
+    [
+        ("it was stopped, and nobody gave way", True, 30.0, {}, []),
+        ("money was never short", True, None, {}, []),
+        ("before everybody", True, 30.0, {"backfill": 30.0, "summaries": 60.0}, []),
+        ("after somebody", True, 30.0, {"backfill": 20.0}, ["backfill gave way at 20 s; Job embed, at 30 s"]),
+        ("never", True, None, {"backfill": 20.0}, ["backfill gave way at 20 s; Job embed, never"]),
+        ("it never ran", False, None, {"backfill": 20.0}, ["Job embed was never started"]),
+    ],
+)
+def test_batch_gives_way_before_any_service(
+    story: str, ran: bool, stopped_s: float | None, since_s: dict[str, float], problems: list[str]
+) -> None:
+    found = money()
+    found.batch, found.since_s, found.batch_stopped_s = JobLife(BATCH, math.inf), since_s, stopped_s
+    found.batch.runs = [Run(BEGIN_S, BEGIN_S + 30.0, BATCH_POOL)] * ran
+    assert verdict(found, PRIORITIES, {"chat": 1.0}, 0.97) == problems, story
+    said = {"batch": _batch(found), "gave_way_in_order": list(since_s)}
+    assert _batch_words(said) == ([] if stopped_s is None else ["Job embed (3 GPUs, 30s)"])
+
+
 def test_the_bar_shows_what_is_spent_bound_and_left_and_who_gives_way() -> None:
     gave_way = [{"service": "demo/backfill", "replicas": 2}]
     assert _bar(money(gaveWay=gave_way)) == (
         "█" * 20 + "▒" * 10 + "░" * 10 + " 402.10 of 404.20 USD are spent, 1.05 bound, 1.05 left; 21.55 an hour; "
         "backfill without 2"
     )
-    assert _bar(Money(Decimal("404.20"), Decimal(6), BEGIN_S, BEGIN_S + 300)).endswith("nobody gives way")
+    before = Money(Decimal("404.20"), Decimal(6), BEGIN_S, BEGIN_S + 300)
+    assert _bar(before).endswith("nobody gives way")
+    before.batch = JobLife(BATCH, math.inf)
+    assert _bar(before).endswith("nobody gives way"), "it has not begun"
+    before.batch.runs = [Run(BEGIN_S, BEGIN_S + 30.0, BATCH_POOL)]
+    assert _bar(before).endswith("nobody gives way; Job embed is stopped")
 
 
 def test_the_report_says_what_was_spent_and_who_gave_way_first() -> None:
@@ -111,13 +149,14 @@ def test_the_report_says_what_was_spent_and_who_gave_way_first() -> None:
     document = {
         **{**money_of, "used_share": 0.976, "services": [row | rest], "gave_way_in_order": ["backfill", "summaries"]},
         **{**effort, "api_writes": 4, "lease_renewals": 1, "duration_s": 300.0, "problems": ["too much"]},
+        "batch": {"job": "embed", "gpus": 3, "runs": 1, "stopped_s": 41.2},
     }
     out = io.StringIO()
     report(Console(file=out, width=200), document)
     assert (
         "Of 404.20 USD of the day 404.10 were spent (404.10 counted from outside): 97.6% of the 70%" in out.getvalue()
     )
-    assert "First to give way: backfill, then summaries." in out.getvalue()
+    assert "First to give way: Job embed (3 GPUs, 41s), then backfill, then summaries." in out.getvalue()
     assert "not as it should be: too much" in out.getvalue()
 
 

@@ -218,7 +218,7 @@ def test_what_the_ledger_mended_is_known_to_the_next_plan() -> None:
     day = Account(CeilingKind.DAY, midnight, midnight + DAY_S, Decimal(50))
     spec, state = policy(per_day="100"), snapshot([], [pool("h100")], taken_at=NOW)
     status = {
-        "accruedThrough": rfc3339(NOW), "ratePerHour": "0",
+        "observedGeneration": 1, "accruedThrough": rfc3339(NOW), "ratePerHour": "0",
         "periods": [{"period": "Day", "begin": rfc3339(day.start_s), "end": rfc3339(day.end_s), "spent": "50"}],
     }  # fmt: skip
     raw = {"metadata": {"name": "cap", "uid": "uid-cap"}, "status": status}

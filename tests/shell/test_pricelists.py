@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ebbtide.errors import ConfigurationError, RetryableError
-from ebbtide.model.money import Listed
+from ebbtide.model.money import Listed, PriceStep
 from ebbtide.observe.pricelists.opencost import OpenCost
 from ebbtide.observe.pricelists.table import Table, parse
 from ebbtide.observe.prometheus import Labels, Point, Sample
@@ -48,6 +48,27 @@ async def test_the_latest_row_that_has_come_holds_and_the_next_is_known(tmp_path
     assert table.listed("x", 100.0) == Listed(after, "USD")
     assert table.listed("y", 0.0).why == "has no row 'y'"
     assert table.listed("later", 0.0).why == "has none that holds yet of its rows for 'later'"
+
+
+@pytest.mark.parametrize(
+    ("story", "more", "later"),
+    [
+        ("all, in order", "x,3,USD,1970-01-01T00:05:00Z\nx,2,USD,1970-01-01T00:03:00Z\n", [(180, "2"), (300, "3")]),
+        ("up to one in another currency", "x,2,EUR,1970-01-01T00:03:20Z\nx,3,USD,1970-01-01T00:05:00Z\n", []),
+        ("none that no policy's period reaches", "x,2,USD,1970-03-20T00:00:00Z\n", []),
+    ],
+)  # fmt: skip
+async def test_what_comes_after_the_next_row_is_known_too(
+    tmp_path: Path, story: str, more: str, later: list[tuple[int, str]]
+) -> None:
+    path = tmp_path / "prices.csv"
+    path.write_text(HEAD + "x,2.10,USD,\nx,1.95,USD,1970-01-01T00:01:40Z\n" + more)
+    table = Table(path)
+    await table.collect()
+    steps = tuple(PriceStep(float(at_s), Decimal(price)) for at_s, price in later)
+    assert table.listed("x", 0.0) == Listed(
+        Decimal("2.10"), "USD", next_at=100.0, next_per_gpu_hour=Decimal("1.95"), later=steps
+    ), story
 
 
 async def test_a_table_is_read_again_when_it_changes_and_a_broken_one_has_no_prices(tmp_path: Path) -> None:

@@ -97,9 +97,9 @@ def demo(
     With --engine emulated: fleets of emulated vLLM and TensorRT-LLM. With --engine vllm: real vLLM servers on this
     machine's CPU, installed where they are missing; the exit code is 0 only if Ebbtide scaled from 1 to 3 replicas and
     back and every request got its whole answer. With --scenario budget: 0 only if no more was spent than the ceiling,
-    the least important gave way first, and the service that matters most kept its objectives. With --scenario off-peak:
-    0 only if every batch Job ended in time, one gave its GPUs back and went on, and no pod of the service waited for
-    them longer than Jobs take to stop.
+    the batch Job and then the least important gave way first, and the service that matters most kept its objectives.
+    With --scenario off-peak: 0 only if every batch Job ended in time, one gave its GPUs back and went on, and no pod
+    of the service waited for them longer than Jobs take to stop.
     """
     console = Console(highlight=False)
     if not console.is_terminal:

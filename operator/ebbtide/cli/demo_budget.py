@@ -13,7 +13,7 @@ from ebbtide.cli.demo_summary import effort, effort_sentence
 from ebbtide.cli.demo_table import DemoScreen
 from ebbtide.sandbox.audit import Write
 from ebbtide.sandbox.demo_base import View
-from ebbtide.sandbox.demo_budget import CURRENCY, SEEDED, SHARE, BudgetDemo, Money, verdict
+from ebbtide.sandbox.demo_budget import BATCH, CURRENCY, SEEDED, SHARE, BudgetDemo, Money, verdict
 from ebbtide.sandbox.demo_reference import STATIC_SHARE
 from ebbtide.sim.showcase import NAMESPACE, ShowcaseService
 
@@ -52,8 +52,14 @@ def _bar(money: Money) -> str:
     return (
         f"{'█' * gone}{'▒' * held}{'░' * (_WIDTH - gone - held)} {spent:.2f} of {money.ceiling} {CURRENCY} are spent, "
         f"{bound:.2f} bound, {max(Decimal(0), money.ceiling - spent - bound):.2f} left; {rate:.2f} an hour; "
-        f"{gave or 'nobody gives way'}"
+        f"{gave or 'nobody gives way'}{_of_batch(money)}"
     )
+
+
+def _of_batch(money: Money) -> str:
+    if money.batch is None or not money.batch.runs:
+        return ""
+    return f"; Job {BATCH.name} runs" if money.batch.on else f"; Job {BATCH.name} is stopped"
 
 
 def summarise(demo: BudgetDemo, view: View, operator_metrics: str) -> dict[str, Any]:
@@ -75,10 +81,18 @@ def summarise(demo: BudgetDemo, view: View, operator_metrics: str) -> dict[str, 
         "counted_from_outside": str((SEEDED + money.counted).quantize(_PLACES)),
         "used_share": round(float((money.spent - SEEDED) / there), 4),
         "services": services,
+        "batch": _batch(money),
         "gave_way_in_order": sorted(money.since_s, key=lambda name: money.since_s[name]),
         "problems": verdict(money, priorities, met, STATIC_SHARE),
         **effort(demo, writes, operator_metrics),
     }
+
+
+def _batch(money: Money) -> dict[str, Any]:
+    """The Job: how often it ran, and in which second of the load it was first stopped."""
+    runs = 0 if money.batch is None else len(money.batch.runs)
+    stopped_s = None if money.batch_stopped_s is None else round(money.batch_stopped_s, 1)
+    return {"job": BATCH.name, "gpus": BATCH.pods, "runs": runs, "stopped_s": stopped_s}
 
 
 def _service(demo: BudgetDemo, service: ShowcaseService, view: View, writes: list[Write]) -> dict[str, Any]:
@@ -104,6 +118,13 @@ def _service(demo: BudgetDemo, service: ShowcaseService, view: View, writes: lis
     }
 
 
+def _batch_words(document: Mapping[str, Any]) -> list[str]:
+    batch = document["batch"]
+    return (
+        [] if batch["stopped_s"] is None else [f"Job {batch['job']} ({batch['gpus']} GPUs, {batch['stopped_s']:.0f}s)"]
+    )
+
+
 def report(console: Console, document: dict[str, Any]) -> None:
     """For people."""
     table = Table(title="What happened", title_justify="left", pad_edge=False)
@@ -127,7 +148,7 @@ def report(console: Console, document: dict[str, Any]) -> None:
     console.print(
         f"Of {document['ceiling']} {CURRENCY} of the day {document['spent']} were spent "
         f"({outside} counted from outside): {share} that was there of {document['unconstrained']}. First to give way: "
-        f"{', then '.join(document['gave_way_in_order']) or 'nobody'}."
+        f"{', then '.join([*_batch_words(document), *document['gave_way_in_order']]) or 'nobody'}."
     )
     console.print(effort_sentence(document))
     for problem in document["problems"]:

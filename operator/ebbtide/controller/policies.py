@@ -40,7 +40,7 @@ from ebbtide.model.snapshot import (
 )
 from ebbtide.model.spec import CeilingKind, OverrunCause, PolicySpec, ThresholdBasis
 from ebbtide.money import prices
-from ebbtide.money.accounts import Accounts, Key, Labels, Saved, Shown
+from ebbtide.money.accounts import Accounts, Key, Labels, Saved, Shown, terms
 from ebbtide.money.calendar import Span, period_at, zone_named
 from ebbtide.observe.holdings import Held
 from ebbtide.record.status import API_VERSION, FIELD_MANAGER, PLURALS
@@ -158,12 +158,16 @@ class Policies:
         return [text for text in said if text]
 
     async def reserve(self, decided: Plan) -> tuple[Plan, list[ActResult]]:
-        """Write what is committed with the plan's raises; the plan without those for which that was not possible."""
-        raising = [policy for policy in decided.policies if policy.raised]
+        """Write what is committed with the plan's raises and the Jobs that it starts; the plan without those for which
+
+        that was not possible."""
+        raising = [policy for policy in decided.policies if policy.raised or policy.starts]
         refused: dict[str, tuple[str, EbbtideError]] = {}
+        unpaid: dict[str, tuple[str, EbbtideError]] = {}
         for policy, error in zip(raising, await self._write_all(raising, decided.at), strict=True):
             if error is not None:
                 refused |= dict.fromkeys(policy.raised, (policy.name, error))
+                unpaid |= dict.fromkeys(policy.starts, (policy.name, error))
         actions, results = [], []
         for action in decided.actions:
             cause = refused.get(action.service) if action.to_replicas > action.from_replicas else None
@@ -171,7 +175,9 @@ class Policies:
                 actions.append(action)
             else:
                 results.append(_not_reserved(action, *cause))
-        return msgspec.structs.replace(decided, actions=tuple(actions)), results
+        results += [_not_paid(key, *cause) for key, cause in unpaid.items()]
+        jobs = tuple(job for job in decided.jobs if job.key not in unpaid)
+        return msgspec.structs.replace(decided, actions=tuple(actions), jobs=jobs), results
 
     async def report(self, decided: Plan) -> int:
         """Write the statuses that say something new, and some of the others in turn; returns how many."""
@@ -261,12 +267,7 @@ class Policies:
         raw = self._raw(item.key)
         if raw is None or raw["metadata"].get("uid") != item.uid:
             return None
-        try:
-            last = raw["status"]["lastRead"]
-            metadata = {**raw["metadata"], "generation": int(last["generation"])}
-            return parse_policy({"metadata": metadata, "spec": msgspec.json.decode(last["spec"])})
-        except (KeyError, TypeError, ValueError, EbbtideError):
-            return None
+        return _spec_in(raw.get("status") or {}, raw["metadata"])
 
     def _last_read(self, uid: str, raw: Mapping[str, Any]) -> dict[str, Any] | None:
         """Its spec for the status, where it is the one that plans are held under and is not too long."""
@@ -277,7 +278,14 @@ class Policies:
         return {"generation": generation, "spec": spec} if len(spec) <= _LONGEST_SPEC else None
 
     def _saved(self, spec: PolicySpec) -> Saved:
-        return saved_of(self._status(spec))
+        """What its status says; of a spec that counts something else than the present one, until the ledger was asked.
+
+        A day of 100 of which the ledger knows that 95 were spent: where it was added to a month while nobody led, the
+        status says nothing of it, and 95 would be given out once more.
+        """
+        status = self._status(spec)
+        saved = saved_of(status)
+        return saved if _same_terms(status, spec) else msgspec.structs.replace(saved, pending=True)
 
     def _status(self, spec: PolicySpec) -> Mapping[str, Any]:
         """As the watch shows it; nothing where it is another policy's of the same name."""
@@ -323,15 +331,35 @@ class Policies:
     def _priced(self, pool: PoolState, policies: list[PolicySpec], now_s: float) -> PoolState:
         """With the steps of its price to the end of every policy's periods, worked out once an hour."""
         price = pool.spec.price
-        if price is None or price.source is not None or pool.price_per_gpu_hour is None:
+        if price is None or pool.price_per_gpu_hour is None:
             return pool
         from_s = int(now_s) // _HOUR_S * _HOUR_S
         until_s = max(_ends(policies, from_s))
+        if price.source is not None:
+            return msgspec.structs.replace(pool, steps=prices.shown_steps(pool, now_s, until_s))
         key = (pool.spec, from_s, until_s)
         if key not in self._steps:
             self._steps = {each: steps for each, steps in self._steps.items() if each[1] == from_s}
             self._steps[key] = prices.steps(pool.spec.name, price, float(from_s), until_s)
         return msgspec.structs.replace(pool, steps=self._steps[key])
+
+
+def _same_terms(status: Mapping[str, Any], spec: PolicySpec) -> bool:
+    """Whether what a status says was counted as the spec says now; by generation where it does not hold its spec."""
+    last = _spec_in(status, {"name": spec.name, "uid": spec.uid})
+    if last is None:
+        return bool(status.get("observedGeneration") == spec.generation)
+    return terms(last) == terms(spec)
+
+
+def _spec_in(status: Mapping[str, Any], metadata: Mapping[str, Any]) -> PolicySpec | None:
+    """The spec that the status holds; None where there is none, or it cannot be read."""
+    try:
+        last = status["lastRead"]
+        named = {**metadata, "generation": int(last["generation"])}
+        return parse_policy({"metadata": named, "spec": msgspec.json.decode(last["spec"])})
+    except (KeyError, TypeError, ValueError, EbbtideError):
+        return None
 
 
 def _of(unsure: Mapping[tuple[str, Key], Mapping[str, int]], spec: PolicySpec) -> dict[Key, Mapping[str, int]]:
@@ -471,3 +499,8 @@ def _not_reserved(action: ScaleAction, policy: str, error: EbbtideError) -> ActR
         f"CostPolicy {policy}: {error}"
     )
     return ActResult("scale", action.service, action.variant, classify(error), text, action)
+
+
+def _not_paid(job: str, policy: str, error: EbbtideError) -> ActResult:
+    text = f"Job {job}: not started or made wider: its money could not be reserved in CostPolicy {policy}: {error}"
+    return ActResult("job", job, "", classify(error), text)

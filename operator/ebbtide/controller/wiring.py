@@ -402,9 +402,9 @@ class _Actuators:
         return [*await self._part(snapshot), *await self._actuator.reconcile_workloads(snapshot, decided)]
 
     async def apply(self, decided: Plan, snapshot: Snapshot) -> list[ActResult]:
-        """Scale actions; raises once their money is reserved, decreases once statuses say that less is payable."""
+        """Scale actions; raises and Jobs once their money is reserved, decreases once statuses say what is payable."""
         given = await self._jobs.give_back(decided, snapshot)
         payable, refused = await self._policies.reserve(decided)
         await self._say_lowered(payable, snapshot)
         scaled = await self._actuator.apply(payable, snapshot)
-        return [*given, *refused, *scaled, *await self._jobs.take(decided, snapshot)]
+        return [*given, *refused, *scaled, *await self._jobs.take(payable, snapshot)]

@@ -23,6 +23,7 @@ class Listed(Spec, frozen=True):
     why: str = ""
     next_at: float | None = None  # when it will be another, as far as the source knows
     next_per_gpu_hour: Decimal | None = None
+    later: tuple[PriceStep, ...] = ()  # after that, ascending
 
 
 class Period(Spec, frozen=True):

@@ -244,7 +244,8 @@ class NextThreshold(Spec, frozen=True):
 
 
 class PolicyPlan(Spec, frozen=True):
-    """One policy: where its ceilings stand with this plan carried out. `raised`: services that this plan raises."""
+    """One policy: where its ceilings stand with this plan carried out. `raised`: services that this plan raises;
+    `starts`: batch Jobs that it starts or makes wider, and that the policy pays for."""
 
     name: str
     uid: str
@@ -271,6 +272,7 @@ class PolicyPlan(Spec, frozen=True):
     next_threshold: NextThreshold | None = None
     stuck: str = ""  # whose pods are past their exit, and what they cost, in words
     overruns: tuple[Overrun, ...] = ()  # of the ceilings in their order, by what the cause comes to, most first
+    starts: tuple[str, ...] = ()
 
     def rate(self, per_hour: Decimal) -> Decimal | None:
         """One of its rates; None: GPUs run, and of none is the price known."""

@@ -190,6 +190,7 @@ class PoolState(Spec, frozen=True):
     currency: str = ""
     next_price_change_at: float | None = None
     next_price_per_gpu_hour: Decimal | None = None
+    later_prices: tuple[PriceStep, ...] = ()  # after that, as far as its source knows
     faults: tuple[tuple[str, str], ...] = ()
     steps: tuple[PriceStep, ...] = ()  # of the price, from now or before to the end of every policy's periods
 

@@ -189,7 +189,7 @@ class Accounts:
         Returns what was mended, in words; empty: it was the same to the cent, or cannot be compared yet.
         """
         book, mended, less = self._books.get(asked.uid), [], []
-        if book is None or through_s not in book.marks or _terms(book.spec) != _terms(asked):
+        if book is None or through_s not in book.marks or terms(book.spec) != terms(asked):
             return ""
         for key, amount in spent.items():
             counted = book.marks[through_s].get(key)
@@ -415,9 +415,11 @@ class _Costs:
         return self.of(name, spec, at_s, at_s + 1)
 
     def _steps(self, pool: PoolState, begin_s: int, end_s: int) -> Sequence[PriceStep]:
-        if pool.spec.price is not None and pool.spec.price.source is not None:  # as it says now, else as it said last
-            price = pool.price_per_gpu_hour
-            return (PriceStep(float(begin_s), self._listed.get(pool.spec.name) if price is None else price),)
+        if pool.spec.price is not None and pool.spec.price.source is not None:
+            if pool.price_per_gpu_hour is None:  # it is silent: as it said last
+                return (PriceStep(float(begin_s), self._listed.get(pool.spec.name)),)
+            coming = prices.shown_steps(pool, float(begin_s), float(end_s))
+            return [PriceStep(float(math.floor(step.at_s)), step.per_gpu_hour) for step in coming]
         return prices.steps(pool.spec.name, pool.spec.price, float(begin_s), float(end_s))
 
 
@@ -475,7 +477,8 @@ def _counts(spec: PolicySpec) -> tuple[object, ...]:
     return spec.namespaces, spec.match_labels, spec.scope, {kind for kind, _ in spec.ceilings}
 
 
-def _terms(spec: PolicySpec) -> tuple[object, ...]:
+def terms(spec: PolicySpec) -> tuple[object, ...]:
+    """What it counts, and by which calendar: of other terms what was spent under these says nothing."""
     return *_calendar(spec), *_counts(spec)
 
 

@@ -14,6 +14,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 
 from ebbtide.model.money import Listed, PriceRecord, PriceStep
 from ebbtide.model.reasons import Code
+from ebbtide.model.snapshot import PoolState
 from ebbtide.model.spec import OnPrem, Price, Tariff
 from ebbtide.money import tariff
 
@@ -28,6 +29,7 @@ class PriceNow:
     currency: str = ""
     next_at: float | None = None
     next_per_gpu_hour: Decimal | None = None
+    later: tuple[PriceStep, ...] = ()  # after that, where a source knows
     faults: tuple[tuple[str, str], ...] = ()
 
 
@@ -74,15 +76,32 @@ def steps(
     if price is None or now.per_gpu_hour is None:
         return (PriceStep(from_s, None),)
     if price.source is not None:
-        coming = (
-            (PriceStep(now.next_at, now.next_per_gpu_hour),) if now.next_at is not None and now.next_at < to_s else ()
-        )
-        return (PriceStep(from_s, now.per_gpu_hour), *coming)
+        return _from(PriceStep(from_s, now.per_gpu_hour), now.next_at, now.next_per_gpu_hour, now.later, to_s)
     found: list[PriceStep] = []
     for at_s, amount in tariff.steps(_amounts(price), from_s, to_s):
         per_gpu_hour = _priced(price, amount)
         if not found or found[-1].per_gpu_hour != per_gpu_hour:
             found.append(PriceStep(at_s, per_gpu_hour))
+    return tuple(found)
+
+
+def shown_steps(pool: PoolState, from_s: float, to_s: float) -> tuple[PriceStep, ...]:
+    """The prices of [from_s, to_s) of a pool whose source speaks, as its state says: also what its source will say."""
+    now = PriceStep(from_s, pool.price_per_gpu_hour)
+    return _from(now, pool.next_price_change_at, pool.next_price_per_gpu_hour, pool.later_prices, to_s)
+
+
+def _from(
+    now: PriceStep, next_at: float | None, next_price: Decimal | None, later: Iterable[PriceStep], to_s: float
+) -> tuple[PriceStep, ...]:
+    """`now` and the changes before `to_s`; one that has come by `now` holds from then on."""
+    found = [now]
+    if next_at is not None:
+        for step in (PriceStep(next_at, next_price), *later):
+            if step.at_s <= now.at_s:
+                found = [PriceStep(now.at_s, step.per_gpu_hour)]
+            elif step.at_s < to_s:
+                found.append(step)
     return tuple(found)
 
 
@@ -98,7 +117,7 @@ def _from_source(pool: str, price: Price, listed: Listed) -> PriceNow:
             "or name another row. Until then its price is unknown."
         )
         return PriceNow(currency=price.currency, faults=((Code.PRICE_UNKNOWN, text),))
-    return PriceNow(listed.per_gpu_hour, price.currency, listed.next_at, listed.next_per_gpu_hour)
+    return PriceNow(listed.per_gpu_hour, price.currency, listed.next_at, listed.next_per_gpu_hour, listed.later)
 
 
 def _amounts(price: Price) -> Tariff:

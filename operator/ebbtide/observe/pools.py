@@ -37,6 +37,7 @@ def pool_state(
         currency=price.currency,
         next_price_change_at=price.next_at,
         next_price_per_gpu_hour=price.next_per_gpu_hour,
+        later_prices=price.later,
         faults=price.faults,
     )
 

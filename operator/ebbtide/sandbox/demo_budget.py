@@ -2,7 +2,8 @@
 
 Time runs as it does. What makes the day end with the load is a time zone of the demo's own, written for the operator
 alone; what was spent of the day before is written into the policy's status, as the operator itself would have. What
-would be spent comes from the same fleet in virtual time, without a ceiling.
+would be spent comes from the same fleet in virtual time, without a ceiling. A batch Job that may be stopped runs beside
+it: it is to go before any service gives way.
 """
 
 import math
@@ -16,12 +17,15 @@ from typing import Any
 
 from ebbtide.clock import parse_rfc3339, rfc3339, unix_time_s
 from ebbtide.model.spec import CeilingKind
+from ebbtide.sandbox import off_peak_objects as objects
 from ebbtide.sandbox.audit import bound_pods
 from ebbtide.sandbox.demo import Demo, DemoOptions
 from ebbtide.sandbox.demo_base import View
+from ebbtide.sandbox.demo_off_peak import JobLife
 from ebbtide.sandbox.download import Progress
 from ebbtide.sandbox.sandbox import Sandbox
 from ebbtide.sim import showcase as fleet
+from ebbtide.sim.off_peak import BatchJob
 from ebbtide.sim.showcase import NAMESPACE, ShowcaseService
 
 # SEEDED was spent before: with less the next day, which is looked at before this one ends, could not pay its minimums
@@ -29,7 +33,12 @@ POLICY, CURRENCY, SHARE, SEEDED = "today", "USD", Decimal("0.70"), Decimal("400.
 _ZONE = "Demo/Today"
 _DAY_S = 86_400
 _CENT = Decimal("0.01")
+_WAITS_S = 10.0  # a replica that was told to go is gone by then, and the next status written
 _PATH = f"/apis/ebbtide.dev/v1alpha1/costpolicies/{POLICY}"
+# pods that outlast the demo: the audit log says when a pod was deleted, and not when one ended by itself
+BATCH = BatchJob("embed", "may be stopped at any time", 0.0, float(_DAY_S), 3, 3, (3600.0, 3600.0))
+BATCH_POOL = "h100-spot"
+_JOB = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
 
 
 @dataclass(frozen=True)
@@ -51,9 +60,24 @@ class Money:
     end_s: float
     status: Mapping[str, Any] = field(default_factory=dict)  # of the policy, as last seen on that day
     gave_way: dict[str, int] = field(default_factory=dict)  # the most replicas that each did without, in order
-    since_s: dict[str, float] = field(default_factory=dict)  # second of the load at which it first did
+    since_s: dict[str, float] = field(default_factory=dict)  # second of the load at which it first did, for a while
+    without_s: dict[str, float] = field(default_factory=dict)  # since when those do that do now
     lives: Sequence[Life] = ()
     there: frozenset[str] = frozenset()  # names of the pods that there were at the last look of the day
+    batch: JobLife | None = None
+    batch_stopped_s: float | None = None  # second of the load at which it was stopped
+
+    def note(self, rows: Sequence[Mapping[str, Any]], elapsed_s: float) -> None:
+        """Who does without replicas at that second of the load, as status says.
+
+        A raise that waits until what gives way for it is gone is none that gave way.
+        """
+        now = {row["service"].partition("/")[2]: row["replicas"] for row in rows}
+        self.without_s = {name: self.without_s.get(name, elapsed_s) for name in now}
+        for name, count in now.items():
+            self.gave_way[name] = max(count, self.gave_way.get(name, 0))
+            if elapsed_s - self.without_s[name] >= _WAITS_S:
+                self.since_s.setdefault(name, max(0.0, self.without_s[name]))
 
     @property
     def counted(self) -> Decimal:
@@ -96,7 +120,9 @@ class BudgetDemo(Demo):
         zone.parent.mkdir(parents=True, exist_ok=True)
         zone.write_bytes(time_zone(end_s))
         self._environment = {"PYTHONTZPATH": os.pathsep.join([str(zone.parent.parent), *zoneinfo.TZPATH])}
-        self.sandbox.apply(_policy(self.money.ceiling))
+        self.money.batch = JobLife(BATCH, math.inf)
+        self.sandbox.apply([_policy(self.money.ceiling), _batch_policy()])
+        await self._client.request("POST", _JOB, body=objects.job(BATCH, self.counts_from_s))
         body = {"apiVersion": "ebbtide.dev/v1alpha1", "kind": "CostPolicy", "metadata": {"name": POLICY}}
         seeded = {**body, "status": _seeded(self.money)}
         await self._client.apply(f"{_PATH}/status", seeded, field_manager="demo", force=True)
@@ -112,6 +138,8 @@ class BudgetDemo(Demo):
             (self._prices[pool] * start for service in self.services for pool, _, start in service.variants), Decimal(0)
         )
         later = sum((self._prices[pool] * Decimal(hours) for pool, hours in self._gpu_hours.items()), Decimal(0))
+        first += self._prices[BATCH_POOL] * BATCH.pods
+        later += self._prices[BATCH_POOL] * BATCH.pods * Decimal(self.duration_s) / 3600
         return first * Decimal(max(0.0, before_s)) / 3600 + later
 
     async def _view(self, elapsed_s: float, step_s: float) -> View:
@@ -120,10 +148,12 @@ class BudgetDemo(Demo):
         status: Mapping[str, Any] = next((item.get("status", {}) for item in policies["items"]), {})
         if parse_rfc3339(status.get("accruedThrough", rfc3339(0))) <= self.money.end_s and self._is_of_today(status):
             self.money.status = status
-            for row in status.get("gaveWay", ()):
-                name = row["service"].partition("/")[2]
-                self.money.since_s.setdefault(name, max(0.0, elapsed_s))
-                self.money.gave_way[name] = max(row["replicas"], self.money.gave_way.get(name, 0))
+            self.money.note(status.get("gaveWay", ()), elapsed_s)
+        batch = self.money.batch
+        if batch is not None and unix_time_s() < self.money.end_s:
+            batch.seen(await self._client.get(f"{_JOB}/{BATCH.name}"), unix_time_s())
+            if batch.given_back and self.money.batch_stopped_s is None:
+                self.money.batch_stopped_s = max(0.0, elapsed_s)
         return view
 
     def _is_of_today(self, status: Mapping[str, Any]) -> bool:
@@ -143,7 +173,7 @@ class BudgetDemo(Demo):
             variant.target.name: self._prices[variant.pool]
             for service in self.services
             for variant in fleet.service_spec(service, "").variants
-        }
+        } | {BATCH.name: self._prices[BATCH_POOL]}
         self.money.lives = tuple(
             Life(pod.begin_s, None if pod.name in self.money.there else pod.end_s, price)
             for pod in bound_pods(self.sandbox.audit_log, NAMESPACE)
@@ -169,10 +199,27 @@ def _policy(ceiling: Decimal) -> dict[str, Any]:
         "kind": "CostPolicy",
         "metadata": {"name": POLICY},
         "spec": {
+            "selector": {"namespaces": [NAMESPACE]},
+            "scope": "AllGPUPods",
             "currency": CURRENCY,
             "ceilings": {"perDay": str(ceiling)},
             "timeZone": _ZONE,
             "outageReserve": "0s",
+        },
+    }
+
+
+def _batch_policy() -> dict[str, Any]:
+    """At any time, for no hour of the day is cheaper."""
+    return {
+        "apiVersion": "ebbtide.dev/v1alpha1",
+        "kind": "BatchPolicy",
+        "metadata": {"name": objects.POLICY, "namespace": NAMESPACE},
+        "spec": {
+            "selector": {"matchLabels": {objects.LABEL: objects.POLICY}},
+            "strategy": "Cheapest",
+            "pools": [BATCH_POOL],
+            "preemption": {"gracePeriod": f"{objects.GRACE_S:.0f}s"},
         },
     }
 
@@ -188,7 +235,8 @@ def _seeded(money: Money) -> dict[str, Any]:
         "committed": "0.00",
         "left": str(money.ceiling - SEEDED),
     }
-    return {"accruedThrough": rfc3339(money.begin_s), "ratePerHour": "0.00", "periods": [day]}
+    through = rfc3339(money.begin_s)
+    return {"observedGeneration": 1, "accruedThrough": through, "ratePerHour": "0.00", "periods": [day]}
 
 
 def verdict(money: Money, priorities: Mapping[str, int], met: Mapping[str, float], needed: float) -> list[str]:
@@ -198,10 +246,22 @@ def verdict(money: Money, priorities: Mapping[str, int], met: Mapping[str, float
         problems.append(f"{money.spent} of {money.ceiling} {CURRENCY} were spent")
     if SEEDED + money.counted > money.ceiling + _CENT:
         problems.append(f"{(SEEDED + money.counted).quantize(_CENT)} {CURRENCY} were counted from outside")
-    problems += _out_of_order(money.since_s, priorities)
+    problems += [*_batch_last(money), *_out_of_order(money.since_s, priorities)]
     if met.get("chat", 0.0) < needed:
         problems.append(f"chat met both objectives for {met.get('chat', 0.0):.1%}, not {needed:.0%}")
     return problems
+
+
+def _batch_last(money: Money) -> list[str]:
+    """Services that gave way while the Job still ran, or that it never ran."""
+    if money.batch is None:
+        return []
+    if not money.batch.runs:
+        return [f"Job {BATCH.name} was never started"]
+    stopped_s = money.batch_stopped_s
+    when = "never" if stopped_s is None else f"at {stopped_s:.0f} s"
+    before = [name for name, at_s in money.since_s.items() if stopped_s is None or at_s < stopped_s]
+    return [f"{name} gave way at {money.since_s[name]:.0f} s; Job {BATCH.name}, {when}" for name in before]
 
 
 def _out_of_order(since_s: Mapping[str, float], priorities: Mapping[str, int]) -> list[str]:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import msgspec
+
 from ebbtide.core.batch.duration import remaining
 from ebbtide.core.pool_draft import PoolDraft
 from ebbtide.model.batch import DEFAULT_CONFIDENCE, BatchPolicyState, Intent, JobPod, JobState
@@ -22,7 +24,10 @@ HANGS_S = 120.0  # after its grace a pod that is still there is one that nobody 
 
 
 class Ending(NamedTuple):
-    """GPUs of a Job that runs and may not be stopped: since when they are held, and for how long at most."""
+    """GPUs of a Job that runs and may not be stopped: since when they are held, and for how long at most.
+
+    Of one whose pods are still to come `for_s` is 0 if it may be stopped.
+    """
 
     gpus: int
     since_s: float
@@ -46,7 +51,9 @@ class Lent:
     held: dict[str, dict[str, int]] = field(default_factory=dict)
     leaving: dict[str, int] = field(default_factory=dict)  # of each node: GPUs of Jobs' pods that are on their way out
     back: dict[tuple[str, str], int] = field(default_factory=dict)  # by namespace and pool: GPUs that may be had back
+    longest_grace_s: float = 0.0  # of those that may be stopped
     ending: dict[tuple[str, str], list[Ending]] = field(default_factory=dict)  # of those that may not, by the same
+    coming: dict[tuple[str, str], list[Ending]] = field(default_factory=dict)  # of those whose pods have no node yet
 
     def policy(self, job: JobState) -> BatchPolicyState | None:
         """Its BatchPolicy; None where that is disputed or gone."""
@@ -69,12 +76,21 @@ class Lent:
             return 0
         return sum(gpus for (space, name), gpus in self.back.items() if name == pool and spec.selects(space, ()))
 
-    def endings(self, spec: PolicySpec, pool: str, before_s: float) -> list[Ending]:
-        """Of Jobs for which the CostPolicy pays, those on a pool that are held since `before_s` or longer."""
+    def endings(self, spec: PolicySpec, pool: str) -> list[Ending]:
+        """Of Jobs on a pool that may not be stopped and for which the CostPolicy pays, those held longest first."""
         if spec.scope is not PolicyScope.ALL_GPU_PODS:
             return []
         mine = (each for (space, name), each in self.ending.items() if name == pool and spec.selects(space, ()))
-        return sorted(item for each in mine for item in each if item.since_s <= before_s)
+        return sorted((item for each in mine for item in each), key=lambda item: item.since_s)
+
+    def coming_to(self, spec: PolicySpec) -> dict[str, list[Ending]]:
+        """By pool, of Jobs that were started and for which the CostPolicy pays, what their pods will hold."""
+        found: dict[str, list[Ending]] = {}
+        if spec.scope is PolicyScope.ALL_GPU_PODS:
+            for (space, name), items in self.coming.items():
+                if spec.selects(space, ()):
+                    found.setdefault(name, []).extend(items)
+        return found
 
     def grace_s(self, job: JobState) -> float:
         """By when its pods are gone once it was stopped."""
@@ -90,6 +106,27 @@ def _ends_within_s(job: JobState, lent: Lent, learnt: Mapping[str, tuple[float, 
     owner = f"{job.key.partition('/')[0]}/{job.owner}"
     left = remaining(job, spec, learnt.get(owner, ()), now_s)
     return left.at(DEFAULT_CONFIDENCE if spec is None else spec.confidence) + lent.grace_s(job)
+
+
+def _coming_gpus(job: JobState) -> int:
+    """Of pods that a Job which was started is yet to have, or that wait for a node."""
+    if job.suspended or job.intent not in _END:
+        return 0
+    there = [pod for pod in job.pods if pod.node and not pod.terminating]
+    if job.completions is None and job.succeeded:  # its queue is empty: it makes no more pods
+        return 0
+    open_ = job.parallelism if job.completions is None else min(job.parallelism, job.completions - job.succeeded)
+    return max(0, open_ - len(there)) * job.gpus_per_pod
+
+
+def _note_coming(job: JobState, lent: Lent, learnt: Mapping[str, tuple[float, ...]], now_s: float) -> None:
+    gpus = _coming_gpus(job)
+    if gpus and job.pool:
+        # what waits for a node has not begun to run, whatever the Job's own clock says
+        begins = msgspec.structs.replace(job, started_at=None)
+        for_s = 0.0 if lent.may_stop(job) else _ends_within_s(begins, lent, learnt, now_s)
+        key = job.key.partition("/")[0], job.pool
+        lent.coming.setdefault(key, []).append(Ending(gpus, now_s, for_s))
 
 
 def due_s(job: JobState, pod: JobPod, grace_s: float) -> float | None:
@@ -130,6 +167,7 @@ def look(snapshot: Snapshot, pools: Iterable[PoolDraft], before: BatchMemory, no
     learnt = {memory.owner: memory.runs for memory in before.owners}
     for job in snapshot.jobs:
         back, for_s = lent.stoppable(job), None
+        _note_coming(job, lent, learnt, now_s)
         for pod in job.pods:
             pool = of_node.get(pod.node)
             if pool is None or not pod.gpus or hangs(job, pod, lent.grace_s(job), now_s):
@@ -151,6 +189,7 @@ def look(snapshot: Snapshot, pools: Iterable[PoolDraft], before: BatchMemory, no
                 pool.lent[pod.node] = pool.lent.get(pod.node, 0) + pod.gpus
                 key = job.key.partition("/")[0], pool.name
                 lent.back[key] = lent.back.get(key, 0) + pod.gpus
+                lent.longest_grace_s = max(lent.longest_grace_s, lent.grace_s(job))
     for key, gpus in known.items():
         lent.back[key] = max(gpus, lent.back.get(key, 0))
     return lent

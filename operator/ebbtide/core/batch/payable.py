@@ -50,7 +50,7 @@ def take(item: Item, place: Place, idle: bool, cycle: Cycle) -> None:
     for_s = None if item.restartable else item.left.at(item.confidence)
     for purse in cycle.purses:
         if purse.pays(item.namespace):
-            purse.take(place.pool, place.gpus, idle, for_s, item.stop_s)
+            purse.take(item.key, place.pool, place.gpus, idle, for_s, item.stop_s)
 
 
 def verdict(item: Item, place: Place, refused: Refusal, cycle: Cycle) -> tuple[Code, str]:

@@ -37,6 +37,7 @@ class PurseLine:
     ceiling: Decimal
     free: Decimal
     lacks: Decimal
+    taken: Decimal = NOTHING  # by Jobs that are started or made wider
 
     @property
     def is_rate(self) -> bool:
@@ -65,6 +66,7 @@ class Purse:
     was_short_at: float | None = None
     anyway: set[str] = field(default_factory=set)  # pools whose GPUs it pays for whoever uses them
     nodes: dict[str, int] = field(default_factory=dict)  # GPUs that come at a time, where it pays for nodes
+    starts: set[str] = field(default_factory=set)  # keys of the Jobs that take from it
 
     def pays(self, namespace: str) -> bool:
         """Whether it pays for a Job there."""
@@ -101,12 +103,14 @@ class Purse:
             found.append(Refusal(text, 0.0 if line.is_rate else line.end_s))
         return max(found, key=lambda each: each.until_s) if found else None
 
-    def take(self, pool: str, gpus: int, idle: bool, for_s: float | None, exit_s: float) -> None:
-        """A Job is started."""
+    def take(self, job: str, pool: str, gpus: int, idle: bool, for_s: float | None, exit_s: float) -> None:
+        """A Job is started, or made wider."""
+        self.starts.add(job)
         tariff = self.tariffs.get(pool)
         if tariff is not None:
             for line, need in self._needs(tariff, pool, gpus, idle, for_s, exit_s):
                 line.free -= need
+                line.taken += need
 
     def give(self, pool: str, gpus: int) -> None:
         """A Job is stopped: what it would have taken for W is free for others once it is gone."""

@@ -3,11 +3,14 @@
 from collections.abc import Iterable
 from decimal import Decimal
 
+import msgspec
+
 from ebbtide.core.batch.purse import Purse, PurseLine
-from ebbtide.core.ceilings.lines import NOTHING, Line, PolicyDraft, node_gpus
+from ebbtide.core.ceilings.lines import HOUR_S, NOTHING, Line, PolicyDraft, node_gpus
 from ebbtide.core.ceilings.stake import Known, Stake, tariff_in
 from ebbtide.core.pool_draft import PoolDraft
 from ebbtide.core.work import Cycle
+from ebbtide.model.plan import Outcome, PolicyPlan
 from ebbtide.model.spec import Billing, PolicyScope, Provisioning, ThresholdAction
 
 
@@ -20,6 +23,28 @@ def fill(stakes: Iterable[Stake], cycle: Cycle, known: Known) -> None:
     for policy in cycle.policies:
         if policy.state.spec.scope is PolicyScope.ALL_GPU_PODS:
             cycle.purses.append(_purse(policy, stakes, cycle, known, since.get(policy.state.spec.uid)))
+
+
+def committed(cycle: Cycle) -> tuple[PolicyPlan, ...]:
+    """Plans of the policies with what Jobs take that are started: it is reserved before they are."""
+    acts = {item.key for item in cycle.job_plans if item.outcome in (Outcome.STARTS, Outcome.GROWS)}
+    paying = {purse.spec.uid: purse for purse in cycle.purses if purse.starts & acts}
+    return (
+        tuple(_with_jobs(plan, paying.get(plan.uid), acts) for plan in cycle.policy_plans)
+        if paying
+        else (cycle.policy_plans)
+    )
+
+
+def _with_jobs(plan: PolicyPlan, purse: Purse | None, acts: set[str]) -> PolicyPlan:
+    if purse is None:
+        return plan
+    taken = {(line.kind, line.begin_s): line.taken / HOUR_S for line in purse.lines}
+    ceilings = tuple(
+        msgspec.structs.replace(item, committed=item.committed + taken.get((item.kind, int(item.start_s)), NOTHING))
+        for item in plan.ceilings
+    )
+    return msgspec.structs.replace(plan, ceilings=ceilings, starts=tuple(sorted(purse.starts & acts)))
 
 
 def _purse(

@@ -8,7 +8,7 @@ costs services nothing: no Job is then started, and those whose GPUs services we
 import msgspec
 
 from ebbtide.core import isolation
-from ebbtide.core.batch import ahead, events, giveback, report, words
+from ebbtide.core.batch import ahead, events, giveback, purses, report, words
 from ebbtide.core.batch.field import Field
 from ebbtide.core.batch.items import full
 from ebbtide.core.batch.items import items as all_items
@@ -41,6 +41,7 @@ def _step(cycle: Cycle) -> None:
     if items:
         _decide(items, lent, cycle)
     cycle.job_plans = tuple(words.plan_of(item, cycle) for item in items)
+    cycle.policy_plans = purses.committed(cycle)
     cycle.batch_plans = report.policy_plans(items, cycle.job_plans, cycle)
 
 
@@ -134,7 +135,7 @@ def _grow(running: list[Item], field: Field, nodes: Nodes, cycle: Cycle) -> None
             field.holders[job.policy].take(runs, gpus)
             for purse in cycle.purses:
                 if purse.pays(item.namespace):
-                    purse.take(item.pool, gpus, True, None, item.stop_s)
+                    purse.take(item.key, item.pool, gpus, True, None, item.stop_s)
             item.outcome, item.parallelism = Outcome.GROWS, job.parallelism + more
             text = f"{job.parallelism + more} of {asked} pods: GPUs of {item.pool} are free again"
             item.why = Code.JOB_RESIZED, text

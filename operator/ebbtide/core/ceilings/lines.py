@@ -93,6 +93,7 @@ class Line:
     spent: Decimal = NOTHING
     bound: Decimal = NOTHING  # what may not be reduced, and what others hold
     leaving: Decimal = NOTHING  # what was told to go
+    batch: Decimal = NOTHING  # what Jobs take that may be stopped beyond what they take until they are gone
     kept: Decimal = NOTHING  # what runs and may be reduced
     grows: Decimal = (
         NOTHING  # of a rate: what nodes may take more than now, once neighbours have left: none is raised on it
@@ -114,7 +115,7 @@ class Line:
     @property
     def planned(self) -> Decimal:
         """What all that is planned takes beside what was spent."""
-        return self.bound + self.leaving + self.kept + self.raised
+        return self.bound + self.leaving + self.batch + self.kept + self.raised
 
     @property
     def fits(self) -> bool:
@@ -140,12 +141,15 @@ class Line:
     @property
     def committed(self) -> Decimal:
         """What is bound beside what was spent, now that it is decided."""
-        return self.bound + self.leaving + self.kept + self.granted
+        return self.bound + self.leaving + self.batch + self.kept + self.granted
 
     def open(self) -> None:
-        """Begin to choose. Of a rate nobody need go for what is on its way out; raises wait for it."""
+        """Begin to choose. Of a rate nobody need go for what is on its way out; raises wait for it.
+
+        Nor need anybody go for Jobs that may be stopped: they are, in this cycle; raises wait until they are gone.
+        """
         self.left = self.ceiling + self.slack - self.spent - self.bound
-        self.free = self.left - self.slack - self.leaving - self.kept - self.grows
+        self.free = self.left - self.slack - self.leaving - self.batch - self.kept - self.grows
         self.left -= NOTHING if self.kind is CeilingKind.HOUR else self.leaving
 
     def extra(self, keep: Decimal, rise: Decimal) -> Decimal:

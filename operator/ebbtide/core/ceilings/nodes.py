@@ -52,6 +52,7 @@ def note(stakes: Iterable[Stake], cycle: Cycle) -> None:
                 for policy in stake.policies:
                     under[id(policy)].append(part.variant)
     held = {policy: _held(variants) for policy, variants in under.items()}
+    coming = _coming(stakes, cycle)
     for pool in pools:
         there = {node.name: node for node in pool.state.nodes}
         opens = sum(node.allocated_gpus < node.gpus for node in pool.state.nodes)
@@ -61,7 +62,8 @@ def note(stakes: Iterable[Stake], cycle: Cycle) -> None:
                 mine = {name: sums for name, sums in held.get(id(policy), {}).items() if name in there and sums[0]}
                 for name, (stays, whole) in mine.items():
                     policy.machines[name] = _machine(there[name], stays, whole, managed[name][1], policy)
-                _note_room(policy, pool, [policy.machines[name] for name in mine], opens, leaving)
+                beside = coming[None, pool.name] - coming[id(policy), pool.name]
+                _note_room(policy, pool, [policy.machines[name] for name in mine], opens, beside, leaving)
 
 
 def _applies(variant: VariantDraft) -> bool:
@@ -79,7 +81,29 @@ def _held(variants: Iterable[VariantDraft]) -> Held:
     return found
 
 
-def _note_room(policy: PolicyDraft, pool: PoolDraft, mine: list[Machine], opens: int, leaving: int) -> None:
+def _coming(stakes: Iterable[Stake], cycle: Cycle) -> dict[tuple[int | None, str], int]:
+    """By policy and pool, pods that are to be raised or wait for a node; None: all pods of the pool."""
+    found: dict[tuple[int | None, str], int] = defaultdict(int)
+    under: set[int] = set()
+    for stake in stakes:
+        under.add(id(stake.draft))
+        for part in stake.parts:
+            count = (part.raised + part.waiting) * part.pods
+            for key in (None, *(id(policy) for policy in stake.policies)) if count else ():
+                found[key, part.variant.spec.pool] += count
+    for draft in cycle.drafts:
+        for variant in draft.variants if id(draft) not in under else ():
+            each = max(1, variant.state.target.pods_per_replica)
+            bound = sum(1 for pod in variant.state.pods if pod.node and pod.phase is not PodPhase.TERMINATING)
+            most = variant.observed if draft.no_write is not None else max(variant.count, variant.observed)
+            found[None, variant.spec.pool] += max(0, most * each - bound)
+    return found
+
+
+def _note_room(
+    policy: PolicyDraft, pool: PoolDraft, mine: list[Machine], opens: int, coming: int, leaving: int
+) -> None:
+    """`opens`: nodes with free GPUs; `coming`: pods of others, each of which may bring one more to be put on."""
     idle = sum(item.idle for item in policy.state.others if item.pool == pool.name)
     beside = max(0, idle - sum(machine.rest for machine in mine))
     going, size = min(beside, leaving), node_gpus(pool)
@@ -88,7 +112,7 @@ def _note_room(policy: PolicyDraft, pool: PoolDraft, mine: list[Machine], opens:
         free += ((beside - going) % size,)
     policy.beside[pool.name] = beside
     policy.idle[pool.name] = sum(free)
-    opens = 0 if policy.state.spec.pays_all else max(0, opens - len(free) - going // size)
+    opens = 0 if policy.state.spec.pays_all else max(0, opens - len(free) - going // size) + coming
     policy.empty[pool.name] = Room(free, going, opens)
 
 

@@ -6,15 +6,14 @@ fixed: what nobody may reduce is paid first, and said where it alone crosses a c
 
 from collections.abc import Sequence
 
-from ebbtide.core import isolation, release
+from ebbtide.core import isolation
 from ebbtide.core.batch import purses
 from ebbtide.core.ceilings import lines as money
-from ebbtide.core.ceilings import nodes, outlook, pacing, payable, pressure, thresholds
+from ebbtide.core.ceilings import nodes, others, outlook, payable, pressure, thresholds
 from ebbtide.core.ceilings.claims import decide
 from ebbtide.core.ceilings.lines import PolicyDraft, Tariff
 from ebbtide.core.ceilings.nodes import Tier
 from ebbtide.core.ceilings.report import policy_plans, refusal_words
-from ebbtide.core.ceilings.room import Room
 from ebbtide.core.ceilings.stake import (
     Known,
     Part,
@@ -24,7 +23,6 @@ from ebbtide.core.ceilings.stake import (
     stake_of,
     takes,
     tariff_for,
-    tariff_in,
     wanted,
 )
 from ebbtide.core.work import Cycle, Draft
@@ -59,7 +57,7 @@ def _hold(cycle: Cycle) -> None:
     stakes = _stakes(cycle)
     nodes.note(stakes, cycle)
     for policy in cycle.policies:
-        _bind_others(policy, cycle, known)
+        others.bind(policy, cycle, known)
     nodes.bind_coming(stakes, cycle, known)
     nodes.bind(stakes, known)
     for stake in stakes:
@@ -125,61 +123,6 @@ def _stakes(cycle: Cycle) -> list[Stake]:
     return [stake_of(draft, [cycle.policies[index] for index in own], cycle) for draft, own in selected]
 
 
-def _bind_others(policy: PolicyDraft, cycle: Cycle, known: Known) -> None:
-    """What nobody of ours holds: others' pods, idle GPUs; and whatever runs on nodes of no pool."""
-    outside = sum(gpus for _, gpus in policy.state.outside)
-    if outside:
-        _unpriced(policy, "", outside, priced=False)
-    for item in policy.state.others:
-        if not item.pool:
-            continue
-        pool = cycle.pools.get(item.pool)
-        tariff, gpus = tariff_in(item.pool, pool, policy, known), item.lasting + item.passing + item.idle
-        # Jobs that may be stopped need not be paid to the period's end, however long they have run
-        stops = 0 if cycle.lent is None else cycle.lent.stoppable_gpus(policy.state.spec, item.pool)
-        lasting = max(0, item.lasting - stops)
-        passing = item.passing + item.lasting - lasting
-        ends = _ends(policy, item.pool, lasting, cycle)
-        lasting -= sum(count for count, _ in ends)
-        idle, going = item.idle, 0
-        if policy.comes_and_goes(pool):
-            idle, going = policy.beside[item.pool], policy.empty[item.pool].going
-        else:
-            policy.idle[item.pool] = idle
-            policy.empty[item.pool] = Room((idle,))
-        if tariff is None:
-            _unpriced(policy, item.pool, gpus, pool is not None and pool.price is not None)
-            continue
-        now = tariff.dearest(policy.now_s, policy.now_s + 1)
-        stays_s = release.stays_s(pool.state, pool.memory) if going and pool is not None else 0.0
-        policy.rate += gpus * now
-        policy.fixed_rate += (item.lasting + item.passing + idle) * now
-        policy.passing_rate += item.passing * now
-        policy.wants(pacing.OTHERS, gpus * now, gpus * now)
-        for line in policy.lines_of_all:
-            line.bound += lasting * line.takes(tariff, line.end_s - policy.now_s)
-            for count, for_s in ends:
-                line.bound += count * line.takes(tariff, min(line.end_s - policy.now_s, for_s))
-            line.bound += (passing + idle - going) * line.takes(tariff, policy.reserve_s)
-            line.passing += item.passing * line.takes(tariff, policy.reserve_s)
-            line.bound += going * line.takes(tariff, stays_s)
-
-
-def _ends(policy: PolicyDraft, pool: str, lasting: int, cycle: Cycle) -> list[tuple[int, int]]:
-    """(GPUs, for how many seconds) of the lasting ones that Jobs hold which may not be stopped.
-
-    A Job of an hour is paid for an hour, as when it was started: to the end of the day it would lower services.
-    """
-    found = []
-    lent, spec = cycle.lent, policy.state.spec
-    for item in () if lent is None else lent.endings(spec, pool, policy.now_s - spec.outage_reserve_s):
-        count = min(item.gpus, lasting)
-        lasting -= count
-        if count:
-            found.append((count, max(policy.reserve_s, int(item.for_s) + 1)))
-    return found
-
-
 def _bind(stake: Stake, known: Known) -> None:
     """Add a service's replicas to the lines of its policies; one that is raised onto a paid GPU takes nothing."""
     for policy in stake.policies:
@@ -191,7 +134,7 @@ def _bind(stake: Stake, known: Known) -> None:
                 if holds:
                     pool = part.variant.pool
                     priced = pool is not None and pool.price is not None
-                    _unpriced(policy, part.variant.spec.pool, holds * part.gpus, priced)
+                    others.unpriced(policy, part.variant.spec.pool, holds * part.gpus, priced)
                 continue
             now = tariff.dearest(policy.now_s, policy.now_s + 1) * part.gpus
             policy.rate += holds * now
@@ -208,8 +151,8 @@ def _bind(stake: Stake, known: Known) -> None:
             policy.wants(stake.priority, _wanted(stake, part, policy) * now, part.fixed * now)
             raised = sum(policy.put(part.variant.pool, part.gpus, part.pods) for _ in range(part.raised))
             _bind_part(part, stake.priority, policy, tariff, raised, placed)
-        for line, others in zip(policy.lines, before, strict=False):
-            stake.planned[id(line)] = line.planned - others
+        for line, of_others in zip(policy.lines, before, strict=False):
+            stake.planned[id(line)] = line.planned - of_others
 
 
 def _bind_part(
@@ -254,12 +197,6 @@ def _wanted(stake: Stake, part: Part, policy: PolicyDraft) -> int:
         policy.retaken[name] = policy.retaken.get(name, 0) + taken * part.gpus
         number -= taken
     return number
-
-
-def _unpriced(policy: PolicyDraft, pool: str, gpus: int, priced: bool) -> None:
-    policy.unpriced[pool] = policy.unpriced.get(pool, 0) + gpus
-    if priced:
-        policy.wrong_currency.add(pool)
 
 
 def _apply(stake: Stake) -> None:

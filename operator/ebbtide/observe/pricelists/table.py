@@ -15,14 +15,16 @@ import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from itertools import takewhile
 from pathlib import Path
 
 from ebbtide.clock import parse_rfc3339
 from ebbtide.errors import ConfigurationError
-from ebbtide.model.money import Listed
+from ebbtide.model.money import Listed, PriceStep
 
 COLUMNS = ("item", "per_gpu_hour", "currency")
 MOST = Decimal(10_000)
+_AHEAD_S = 62 * 86_400.0  # farther than any policy's period goes: a table may have a row an hour, for years
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +56,18 @@ class Table:
             return Listed(None, why=self.error)
         rows = self._rows.get(item, ())
         past = [row for row in rows if row.since_s <= now_s]
-        coming = next((row for row in rows if row.since_s > now_s), None)
         if not past:
             why = f"has none that holds yet of its rows for {item!r}" if rows else f"has no row {item!r}"
             return Listed(None, why=why)
-        following = coming if coming is not None and coming.currency == past[-1].currency else None
+        coming = (row for row in rows if now_s < row.since_s < now_s + _AHEAD_S)
+        known = takewhile(lambda row: row.currency == past[-1].currency, coming)
+        steps = tuple(PriceStep(row.since_s, row.per_gpu_hour) for row in known)
         return Listed(
             past[-1].per_gpu_hour,
             past[-1].currency,
-            next_at=None if following is None else following.since_s,
-            next_per_gpu_hour=None if following is None else following.per_gpu_hour,
+            next_at=steps[0].at_s if steps else None,
+            next_per_gpu_hour=steps[0].per_gpu_hour if steps else None,
+            later=steps[1:],
         )
 
     def _read(self, path: Path) -> None:
