@@ -99,3 +99,14 @@ def test_a_change_at_once_counts_as_a_reversion_of_our_write() -> None:
         receipt = msgspec.structs.replace(ours(version=str(200 + 10 * turn)), at=loop.now_s - 2.0)
         decided = loop.one(shows(4, str(201 + 10 * turn), receipt))
     assert condition(decided, "Acting") == ("False", "TargetConflict")
+
+
+def test_what_killed_operators_wrote_last_makes_no_rival_of_them() -> None:
+    """Each of them remembers its write of 4; its last, of 8, it could not note any more: the next one finds that."""
+    loop = Loop()
+    loop.run(shows(8, "100", None), 20)
+    for turn in range(3):
+        version = 110 + 10 * turn
+        loop.one(shows(4, str(version), WriteReceipt("uid-h100", 4, loop.now_s - 2.0, True, str(version))))
+        decided = loop.one(shows(8, str(version + 1), None))
+    assert condition(decided, "Acting") == ("True", "Drifted")

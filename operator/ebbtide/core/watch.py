@@ -57,8 +57,9 @@ def _notice(variant: VariantDraft, now_s: float) -> VariantMemory:
             spec = expected
         else:
             # Once for each write of ours: a person who corrects a first try by hand reverts nothing anew; nor does
-            # who goes further the same way.
-            lately = write_at is not None and now_s - write_at < REVERSION_WINDOW_S
+            # who goes further the same way. Without a receipt nobody knows: what an operator wrote just before it was
+            # killed looks like somebody else's, and two such kills like a rival.
+            lately = ours is not None and write_at is not None and now_s - write_at < REVERSION_WINDOW_S
             undone = lately and (spec - expected) * write_by <= 0
             if undone and (not reversions or write_at is None or reversions[-1] < write_at):
                 reversions = (*reversions, round(now_s, 1))[-4:]
