@@ -212,6 +212,7 @@ def test_others_are_not_promised_what_a_hung_pod_holds(name):
     assert sum(allowed.values()) <= 6, allowed
 
 
+@example(1, 1, 5e-324, False)  # hardly anything is nothing
 @example(1, 2, 25.0, True)  # who hangs shares no load: one that answers is one on its own
 @given(st.integers(1, 6), st.integers(0, 4), st.floats(0.0, 40.0), st.booleans())
 def test_one_that_hangs_never_lowers_what_is_allowed(answering, hanging, rps, by_probe):

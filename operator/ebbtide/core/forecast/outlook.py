@@ -35,7 +35,8 @@ class Horizon:
         self._least = loads.first_above(median)
         self._above = loads.share_above(median)
         near = (1.0 - jumps * self._above) * median * around.mean
-        self.expected = (near + jumps * loads.mean_above(median)) / length  # mean requests/s
+        tokens = near + jumps * loads.mean_above(median)
+        self.expected = tokens / length if tokens > NOTHING else 0.0  # mean requests/s
 
     def raised(self, rate: float) -> "Horizon":
         """The same around a median of at least so many requests/s."""
